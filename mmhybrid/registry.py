@@ -1,8 +1,9 @@
 """Where the classes of this package can be found by name.
 
-Every class registers in MMEngine's root ``MODELS``, which all OpenMMLab packages search last, so that ``type='TransXNet'``
-works in any config with ``custom_imports = dict(imports=['mmhybrid'])``. The empty child registry below makes
-``type='mmhybrid.TransXNet'`` work without any import: MMEngine imports the ``locations`` of a scope that it meets.
+Every class registers in MMEngine's root ``MODELS``, which all OpenMMLab packages search last, so
+that ``type='TransXNet'`` works in any config with ``custom_imports = dict(imports=['mmhybrid'])``.
+The empty child registry below makes ``type='mmhybrid.TransXNet'`` work without any import: MMEngine
+imports the ``locations`` of a scope that it meets.
 """
 
 from mmengine.registry import MODELS as ROOT_MODELS

@@ -1,0 +1,260 @@
+"""TransXNet: Learning both global and local dynamics with a dual dynamic token mixer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.layer_scale import LayerScale
+from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
+from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
+from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
+
+
+class TransXNetBlock(nn.Module):
+    """Positional convolution, dual dynamic token mixer and multi-scale feed-forward network, each a
+    residual.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output.
+        mlp_ratio: hidden channels of the feed-forward network over C.
+        drop_path_rate: of the last two residuals.
+        layer_scale_init: of the last two residuals.
+        norm_cfg: of the batch normalisations.
+        **mixer: of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mlp_ratio: int,
+        drop_path_rate: float,
+        layer_scale_init: float,
+        norm_cfg: dict[str, Any],
+        **mixer: Any,
+    ) -> None:
+        super().__init__()
+        self.pos_embed = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm1 = nn.GroupNorm(1, channels)
+        self.token_mixer = DualDynamicTokenMixer(channels, norm_cfg=norm_cfg, **mixer)
+        self.norm2 = nn.GroupNorm(1, channels)
+        self.mlp = MultiScaleFeedForward(channels, channels * mlp_ratio, norm_cfg=norm_cfg)
+        self.drop_path = DropPath(drop_path_rate)
+        self.layer_scale_1 = LayerScale(channels, layer_scale_init)
+        self.layer_scale_2 = LayerScale(channels, layer_scale_init)
+
+    def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
+        x = x + self.pos_embed(x)
+        x = x + self.drop_path(self.layer_scale_1(self.token_mixer(self.norm1(x), position)))
+        return x + self.drop_path(self.layer_scale_2(self.mlp(self.norm2(x))))
+
+
+class PatchEmbed(nn.Module):
+    """A strided convolution that makes the map smaller, and its normalisation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int,
+        stride: int,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.proj = ConvNorm(
+            in_channels,
+            channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            norm_cfg=norm_cfg,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+@MODELS.register_module()
+class TransXNet(HybridBackbone):
+    """TransXNet, https://arxiv.org/abs/2310.19380.
+
+    Parts and parameters carry the names of the authors' checkpoints
+    (https://github.com/LMMMEng/TransXNet, Apache-2.0), which therefore load as they are. Outputs
+    equal theirs; the table of relative positions is folded into queries and keys
+    (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
+
+    Args:
+        arch: ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``), or a dict
+            with any of the settings ``depths``, ``embed_dims``, ``num_heads``, ``sr_ratios``,
+            ``kernel_sizes``, ``num_groups`` and ``mlp_ratios``, each a tuple of four; the rest is
+            taken from ``'tiny'``.
+        in_channels: channels of the pictures.
+        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a group
+            normalisation of its own.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
+            stages.
+        norm_eval: keep the running statistics of batch normalisations as they are in training.
+        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. The published recipes use SyncBN.
+        drop_path_rate: of the last block, rising linearly from 0. Published: 0.1, 0.2, 0.4 (tiny,
+            small, base) for ImageNet, 0.1, 0.2, 0.3 for dense prediction.
+        layer_scale_init: initial scale of the residuals.
+        image_size: height and width that the tables of relative positions are made for.
+        with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
+            published initialisation.
+
+    Example:
+        >>> import torch
+        >>> from mmhybrid.backbones import TransXNet
+        >>> [tuple(y.shape) for y in TransXNet('t')(torch.zeros(2, 3, 64, 64))]
+        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 224, 4, 4), (2, 448, 2, 2)]
+    """
+
+    family = "TransXNet"
+    # fmt: off
+    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+        "tiny": dict(
+            depths=(3, 3, 9, 3), embed_dims=(48, 96, 224, 448), num_heads=(1, 2, 4, 8),
+            sr_ratios=(8, 4, 2, 1), kernel_sizes=(7, 7, 7, 7), num_groups=(2, 2, 2, 2),
+            mlp_ratios=(4, 4, 4, 4)),
+        "small": dict(
+            depths=(4, 4, 12, 4), embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8),
+            sr_ratios=(8, 4, 2, 1), kernel_sizes=(7, 7, 7, 7), num_groups=(2, 2, 3, 4),
+            mlp_ratios=(6, 6, 4, 4)),
+        "base": dict(
+            depths=(4, 4, 21, 4), embed_dims=(76, 152, 336, 672), num_heads=(2, 4, 8, 16),
+            sr_ratios=(8, 4, 2, 1), kernel_sizes=(7, 7, 7, 7), num_groups=(2, 2, 4, 4),
+            mlp_ratios=(8, 8, 4, 4)),
+    })
+    # fmt: on
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
+        drop_path_rate: float = 0.0,
+        layer_scale_init: float = 1e-5,
+        image_size: int = 224,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        settings = resolve_arch(arch, self.presets, defaults="tiny")
+        self.depths = settings["depths"]
+        self.sr_ratios = settings["sr_ratios"]
+        dims = settings["embed_dims"]
+        strides = (4, 8, 16, 32)
+        super().__init__(
+            channels=dims,
+            strides=strides,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.patch_embed = PatchEmbed(in_channels, dims[0], 7, 4, norm_cfg)
+        self.relative_pos_enc = nn.ParameterList()
+        # Stages at even places, what makes the map smaller between them: the authors' own
+        # numbering.
+        self.network = nn.ModuleList()
+        rates = drop_path_rates(drop_path_rate, self.depths)
+        for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True)):
+            if stage > 0:
+                self.network.append(PatchEmbed(dims[stage - 1], dim, 3, 2, norm_cfg))
+            side = math.ceil(image_size / stride)
+            keys = math.ceil(side / self.sr_ratios[stage]) ** 2
+            self.relative_pos_enc.append(
+                nn.Parameter(torch.zeros(1, settings["num_heads"][stage], side * side, keys))
+            )
+            self.network.append(
+                nn.ModuleList(
+                    TransXNetBlock(
+                        dim,
+                        mlp_ratio=settings["mlp_ratios"][stage],
+                        drop_path_rate=rate,
+                        layer_scale_init=layer_scale_init,
+                        norm_cfg=norm_cfg,
+                        num_heads=settings["num_heads"][stage],
+                        sr_ratio=self.sr_ratios[stage],
+                        kernel_size=settings["kernel_sizes"][stage],
+                        num_groups=settings["num_groups"][stage],
+                    )
+                    for rate in rates[stage]
+                )
+            )
+            if stage in self.out_indices:
+                self.add_module(f"norm{2 * stage}", nn.GroupNorm(1, dim))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
+        self.check_input(x)
+        x = self.patch_embed(x)
+        outputs = []
+        for stage in range(self.out_indices[-1] + 1):
+            if stage > 0:
+                x = self.network[2 * stage - 1](x)
+            position = self.relative_position(stage, *x.shape[-2:])
+            for block in self.network[2 * stage]:
+                x = self.run_block(block, x, position)
+            if stage in self.out_indices:
+                outputs.append(self.get_submodule(f"norm{2 * stage}")(x))
+        return tuple(outputs)
+
+    def relative_position(self, stage: int, height: int, width: int) -> RelativePosition:
+        """The relative positions of a stage for a map of this size."""
+        ratio = self.sr_ratios[stage]
+        keys = ((height + ratio - 1) // ratio) * ((width + ratio - 1) // ratio)
+        return fit_relative_position(self.relative_pos_enc[stage], height * width, keys)
+
+    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+        if stage < 0:
+            return [self.patch_embed]
+        norm = [self.get_submodule(f"norm{2 * stage}")] if stage in self.out_indices else []
+        downsampling = [self.network[2 * stage - 1]] if stage > 0 else []
+        return [*downsampling, self.relative_pos_enc[stage], self.network[2 * stage], *norm]
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        num_depths = sum(self.depths) + 2
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        if kind == "patch_embed":
+            return 0, num_depths
+        if kind == "relative_pos_enc":
+            return 1 + sum(self.depths[: int(rest)]), num_depths
+        if kind == "network":
+            place, block = rest.split(".")[:2]
+            stage = (int(place) + 1) // 2
+            block = int(block) if int(place) % 2 == 0 else 0
+            return 1 + sum(self.depths[:stage]) + block, num_depths
+        return num_depths - 1, num_depths
+
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """Resizes tables of relative positions that were learned at another ``image_size``."""
+        for stage, own in enumerate(self.relative_pos_enc):
+            key = f"{prefix}relative_pos_enc.{stage}"
+            table = state_dict.get(key)
+            if table is not None and table.shape[:2] == own.shape[:2] != table.shape:
+                state_dict[key] = F.interpolate(table, size=own.shape[-2:], mode="bicubic")
+        return state_dict

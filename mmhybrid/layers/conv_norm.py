@@ -1,0 +1,43 @@
+"""A convolution and its batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmhybrid.layers.norm import build_norm
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, normalisation, optionally an activation.
+
+    mmcv's ``ConvModule`` does the same; a backbone here needs no mmcv.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, groups: of the convolution.
+        norm_cfg: of the normalisation, see :func:`mmhybrid.layers.norm.build_norm`.
+        activation: applied last; none by default.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        norm_cfg: dict[str, Any],
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.bn = build_norm(norm_cfg, out_channels)
+        self.activation = activation or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.bn(self.conv(x)))

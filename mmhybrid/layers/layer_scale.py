@@ -1,0 +1,27 @@
+"""A learned scale and shift of a residual branch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerScale(nn.Module):
+    """``weight * x + bias`` per channel, of (B, C, H, W).
+
+    LayerScale is from CaiT (https://arxiv.org/abs/2103.17239); TransXNet adds the bias.
+
+    Args:
+        channels: C.
+        init: initial weight; the bias starts at 0.
+    """
+
+    def __init__(self, channels: int, init: float = 1e-5) -> None:
+        super().__init__()
+        # The shape of a depth-wise 1x1 convolution, as which the authors wrote it: their
+        # checkpoints fit.
+        self.weight = nn.Parameter(torch.full((channels, 1, 1, 1), float(init)))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))

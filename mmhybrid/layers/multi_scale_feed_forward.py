@@ -1,0 +1,66 @@
+"""Multi-scale feed-forward network (MS-FFN)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.layers.norm import build_norm
+
+
+class MultiScaleDepthwiseConv(nn.Module):
+    """Depth-wise convolutions of several kernel sizes, each over its share of the channels.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output; the first share takes the remainder.
+        kernel_sizes: odd sizes, one a share.
+    """
+
+    def __init__(self, channels: int, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)) -> None:
+        super().__init__()
+        share = channels // len(kernel_sizes)
+        self.shares = [channels - share * (len(kernel_sizes) - 1)]
+        self.shares += [share] * (len(kernel_sizes) - 1)
+        self.proj = nn.ModuleList(
+            nn.Conv2d(width, width, size, padding=size // 2, groups=width)
+            for width, size in zip(self.shares, kernel_sizes, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = x.split(self.shares, dim=1)
+        return torch.cat(
+            [conv(share) for conv, share in zip(self.proj, shares, strict=True)], dim=1
+        )
+
+
+class MultiScaleFeedForward(nn.Module):
+    """Feed-forward network with multi-scale depth-wise convolutions between its two layers.
+
+    TransXNet (https://arxiv.org/abs/2310.19380), section III-D.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output.
+        hidden_channels: channels between the two layers.
+        norm_cfg: of all normalisations.
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, *, norm_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.fc1 = nn.Sequential(
+            nn.Conv2d(channels, hidden_channels, 1, bias=False),
+            nn.GELU(),
+            build_norm(norm_cfg, hidden_channels),
+        )
+        self.dwconv = MultiScaleDepthwiseConv(hidden_channels)
+        self.act = nn.GELU()
+        self.norm = build_norm(norm_cfg, hidden_channels)
+        self.fc2 = nn.Sequential(
+            nn.Conv2d(hidden_channels, channels, 1, bias=False), build_norm(norm_cfg, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        x = x + self.dwconv(x)
+        return self.fc2(self.norm(self.act(x)))

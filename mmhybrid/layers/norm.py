@@ -1,0 +1,90 @@
+"""Batch normalisation that also trains on a single value per channel, and how a config names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SingleValueNorm:
+    """Normalises one value per channel with the running statistics.
+
+    The statistics of one value are meaningless (its variance is zero), and PyTorch refuses to train
+    on them. This happens wherever a global pool meets a batch of one picture. Synchronised across
+    processes there are more values, and the usual path is taken.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1] and not self._is_synchronised():
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+    def _is_synchronised(self) -> bool:
+        return (
+            isinstance(self, nn.SyncBatchNorm)
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+        )
+
+
+class BatchNorm2d(_SingleValueNorm, nn.BatchNorm2d):
+    """:class:`torch.nn.BatchNorm2d`, for a batch of one picture too."""
+
+
+class SyncBatchNorm(_SingleValueNorm, nn.SyncBatchNorm):
+    """:class:`torch.nn.SyncBatchNorm`, for a batch of one picture in one process too."""
+
+
+def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
+    """Builds the normalisation that a config asks for.
+
+    Args:
+        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'`` or the name of a normalisation registered in
+            ``MODELS`` (mmcv registers many); ``requires_grad`` freezes the affine parameters; the
+            rest goes to the constructor.
+        channels: number of channels.
+
+    Raises:
+        KeyError: the type is neither known here nor registered.
+    """
+    cfg = dict(norm_cfg)
+    name = cfg.pop("type")
+    requires_grad = cfg.pop("requires_grad", True)
+    known = {"BN": BatchNorm2d, "BN2d": BatchNorm2d, "SyncBN": SyncBatchNorm}
+    norm_class = known.get(name) or MODELS.get(name)
+    if norm_class is None:
+        raise KeyError(
+            f"norm_cfg asks for type={name!r}; known are {sorted(known)} and what is registered "
+            "in MODELS (import mmcv.cnn for more)"
+        )
+    norm = norm_class(channels, **cfg)
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return norm
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisations still normalise with the batch, but leave their running
+    statistics alone.
+
+    For the second pass of gradient checkpointing, which must compute what the first one did and
+    change nothing.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,66 @@
+"""Overlapping spatial reduction attention (OSRA)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.relative_position import RelativePosition, attention_with_position
+
+
+class OverlappingSpatialReductionAttention(nn.Module):
+    """Self-attention whose keys and values come from overlapping patches.
+
+    TransXNet (https://arxiv.org/abs/2310.19380), section III-B. The map that keys and values are
+    made of is reduced by a depth-wise convolution with kernel ``sr_ratio + 3`` and stride
+    ``sr_ratio``, then refined by a 3x3 depth-wise convolution that is added to it.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output.
+        num_heads: heads; must divide C.
+        sr_ratio: how much smaller the map of keys is, in each direction; 1, 2, 4 or 8.
+        norm_cfg: of the normalisations after the reducing convolutions.
+    """
+
+    def __init__(
+        self, channels: int, *, num_heads: int, sr_ratio: int, norm_cfg: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+        self.num_heads = num_heads
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.kv = nn.Conv2d(channels, 2 * channels, 1)
+        if sr_ratio > 1:
+            kernel = sr_ratio + 3
+            self.sr = nn.Sequential(
+                ConvNorm(
+                    channels,
+                    channels,
+                    kernel,
+                    stride=sr_ratio,
+                    padding=kernel // 2,
+                    groups=channels,
+                    norm_cfg=norm_cfg,
+                    activation=nn.GELU(),
+                ),
+                ConvNorm(channels, channels, 1, groups=channels, norm_cfg=norm_cfg),
+            )
+        else:
+            self.sr = nn.Identity()
+        self.local_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
+        reduced = self.sr(x)
+        reduced = reduced + self.local_conv(reduced)
+        k, v = self.kv(reduced).chunk(2, dim=1)
+        out = attention_with_position(
+            self._split_heads(self.q(x)), self._split_heads(k), self._split_heads(v), position
+        )
+        return out.transpose(-1, -2).reshape(x.shape)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        # (B, C, H, W) -> (B, heads, H * W, C / heads)
+        return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(-1, -2)

@@ -1,0 +1,80 @@
+r"""Attention with a learned table of relative positions, at any size, without the matrix of scores.
+
+TransXNet adds a learned table :math:`P` (queries x keys, at 224 pixels 3136 x 49 in the first
+stage) to the scores of its attention. At any other size the published code resizes :math:`P`
+bicubically to (N_q, N_k), in every block. Bicubic resizing is linear and separable, so the resized
+table is :math:`U P V^T`, and
+
+.. math:: softmax(s\, q k^T + U P V^T)\, v = softmax([s\, q,\; U P]\, [k,\; V]^T)\, v
+
+which is plain attention over wider queries and keys. :math:`U P` is a resize of the short table
+along one side, made once a stage; :math:`V` is a constant of the shape. Where the table fits as it
+is, it is used as it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class RelativePosition(NamedTuple):
+    """The positions of one stage, ready for :func:`attention_with_position`.
+
+    Attributes:
+        table: (1, heads, N_q, N_k), what is added to the scores; None where it is folded instead.
+        query: (1, heads, N_q, R), the columns that queries get; None where the table fits.
+        key: (N_k, R), the columns that keys get; None where the table fits.
+    """
+
+    table: Tensor | None
+    query: Tensor | None
+    key: Tensor | None
+
+
+def fit_relative_position(table: Tensor, num_queries: int, num_keys: int) -> RelativePosition:
+    """Fits a table of relative positions to a feature map, once for all blocks of a stage.
+
+    Args:
+        table: (1, heads, queries, keys), as learned.
+        num_queries: positions of the map.
+        num_keys: positions of the reduced map that keys come from.
+    """
+    rows, columns = table.shape[-2:]
+    # An exported graph serves all sizes, so it cannot ask whether the table happens to fit; folding
+    # is exact there too.
+    if not torch.compiler.is_exporting() and (num_queries, num_keys) == (rows, columns):
+        return RelativePosition(table, None, None)
+    identity = torch.eye(columns, dtype=table.dtype, device=table.device)[None, None]
+    query = F.interpolate(table, size=(num_queries, columns), mode="bicubic")
+    key = F.interpolate(identity, size=(num_keys, columns), mode="bicubic")[0, 0]
+    return RelativePosition(None, query, key)
+
+
+def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativePosition) -> Tensor:
+    """``softmax(q k^T / sqrt(d) + P) v``.
+
+    Args:
+        q: (B, heads, N_q, d).
+        k, v: (B, heads, N_k, d).
+        position: from :func:`fit_relative_position` for (N_q, N_k).
+
+    Returns:
+        (B, heads, N_q, d).
+    """
+    if position.table is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=position.table.to(q.dtype))
+    batch, heads, _, dim = q.shape
+    width = dim + position.key.shape[-1]
+    # Fused kernels want one width for queries, keys and values, a multiple of 8; zeros change
+    # nothing.
+    pad = -width % 8
+    position_q = F.pad(position.query, (0, pad)).to(q.dtype).expand(batch, -1, -1, -1)
+    position_k = F.pad(position.key, (0, pad)).to(k.dtype).expand(batch, heads, -1, -1)
+    q = torch.cat([q * dim**-0.5, position_q], dim=-1)
+    k = torch.cat([k, position_k], dim=-1)
+    v = F.pad(v, (0, width + pad - dim))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :dim]

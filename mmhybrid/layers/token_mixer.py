@@ -1,0 +1,68 @@
+"""Dual dynamic token mixer (D-Mixer)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
+from mmhybrid.layers.norm import build_norm
+from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
+from mmhybrid.layers.relative_position import RelativePosition
+
+
+class DualDynamicTokenMixer(nn.Module):
+    """Half of the channels through the dynamic convolution, half through attention, then both
+    mixed.
+
+    TransXNet (https://arxiv.org/abs/2310.19380), section III-C. The mixing is the squeezed token
+    enhancer (STE): a 3x3 depth-wise convolution and a bottleneck across channels, added to their
+    input.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output, even.
+        num_heads: of the attention.
+        sr_ratio: of the attention.
+        kernel_size: of the dynamic convolution.
+        num_groups: of the dynamic convolution.
+        norm_cfg: of all normalisations.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        sr_ratio: int,
+        kernel_size: int,
+        num_groups: int,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"the mixer halves its channels, and {channels} is odd")
+        half = channels // 2
+        squeezed = max(16, channels // 8)
+        self.local_unit = InputDependentDepthwiseConv(
+            half, kernel_size=kernel_size, num_groups=num_groups, norm_cfg=norm_cfg
+        )
+        self.global_unit = OverlappingSpatialReductionAttention(
+            half, num_heads=num_heads, sr_ratio=sr_ratio, norm_cfg=norm_cfg
+        )
+        self.proj = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            nn.GELU(),
+            build_norm(norm_cfg, channels),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.GELU(),
+            build_norm(norm_cfg, squeezed),
+            nn.Conv2d(squeezed, channels, 1),
+            build_norm(norm_cfg, channels),
+        )
+
+    def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
+        local, distant = x.chunk(2, dim=1)
+        x = torch.cat([self.local_unit(local), self.global_unit(distant, position)], dim=1)
+        return x + self.proj(x)
