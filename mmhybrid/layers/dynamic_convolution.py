@@ -14,7 +14,7 @@ from mmhybrid.layers.conv_norm import ConvNorm
 class InputDependentDepthwiseConv(nn.Module):
     """A depth-wise convolution whose kernel and bias are mixed anew for every picture.
 
-    TransXNet (https://arxiv.org/abs/2310.19380), section III-A. A bank of G kernels is mixed by
+    TransXNet (https://arxiv.org/abs/2310.19380). A bank of G kernels is mixed by
     weights that a small bottleneck (the gate) predicts from the input pooled to the kernel's own
     size, for each kernel position; the bias is mixed likewise from the global mean.
 

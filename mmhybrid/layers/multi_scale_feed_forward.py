@@ -38,7 +38,7 @@ class MultiScaleDepthwiseConv(nn.Module):
 class MultiScaleFeedForward(nn.Module):
     """Feed-forward network with multi-scale depth-wise convolutions between its two layers.
 
-    TransXNet (https://arxiv.org/abs/2310.19380), section III-D.
+    TransXNet (https://arxiv.org/abs/2310.19380).
 
     Args:
         channels: C of the (B, C, H, W) input and output.

@@ -13,7 +13,7 @@ from mmhybrid.layers.relative_position import RelativePosition, attention_with_p
 class OverlappingSpatialReductionAttention(nn.Module):
     """Self-attention whose keys and values come from overlapping patches.
 
-    TransXNet (https://arxiv.org/abs/2310.19380), section III-B. The map that keys and values are
+    TransXNet (https://arxiv.org/abs/2310.19380). The map that keys and values are
     made of is reduced by a depth-wise convolution with kernel ``sr_ratio + 3`` and stride
     ``sr_ratio``, then refined by a 3x3 depth-wise convolution that is added to it.
 

@@ -17,7 +17,7 @@ class DualDynamicTokenMixer(nn.Module):
     """Half of the channels through the dynamic convolution, half through attention, then both
     mixed.
 
-    TransXNet (https://arxiv.org/abs/2310.19380), section III-C. The mixing is the squeezed token
+    TransXNet (https://arxiv.org/abs/2310.19380). The mixing is the squeezed token
     enhancer (STE): a 3x3 depth-wise convolution and a bottleneck across channels, added to their
     input.
 
