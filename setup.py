@@ -1,0 +1,45 @@
+"""Packaging of mmhybrid."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def requirements(*names: str) -> list[str]:
+    """The lines of requirements/NAME.txt that are no comments."""
+    lines = [
+        line.strip()
+        for name in names
+        for line in (HERE / "requirements" / f"{name}.txt").read_text().splitlines()
+    ]
+    return sorted({line for line in lines if line and not line.startswith("#")})
+
+
+OPENMMLAB = requirements("openmmlab")
+COMMON = [r for r in OPENMMLAB if not re.match("mmdet|mmsegmentation|mmpretrain|pycocotools", r)]
+DET = [*COMMON, *(r for r in OPENMMLAB if re.match("mmdet|pycocotools", r))]
+SEG = [*COMMON, *(r for r in OPENMMLAB if re.match("mmsegmentation", r))]
+CLS = [*COMMON, *(r for r in OPENMMLAB if re.match("mmpretrain", r))]
+
+setup(
+    name="mmhybrid",
+    version=re.search(r'"(.+)"', (HERE / "mmhybrid" / "version.py").read_text()).group(1),
+    description="Hybrid CNN-Transformer backbones for OpenMMLab",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mmhybrid", "mmhybrid.*"]),
+    # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each
+    # other. The extras name them.
+    install_requires=[r for r in requirements("runtime") if not r.startswith("mmengine")],
+    extras_require={
+        "det": DET,
+        "seg": SEG,
+        "cls": CLS,
+        "export": requirements("export"),
+        "dev": requirements("openmmlab", "export", "tests"),
+    },
+)
