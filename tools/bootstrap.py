@@ -1,7 +1,7 @@
 """Makes the environment that the Makefile's commands run in.
 
-``python tools/bootstrap.py FOLDER`` creates a virtual environment in FOLDER and installs mmhybrid with
-everything that training, testing, export and development need, in the versions of
+``python tools/bootstrap.py FOLDER`` creates a virtual environment in FOLDER and installs mmhybrid
+with everything that training, testing, export and development need, in the versions of
 ``requirements/constraints.txt``. Uses the standard library alone, and old syntax, so that an unfit
 Python can still say what is wrong.
 """
@@ -28,8 +28,8 @@ def main(folder):
     """Creates the environment, or exits with one sentence that says why not."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         sys.exit(
-            "mmhybrid needs Python {}.{} to {}.{}, and {} is {}.{}. Install one of these, or name it: "
-            "make PYTHON=/path/to/python3.11 ...".format(
+            "mmhybrid needs Python {}.{} to {}.{}, and {} is {}.{}. Install one of these, "
+            "or name it: make PYTHON=/path/to/python3.11 ...".format(
                 *(OLDEST + NEWEST + (sys.executable,) + tuple(sys.version_info[:2]))
             )
         )
@@ -63,8 +63,8 @@ def run(command):
     text = "".join(printed)
     if any(error in text for error in NETWORK_ERRORS):
         sys.exit(
-            "The packages could not be fetched: there is no network, or no way to the package index. "
-            "Behind a proxy, set HTTPS_PROXY; with a mirror, set PIP_INDEX_URL; then run it again."
+            "The packages could not be fetched: there is no network, or no way to the package "
+            "index. Behind a proxy, set HTTPS_PROXY; with a mirror, set PIP_INDEX_URL; then run it again."
         )
     sys.exit(text[-3000:] + "\npip failed; its own words are above.")
 
