@@ -1,0 +1,242 @@
+"""From the arguments of a command line to a config that a Runner takes."""
+
+import difflib
+import importlib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+INSTALL = (
+    "pip install -r requirements/runtime.txt -r requirements/openmmlab.txt "
+    "-c requirements/constraints.txt"
+)
+
+
+class RunError(Exception):
+    """A run cannot start; the message says why and what to do."""
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and change it by ``--cfg-options``.
+
+    Args:
+        path: Of the file.
+        options: Keys with dots, and values.
+
+    Raises:
+        RunError: There is no such file, or a package that it needs is missing.
+    """
+    file = Path(path)
+    if not file.is_file():
+        neighbours = [str(other) for other in sorted(file.parent.glob("*.py"))]
+        close = difflib.get_close_matches(str(file), neighbours, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise RunError(f"there is no config file {path}.{hint}")
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        raise RunError(
+            f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
+        ) from error
+    if options:
+        cfg.merge_from_dict(options)
+    check_package(cfg)
+    return cfg
+
+
+def check_package(cfg: Config) -> None:
+    """Import the package whose classes the config uses, so that a missing one is told at once."""
+    scope = cfg.get("default_scope")
+    if scope in (None, "mmengine"):
+        return
+    try:
+        importlib.import_module(scope)
+    except ImportError as error:
+        missing = getattr(error, "name", None) or scope
+        raise RunError(
+            f"the config needs {scope}, which cannot be imported: {error}. "
+            f"Install {missing}: {INSTALL}"
+        ) from error
+    except AssertionError as error:  # the packages' own check of mmcv's version
+        raise RunError(
+            f"the config needs {scope}, which does not accept what is installed: {error} "
+            f"Versions that fit together: {INSTALL}"
+        ) from error
+
+
+def set_run(cfg: Config, path: str, work_dir: str | None, launcher: str, suffix: str = "") -> None:
+    """Set where the run writes and how its processes find each other.
+
+    Args:
+        cfg: Changed in place.
+        path: Of the config file; names the folder under ``work_dirs`` when nothing else does.
+        work_dir: From the command line, or None.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        suffix: Of that name.
+    """
+    cfg.launcher = launcher
+    default = str(Path("work_dirs") / (Path(path).stem + suffix))
+    cfg.work_dir = work_dir or cfg.get("work_dir") or default
+    if not torch.cuda.is_available():
+        cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict())
+        if cfg.env_cfg.dist_cfg.get("backend", "nccl") == "nccl":
+            cfg.env_cfg.dist_cfg.backend = "gloo"
+    if launcher == "none" or not torch.cuda.is_available():
+        replaced = _replace_sync_batch_norm(cfg.model)
+        if replaced:
+            print_log(
+                f"SyncBN works between GPUs only: {replaced} norm_cfg use BN in this run",
+                logger="current",
+            )
+    if cfg.get("default_scope") == "mmpretrain":
+        # mmpretrain's configs count on its tools for these.
+        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if cfg.get(loader):
+                cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
+                cfg[loader].setdefault("pin_memory", True)
+                cfg[loader].setdefault("persistent_workers", cfg[loader].get("num_workers", 0) > 0)
+
+
+def _replace_sync_batch_norm(node: Any) -> int:
+    """Change every SyncBN below a config node into BN, and count them."""
+    count = 0
+    if isinstance(node, dict):
+        if node.get("type") in ("SyncBN", "MMSyncBN", "NaiveSyncBN"):
+            node["type"] = "BN"
+            count += 1
+        count += sum(_replace_sync_batch_norm(value) for value in node.values())
+    elif isinstance(node, list | tuple):
+        count += sum(_replace_sync_batch_norm(value) for value in node)
+    return count
+
+
+def set_mixed_precision(cfg: Config, dtype: str) -> None:
+    """Train with automatic mixed precision.
+
+    Args:
+        cfg: Changed in place.
+        dtype: ``'float16'`` or ``'bfloat16'``.
+    """
+    if not torch.cuda.is_available():
+        raise RunError("--amp needs a GPU, and PyTorch sees none")
+    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise RunError(f"--amp works with type='OptimWrapper'; the config has {kind!r}")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.dtype = dtype
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def set_half_precision_test(cfg: Config) -> None:
+    """Test in half precision."""
+    if not torch.cuda.is_available():
+        raise RunError("--amp needs a GPU, and PyTorch sees none")
+    cfg.test_cfg.fp16 = True
+
+
+def forget_pretrained(cfg: Config) -> None:
+    """Fetch no weights to start from: a checkpoint follows that holds all of them."""
+    cfg.model.pop("pretrained", None)
+    if "backbone" in cfg.model:
+        cfg.model.backbone.init_cfg = None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config: MMEngine's, unless ``runner_type`` names another."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Continue from a checkpoint.
+
+    Args:
+        cfg: Changed in place.
+        resume: ``'auto'`` for the newest checkpoint in the work folder, a path, or None.
+    """
+    if resume is None:
+        return
+    cfg.resume = True
+    cfg.load_from = None if resume == "auto" else existing_file(resume, "checkpoint")
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by (batch of all GPUs) / ``auto_scale_lr.base_batch_size``."""
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise RunError(
+            "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config"
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def existing_file(path: str, what: str) -> str:
+    """The path, if it is a file here or an address elsewhere; otherwise an error."""
+    if "://" not in path and not Path(path).is_file():
+        raise RunError(f"there is no {what} {path}")
+    return path
+
+
+def set_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Draw the predictions of a test run, in a window or into files."""
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise RunError("--show and --show-dir need default_hooks.visualization in the config")
+    hook.show = show
+    hook.wait_time = wait_time
+    hook["enable" if cfg.default_scope == "mmpretrain" else "draw"] = True
+    if show_dir is None:
+        return
+    # Absolute, for mmdet puts a relative folder under the run's time stamp once for each picture.
+    folder = str(Path(show_dir).absolute())
+    if cfg.default_scope == "mmdet":
+        hook.test_out_dir = folder
+    elif cfg.default_scope == "mmpretrain":
+        hook.out_dir = folder
+        hook.interval = 1
+    else:
+        cfg.visualizer.save_dir = folder
+        hook.interval = 1
+
+
+def set_output(cfg: Config, out: str) -> None:
+    """Keep the predictions of a test run: a pickle file, or for segmentation a folder of maps."""
+    scope = cfg.get("default_scope")
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+    if scope == "mmseg":
+        evaluators[0] = dict(evaluators[0], output_dir=out, keep_results=True)
+    elif not out.endswith((".pkl", ".pickle")):
+        raise RunError(f"--out writes a pickle file: its name must end in .pkl, not {out}")
+    else:
+        dump = "DumpDetResults" if scope == "mmdet" else "DumpResults"
+        evaluators.append(dict(type=dump, out_file_path=out))
+    cfg.test_evaluator = evaluators
+
+
+def set_test_time_augmentation(cfg: Config) -> None:
+    """Predict on each picture and its mirror image, or as ``tta_pipeline`` says, and merge."""
+    scope = cfg.get("default_scope")
+    if "tta_model" not in cfg:
+        if scope == "mmdet":
+            nms = dict(type="nms", iou_threshold=0.5)
+            cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+        else:
+            kind = "AverageClsScoreTTA" if scope == "mmpretrain" else "SegTTAModel"
+            cfg.tta_model = dict(type=kind)
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_pipeline" not in cfg:
+        *before, pack = deepcopy(dataset.pipeline)
+        if scope == "mmdet":
+            keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+            pack = dict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+        flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [*before, dict(type="TestTimeAug", transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -1,0 +1,53 @@
+"""What the command lines share. Imports nothing large."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = ("torch", "torchvision", "mmengine", "mmcv", "cv2", "numpy")
+
+
+def prepare() -> None:
+    """Make ``import mmhybrid`` work from a checkout that is not installed.
+
+    Stops with one sentence where a package is missing that every tool needs.
+    """
+    sys.path.insert(0, str(ROOT))
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        folder = ROOT / "requirements"
+        sys.exit(
+            f"error: {sys.executable} lacks {', '.join(missing)}. `make demo` makes an environment "
+            "in .venv that has everything. For this one: pip install "
+            f"-r {folder}/runtime.txt -r {folder}/openmmlab.txt -c {folder}/constraints.txt"
+        )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing have in common."""
+    from mmengine.config import DictAction
+
+    parser.add_argument(
+        "--work-dir",
+        help="folder to write to (default: work_dirs/CONFIG, or work_dirs/CONFIG_quick)",
+    )
+    parser.add_argument(
+        "--data-root", help="folder that takes the place of every data_root in the config"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="change the config: a.b.c=1 d='[1,2]' e=\"[(1,2),(3,4)]\", without blanks",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="who started this process among others (default: %(default)s)",
+    )
+    # torch.distributed.launch writes it in either way.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint of a detector, a segmentor or a classifier."""
+
+import argparse
+import os
+import sys
+
+from command_line import add_common_arguments, prepare
+
+EXAMPLES = """examples:
+  On the data set of the config:
+    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py \\
+        work_dirs/mask_rcnn_transxnet_t_coco/epoch_12.pth
+  What `train.py --quick` made, on its data:
+    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
+  With pictures of the predictions:
+    python tools/test.py CONFIG CHECKPOINT --show-dir predictions
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="file or address of the weights")
+    parser.add_argument(
+        "--quick", action="store_true", help="use the data and the sizes of `train.py --quick`"
+    )
+    parser.add_argument(
+        "--out",
+        help="where to keep the predictions: a .pkl file; for segmentation, a folder of label maps",
+    )
+    parser.add_argument(
+        "--out-item",
+        choices=["pred", "metrics"],
+        default="pred",
+        help="what --out keeps; metrics go to a .json or .pkl file (default: %(default)s)",
+    )
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="folder for pictures of the predictions")
+    parser.add_argument(
+        "--wait-time", type=float, default=2, help="seconds that --show shows a picture"
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: the config's tta_pipeline, or else mirror images",
+    )
+    parser.add_argument("--amp", action="store_true", help="half precision (needs a GPU)")
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+
+    from mmengine.fileio import dump
+
+    from mmhybrid.engine import run_config as run
+    from mmhybrid.engine.data_paths import check_data, set_data_root
+
+    try:
+        cfg = run.load_config(args.config, args.cfg_options)
+        run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
+        cfg.load_from = run.existing_file(args.checkpoint, "checkpoint")
+        if args.data_root:
+            set_data_root(cfg, args.data_root)
+        if args.quick:
+            from mmhybrid.engine.quick import make_quick
+
+            make_quick(cfg)
+            cfg.load_from = args.checkpoint
+            cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
+        if args.show or args.show_dir:
+            run.set_drawing(cfg, args.show, args.show_dir, args.wait_time)
+        if args.tta:
+            run.set_test_time_augmentation(cfg)
+        if args.out and args.out_item == "pred":
+            run.set_output(cfg, args.out)
+        if args.amp:
+            run.set_half_precision_test(cfg)
+        run.forget_pretrained(cfg)
+        check_data(cfg, ("test_dataloader",))
+        metrics = run.build_runner(cfg).test()
+    except run.RunError as error:
+        sys.exit(f"error: {error}")
+    if args.out and args.out_item == "metrics":
+        dump(metrics, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+#!/usr/bin/env python
+"""Train a detector, a segmentor or a classifier: whatever the config describes."""
+
+import argparse
+import os
+import sys
+
+from command_line import add_common_arguments, prepare
+
+EXAMPLES = """examples:
+  See it learn, without any data:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
+  The same, with more steps (all settings: mmhybrid/engine/quick.py):
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick \\
+        --cfg-options quick.iterations=300
+  On COCO in data/coco, or elsewhere:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --data-root /datasets/coco
+  From random weights, one picture at a time:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
+        --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=1
+  On 8 GPUs of this machine:
+    tools/dist_train.sh configs/mask_rcnn_transxnet_t_coco.py 8
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="draw a small data set, shrink pictures and schedule for a CPU, train, evaluate, "
+        "and leave checkpoints, metrics, curves and pictures of predictions",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from a checkpoint, or without one from the newest in the work folder",
+    )
+    parser.add_argument(
+        "--amp", action="store_true", help="automatic mixed precision (needs a GPU)"
+    )
+    parser.add_argument(
+        "--amp-dtype",
+        choices=["float16", "bfloat16"],
+        default="float16",
+        help="of --amp (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the batch of all GPUs over auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+
+    from mmhybrid.engine import run_config as run
+    from mmhybrid.engine.data_paths import check_data, set_data_root
+
+    try:
+        cfg = run.load_config(args.config, args.cfg_options)
+        run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
+        if args.data_root:
+            set_data_root(cfg, args.data_root)
+        if args.quick:
+            from mmhybrid.engine.quick import make_quick
+
+            make_quick(cfg)
+            cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
+        if args.no_validate:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        if args.amp:
+            run.set_mixed_precision(cfg, args.amp_dtype)
+        if args.auto_scale_lr:
+            run.set_auto_scale_lr(cfg)
+        run.set_resume(cfg, args.resume)
+        check_data(cfg, ("train_dataloader", "val_dataloader"))
+        runner = run.build_runner(cfg)
+        runner.train()
+    except run.RunError as error:
+        sys.exit(f"error: {error}")
+
+    if args.quick:
+        from mmhybrid.engine.report import tell, write_report
+
+        tell(runner, write_report(runner))
+
+
+if __name__ == "__main__":
+    main()
