@@ -14,14 +14,17 @@ class LayerScale(nn.Module):
     Args:
         channels: C.
         init: initial weight; the bias starts at 0.
+        bias: whether there is one.
     """
 
-    def __init__(self, channels: int, init: float = 1e-5) -> None:
+    def __init__(self, channels: int, init: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         # The shape of a depth-wise 1x1 convolution, as which the authors wrote it: their
         # checkpoints fit.
         self.weight = nn.Parameter(torch.full((channels, 1, 1, 1), float(init)))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return x * self.weight.view(-1, 1, 1)
         return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))

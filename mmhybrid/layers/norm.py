@@ -44,13 +44,20 @@ class SyncBatchNorm(_SingleValueNorm, nn.SyncBatchNorm):
     """:class:`torch.nn.SyncBatchNorm`, for a batch of one picture in one process too."""
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of (B, C, H, W), at each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     """Builds the normalisation that a config asks for.
 
     Args:
-        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'`` or the name of a normalisation registered in
-            ``MODELS`` (mmcv registers many); ``requires_grad`` freezes the affine parameters; the
-            rest goes to the constructor.
+        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'LN2d'`` or the name of a normalisation
+            registered in ``MODELS`` (mmcv registers many); ``requires_grad`` freezes the affine
+            parameters; the rest goes to the constructor.
         channels: number of channels.
 
     Raises:
@@ -59,7 +66,12 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     cfg = dict(norm_cfg)
     name = cfg.pop("type")
     requires_grad = cfg.pop("requires_grad", True)
-    known = {"BN": BatchNorm2d, "BN2d": BatchNorm2d, "SyncBN": SyncBatchNorm}
+    known = {
+        "BN": BatchNorm2d,
+        "BN2d": BatchNorm2d,
+        "SyncBN": SyncBatchNorm,
+        "LN2d": LayerNorm2d,
+    }
     norm_class = known.get(name) or MODELS.get(name)
     if norm_class is None:
         raise KeyError(

@@ -1,0 +1,362 @@
+"""XFormer: a light-weight hybrid with cross feature attention. A reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
+from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.initialisation import init_convolutions
+from mmhybrid.layers.inverted_residual import InvertedResidual
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"hard_swish": nn.Hardswish, "silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU}
+)
+
+
+class EncoderLayer(nn.Module):
+    """Cross feature attention and a perceptron, each a residual after a layer normalisation.
+
+    Args:
+        channels: D of the (..., N, D) input and output.
+        attention: maps (..., N, D) to the same.
+        mlp_ratio: hidden channels of the perceptron over D.
+        activation: of the perceptron.
+        drop_rate: of attention and perceptron outputs.
+        drop_path_rate: of both residuals.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        attention: nn.Module,
+        mlp_ratio: float,
+        activation: nn.Module,
+        drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * mlp_ratio)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), activation, nn.Linear(hidden, channels)
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.dropout(self.attention(self.norm1(x))))
+        return x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
+
+
+class XFBlock(nn.Module):
+    """Convolutions around encoder layers, as in MobileViT (https://arxiv.org/abs/2110.02178).
+
+    Args:
+        channels: C of the (B, C, H, W) input and output.
+        layers: the encoder layers, of D channels.
+        embed_dims: D.
+        patch_size: p; pixels at the same place of their p x p patch form a group of tokens of their
+            own. A map that p does not divide is resized to the next that it divides, and back.
+        fusion_kernel_size: of the convolution that fuses input and result, odd.
+        activation: makes the activation after convolutions.
+        norm_cfg: of the normalisations after convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        layers: Iterable[nn.Module],
+        *,
+        embed_dims: int,
+        patch_size: int,
+        fusion_kernel_size: int,
+        activation: Callable[[], nn.Module],
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.local = nn.Sequential(
+            ConvNorm(channels, channels, 3, padding=1, norm_cfg=norm_cfg, activation=activation()),
+            nn.Conv2d(channels, embed_dims, 1, bias=False),
+        )
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(embed_dims))
+        self.proj = ConvNorm(embed_dims, channels, 1, norm_cfg=norm_cfg, activation=activation())
+        self.fusion = ConvNorm(
+            2 * channels,
+            channels,
+            fusion_kernel_size,
+            padding=fusion_kernel_size // 2,
+            norm_cfg=norm_cfg,
+            activation=activation(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.proj(self.encode(self.local(x)))
+        return self.fusion(torch.cat([x, out], dim=1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The encoder layers over (B, D, H, W), any H and W."""
+        patch = self.patch_size
+        height, width = x.shape[-2:]
+        rows, columns = (height + patch - 1) // patch, (width + patch - 1) // patch
+        # An exported graph serves all sizes, so it cannot ask whether a map is divisible; resizing
+        # to the size that it has changes nothing.
+        resized = torch.compiler.is_exporting() or height % patch or width % patch
+        if resized:
+            x = F.interpolate(x, (rows * patch, columns * patch), mode="bilinear")
+        # (B, D, rows * p, columns * p) -> (B, p * p, rows * columns, D)
+        x = x.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+        x = x.permute(0, 3, 5, 2, 4, 1).flatten(3, 4).flatten(1, 2)
+        x = self.layers(x)
+        # and back
+        x = x.unflatten(2, (rows, columns)).unflatten(1, (patch, patch))
+        x = x.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
+        return F.interpolate(x, (height, width), mode="bilinear") if resized else x
+
+
+@MODELS.register_module()
+class XFormer(HybridBackbone):
+    """A reconstruction of XFormer, https://arxiv.org/abs/2207.07268.
+
+    Light-weight Vision Transformer with Cross Feature Attention; not the library xformers. No code
+    of the paper is public, and of its text only the abstract and the first lines were at hand. They
+    give 5.5 M parameters on ImageNet, 6.3 M and 3.8 G FLOPs as the backbone of YOLOv3, and a hybrid
+    of an efficient mobile CNN and transformers with *cross feature attention*; those who cite it
+    count it among attentions of linear cost. They give no equation and no table of layers.
+
+    What is built here is MobileViT-S (https://arxiv.org/abs/2110.02178) with blocks of MobileNetV3
+    and with cross feature attention without an output projection. It meets all three counts (5.53
+    M; 6.29 M and 3.81 G at 320x320). So do other designs: the counts say little of any detail.
+    Every choice is an argument: whoever has the paper can set it right in a config.
+
+    A stage is MobileNetV3 blocks, and from the second on an :class:`XFBlock`. The stem holds the
+    first convolution and the first block.
+
+    ======= =========================== ================= =================
+    preset  attention                   parameters        GMACs at 256x256
+    ======= =========================== ================= =================
+    small   ``'cross_covariance'``      5,530,828         1.778
+    small   ``'context_score'``         5,532,577         1.733
+    ======= =========================== ================= =================
+
+    with ``head_channels=640`` and a linear classifier of 1000 classes.
+
+    Args:
+        arch: ``'small'`` (short ``'s'``), or a dict with any of its settings: ``stem_channels``
+            (two), ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
+            ``embed_dims`` and ``xf_depths`` (three each, channels and number of the encoder
+            layers). Reconstruction: the paper's table is not known; widths and depths are those of
+            MobileViT-S. Other sizes than this one are not known to exist.
+        in_channels: channels of the pictures.
+        out_indices: stages to return, at strides 4, 8, 16 and 32.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
+            stages.
+        norm_eval: keep the running statistics of batch normalisations as they are in training.
+        norm_cfg: of the normalisations after convolutions, ``dict(type='BN')`` or
+            ``dict(type='SyncBN')``. Tokens have layer normalisations.
+        drop_rate: dropout in encoder layers. Not known; MobileViT trains with 0.1.
+        drop_path_rate: of the last encoder layer, rising linearly from 0. Not known; MobileViT
+            trains without.
+        attention: ``'cross_covariance'`` or ``'context_score'``, the form of cross feature
+            attention; see :mod:`mmhybrid.layers.cross_feature_attention`. Reconstruction: the
+            paper's equations are not known. The first reads the name most plainly; the second is
+            what others remember of it, and how its parts meet is our choice. Their learned
+            ``temperature`` and ``scale`` should have no weight decay.
+        num_heads: of ``'cross_covariance'``. Not known; 4 as in MobileViT.
+        output_projection: whether a linear layer follows the attention. Reconstruction: not known;
+            without it the counts are met.
+        mlp_ratio: hidden channels over channels of the perceptrons. Not known; 2 as in MobileViT.
+        mlp_activation: ``'silu'``, ``'hard_swish'``, ``'gelu'`` or ``'relu'``, of the perceptrons.
+            Not known; SiLU as in MobileViT.
+        patch_size: 2 lets the four pixels of a 2x2 patch attend in groups of their own, 1 lets all
+            attend together, at the same cost. Not known; 2 as in MobileViT.
+        fusion_kernel_size: of the last convolution of an :class:`XFBlock`. Not known; 3 as in
+            MobileViT.
+        expand_ratio: of the MobileNetV3 blocks. Not known; 4 as in MobileViT's.
+        kernel_size: of the MobileNetV3 blocks. Not known; 3 as in MobileViT's.
+        squeeze_excitation: whether MobileNetV3 blocks weight their channels. Not known; they do in
+            MobileNetV3, and the counts are met.
+        activation: ``'hard_swish'``, ``'silu'``, ``'gelu'`` or ``'relu'``, after convolutions. Not
+            known; hard swish as in MobileNetV3.
+        head_channels: channels of a 1x1 convolution, normalisation and activation after the last
+            stage, which a classifier wants: 640, as in MobileViT. None, for dense prediction, has
+            none. Reconstruction: a classifier of that width fits the counts.
+        with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
+            convolutions start as He et al. propose and linear layers from a truncated normal
+            distribution, as in MobileViT.
+
+    Example:
+        >>> import torch
+        >>> from mmhybrid.backbones import XFormer
+        >>> [tuple(y.shape) for y in XFormer('s')(torch.zeros(2, 3, 64, 64))]
+        [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
+    """
+
+    family = "XFormer"
+    # fmt: off
+    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+        "small": dict(
+            stem_channels=(16, 32), channels=(64, 96, 128, 160), mobile_depths=(3, 1, 1, 1),
+            embed_dims=(144, 192, 240), xf_depths=(2, 4, 3)),
+    })
+    # fmt: on
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "small",
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        attention: str = "cross_covariance",
+        num_heads: int = 4,
+        output_projection: bool = False,
+        mlp_ratio: float = 2,
+        mlp_activation: str = "silu",
+        patch_size: int = 2,
+        fusion_kernel_size: int = 3,
+        expand_ratio: int = 4,
+        kernel_size: int = 3,
+        squeeze_excitation: bool = True,
+        activation: str = "hard_swish",
+        head_channels: int | None = None,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        settings = resolve_arch(arch, self.presets, defaults="small")
+        channels = settings["channels"]
+        super().__init__(
+            channels=channels,
+            strides=(4, 8, 16, 32),
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        attention_class = _named(CROSS_FEATURE_ATTENTIONS, "attention", attention)
+        activation_class = _named(ACTIVATIONS, "activation", activation)
+        mlp_activation_class = _named(ACTIVATIONS, "mlp_activation", mlp_activation)
+        mobile = dict(
+            expand_ratio=expand_ratio,
+            kernel_size=kernel_size,
+            squeeze_excitation=squeeze_excitation,
+            activation=activation_class,
+            norm_cfg=norm_cfg,
+        )
+        first, second = settings["stem_channels"]
+        self.stem = nn.Sequential(
+            ConvNorm(
+                in_channels,
+                first,
+                3,
+                stride=2,
+                padding=1,
+                norm_cfg=norm_cfg,
+                activation=activation_class(),
+            ),
+            InvertedResidual(first, second, **mobile),
+        )
+        rates = [[], *drop_path_rates(drop_path_rate, settings["xf_depths"])]
+        self.stages = nn.ModuleList()
+        for stage, (dim, depth) in enumerate(zip(channels, settings["mobile_depths"], strict=True)):
+            previous = channels[stage - 1] if stage > 0 else second
+            blocks = nn.ModuleList([InvertedResidual(previous, dim, stride=2, **mobile)])
+            blocks.extend(InvertedResidual(dim, dim, **mobile) for _ in range(depth - 1))
+            if stage > 0:
+                embed_dims = settings["embed_dims"][stage - 1]
+                layers = [
+                    EncoderLayer(
+                        embed_dims,
+                        attention=attention_class(embed_dims, num_heads, output_projection),
+                        mlp_ratio=mlp_ratio,
+                        activation=mlp_activation_class(),
+                        drop_rate=drop_rate,
+                        drop_path_rate=rate,
+                    )
+                    for rate in rates[stage]
+                ]
+                blocks.append(
+                    XFBlock(
+                        dim,
+                        layers,
+                        embed_dims=embed_dims,
+                        patch_size=patch_size,
+                        fusion_kernel_size=fusion_kernel_size,
+                        activation=activation_class,
+                        norm_cfg=norm_cfg,
+                    )
+                )
+            self.stages.append(blocks)
+        self.head = None
+        if head_channels is not None:
+            if self.out_indices[-1] != self.num_stages - 1:
+                raise ValueError(
+                    f"head_channels={head_channels} widens the last stage, which "
+                    f"out_indices={self.out_indices} leaves out; set head_channels=None"
+                )
+            self.head = ConvNorm(
+                channels[-1], head_channels, 1, norm_cfg=norm_cfg, activation=activation_class()
+            )
+            self.feature_channels = (*self.feature_channels[:-1], head_channels)
+        init_convolutions(self)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
+        self.check_input(x)
+        x = self.stem(x)
+        outputs = []
+        for stage in range(self.out_indices[-1] + 1):
+            for block in self.stages[stage]:
+                x = self.run_block(block, x)
+            if stage in self.out_indices:
+                outputs.append(x)
+        if self.head is not None:
+            outputs[-1] = self.head(x)
+        return tuple(outputs)
+
+    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+        if stage < 0:
+            return [self.stem]
+        last = stage == self.num_stages - 1 and self.head is not None
+        return [self.stages[stage], self.head] if last else [self.stages[stage]]
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        depths = [len(blocks) for blocks in self.stages]
+        num_depths = sum(depths) + 2
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        if kind == "stem":
+            return 0, num_depths
+        if kind == "stages":
+            stage, block = map(int, rest.split(".")[:2])
+            return 1 + sum(depths[:stage]) + block, num_depths
+        return num_depths - 1, num_depths
+
+
+def _named(choices: Mapping[str, Any], argument: str, name: str) -> Any:
+    if name not in choices:
+        raise ValueError(f"{argument}={name!r} is unknown; choose from {', '.join(choices)}")
+    return choices[name]

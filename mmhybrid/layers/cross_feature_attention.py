@@ -1,0 +1,81 @@
+"""Cross feature attention (XFA), in two forms whose cost is linear in the number of tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossCovarianceAttention(nn.Module):
+    r"""Attention between channels instead of tokens.
+
+    Per head, with queries, keys and values of (N, d), queries and keys normalised to length 1 along
+    the N tokens, and a learned temperature :math:`\tau`, which starts at 1:
+
+    .. math:: Y^T = softmax(\tau\, \hat{Q}^T \hat{K})\, V^T
+
+    The map is d x d. This is the attention of XCiT (https://arxiv.org/abs/2106.09681).
+
+    Args:
+        channels: D of the (..., N, D) input and output.
+        num_heads: heads; must divide D.
+        output_projection: whether a linear layer follows.
+    """
+
+    def __init__(self, channels: int, num_heads: int = 4, output_projection: bool = False) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.proj = nn.Linear(channels, channels) if output_projection else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Each (..., heads, D / heads, N)
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).movedim(-3, -1)
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        attention = (self.temperature * (q @ k.transpose(-1, -2))).softmax(dim=-1)
+        return self.proj((attention @ v).movedim(-1, -3).flatten(-2))
+
+
+class ContextScoreAttention(nn.Module):
+    r"""Queries meet one context vector, a weighted mean of the keys.
+
+    With queries and keys of (N, D) normalised to length 1 along their channels, one learned vector
+    :math:`w` that scores keys, and a learned scale :math:`\lambda`, which starts at 1:
+
+    .. math:: g = \frac{1}{N} (\hat{K} w)^T \hat{K}, \qquad
+              Y = \lambda\, \hat{Q} \odot g \odot V + V
+
+    The context is the mean over the tokens, not their sum, so that weights that were learned at one
+    picture size mean the same at another.
+
+    Args:
+        channels: D of the (..., N, D) input and output.
+        num_heads: unused, as there is one context; taken so that both forms are made alike.
+        output_projection: whether a linear layer follows.
+    """
+
+    def __init__(self, channels: int, num_heads: int = 1, output_projection: bool = False) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.key_score = nn.Linear(channels, 1, bias=False)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.proj = nn.Linear(channels, channels) if output_projection else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (..., N, D)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        context = (self.key_score(k) * k).mean(dim=-2, keepdim=True)  # (..., 1, D)
+        return self.proj(self.scale * q * context * v + v)
+
+
+CROSS_FEATURE_ATTENTIONS: dict[str, type[nn.Module]] = {
+    "cross_covariance": CrossCovarianceAttention,
+    "context_score": ContextScoreAttention,
+}

@@ -1,0 +1,102 @@
+"""Dynamic multi-level attention (DMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.layers.channel_gate import ChannelGate
+from mmhybrid.layers.norm import build_norm
+
+MERGES = ("concat", "sum", "split")
+
+
+class DynamicMultiLevelAttention(nn.Module):
+    r"""Parallel dilated depth-wise convolutions, fused and weighted by a gate over channels.
+
+    A reconstruction of the attention of DMFormer (https://arxiv.org/abs/2209.07738), from readers'
+    accounts of the paper: with input :math:`X`,
+
+    .. math:: X' &= X + Conv_{1x1}(ReLU(BN(merge_i\, DW_i(Conv_{1x1}(X))))) \\
+              Y &= Sigmoid(FC(ReLU(FC(mean(X))))) \cdot Conv_{1x1}(X')
+
+    :class:`mmhybrid.backbones.DMFormer` says of each argument why it is what it is.
+
+    Args:
+        channels: C of the (B, C, H, W) input and output.
+        expand: channels of the first 1x1 convolution over C.
+        merge: ``'concat'`` and ``'sum'`` give every branch all channels, and concatenate or add
+            what they make of them; ``'split'`` gives each branch a share of the channels, the first
+            one the remainder.
+        kernel_sizes: of the branches, odd.
+        dilations: of the branches.
+        gate_reduction: C over the hidden channels of the gate; None leaves out the gate.
+        output_conv: whether there is a 1x1 convolution after the inner residual.
+        norm_cfg: of the normalisation after the branches.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        expand: int = 1,
+        merge: str = "concat",
+        kernel_sizes: Sequence[int] = (3, 5, 7),
+        dilations: Sequence[int] = (1, 2, 3),
+        gate_reduction: int | None = 8,
+        output_conv: bool = True,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        if merge not in MERGES:
+            raise ValueError(f"merge={merge!r} is unknown; choose from {', '.join(MERGES)}")
+        if len(kernel_sizes) != len(dilations):
+            raise ValueError(
+                f"kernel_sizes={tuple(kernel_sizes)} and dilations={tuple(dilations)} differ in "
+                "number; give one of each a branch"
+            )
+        self.merge = merge
+        expanded = expand * channels
+        branches = len(kernel_sizes)
+        if merge == "split":
+            share = expanded // branches
+            self.widths = [expanded - share * (branches - 1)] + [share] * (branches - 1)
+        else:
+            self.widths = [expanded] * branches
+        merged = expanded if merge == "sum" else sum(self.widths)
+        self.expand = nn.Conv2d(channels, expanded, 1)
+        self.branches = nn.ModuleList(
+            nn.Conv2d(
+                width,
+                width,
+                size,
+                padding=dilation * (size // 2),
+                dilation=dilation,
+                groups=width,
+            )
+            for width, size, dilation in zip(self.widths, kernel_sizes, dilations, strict=True)
+        )
+        self.norm = build_norm(norm_cfg, merged)
+        self.act = nn.ReLU()
+        self.reduce = nn.Conv2d(merged, channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1) if output_conv else nn.Identity()
+        self.gate = (
+            ChannelGate(channels, max(channels // gate_reduction, 1), nn.Sigmoid())
+            if gate_reduction
+            else None
+        )
+
+    def levels(self, x: Tensor) -> Tensor:
+        """The merged output of the branches: (B, C, H, W) to (B, M, H, W)."""
+        x = self.expand(x)
+        inputs = x.split(self.widths, dim=1) if self.merge == "split" else [x] * len(self.widths)
+        levels = [branch(part) for branch, part in zip(self.branches, inputs, strict=True)]
+        return sum(levels[1:], levels[0]) if self.merge == "sum" else torch.cat(levels, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused = x + self.reduce(self.act(self.norm(self.levels(x))))
+        out = self.proj(fused)
+        return out if self.gate is None else out * self.gate(x)

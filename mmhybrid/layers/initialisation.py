@@ -1,0 +1,22 @@
+"""How convolutions start."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+
+def init_convolutions(model: nn.Module) -> None:
+    """Normal weights with variance 2 / (outputs that an input value meets), and no bias.
+
+    He et al., https://arxiv.org/abs/1502.01852. Unlike
+    :func:`torch.nn.init.kaiming_normal_` it counts the outputs within a group, so that depth-wise
+    convolutions do not start near zero.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,65 @@
+"""The block of MobileNetV3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmhybrid.layers.channel_gate import ChannelGate
+from mmhybrid.layers.conv_norm import ConvNorm
+
+
+class InvertedResidual(nn.Module):
+    """1x1 convolution to more channels, depth-wise one, squeeze and excitation, 1x1 to fewer.
+
+    MobileNetV3 (https://arxiv.org/abs/1905.02244). The input is added where the shapes agree.
+
+    Args:
+        in_channels, out_channels: of (B, C, H, W).
+        stride: of the depth-wise convolution.
+        expand_ratio: hidden channels over ``in_channels``.
+        kernel_size: of the depth-wise convolution, odd.
+        squeeze_excitation: whether hidden channels are weighted by a gate of a quarter of them,
+            rounded to a multiple of 8.
+        activation: makes the activation after the first two convolutions.
+        norm_cfg: of all normalisations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        expand_ratio: int = 4,
+        kernel_size: int = 3,
+        squeeze_excitation: bool = True,
+        activation: Callable[[], nn.Module] = nn.Hardswish,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        hidden = expand_ratio * in_channels
+        self.has_residual = stride == 1 and in_channels == out_channels
+        self.expand = ConvNorm(in_channels, hidden, 1, norm_cfg=norm_cfg, activation=activation())
+        self.dwconv = ConvNorm(
+            hidden,
+            hidden,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            groups=hidden,
+            norm_cfg=norm_cfg,
+            activation=activation(),
+        )
+        squeezed = max(8, (hidden // 4 + 4) // 8 * 8)
+        self.gate = ChannelGate(hidden, squeezed, nn.Hardsigmoid()) if squeeze_excitation else None
+        self.reduce = ConvNorm(hidden, out_channels, 1, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.dwconv(self.expand(x))
+        if self.gate is not None:
+            out = out * self.gate(out)
+        out = self.reduce(out)
+        return x + out if self.has_residual else out
