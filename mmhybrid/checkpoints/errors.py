@@ -1,0 +1,13 @@
+"""What can be wrong with a checkpoint."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says which, why and what to do."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A file asks for more than weights and plain values. Nothing of it has been executed."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file is cut short or its bytes have changed."""

@@ -1,0 +1,143 @@
+"""One way of loading for ``init_cfg``, ``load_from`` and inferencers.
+
+MMEngine loads what has the same name, and warns of the rest: a file of somebody else's loads
+"successfully" with nothing loaded. Where the model holds a backbone of ours and the names differ,
+:func:`mmhybrid.checkpoints.loading.load_weights` does it instead. Files that match exactly, such as
+those that a run resumes from, and other models go the old way.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from mmhybrid.checkpoints.errors import CheckpointError
+from mmhybrid.checkpoints.families import describe
+from mmhybrid.checkpoints.loading import (
+    backbones_of,
+    find_weights,
+    load_tensors,
+    load_weights,
+    unwrapped,
+    without_wrappers,
+)
+from mmhybrid.runtime.when_imported import when_imported
+
+_source = (0, "the checkpoint")
+
+
+def apply() -> None:
+    """Installs the hook in MMEngine, as soon as its modules are imported."""
+    when_imported("mmengine.runner.checkpoint", _patch_loading)
+    when_imported("mmengine.model.weight_init", _patch_pretrained)
+    for name in ("mmengine.hooks.ema_hook", "mmpretrain.engine.hooks.ema_hook"):
+        when_imported(name, _patch_averaging)
+
+
+def _patch_loading(module: ModuleType) -> None:
+    original = module._load_checkpoint_to_model
+    read = module.CheckpointLoader.load_checkpoint
+
+    @functools.wraps(original)
+    def load_checkpoint_to_model(
+        model: nn.Module,
+        checkpoint: dict,
+        strict: bool = False,
+        logger: Any = None,
+        revise_keys: Any = ((r"^module\.", ""),),
+    ) -> dict:
+        if not _is_ours_to_load(model, checkpoint):
+            return original(model, checkpoint, strict, logger, revise_keys)
+        entry, weights = find_weights(checkpoint, source=_source_of(checkpoint))
+        for pattern, replacement in revise_keys:
+            weights = {re.sub(pattern, replacement, key): weights[key] for key in weights}
+        load_tensors(
+            model,
+            weights,
+            source=_source_of(checkpoint),
+            entry=entry,
+            strict=strict,
+            logger=logger or "current",
+        )
+        return checkpoint
+
+    @functools.wraps(read)
+    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
+        global _source
+        checkpoint = read(filename, *args, **kwargs)
+        _source = (id(checkpoint), filename)
+        return checkpoint
+
+    module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    for each in list(sys.modules.values()):
+        # MMEngine's runner and inferencers import it by name.
+        if vars(each).get("_load_checkpoint_to_model") is original:
+            each._load_checkpoint_to_model = load_checkpoint_to_model
+
+
+def _patch_pretrained(module: ModuleType) -> None:
+    """``init_cfg=dict(type='Pretrained', prefix=...)`` takes another way through MMEngine."""
+    original = module.PretrainedInit.__call__
+
+    @functools.wraps(original)
+    def call(self: Any, model: nn.Module) -> None:
+        if self.prefix is None or not backbones_of(model):
+            original(self, model)
+            return
+        from mmengine.runner.checkpoint import CheckpointLoader
+
+        checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
+        prefix = self.prefix.rstrip(".") + "."
+        entry, weights = find_weights(checkpoint, source=_source_of(checkpoint))
+        part = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in ((without_wrappers(k), v) for k, v in weights.items())
+            if key.startswith(prefix)
+        }
+        if not part:
+            raise CheckpointError(
+                f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It seems "
+                f"to hold {describe(weights)}; without a prefix, its backbone is found."
+            )
+        load_tensors(model, part, source=self.checkpoint, entry=entry)
+        if hasattr(model, "_params_init_info"):
+            module.update_init_info(model, init_info=self._get_init_info())
+
+    module.PretrainedInit.__call__ = call
+
+
+def _patch_averaging(module: ModuleType) -> None:
+    """Averaged weights start from ``load_from`` too."""
+    original = module.EMAHook.after_load_checkpoint
+
+    @functools.wraps(original)
+    def after_load_checkpoint(self: Any, runner: Any, checkpoint: dict) -> None:
+        averaged = self.ema_model.module
+        if runner._resume or not _is_ours_to_load(averaged, checkpoint):
+            original(self, runner, checkpoint)
+        else:
+            load_weights(averaged, checkpoint, source=_source_of(checkpoint))
+
+    module.EMAHook.after_load_checkpoint = after_load_checkpoint
+
+
+def _source_of(checkpoint: Any) -> str:
+    return _source[1] if _source[0] == id(checkpoint) else "the checkpoint"
+
+
+def _is_ours_to_load(model: nn.Module, checkpoint: Any) -> bool:
+    """Whether the model holds a backbone of ours and the names or shapes differ."""
+    model = unwrapped(model)
+    if not backbones_of(model):
+        return False
+    if not isinstance(checkpoint, Mapping) or "state_dict_ema" in checkpoint:
+        return True
+    state = checkpoint.get("state_dict", checkpoint)
+    shapes = {without_wrappers(key): getattr(value, "shape", None) for key, value in state.items()}
+    return shapes != {key: value.shape for key, value in model.state_dict().items()}

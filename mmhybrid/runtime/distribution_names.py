@@ -1,0 +1,28 @@
+"""mmsegmentation under the name of its maintained fork.
+
+MMEngine looks for the configs of ``mmseg::`` in the distribution ``mmsegmentation`` and says that
+it is not installed where the fork ``onedl-mmsegmentation`` is, which installs the same modules.
+``mmdet`` and ``mmpretrain`` are found, because there MMEngine falls back to the module's name
+(https://github.com/VBTI-development/onedl-mmengine, :data:`mmengine.config.utils.MODULE2PACKAGE`).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+
+def apply() -> None:
+    """Points ``mmseg::`` at the fork where only the fork is installed."""
+    if _is_installed("mmsegmentation") or not _is_installed("onedl-mmsegmentation"):
+        return
+    MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

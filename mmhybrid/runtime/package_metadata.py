@@ -1,0 +1,72 @@
+"""``pkg_resources``, which setuptools 82 removed.
+
+MMEngine 0.10 asks it whether a package is installed and where, hence fails on every
+``_base_ = 'mmdet::...'`` and ``mim::`` (https://github.com/open-mmlab/mmcv/issues/3325). The same
+questions are answered by ``importlib.metadata`` of the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+from mmengine.utils import package_utils
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution, or a module of that name, is installed."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        spec = importlib.util.find_spec(package)
+        return spec is not None and spec.origin is not None
+    return True
+
+
+def get_installed_path(package: str) -> str:
+    """The folder of the module that a distribution installs.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
+        RuntimeError: the package is a namespace, which has no folder of its own.
+    """
+    try:
+        module = package2module(package)
+    except importlib.metadata.PackageNotFoundError:
+        module = package
+        if importlib.util.find_spec(package) is None:
+            raise
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{package} is a namespace package; it has no folder of its own")
+    return os.path.dirname(spec.origin)
+
+
+def package2module(package: str) -> str:
+    """The name under which a distribution is imported.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
+        ValueError: the distribution does not say.
+    """
+    distribution = importlib.metadata.distribution(package)
+    names = (distribution.read_text("top_level.txt") or "").split()
+    if package in names or (not names and importlib.util.find_spec(package) is not None):
+        return package
+    if not names:
+        raise ValueError(f"can not infer the module name of {package}")
+    return names[0]
+
+
+def apply() -> None:
+    """Replaces MMEngine's questions to ``pkg_resources`` where there is none."""
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return
+    for function in (is_installed, get_installed_path, package2module):
+        original = getattr(package_utils, function.__name__)
+        for name, module in list(sys.modules.items()):
+            # MMEngine imports them by name.
+            if name.startswith("mmengine") and getattr(module, function.__name__, 0) is original:
+                setattr(module, function.__name__, function)

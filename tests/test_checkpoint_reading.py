@@ -1,0 +1,468 @@
+"""Reading a file of weights without running what a hostile one asks for."""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import io
+import os
+import pathlib
+import pickle
+import random
+import resource
+import runpy
+import struct
+import subprocess
+import sys
+import tarfile
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+
+from mmhybrid.checkpoints import (
+    CheckpointError,
+    DamagedCheckpointError,
+    UnsafeCheckpointError,
+    read_checkpoint,
+)
+
+
+def save(value, path, **kwargs):
+    torch.save(value, path, **kwargs)
+    return path
+
+
+def saved_pickle(pickled: bytes, path):
+    """A proper zip of torch.save with another pickle in it."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {}}, buffer)
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+    return path
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """Only what can be called may be pickled as what is called."""
+
+
+MARKER = "marker-of-the-attack"
+
+
+def hostile_objects():
+    """What a hostile file asks for, by name; each creates a file if it is executed."""
+    command = f"touch {MARKER}"
+    code = f"open({MARKER!r}, 'w').close()"
+    getattr_chain = Calls(Calls(getattr, Calls(__import__, "os"), "system"), command)
+    return {
+        "os.system": Calls(os.system, command),
+        "subprocess.Popen": Calls(subprocess.Popen, ["touch", MARKER]),
+        "eval": Calls(eval, code),
+        "exec": Calls(exec, code),
+        "runpy": Calls(runpy.run_path, "attack.py"),
+        "open": Calls(open, MARKER, "w"),
+        "getattr chain": getattr_chain,
+        "getattr of an allowed class": Calls(
+            Calls(getattr, Calls(getattr, HistoryBuffer, "__init__"), "__globals__"), "os"
+        ),
+        "torch.load within": Calls(torch.load, "attack.pth"),
+        "torch.utils.cpp_extension": Calls(torch.hub.load, "attack", "model"),
+        "map": Calls(list, Calls(map, eval, [code])),
+        "nested in the weights": {"state_dict": {"a": torch.ones(1), "b": Calls(eval, code)}},
+        "in the metadata": {"meta": {"hook_msgs": [Calls(os.system, command)]}},
+        "as a dict's key": {Calls(os.system, command): 1},
+        "functools.partial": Calls(__import__("functools").partial, os.system, command),
+        "a program in numpy": Calls(np.load, "attack.npy"),
+    }
+
+
+def hostile_pickles():
+    """The same by hand, in instructions that pickle.dumps does not write."""
+    command = f"touch {MARKER}".encode()
+    return {
+        "posix.system": b"\x80\x02cposix\nsystem\nX" + _text(command) + b"\x85R.",
+        "INST": b"\x80\x02(X" + _text(command) + b"ios\nsystem\n.",
+        "OBJ": b"\x80\x02(cos\nsystem\nX" + _text(command) + b"o.",
+        "dotted name": b"\x80\x04\x8c\x13torch.serialization\x8c\x09os.system\x93X"
+        + _text(command)
+        + b"\x85R.",
+        "extension registry": b"\x80\x02\x82\x01.",
+        "change of an allowed class": b"\x80\x02cmmengine.logging.history_buffer\nHistoryBuffer\n"
+        b"}X\x06\x00\x00\x00updateK\x01sb.",
+        "change of an allowed function": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
+        b"N}X\x0c\x00\x00\x00__defaults__)s\x86b.",
+        "call of a type": b"\x80\x02ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.",
+    }
+
+
+def _text(data: bytes) -> bytes:
+    return struct.pack("<I", len(data)) + data
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path, monkeypatch):
+    """A folder in which an attack would leave a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "attack.py").write_text(f"open({MARKER!r}, 'w').close()")
+    return tmp_path
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "bare pickle", "called safetensors"])
+@pytest.mark.parametrize("attack", hostile_objects())
+def test_hostile_object_is_refused_and_does_not_run(attack, container, in_empty_folder):
+    value = hostile_objects()[attack]
+    path = in_empty_folder / "attack.pth"
+    if container == "zip":
+        save(value, path)
+    elif container == "legacy":
+        save(value, path, _use_new_zipfile_serialization=False)
+    elif container == "bare pickle":
+        path.write_bytes(pickle.dumps(value if attack != "nested in the weights" else 1))
+    else:
+        path = save(value, in_empty_folder / "attack.safetensors")
+    before = set(os.listdir())
+
+    with pytest.raises(CheckpointError, match="attack") as error:
+        read_checkpoint(path)
+
+    assert set(os.listdir()) == before
+    if container in ("zip", "legacy"):
+        assert isinstance(error.value, UnsafeCheckpointError)
+        assert "Nothing of it was executed" in str(error.value) or "attribute" in str(error.value)
+
+
+@pytest.mark.parametrize("attack", hostile_pickles())
+def test_hostile_pickle_is_refused_and_does_not_run(attack, in_empty_folder):
+    path = saved_pickle(hostile_pickles()[attack], in_empty_folder / "attack.pth")
+    before = set(os.listdir())
+    with pytest.raises(UnsafeCheckpointError, match="attack"):
+        read_checkpoint(path)
+    assert set(os.listdir()) == before
+    assert HistoryBuffer.update is not None
+    assert HistoryBuffer([1.0], [1]).mean() == 1.0
+
+
+def test_attacks_would_succeed_if_they_were_run(in_empty_folder):
+    """The attacks above are real: an ordinary unpickler runs them."""
+    for attack in ("os.system", "eval", "exec", "runpy", "getattr chain", "in the metadata"):
+        pickle.loads(pickle.dumps(hostile_objects()[attack]))
+        assert os.path.exists(MARKER), attack
+        os.remove(MARKER)
+    pickle.loads(hostile_pickles()["INST"])
+    assert os.path.exists(MARKER)
+
+
+def test_message_names_file_and_global(tmp_path):
+    path = save(Calls(os.system, "true"), tmp_path / "weights.pth")
+    with pytest.raises(UnsafeCheckpointError, match=r"weights\.pth.*posix\.system.*state_dict"):
+        read_checkpoint(path)
+
+
+def test_program_of_torchscript_is_refused(tmp_path):
+    path = tmp_path / "program.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("program/constants.pkl", b"")
+        archive.writestr("program/data.pkl", pickle.dumps({}, 2))
+    with pytest.raises(UnsafeCheckpointError, match="TorchScript"):
+        read_checkpoint(path)
+
+
+def test_names_of_records_reach_no_path(tmp_path):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    path = folder / "slip.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../outside", b"x")
+        archive.writestr("/tmp/mmhybrid-outside", b"x")
+        archive.writestr("a/../../data.pkl", pickle.dumps({"a": 1}, 2))
+    assert read_checkpoint(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["inside"]
+    assert os.listdir(folder) == ["slip.pth"]
+    assert not os.path.exists("/tmp/mmhybrid-outside")
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "old tar of torch"])
+def test_tar_is_refused(kind, tmp_path):
+    path = tmp_path / "weights.pth"
+    with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
+        for name in ("storages", "tensors", "pickle", "../outside"):
+            info = tarfile.TarInfo(name)
+            data = pickle.dumps(Calls(os.system, f"touch {tmp_path / MARKER}"))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    with pytest.raises(CheckpointError, match="unpack it"):
+        read_checkpoint(path)
+    assert os.listdir(tmp_path) == ["weights.pth"]
+
+
+def storage_pickle(count: int, size: int, stride: int = 1) -> bytes:
+    """A pickled tensor of ``size`` elements over storage 0 of ``count`` elements."""
+
+    def integer(value):
+        data = pickle.encode_long(value)
+        return b"\x8a" + bytes([len(data)]) + data
+
+    return (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage"
+        b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + integer(count) + b"tQK\x00"
+        + integer(size) + b"\x85" + integer(stride) + b"\x85\x89N" + b"tR."
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "size"), [(2**50, 1), (4, 2**50), (4, 5), (2**20, 2**20)])
+def test_declared_sizes_beyond_the_file_are_refused(count, size, tmp_path):
+    path = tmp_path / "huge.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", storage_pickle(count, size))
+        archive.writestr("x/data/0", b"\0" * 16)
+    with pytest.raises(DamagedCheckpointError, match="huge"):
+        read_checkpoint(path)
+
+
+HUGE = {
+    "bytearray": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x10\x85R.",
+    "array": pickle.dumps(Calls(np.ndarray, (2**44,)), 2),
+    "list of a range": pickle.dumps(Calls(list, range(2**36)), 2),
+    "long bytes": b"\x80\x04\x8e\0\0\0\0\0\x10\0\0.",
+    "long text": b"\x80\x02X\xff\xff\xff\xff.",
+    "place in the memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "compressed": None,
+    "overlapping records": None,
+    "legacy storage": None,
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_memory_stays_bounded(kind, tmp_path):
+    path = tmp_path / "huge.pth"
+    if kind == "compressed":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/data.pkl", storage_pickle(2**26, 2**26))
+            archive.writestr("x/data/0", bytes(2**28))
+    elif kind == "overlapping records":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", b"\x80\x02}.")
+            for i in range(64):
+                archive.writestr(f"x/data/{i}", bytes(2**10))
+                archive.filelist[-1].file_size = archive.filelist[-1].compress_size = 2**26
+    elif kind == "legacy storage":
+        save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+        content = path.read_bytes()
+        assert content.count(b"\x4b\x03N") == 1
+        path.write_bytes(content.replace(b"\x4b\x03N", b"\x8a\x06\0\0\0\0\0\x10N"))
+    else:
+        saved_pickle(HUGE[kind], path)
+    if kind == "place in the memo":
+        assert read_checkpoint(path) is None
+    else:
+        with pytest.raises(CheckpointError, match="huge"):
+            read_checkpoint(path)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(CheckpointError):
+        read_checkpoint(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**16  # KiB
+
+
+def test_repeated_nesting_is_told_in_bounded_time(tmp_path):
+    """A message must not print what a few bytes nest a billion times."""
+    bomb = (
+        b"\x80\x02]"
+        + b"q\x000"
+        + b"".join(
+            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) + b"0"
+            for i in range(60)
+        )
+    )
+    path = saved_pickle(bomb + b"h\x3c}b.", tmp_path / "bomb.pth")
+    with pytest.raises(UnsafeCheckpointError, match="list"):
+        read_checkpoint(path)
+
+
+def contents():
+    """What checkpoints hold, of MMEngine, mmpretrain, timm and the authors."""
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    return {
+        "weights": {"a": torch.arange(6.0).view(2, 3).t(), "b": torch.nn.Parameter(torch.ones(2))},
+        "shared": [torch.arange(8)[2:4], torch.arange(8).expand(3, 8)],
+        "types": {
+            str(t): torch.ones(3).to(t)
+            for t in (torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64)
+        },
+        "new types": torch.ones(3, dtype=torch.uint16),
+        "empty": [torch.zeros(0, 3), torch.zeros(()), torch.zeros(2, 0)],
+        "history": collections.OrderedDict(loss=history),
+        "numpy": [np.float64(1.5), np.arange(6).reshape(2, 3), np.array(["ab", "c"]), np.bool_(1)],
+        "arguments": argparse.Namespace(lr=0.1, path=pathlib.PosixPath("/data")),
+        "containers": [{1, 2}, frozenset([1]), (1,), collections.Counter("ab"), b"\x00\xff", 2**70],
+        "default dict": collections.defaultdict(list, a=[1]),
+        "config": ConfigDict(a=dict(b=1)),
+        "time": datetime.datetime(2024, 1, 2),
+        "torch": [torch.Size([1, 2]), torch.float16, torch.device("cpu")],
+        "optimizer": torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]).state_dict(),
+        "module": torch.nn.BatchNorm2d(3).state_dict(),
+    }
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, HistoryBuffer):
+        return same(list(a.data), list(b.data)) and a.mean() == b.mean()
+    if isinstance(a, argparse.Namespace):
+        return same(vars(a), vars(b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return str(a) == str(b) if isinstance(a, pathlib.PurePath) else a == b
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("kind", contents())
+def test_reads_what_checkpoints_hold(kind, protocol, zipped, tmp_path):
+    value = contents()[kind]
+    path = save(
+        value,
+        tmp_path / "weights.pth",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    assert same(value, read_checkpoint(path))
+    with open(path, "rb") as file:
+        assert same(value, read_checkpoint(file, map_location="cpu"))
+
+
+def test_reading_changes_no_type_of_numpy(tmp_path):
+    read_checkpoint(save(np.arange(3, dtype=">f8"), tmp_path / "weights.pth"))
+    assert np.dtype("f8").byteorder == "="
+
+
+def test_tensors_that_share_a_storage_still_do(tmp_path):
+    tensor = torch.zeros(4)
+    read = read_checkpoint(save([tensor, tensor[1:]], tmp_path / "weights.pth"))
+    read[0][1] = 5
+    assert read[1][0] == 5
+
+
+def test_metadata_of_a_state_dict_is_kept(tmp_path):
+    state = torch.nn.BatchNorm2d(2).state_dict()
+    read = read_checkpoint(save(state, tmp_path / "weights.pth"))
+    assert read._metadata == state._metadata
+
+
+def test_moves_to_a_device(tmp_path):
+    path = save({"a": torch.ones(2)}, tmp_path / "weights.pth")
+    assert read_checkpoint(path, map_location="meta")["a"].device.type == "meta"
+    moved = read_checkpoint(path, map_location=lambda storage, location: storage)
+    assert torch.equal(moved["a"], torch.ones(2))
+
+
+def test_reads_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "weights.safetensors"
+    safetensors.save_file({"a": torch.ones(2, 3)}, path)
+    assert torch.equal(read_checkpoint(path)["a"], torch.ones(2, 3))
+    renamed = path.rename(tmp_path / "weights.pth")
+    assert torch.equal(read_checkpoint(renamed)["a"], torch.ones(2, 3))
+    renamed.write_bytes(renamed.read_bytes()[:-5])
+    with pytest.raises(DamagedCheckpointError, match="weights"):
+        read_checkpoint(renamed)
+
+
+def test_reads_a_zip_without_checksums(tmp_path):
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this PyTorch always writes checksums")
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save({"a": torch.ones(2)}, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(path)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"\x1f\x8b\x08" + bytes(40), "archive"),
+        (b"weights" * 40, "neither"),
+    ],
+)
+def test_tells_what_is_no_checkpoint(content, told, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match=told):
+        read_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_cut_files_are_refused(zipped, tmp_path):
+    torch.manual_seed(1)
+    value = {"state_dict": {"a": torch.randn(50, 20), "b": torch.randn(7)}, "meta": {"epoch": 3}}
+    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    for length in random.Random(0).sample(range(len(content)), 50):
+        path.write_bytes(content[:length])
+        with pytest.raises(DamagedCheckpointError, match="weights"):
+            read_checkpoint(path)
+
+
+def test_flipped_bytes_are_refused_or_harmless(tmp_path):
+    value = {"state_dict": {"a": torch.randn(50, 20), "b": torch.randn(7)}, "meta": {"epoch": 3}}
+    path = save(value, tmp_path / "weights.pth")
+    content = path.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        changed = bytearray(content)
+        changed[generator.randrange(len(changed))] ^= generator.randrange(1, 256)
+        path.write_bytes(changed)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read = read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert same(value, read)
+    assert refused > 200
+
+
+def test_flipped_bytes_of_a_legacy_file_never_crash(tmp_path):
+    value = {"state_dict": {"a": torch.randn(5, 2)}, "history": HistoryBuffer([1.0], [1])}
+    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(400):
+        changed = bytearray(content)
+        changed[generator.randrange(len(changed))] ^= generator.randrange(1, 256)
+        path.write_bytes(changed)
+        with contextlib.suppress(CheckpointError):
+            read_checkpoint(path)
+
+
+def test_this_file_needs_no_module_of_openmmlab_but_mmengine():
+    code = "import sys, mmhybrid.checkpoints; print('mmdet' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
