@@ -2,7 +2,18 @@
 
 from mmhybrid.backbones.base import HybridBackbone
 from mmhybrid.backbones.dmformer import DMFormer
+from mmhybrid.backbones.dw_cait import DWCaiT
+from mmhybrid.backbones.dw_swin import DWSwinTransformer
+from mmhybrid.backbones.dw_vit import DWVisionTransformer
 from mmhybrid.backbones.transxnet import TransXNet
 from mmhybrid.backbones.xformer import XFormer
 
-__all__ = ["DMFormer", "HybridBackbone", "TransXNet", "XFormer"]
+__all__ = [
+    "DMFormer",
+    "DWCaiT",
+    "DWSwinTransformer",
+    "DWVisionTransformer",
+    "HybridBackbone",
+    "TransXNet",
+    "XFormer",
+]

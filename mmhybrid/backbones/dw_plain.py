@@ -1,0 +1,178 @@
+"""What the two plain (single-scale) hosts of the depth-wise shortcut share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
+from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid, pad_to_multiple
+
+NUM_STAGES = 4
+OUT_TYPES = ("featmap", "cls_token")
+
+
+class DWPlainBackbone(HybridBackbone):
+    """Patch embedding, positions, blocks with shortcuts around them, and a feature pyramid.
+
+    A subclass fills ``self.blocks``, extends what has a class token, and calls
+    :meth:`freeze_stages`. The blocks count as four stages of equal length for ``frozen_stages``;
+    the pyramid is made of the last map. Arguments are those of the subclasses.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dims: int,
+        depth: int,
+        in_channels: int,
+        patch_size: int,
+        image_size: int,
+        out_type: str,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        norm_cfg: dict[str, Any],
+        dw_kernel_sizes: Sequence[int],
+        dw_span: int | str,
+        num_positions: int,
+        with_cp: bool,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
+    ) -> None:
+        if out_type not in OUT_TYPES:
+            raise ValueError(f"out_type={out_type!r} is unknown; choose from {OUT_TYPES}")
+        if patch_size % 4 or embed_dims % 4:
+            raise ValueError(
+                f"patch_size={patch_size} and embed_dims={embed_dims} must be multiples of 4: the "
+                "pyramid's first map is four times as large as that of the patches"
+            )
+        super().__init__(
+            channels=SimpleFeaturePyramid.level_channels(embed_dims),
+            strides=(patch_size // 4, patch_size // 2, patch_size, patch_size * 2),
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.out_type = out_type
+        self.depth = depth
+        self.patch_size = patch_size
+        self.grid_size = image_size // patch_size
+        self.patch_embed = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.pos_embedding = None
+        if num_positions:
+            self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, embed_dims))
+        self.blocks = nn.ModuleList()
+        self.shortcuts = DepthwiseShortcuts(
+            embed_dims, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+        )
+        self.norm = nn.LayerNorm(embed_dims)
+        self.pyramid = None
+        if out_type == "cls_token":
+            self.feature_channels, self.feature_strides = (embed_dims,), ()
+        else:
+            self.pyramid = SimpleFeaturePyramid(embed_dims, self.out_indices)
+
+    def embed_patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
+        self.check_input(x)
+        x = self.patch_embed(pad_to_multiple(x, self.patch_size))
+        return x.flatten(2).transpose(1, 2), tuple(x.shape[-2:])
+
+    def positions(self, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:
+        """The position embedding for a grid of this size: (1, num_class_tokens + h * w, C)."""
+        return resize_positions(self.pos_embedding, size, num_class_tokens)
+
+    def feature_maps(
+        self, tokens: Tensor, size: tuple[int, int], image_size: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        """Maps (B, h * w, C) to the levels of the pyramid, without what lies outside the image."""
+        grid = self.norm(tokens).transpose(1, 2).unflatten(2, size).contiguous()
+        height, width = image_size
+        return tuple(
+            level[..., : -(-height // stride), : -(-width // stride)].contiguous()
+            for level, stride in zip(self.pyramid(grid), self.feature_strides, strict=True)
+        )
+
+    def stage_of_block(self, block: int) -> int:
+        """Which of the four stages a block belongs to."""
+        return block * NUM_STAGES // self.depth
+
+    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+        if stage < 0:
+            return [part for part in (self.patch_embed, self.pos_embedding) if part is not None]
+        parts = [b for i, b in enumerate(self.blocks) if self.stage_of_block(i) == stage]
+        parts += [
+            shortcut
+            for i, shortcut in enumerate(self.shortcuts)
+            if self.stage_of_block(self.shortcuts.last_bypassed(i)) == stage
+        ]
+        if stage == NUM_STAGES - 1:
+            parts += [part for part in (self.norm, self.pyramid) if part is not None]
+        return parts
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        num_depths = self.depth + 2
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        if kind in ("patch_embed", "pos_embedding"):
+            return 0, num_depths
+        if kind in ("blocks", "shortcuts"):
+            index = int(rest.split(".")[0])
+            index = index if kind == "blocks" else self.shortcuts.last_bypassed(index)
+            return 1 + index, num_depths
+        return num_depths - 1, num_depths
+
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """Makes the authors' tensors, under our names, fit; and positions of another
+        ``image_size``.
+
+        Their patch embedding is a linear layer on patches whose channels change fastest, and ViT
+        makes queries, keys and values at once.
+        """
+        own = self.patch_embed.weight
+        weight = state_dict.get(f"{prefix}patch_embed.weight")
+        if weight is not None and weight.ndim == 2 and len(weight) == len(own):
+            patches = weight.unflatten(1, (self.patch_size, self.patch_size, -1))
+            state_dict[f"{prefix}patch_embed.weight"] = patches.permute(0, 3, 1, 2)
+        for key in [key for key in state_dict if key.endswith(".attn.qkv.weight")]:
+            if key.startswith(f"{prefix}blocks."):
+                qkv = state_dict.pop(key)
+                name = key.removesuffix("qkv.weight")
+                q, kv = qkv.split([len(qkv) // 3, len(qkv) - len(qkv) // 3])
+                state_dict[f"{name}q.weight"], state_dict[f"{name}kv.weight"] = q, kv
+        table, own = state_dict.get(f"{prefix}pos_embedding"), self.pos_embedding
+        if table is not None and own is not None and table.shape != own.shape:
+            size = (self.grid_size, self.grid_size)
+            num_class_tokens = own.shape[1] - self.grid_size**2
+            side = math.isqrt(table.shape[1] - num_class_tokens)
+            if side * side == table.shape[1] - num_class_tokens:
+                resized = resize_positions(table, size, num_class_tokens)
+                state_dict[f"{prefix}pos_embedding"] = resized
+        return state_dict
+
+
+def resize_positions(table: Tensor, size: tuple[int, int], num_class_tokens: int) -> Tensor:
+    """Resizes a position embedding of a square grid bicubically.
+
+    Args:
+        table: (1, num_class_tokens + side * side, C).
+        size: h and w of the wanted grid. For (side, side) the values stay as they are.
+        num_class_tokens: leading positions that are no part of the grid.
+
+    Returns:
+        (1, num_class_tokens + h * w, C).
+    """
+    side = math.isqrt(table.shape[1] - num_class_tokens)
+    # No question whether the size fits already: an exported graph serves all sizes.
+    grid = table[:, num_class_tokens:].transpose(1, 2).unflatten(2, (side, side))
+    grid = F.interpolate(grid, size=size, mode="bicubic").flatten(2).transpose(1, 2)
+    return torch.cat([table[:, :num_class_tokens], grid], dim=1)

@@ -1,0 +1,282 @@
+"""Swin Transformer with depth-wise shortcuts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
+from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.feature_pyramid import pad_to_multiple
+from mmhybrid.layers.transformer_block import FeedForward
+from mmhybrid.layers.window_attention import WindowAttention, WindowShift, shift_windows
+
+
+class SwinBlock(nn.Module):
+    """Window attention and a feed-forward network, each a residual with a normalisation first.
+
+    Args:
+        channels: C of the (B, H * W, C) tokens.
+        num_heads: of the attention.
+        window_size: side of a window.
+        mlp_ratio: hidden channels of the feed-forward network over C.
+        drop_path_rate: of both residuals.
+        shifted: use the shifted windows.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        window_size: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        shifted: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, num_heads, window_size)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = FeedForward(channels, int(channels * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+        self.shifted = shifted
+
+    def forward(self, x: Tensor, size: tuple[int, int], shift: WindowShift | None) -> Tensor:
+        """Maps (B, H * W, C) to the same; ``shift`` is that of the stage."""
+        grid = self.norm1(x).unflatten(1, size)
+        x = x + self.drop_path(self.attn(grid, shift if self.shifted else None).flatten(1, 2))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Patches and their normalisation: (B, in_channels, H, W) to (B, C, H / p, W / p)."""
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
+        x = self.proj(pad_to_multiple(x, self.patch_size))
+        return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[-2:])
+
+
+class PatchMerging(nn.Module):
+    """Halves a map: four neighbouring tokens of C channels become one of 2 C."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(4 * channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Maps (B, H * W, C) to (B, H / 2 * W / 2, 2 C) and its size; odd sides are padded."""
+        height, width = size
+        x = F.pad(x.unflatten(1, size), (0, 0, 0, width % 2, 0, height % 2))
+        # Column by column, as the published weights have it.
+        x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
+        return self.reduction(self.norm(x.flatten(1, 2))), tuple(x.shape[1:3])
+
+
+class SwinStage(nn.Module):
+    """Holds the parts of a stage under the names of the published checkpoints.
+
+    Attributes:
+        blocks: with regular and shifted windows in turn.
+        shortcuts: around the blocks.
+        downsample: what follows the stage, and belongs to the next one; None after the last.
+    """
+
+    def __init__(
+        self, blocks: Iterable[nn.Module], shortcuts: DepthwiseShortcuts, downsample: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.shortcuts = shortcuts
+        channels = self.blocks[0].norm1.normalized_shape[0]
+        self.downsample = PatchMerging(channels) if downsample else None
+
+
+@MODELS.register_module()
+class DWSwinTransformer(HybridBackbone):
+    """Swin Transformer with depth-wise shortcuts, https://arxiv.org/abs/2407.19394.
+
+    The host is Microsoft's Swin (https://arxiv.org/abs/2103.14030), whose checkpoints and those of
+    the authors (https://github.com/ZTX-100/Efficient_ViT_with_DW) map onto the names of its
+    parameters. The shortcuts work on the whole map, without windows, shift or padding; they are
+    not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
+    window is not shifted.
+
+    Args:
+        arch: ``'tiny'`` (short ``'t'``), or a dict with any of ``embed_dims``, ``depths``,
+            ``num_heads``, ``window_size``, ``patch_size`` and ``mlp_ratio``; the rest is taken from
+            ``'tiny'``.
+        in_channels: channels of the pictures.
+        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a layer
+            normalisation of its own. Stages after the last of them are not built.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
+            stages.
+        norm_eval: keep the running statistics of batch normalisations as they are in training.
+        norm_cfg: of the shortcuts' batch normalisations.
+        drop_path_rate: of the last block, rising linearly from 0. Published: 0.2.
+        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host.
+        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage. Shortcuts
+            never cross stages; a remainder of blocks gets a shortcut of its own.
+        shifted_windows: shift the windows of every other block.
+        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
+            activations.
+        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
+            published initialisation.
+
+    Example:
+        >>> import torch
+        >>> from mmhybrid.backbones import DWSwinTransformer
+        >>> [tuple(y.shape) for y in DWSwinTransformer('t')(torch.zeros(2, 3, 64, 64))]
+        [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4), (2, 768, 2, 2)]
+    """
+
+    family = "DWSwinTransformer"
+    # fmt: off
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+        "tiny": dict(
+            embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7,
+            patch_size=4, mlp_ratio=4),
+    })
+    # fmt: on
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
+        drop_path_rate: float = 0.0,
+        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_span: int | str = 1,
+        shifted_windows: bool = True,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        settings = resolve_arch(arch, self.presets, defaults="tiny")
+        self.depths = settings["depths"]
+        self.window_size = settings["window_size"]
+        self.shifted_windows = shifted_windows
+        dims = [settings["embed_dims"] * 2**stage for stage in range(len(self.depths))]
+        patch_size = settings["patch_size"]
+        super().__init__(
+            channels=dims,
+            strides=[patch_size * 2**stage for stage in range(len(self.depths))],
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size)
+        self.layers = nn.ModuleList()
+        rates = drop_path_rates(drop_path_rate, self.depths)
+        last = self.out_indices[-1]
+        for stage in range(last + 1):
+            blocks = (
+                SwinBlock(
+                    dims[stage],
+                    settings["num_heads"][stage],
+                    window_size=self.window_size,
+                    mlp_ratio=settings["mlp_ratio"],
+                    drop_path_rate=rate,
+                    shifted=shifted_windows and index % 2 == 1,
+                )
+                for index, rate in enumerate(rates[stage])
+            )
+            shortcuts = DepthwiseShortcuts(
+                dims[stage],
+                self.depths[stage],
+                kernel_sizes=dw_kernel_sizes,
+                span=dw_span,
+                norm_cfg=norm_cfg,
+            )
+            self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
+            if stage in self.out_indices:
+                self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttention):
+                nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
+        self.check_input(x)
+        tokens, size = self.patch_embed(x)
+        outputs = []
+        for stage, layer in enumerate(self.layers):
+            if stage > 0:
+                tokens, size = self.layers[stage - 1].downsample(tokens, size)
+            shift = None
+            if self.shifted_windows:
+                shift = shift_windows(*size, self.window_size, x.device)
+            tokens = layer.shortcuts.run(layer.blocks, tokens, size, self.run_block, size, shift)
+            if stage in self.out_indices:
+                normed = self.get_submodule(f"norm{stage}")(tokens)
+                outputs.append(normed.transpose(1, 2).unflatten(2, size).contiguous())
+        return tuple(outputs)
+
+    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+        if stage < 0:
+            return [self.patch_embed]
+        if stage >= len(self.layers):
+            return []
+        layer = self.layers[stage]
+        norm = [self.get_submodule(f"norm{stage}")] if stage in self.out_indices else []
+        downsampling = [self.layers[stage - 1].downsample] if stage > 0 else []
+        return [*downsampling, layer.blocks, layer.shortcuts, *norm]
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        num_depths = sum(self.depths) + 2
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        if kind == "patch_embed":
+            return 0, num_depths
+        if kind == "layers":
+            stage, part, index = rest.split(".")[:3]
+            before = sum(self.depths[: int(stage)])
+            if part == "downsample":  # Goes with the first block of the next stage.
+                return 1 + before + self.depths[int(stage)], num_depths
+            index = int(index)
+            if part == "shortcuts":
+                index = self.layers[int(stage)].shortcuts.last_bypassed(index)
+            return 1 + before + index, num_depths
+        return num_depths - 1, num_depths
+
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """Drops what the authors save but we compute, and resizes position biases of another
+        ``window_size``."""
+        for key in [key for key in state_dict if key.startswith(f"{prefix}layers.")]:
+            if key.endswith((".attn_mask", ".relative_position_index")):
+                del state_dict[key]
+        for name, own in self.named_parameters(prefix.removesuffix(".")):
+            table = state_dict.get(name)
+            if name.endswith(".relative_position_bias_table") and table is not None:
+                side, own_side = math.isqrt(len(table)), math.isqrt(len(own))
+                if side != own_side and side * side == len(table):
+                    grid = table.t().unflatten(1, (side, side))[None]
+                    grid = F.interpolate(grid, size=(own_side, own_side), mode="bicubic")
+                    state_dict[name] = grid[0].flatten(1).t()
+        return state_dict

@@ -1,0 +1,151 @@
+"""A vision transformer with depth-wise shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import resolve_arch
+from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.layers.drop_path import drop_path_rates
+from mmhybrid.layers.transformer_block import TransformerBlock
+
+
+@MODELS.register_module()
+class DWVisionTransformer(DWPlainBackbone):
+    """ViT with depth-wise shortcuts, https://arxiv.org/abs/2407.19394, for small data sets.
+
+    The host is that of the authors' code (https://github.com/ZTX-100/Efficient_ViT_with_DW), in the
+    manner of vit-pytorch: no bias on queries, keys and values, positions added to the class token
+    too. Beyond theirs it takes any size (the position embedding is resized bicubically, pictures
+    are padded to whole patches) and gives dense maps.
+
+    Args:
+        arch: ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or a dict with any of
+            ``embed_dims``, ``depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from
+            ``'tiny'``.
+        in_channels: channels of the pictures.
+        patch_size: side of a patch; a multiple of 4.
+        image_size: side of the pictures that the position embedding is made for.
+        out_type: ``'featmap'`` for a pyramid of four maps, made of the last block's tokens without
+            the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times
+            ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what mmpretrain's
+            ``LinearClsHead`` takes. With the vector, the last shortcut cannot change the output
+            (it leaves the class token alone): its gradient is zero, not None.
+        out_indices: levels of the pyramid to return; ``'cls_token'`` has no levels.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
+            quarters of the blocks; 4 freezes all.
+        norm_eval: keep the running statistics of batch normalisations as they are in training.
+        norm_cfg: of the shortcuts' batch normalisations.
+        drop_path_rate: of the last block, rising linearly from 0. Published: 0.
+        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host.
+        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
+            blocks gets a shortcut of its own.
+        position_embedding: add learned positions. With shortcuts, small data sets lose little
+            without.
+        class_token: have one.
+        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
+            activations.
+        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
+            PyTorch's own initialisation, as published.
+
+    Example:
+        >>> import torch
+        >>> from mmhybrid.backbones import DWVisionTransformer
+        >>> [tuple(y.shape) for y in DWVisionTransformer('t')(torch.zeros(2, 3, 64, 64))]
+        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
+    """
+
+    family = "DWVisionTransformer"
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {
+            "tiny": dict(embed_dims=192, depth=12, num_heads=3, mlp_ratio=4),
+            "small": dict(embed_dims=384, depth=12, num_heads=6, mlp_ratio=4),
+        }
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        in_channels: int = 3,
+        patch_size: int = 16,
+        image_size: int = 224,
+        out_type: str = "featmap",
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
+        drop_path_rate: float = 0.0,
+        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_span: int | str = 1,
+        position_embedding: bool = True,
+        class_token: bool = True,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        if out_type == "cls_token" and not class_token:
+            raise ValueError("out_type='cls_token' needs class_token=True")
+        settings = resolve_arch(arch, self.presets, defaults="tiny")
+        dims, depth = settings["embed_dims"], settings["depth"]
+        self.num_class_tokens = int(class_token)
+        num_positions = (image_size // patch_size) ** 2 + self.num_class_tokens
+        super().__init__(
+            embed_dims=dims,
+            depth=depth,
+            in_channels=in_channels,
+            patch_size=patch_size,
+            image_size=image_size,
+            out_type=out_type,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            norm_cfg=norm_cfg,
+            dw_kernel_sizes=dw_kernel_sizes,
+            dw_span=dw_span,
+            num_positions=num_positions if position_embedding else 0,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dims)) if class_token else None
+        for rate in drop_path_rates(drop_path_rate, (depth,))[0]:
+            self.blocks.append(
+                TransformerBlock(
+                    dims,
+                    settings["num_heads"],
+                    mlp_ratio=settings["mlp_ratio"],
+                    drop_path_rate=rate,
+                )
+            )
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
+        tokens, size = self.embed_patches(x)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.to(tokens).expand(len(x), -1, -1), tokens], dim=1)
+        if self.pos_embedding is not None:
+            tokens = tokens + self.positions(size, self.num_class_tokens).to(tokens)
+        tokens = self.shortcuts.run(
+            self.blocks,
+            tokens,
+            size,
+            self.run_block,
+            num_class_tokens=self.num_class_tokens,
+        )
+        if self.out_type == "cls_token":
+            return (self.norm(tokens[:, 0]),)
+        return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
+
+    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+        parts = super().stage_parts(stage)
+        return [*parts, self.cls_token] if stage < 0 and self.cls_token is not None else parts
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        if param_name.removeprefix(prefix) == "cls_token":
+            return 0, self.depth + 2
+        return super().get_layer_depth(param_name, prefix)

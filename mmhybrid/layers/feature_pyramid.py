@@ -1,0 +1,53 @@
+"""Maps of four sizes from the single map of a plain transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmhybrid.layers.norm import LayerNorm2d
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """The simple feature pyramid of ViTDet, https://arxiv.org/abs/2203.16527, without its neck.
+
+    Level 0 is four times as large as the map and has C / 4 channels, level 1 is twice as large and
+    has C / 2 channels (transposed convolutions), level 2 is the map, level 3 half of it (max
+    pooling).
+
+    Args:
+        channels: C of the (B, C, h, w) input; a multiple of 4.
+        levels: which of 0 to 3 to build and to return.
+    """
+
+    def __init__(self, channels: int, levels: Sequence[int]) -> None:
+        super().__init__()
+        half, quarter = channels // 2, channels // 4
+        builders = {
+            0: lambda: nn.Sequential(
+                nn.ConvTranspose2d(channels, half, 2, stride=2),
+                LayerNorm2d(half),
+                nn.GELU(),
+                nn.ConvTranspose2d(half, quarter, 2, stride=2),
+            ),
+            1: lambda: nn.ConvTranspose2d(channels, half, 2, stride=2),
+            2: nn.Identity,
+            3: lambda: nn.MaxPool2d(2, ceil_mode=True),
+        }
+        self.levels = nn.ModuleDict({str(level): builders[level]() for level in levels})
+
+    @staticmethod
+    def level_channels(channels: int) -> tuple[int, int, int, int]:
+        """Channels of the four levels."""
+        return channels // 4, channels // 2, channels, channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(level(x) for level in self.levels.values())
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pads (B, C, H, W) with zeros below and on the right until ``multiple`` divides H and W."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
