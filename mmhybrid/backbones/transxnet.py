@@ -16,6 +16,7 @@ from mmhybrid.backbones.base import HybridBackbone, resolve_arch
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.layer_scale import LayerScale
+from mmhybrid.layers.memory_format import prefer_channels_last
 from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
 from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
 from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
@@ -210,6 +211,7 @@ class TransXNet(HybridBackbone):
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
         self.check_input(x)
         x = self.patch_embed(x)
+        x = prefer_channels_last(x)
         outputs = []
         for stage in range(self.out_indices[-1] + 1):
             if stage > 0:

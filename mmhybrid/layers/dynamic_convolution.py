@@ -52,22 +52,43 @@ class InputDependentDepthwiseConv(nn.Module):
 
     def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mixes the bank for (B, C, H, W): kernels (B, C, K, K) and biases (B, C)."""
-        groups = (self.num_groups, -1)
-        mean = x.mean(dim=(2, 3), keepdim=True)
-        pooled = F.adaptive_avg_pool2d(x, self.kernel_size)
-        kernel_gate = self.proj(pooled).unflatten(1, groups).softmax(dim=1)  # (B, G, C, K, K)
-        bias_gate = self.proj(mean).flatten(1).unflatten(1, groups).softmax(dim=1)  # (B, G, C)
-        return (kernel_gate * self.weight).sum(dim=1), (bias_gate * self.bias).sum(dim=1)
+        size = self.kernel_size
+        pooled = F.adaptive_avg_pool2d(x, size).flatten(2).unsqueeze(-1)  # (B, C, K * K, 1)
+        mean = x.mean(dim=(2, 3)).unflatten(1, (-1, 1, 1))  # (B, C, 1, 1)
+        if self.training:
+            # Each pass has batch statistics of its own.
+            gate = torch.cat([self.proj(pooled), self.proj(mean)], dim=2)
+        else:
+            gate = self.proj(torch.cat([pooled, mean], dim=2))
+        gate = gate.squeeze(-1).unflatten(1, (self.num_groups, -1)).softmax(dim=1)
+        bank = torch.cat([self.weight.flatten(2), self.bias.unsqueeze(-1)], dim=2)
+        mixed = (gate * bank).sum(dim=1)  # (B, C, K * K + 1)
+        return mixed[..., :-1].unflatten(-1, (size, size)), mixed[..., -1]
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
         weight, bias = self.kernels(x)
-        # One grouped convolution over all pictures: as fast as a static depth-wise one.
-        x = F.conv2d(
-            x.reshape(1, batch * channels, height, width),
-            weight.reshape(batch * channels, 1, self.kernel_size, self.kernel_size),
-            bias.flatten(),
-            padding=self.kernel_size // 2,
-            groups=batch * channels,
-        )
-        return x.view(batch, channels, height, width)
+        if _is_faster_one_by_one(x):
+            return torch.cat(
+                [self._convolve(*one) for one in zip(x.split(1), weight, bias, strict=True)]
+            )
+        # One grouped convolution over all pictures is as fast as a static depth-wise one.
+        return self._convolve(x.reshape(1, -1, *x.shape[2:]), weight, bias).reshape(x.shape)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight = weight.reshape(-1, 1, self.kernel_size, self.kernel_size)
+        padding = self.kernel_size // 2
+        return F.conv2d(x, weight, bias.flatten(), padding=padding, groups=x.shape[1])
+
+
+def _is_faster_one_by_one(x: Tensor) -> bool:
+    """Whether pictures are better convolved one after the other.
+
+    On a CPU a large map is channels last, and all pictures in one convolution would be no more:
+    the copy there and back costs more than the calls. Measured on two threads, with a batch of 2
+    or 8, forward and backward: 1.2 to 1.7 times as fast at 28x28 and above, slower at 14x14.
+    """
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and x.shape[-2] * x.shape[-1] >= 28 * 28
+    )

@@ -65,9 +65,14 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
     Returns:
         (B, heads, N_q, d).
     """
-    if position.table is not None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=position.table.to(q.dtype))
     batch, heads, _, dim = q.shape
+    if position.table is not None:
+        table = position.table.to(q.dtype)
+        if torch.is_grad_enabled() and table.requires_grad:
+            # Fused kernels give no gradient to a mask, or a slow one. There are few keys here.
+            scores = (q * dim**-0.5) @ k.transpose(-1, -2) + table
+            return scores.softmax(dim=-1) @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=table.detach())
     width = dim + position.key.shape[-1]
     # Fused kernels want one width for queries, keys and values, a multiple of 8; zeros change
     # nothing.
