@@ -123,8 +123,23 @@ def test_nms_keeps_a_box_whose_overlap_equals_the_threshold(tenths: int, offset:
     scores = torch.tensor([0.9, 0.8])
     assert ops.nms(boxes, scores, tenths / 10, offset=offset)[1].tolist() == [0, 1]
     assert ops.nms(boxes, scores, tenths / 10 - 1e-3, offset=offset)[1].tolist() == [0]
+    # The other kernels act from the threshold on.
+    assert ops.soft_nms(boxes, scores, tenths / 10, method="naive", offset=offset)[1].tolist() == [
+        0
+    ]
     groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), tenths / 10)
     assert offset or [group.tolist() for group in groups] == [[0, 1]]
+
+
+def test_boxes_without_area_do_not_suppress_each_other() -> None:
+    boxes, scores = torch.tensor([[5.0, 5, 5, 9], [5, 5, 5, 9]]), torch.tensor([0.5, 0.4])
+    assert ops.nms(boxes, scores, 0.3)[1].tolist() == [0, 1]
+    for method in ("naive", "linear"):
+        dets, kept = ops.soft_nms(boxes, scores, 0.3, method=method)
+        assert kept.tolist() == [0, 1]
+        assert torch.equal(dets[:, 4], scores)
+    groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), 0.3)
+    assert [group.tolist() for group in groups] == [[0], [1]]
 
 
 def test_nms_takes_half_precision_numpy_and_views(device: str) -> None:
@@ -170,8 +185,6 @@ def test_nms_match() -> None:
     assert groups == slow_nms_match(dets.numpy(), 0.3)
     assert 1 < len(groups) < 60
     assert ops.nms_match(dets[:0], 0.3) == []
-    flat = torch.tensor([[5.0, 5, 5, 9, 0.5], [5, 5, 5, 9, 0.4]])  # no area, no overlap
-    assert [group.tolist() for group in ops.nms_match(flat, 0.3)] == [[0], [1]]
 
 
 @pytest.mark.parametrize("suppress", [ops.nms, ops.soft_nms])

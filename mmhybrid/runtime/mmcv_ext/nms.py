@@ -4,6 +4,7 @@ All of them work in float32, thresholds too, as mmcv's do: what happens to a box
 equals the threshold depends on it.
 """
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
@@ -15,14 +16,15 @@ def _round_to_float32(number: float) -> float:
     return torch.tensor(number, dtype=torch.float32).item()
 
 
-def _iou(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
+def _iou(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
     """Overlap of one box (4,) with boxes (N, 4), widths and heights being x2 - x1 + offset."""
     sizes = boxes[:, 2:] - boxes[:, :2] + offset
     size = box[2:] - box[:2] + offset
-    shared = torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2]) + offset
-    shared = shared.clamp(min=0)
+    shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]) + offset
+    shared = np.maximum(shared, 0)
     intersection = shared[:, 0] * shared[:, 1]
-    return intersection / (size[0] * size[1] + sizes[:, 0] * sizes[:, 1] - intersection)
+    with np.errstate(invalid="ignore"):  # boxes without area
+        return intersection / (size[0] * size[1] + sizes[:, 0] * sizes[:, 1] - intersection)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -68,39 +70,40 @@ def softnms(
     Returns:
         Indices of the surviving boxes in the order of `dets`.
     """
-    boxes, scores = boxes.float().clone(), scores.float().clone()
+    boxes, scores = (tensor.detach().cpu().float().numpy().copy() for tensor in (boxes, scores))
     iou_threshold, min_score = _round_to_float32(iou_threshold), _round_to_float32(min_score)
-    order = torch.arange(len(boxes), device=boxes.device)
+    order = np.arange(len(boxes))
     position = 0
     while position < len(boxes):
         # The best of the rest changes places with the first of the rest. Which of two equal
         # scores wins depends on this order, so it is kept just as mmcv keeps it.
-        swap = [position, position + int(scores[position:].argmax())]
+        swap = [position, position + scores[position:].argmax()]
         for values in (boxes, scores, order):
             values[swap] = values[swap[::-1]]
-        rest = slice(position + 1, None)
-        overlap = _iou(boxes[position], boxes[rest], offset)
+        overlap = _iou(boxes[position], boxes[position + 1 :], offset)
         if method == _NAIVE:
-            weight = (overlap < iou_threshold).to(overlap)
+            scores[position + 1 :][overlap >= iou_threshold] = 0
         elif method == _LINEAR:
-            weight = torch.where(overlap >= iou_threshold, 1 - overlap, 1)
+            scores[position + 1 :] *= np.where(overlap >= iou_threshold, 1 - overlap, 1)
         else:
-            weight = torch.exp(-(overlap * overlap) / sigma)
-        scores[rest] *= weight
+            scores[position + 1 :] *= np.exp(-(overlap * overlap) / np.float32(sigma))
         position += 1
-        kept = _fill_gaps(scores < min_score, position)
-        boxes, scores, order = boxes[kept], scores[kept], order[kept]
-    dets[: len(order)] = torch.cat((boxes, scores[:, None]), dim=1).to(dets)
-    return order
+        removed = scores < min_score
+        removed[:position] = False
+        if removed.any():
+            kept = _fill_gaps(removed)
+            boxes, scores, order = boxes[kept], scores[kept], order[kept]
+    result = np.concatenate((boxes, scores[:, None]), axis=1)
+    dets[: len(order)] = torch.from_numpy(result).to(dets)
+    return torch.from_numpy(order)
 
 
-def _fill_gaps(removed: Tensor, first: int) -> Tensor:
-    """Order left when each box removed from position `first` on gives its place to the last."""
-    removed[:first] = False
-    places = torch.arange(len(removed), device=removed.device)
-    count = len(removed) - int(removed.sum())
-    kept = places[:count].clone()
-    kept[removed[:count]] = places[count:][~removed[count:]].flip(0)
+def _fill_gaps(removed: np.ndarray) -> np.ndarray:
+    """Places left, in their new order, when each box removed gives its place to the last one."""
+    places = np.arange(len(removed))
+    count = len(removed) - removed.sum()
+    kept = places[:count]
+    kept[removed[:count]] = places[count:][~removed[count:]][::-1]
     return kept
 
 
@@ -111,12 +114,12 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         One list of indices a kept box: itself, then those it suppresses, by falling score. Here a
         box whose overlap equals the threshold is suppressed.
     """
-    dets = dets.float()
+    boxes = dets.detach().cpu().float().numpy()
     threshold = _round_to_float32(iou_threshold)
-    rest = dets[:, 4].sort(descending=True, stable=True).indices
+    rest = np.argsort(-boxes[:, 4], kind="stable")
     groups = []
     while len(rest):
-        suppressed = _iou(dets[rest[0], :4], dets[rest, :4], offset=0) >= threshold
+        suppressed = _iou(boxes[rest[0], :4], boxes[rest, :4], offset=0) >= threshold
         suppressed[0] = True  # a box without area does not overlap even itself
         groups.append(rest[suppressed].tolist())
         rest = rest[~suppressed]
