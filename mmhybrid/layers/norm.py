@@ -93,10 +93,11 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     change nothing.
     """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    settings = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, num_batches_tracked) in zip(norms, settings, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
