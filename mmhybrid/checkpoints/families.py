@@ -143,7 +143,7 @@ def describe(keys: Collection[str]) -> str:
     if family is None:
         names = ", ".join(sorted(keys)[:4])
         return f"{whole or 'weights'} of a kind that is not known here (such as {names})"
-    return f"{whole} with {family.name}" if whole else f"the weights of {family.name}"
+    return f"{whole} built on {family.name}" if whole else f"the weights of {family.name}"
 
 
 def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             for callback in self.callbacks[name]:
+                _called.add((name, callback))
                 callback(module)
 
         spec.loader.exec_module = exec_module
@@ -37,11 +38,18 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 _finder = _Finder()
+_called: set[tuple[str, Callback]] = set()
 
 
 def when_imported(name: str, callback: Callback) -> None:
-    """Calls ``callback(module)`` once the module is imported: now, or when that happens."""
+    """Calls ``callback(module)`` once the module is imported: now, or when that happens.
+
+    Asking for the same again changes nothing.
+    """
+    if (name, callback) in _called:
+        return
     if name in sys.modules:
+        _called.add((name, callback))
         callback(sys.modules[name])
         return
     if _finder not in sys.meta_path:
