@@ -6,6 +6,8 @@ What changes, and all that changes:
   its data set. Loaders read them in the main process.
 * Size: every size in pixels in the pipelines, the data preprocessor and the test settings shrinks
   by one factor, the one that brings the config's own picture size to ``size``.
+* Boxes: a second stage trains on 128 of a picture's proposals instead of 512. Its cost does not
+  shrink with the picture, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` pictures; the learning rate is ``lr``, after a
   linear warm-up over a tenth of the run a cosine down to nothing.
 * Start: no pretrained weights. LayerScale starts at 0.1, since from 1e-5 the residuals would be
@@ -30,6 +32,7 @@ from mmhybrid.engine.run_config import RunError, forget_pretrained
 from mmhybrid.engine.sample_data import draw_data
 
 EVALUATIONS = 4  # in a run
+SAMPLED_BOXES = 128
 SIZE_KEYS = ("scale", "scales", "img_scale", "crop_size", "size", "stride")
 
 
@@ -107,6 +110,9 @@ def _shrink(cfg: Config, size: int) -> None:
     others = [cfg.model.get("data_preprocessor"), cfg.model.get("test_cfg")]
     for node in [*pipelines, *others, cfg.get("data_preprocessor"), cfg.get("tta_pipeline")]:
         _scale_sizes(node, factor)
+    second_stages = (cfg.model.get("train_cfg") or {}).get("rcnn") or []
+    for stage in second_stages if isinstance(second_stages, list) else [second_stages]:
+        stage.sampler.num = min(stage.sampler.num, SAMPLED_BOXES)
 
 
 def _pixel_sizes(node: Any):
@@ -196,7 +202,7 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     cfg.default_hooks.logger = dict(type="LoggerHook", interval=min(10, max(1, iterations // 10)))
     cfg.default_hooks.logger.log_metric_by_epoch = False
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
-    checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
+    checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
         if hook["type"].endswith("EMAHook"):

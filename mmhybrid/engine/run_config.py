@@ -87,13 +87,6 @@ def set_run(cfg: Config, path: str, work_dir: str | None, launcher: str, suffix:
         cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict())
         if cfg.env_cfg.dist_cfg.get("backend", "nccl") == "nccl":
             cfg.env_cfg.dist_cfg.backend = "gloo"
-    if launcher == "none" or not torch.cuda.is_available():
-        replaced = _replace_sync_batch_norm(cfg.model)
-        if replaced:
-            print_log(
-                f"SyncBN works between GPUs only: {replaced} norm_cfg use BN in this run",
-                logger="current",
-            )
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
         for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -148,7 +141,17 @@ def forget_pretrained(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config: MMEngine's, unless ``runner_type`` names another."""
+    """The runner of a config: MMEngine's, unless ``runner_type`` names another.
+
+    SyncBN, which works between GPUs only, becomes BN in a run of one process.
+    """
+    if cfg.launcher == "none" or not torch.cuda.is_available():
+        replaced = _replace_sync_batch_norm(cfg.model)
+        if replaced:
+            print_log(
+                f"SyncBN works between GPUs only: {replaced} norm_cfg use BN in this run",
+                logger="current",
+            )
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 

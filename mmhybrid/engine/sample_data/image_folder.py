@@ -14,7 +14,7 @@ SIDE = 96
 def one_shape(rng: np.random.Generator, side: int, kind: int) -> np.ndarray:
     """A square picture (side, side, 3), RGB, uint8, of one shape of the given kind."""
     picture = texture(rng, side, side, tuple(rng.integers(70, 170, 3)))
-    shape = place(rng, side, side, [kind], 1)[0]
+    shape = place(rng, side, side, [kind], 1, radius_range=(0.25, 0.42))[0]
     return paint(rng, picture, [shape])
 
 

@@ -82,7 +82,12 @@ def texture(
 
 
 def place(
-    rng: np.random.Generator, width: int, height: int, kinds: Sequence[int], count: int
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    kinds: Sequence[int],
+    count: int,
+    radius_range: tuple[float, float] = (0.14, 0.27),
 ) -> list[Shape]:
     """Shapes at random places, none of which touches another.
 
@@ -93,12 +98,13 @@ def place(
         kinds: Which of :data:`KINDS` to take.
         count: How many shapes to try to place. Where no room is found for one, it is left out;
             the first always finds its place.
+        radius_range: Of the circles around the shapes, in short sides of the picture.
     """
     shapes: list[Shape] = []
     circles: list[tuple[float, float, float]] = []
     for _ in range(count):
         for _ in range(20):
-            radius = rng.uniform(0.14, 0.27) * min(width, height)
+            radius = rng.uniform(*radius_range) * min(width, height)
             x = rng.uniform(radius + 1, width - radius - 1)
             y = rng.uniform(radius + 1, height - radius - 1)
             if all(np.hypot(x - a, y - b) > radius + r for a, b, r in circles):
