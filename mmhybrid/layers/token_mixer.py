@@ -63,6 +63,10 @@ class DualDynamicTokenMixer(nn.Module):
         )
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
-        local, distant = x.chunk(2, dim=1)
-        x = torch.cat([self.local_unit(local), self.global_unit(distant, position)], dim=1)
+        x = self.mix(x, position)
         return x + self.proj(x)
+
+    def mix(self, x: Tensor, position: RelativePosition) -> Tensor:
+        """The two halves side by side, before the enhancer."""
+        local, distant = x.chunk(2, dim=1)
+        return torch.cat([self.local_unit(local), self.global_unit(distant, position)], dim=1)

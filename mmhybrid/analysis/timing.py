@@ -1,0 +1,94 @@
+"""Timing and peak memory that can be trusted: compared within one run, medians, warmed up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Times functions in turn (A B A B ...), so that a drift of the machine meets all alike.
+
+    Args:
+        functions: what to time, by name; each call must do the same work.
+        repeats: timed calls of each.
+        warmup: calls of each that are not counted.
+
+    Returns:
+        Seconds of every timed call, by name.
+    """
+    for function in functions.values():
+        for _ in range(warmup):
+            function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            _synchronise()
+            start = time.perf_counter()
+            function()
+            _synchronise()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """How many times as fast ``fast`` is as ``slow``: the median of the ratios of neighbouring
+    calls."""
+    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def peak_memory(function: Callable[[], object]) -> int:
+    """Bytes that a call needs at its peak, beyond what was there before it.
+
+    On a GPU from PyTorch's allocator. On a CPU the call runs in a forked process, and the kernel's
+    record of its largest resident size counts (Linux only).
+
+    Raises:
+        RuntimeError: the call failed in the forked process.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_peak_resident, args=(function, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError("the measured call failed; its error is above") from None
+    finally:
+        process.join()
+
+
+def _peak_resident(function: Callable[[], object], sender) -> None:
+    # A forked process has none of its parent's worker threads; PyTorch must not wait for them.
+    torch.set_num_threads(1)
+    before = _status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the record
+    function()
+    sender.send(_status_bytes("VmHWM") - before)
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

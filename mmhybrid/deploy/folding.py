@@ -1,0 +1,105 @@
+"""The algebra of fusing: two linear operations that follow each other become one.
+
+Everything is exact but for rounding; sums are made in float64 before they are rounded to the
+parameters' own precision.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmhybrid.layers.conv_norm import ConvNorm
+
+
+def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The scale and the shift that a batch normalisation is in evaluation, in float64."""
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return scale, shift
+
+
+def affine_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """The convolution that does ``scale * conv(x) + shift``, per channel."""
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    bias = shift if conv.bias is None else conv.bias.double() * scale + shift
+    return _with(conv, weight, bias)
+
+
+def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution that does ``conv(scale * x + shift)``, per channel.
+
+    Raises:
+        ValueError: the convolution pads: its border would need another shift.
+    """
+    if any(conv.padding):
+        raise ValueError("a shift before a convolution that pads cannot be folded into it")
+    weight = conv.weight.double()
+    per_group = scale.view(conv.groups, 1, -1, 1, 1), shift.view(conv.groups, 1, -1, 1, 1)
+    grouped = weight.unflatten(0, (conv.groups, -1))
+    bias = (grouped * per_group[1]).sum(dim=(2, 3, 4)).flatten()
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
+    return _with(conv, (grouped * per_group[0]).flatten(0, 1), bias)
+
+
+def identity_added(conv: nn.Conv2d) -> nn.Conv2d:
+    """The depth-wise convolution of odd size that does ``x + conv(x)``."""
+    weight = conv.weight.double().clone()
+    weight[:, 0, weight.shape[2] // 2, weight.shape[3] // 2] += 1
+    return _with(conv, weight, conv.bias)
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Folds every batch normalisation that has a convolution right beside it, in place.
+
+    Looks into :class:`ConvNorm`, ``nn.Sequential`` and mmcv's ``ConvModule``, where what stands
+    side by side runs side by side.
+    """
+    for part in module.modules():
+        if isinstance(part, ConvNorm) and isinstance(part.bn, _BatchNorm):
+            part.conv = affine_after(part.conv, *norm_as_affine(part.bn))
+            part.bn = nn.Identity()
+        elif type(part) is nn.Sequential:
+            _fold_sequence(part)
+        elif _is_conv_module(part) and _are_conv_and_norm(part.conv, part.norm):
+            part.conv = affine_after(part.conv, *norm_as_affine(part.norm))
+            setattr(part, part.norm_name, nn.Identity())
+
+
+def _fold_sequence(sequence: nn.Sequential) -> None:
+    for i in range(len(sequence) - 1):
+        first, second = sequence[i], sequence[i + 1]
+        if _are_conv_and_norm(first, second):
+            sequence[i] = affine_after(first, *norm_as_affine(second))
+            sequence[i + 1] = nn.Identity()
+        elif _are_conv_and_norm(second, first) and not any(second.padding):
+            sequence[i] = nn.Identity()
+            sequence[i + 1] = affine_before(*norm_as_affine(first), second)
+
+
+def _is_conv_module(part: nn.Module) -> bool:
+    # By name: mmcv need not be there.
+    return type(part).__name__ == "ConvModule" and part.order[:2] == ("conv", "norm") and part.norm
+
+
+def _are_conv_and_norm(conv: nn.Module, norm: nn.Module) -> bool:
+    return type(conv) is nn.Conv2d and isinstance(norm, _BatchNorm) and norm.track_running_stats
+
+
+def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    dtype = conv.weight.dtype
+    conv = copy.copy(conv)
+    conv._parameters = {
+        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
+        "bias": nn.Parameter(bias.detach().to(dtype), requires_grad=False),
+    }
+    return conv
