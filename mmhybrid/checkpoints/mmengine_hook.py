@@ -95,11 +95,8 @@ def _patch_pretrained(module: ModuleType) -> None:
         checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
         prefix = self.prefix.rstrip(".") + "."
         entry, weights = find_weights(checkpoint, source=_source_of(checkpoint))
-        part = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in ((without_wrappers(k), v) for k, v in weights.items())
-            if key.startswith(prefix)
-        }
+        weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
+        part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         if not part:
             raise CheckpointError(
                 f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It seems "

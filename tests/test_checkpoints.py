@@ -1,0 +1,399 @@
+"""Loading weights into a model that holds one of our backbones, whoever saved them."""
+
+import json
+import logging
+import types
+from collections import OrderedDict
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule, ExponentialMovingAverage
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
+
+from mmhybrid import load_checkpoint
+from mmhybrid.backbones import TransXNet
+from mmhybrid.checkpoints import CheckpointError
+from mmhybrid.checkpoints.families import describe, recognise
+
+ARCH = dict(
+    depths=(1, 1, 1, 1),
+    embed_dims=(16, 16, 32, 32),
+    num_heads=(1, 1, 2, 2),
+    num_groups=(2, 2, 2, 2),
+    mlp_ratios=(1, 1, 1, 1),
+)
+NORMS = [f"norm{i}.{kind}" for i in (0, 2, 4, 6) for kind in ("weight", "bias")]
+
+
+def backbone(**settings) -> TransXNet:
+    model = TransXNet(**{"arch": ARCH, "image_size": 64, **settings})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+class Detector(BaseModule):
+    """A backbone of ours, and what stands on it."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.backbone = backbone(**settings)
+        self.neck = nn.Conv2d(32, 8, 1)
+        self.rpn_head = nn.Conv2d(8, 4, 1)
+
+
+class Classifier(BaseModule):
+    """The names of mmpretrain's ImageClassifier."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.backbone = backbone(out_indices=(3,))
+        self.head = nn.Module()
+        self.head.fc = nn.Linear(32, classes)
+
+
+def authors_weights() -> OrderedDict:
+    """A file with the names that the authors gave their classifier."""
+    weights = OrderedDict(backbone().state_dict())
+    for name in NORMS:
+        del weights[name]
+    weights["classifier.0.weight"] = torch.randn(32)
+    weights["classifier.0.bias"] = torch.randn(32)
+    weights["classifier.2.weight"] = torch.randn(10, 32, 1, 1)
+    weights["classifier.2.bias"] = torch.randn(10)
+    return weights
+
+
+def saved(value, tmp_path, name="weights.pth") -> str:
+    torch.save(value, tmp_path / name)
+    return str(tmp_path / name)
+
+
+def holds(model: nn.Module, weights: dict, prefix: str = "") -> bool:
+    state = model.state_dict()
+    return all(torch.equal(state[prefix + k], v) for k, v in weights.items() if prefix + k in state)
+
+
+@pytest.fixture
+def messages():
+    """What is logged."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+WRAPPINGS = {
+    "bare": lambda w: w,
+    "state_dict": lambda w: {"state_dict": w, "epoch": 1, "arch": "t"},
+    "model": lambda w: {"model": w, "optimizer": {}, "args": None},
+    "nested": lambda w: {"model": {"state_dict": w}},
+    "module.": lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
+    "_orig_mod.": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+    "module._orig_mod.": lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()},
+    "backbone.": lambda w: {"state_dict": {f"backbone.{k}": v for k, v in w.items()}},
+    "module.backbone.": lambda w: {f"module.backbone.{k}": v for k, v in w.items()},
+    "model.": lambda w: {f"model.{k}": v for k, v in w.items()},
+    "state_dict_ema": lambda w: {
+        "state_dict": {k: v + 1 for k, v in w.items()},
+        "state_dict_ema": w,
+    },
+    "model_ema": lambda w: {"model": {k: v + 1 for k, v in w.items()}, "model_ema": w},
+}
+
+
+@pytest.mark.parametrize("target", ["backbone", "detector"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_any_wrapping_loads_into_any_model(wrapping, target, tmp_path):
+    ours = backbone().state_dict()
+    path = saved(WRAPPINGS[wrapping](ours), tmp_path)
+    model = backbone() if target == "backbone" else Detector()
+    prefix = "" if target == "backbone" else "backbone."
+    report = load_checkpoint(model, path)
+    assert holds(model, ours, prefix)
+    assert set(report.loaded) == {prefix + key for key in ours}
+    assert report.left_over == []
+    assert report.missing == [k for k in model.state_dict() if not k.startswith(prefix)]
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_authors_weights_load_into_a_dense_backbone(wrapping, tmp_path, messages):
+    weights = authors_weights()
+    model = backbone()
+    before = {name: model.state_dict()[name].clone() for name in NORMS}
+    report = load_checkpoint(model, saved(WRAPPINGS[wrapping](weights), tmp_path))
+    assert report.missing == NORMS
+    assert [k.rpartition("classifier")[2] for k in report.left_over] == [
+        ".0.weight",
+        ".0.bias",
+        ".2.weight",
+        ".2.bias",
+    ]
+    assert holds(model, weights)
+    assert holds(model, before)
+    total = len(model.state_dict())
+    assert any(f"loaded {total - 8} of {total} tensors" in message for message in messages)
+
+
+def test_authors_weights_load_into_a_classifier(tmp_path):
+    weights = authors_weights()
+    model = Classifier()
+    report = load_checkpoint(model, saved({"state_dict": weights}, tmp_path))
+    assert report.missing == report.left_over == []
+    assert report.adapted == ["head.fc.weight"]
+    assert report.renamed["head.fc.weight"] == "classifier.2.weight"
+    assert report.renamed["backbone.norm6.bias"] == "classifier.0.bias"
+    assert torch.equal(model.head.fc.weight, weights["classifier.2.weight"].flatten(1))
+    assert torch.equal(model.backbone.norm6.weight, weights["classifier.0.weight"])
+    assert holds(model, weights, "backbone.")
+
+
+def test_classifier_of_other_classes_keeps_its_head(tmp_path):
+    model = Classifier(classes=7)
+    report = load_checkpoint(model, saved(authors_weights(), tmp_path))
+    assert report.mismatched == {
+        "head.fc.weight": ((10, 32, 1, 1), (7, 32)),
+        "head.fc.bias": ((10,), (7,)),
+    }
+    assert "head.fc.weight is (10, 32, 1, 1) in the file and (7, 32) in the model" in str(report)
+
+
+@pytest.mark.parametrize("arch", ["t", "s", "b"])
+def test_names_of_the_published_files(arch, shared, tmp_path):
+    keys = json.loads((shared / "reference" / f"transxnet_{arch}_keys.json").read_text())
+    weights = {k: torch.ones(s).to(getattr(torch, t)) for k, s, t in keys["keys_cls"]}
+    report = load_checkpoint(TransXNet(arch), saved({"state_dict": weights}, tmp_path))
+    assert report.missing == NORMS
+    assert report.left_over == [k for k in weights if k.startswith("classifier.")]
+    assert report.mismatched == {}
+
+
+def test_a_detectors_file_loads_into_a_backbone_and_another_detector(tmp_path):
+    theirs = Detector()
+    path = saved({"state_dict": theirs.state_dict(), "meta": {}}, tmp_path)
+    model = backbone()
+    report = load_checkpoint(model, path)
+    assert holds(model, theirs.backbone.state_dict())
+    assert report.left_over == ["neck.weight", "neck.bias", "rpn_head.weight", "rpn_head.bias"]
+    other = Detector()
+    assert load_checkpoint(other, path).left_over == []
+    assert holds(other, theirs.state_dict())
+
+
+def test_wrapped_and_compiled_models(tmp_path):
+    weights = backbone().state_dict()
+    path = saved(weights, tmp_path)
+    for wrap in (nn.DataParallel, torch.compile):
+        model = backbone()
+        assert load_checkpoint(wrap(model), path).missing == []
+        assert holds(model, weights)
+    detector = Detector()
+    plain = detector.backbone
+    detector.backbone = torch.compile(plain)
+    assert len(load_checkpoint(detector, path).loaded) == len(weights)
+    assert holds(plain, weights)
+
+
+def test_averaged_or_not(tmp_path):
+    weights = backbone().state_dict()
+    others = {key: value + 1 for key, value in weights.items()}
+    path = saved({"state_dict": others, "state_dict_ema": weights}, tmp_path)
+    for ema, expected in ((None, weights), (True, weights), (False, others)):
+        model = backbone()
+        load_checkpoint(model, path, ema=ema)
+        assert holds(model, expected)
+    path = saved({"state_dict": weights}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"weights\.pth holds no averaged"):
+        load_checkpoint(backbone(), path, ema=True)
+    path = saved({"state_dict_ema": weights}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"averaged .* only"):
+        load_checkpoint(backbone(), path, ema=False)
+
+
+def test_averaged_or_not_in_a_file_of_mmengine(tmp_path):
+    """The EMAHook saves the averaged weights as ``state_dict``."""
+    averaged = backbone().state_dict()
+    others = {f"module.{key}": value + 1 for key, value in averaged.items()}
+    content = {"state_dict": averaged, "ema_state_dict": {**others, "steps": torch.tensor(3)}}
+    path = saved({**content, "meta": {}}, tmp_path)
+    for ema, offset in ((None, 0), (True, 0), (False, 1)):
+        model = backbone()
+        load_checkpoint(model, path, ema=ema)
+        assert holds(model, {key: value + offset for key, value in averaged.items()})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 13])
+def test_stem_of_other_channels(channels, tmp_path):
+    weights = backbone().state_dict()
+    model = backbone(in_channels=channels)
+    report = load_checkpoint(model, saved(weights, tmp_path))
+    name = "patch_embed.proj.conv.weight"
+    assert report.adapted == ([] if channels == 3 else [name])
+    stem, pretrained = model.state_dict()[name], weights[name]
+    grey = torch.rand(1, 1, 7, 7)
+    # A grey picture means the same to both, where all three colours are there equally often.
+    if channels % 3 == 0 or channels == 1:
+        expected = nn.functional.conv2d(grey.expand(1, 3, 7, 7), pretrained)
+        torch.testing.assert_close(
+            nn.functional.conv2d(grey.expand(1, channels, 7, 7), stem), expected
+        )
+    if channels > 1:
+        torch.testing.assert_close(stem[:, 0], pretrained[:, 0] * 3 / channels)
+
+
+def test_tables_of_another_picture_size_are_resized(tmp_path):
+    weights = backbone(image_size=64).state_dict()
+    model = backbone(image_size=96)
+    report = load_checkpoint(model, saved(weights, tmp_path))
+    assert "relative_pos_enc.0" in report.adapted
+    assert report.missing == []
+    assert report.mismatched == {}
+
+
+STRANGERS = {
+    "Swin": ("layers.0.blocks.0.attn.relative_position_bias_table", "norm.weight"),
+    "Swin (mmdet's names)": ("backbone.stages.0.blocks.0.attn.w_msa.qkv.weight",),
+    "ResNet": ("layer1.0.conv1.weight", "layer4.0.conv1.weight", "fc.weight"),
+    "ConvNeXt": ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
+    "ViT or DeiT": ("cls_token", "blocks.0.attn.qkv.weight"),
+    "CaiT": ("cls_token", "blocks_token_only.0.gamma_1", "blocks.0.attn.qkv.weight"),
+    "PVT": ("patch_embed1.proj.weight", "block1.0.attn.kv.weight"),
+    "PVT v2 or MiT": ("block1.0.attn.kv.weight", "block1.0.mlp.dwconv.dwconv.weight"),
+    "VAN": ("block1.0.attn.spatial_gating_unit.conv0.weight",),
+    "PoolFormer": ("network.0.0.layer_scale_1",),
+    "a detector built on ResNet": (
+        "backbone.layer1.0.conv1.weight",
+        "backbone.layer4.0.conv1.weight",
+        "rpn_head.rpn_conv.weight",
+    ),
+    "a segmentor": ("decode_head.conv_seg.weight", "backbone.unknown.weight"),
+    "not known here .*something.weight": ("something.weight",),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_a_strangers_file_is_an_error_that_says_whose_it_seems(kind, tmp_path):
+    path = saved({"state_dict": {key: torch.ones(1) for key in STRANGERS[kind]}}, tmp_path)
+    model = Detector()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pattern = kind.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(CheckpointError, match=rf"weights\.pth does not fit TransXNet.*{pattern}"):
+        load_checkpoint(model, path)
+    assert holds(model, before)
+
+
+def test_another_arch_is_an_error_that_shows_shapes(tmp_path):
+    path = saved(backbone().state_dict(), tmp_path)
+    other = backbone(arch={**ARCH, "embed_dims": (32, 32, 64, 64)})
+    with pytest.raises(CheckpointError, match=r"\(16, 3, 7, 7\).*\(32, 3, 7, 7\).*another `arch`"):
+        load_checkpoint(other, path)
+
+
+def test_families_of_the_reference_files(shared):
+    for file, name in (
+        ("dw_vit_tiny", "DW-ViT"),
+        ("dw_cait_xxs12", "DW-CaiT"),
+        ("dw_swin_t", "DW-Swin"),
+    ):
+        keys = json.loads((shared / "reference" / f"{file}_keys.json").read_text())
+        assert recognise(keys).name == name
+    keys = json.loads((shared / "reference" / "transxnet_t_keys.json").read_text())
+    assert describe([k for k, *_ in keys["keys_cls"]]) == "a classifier built on TransXNet"
+
+
+@pytest.mark.parametrize("content", [3, {"epoch": 1}, {"state_dict": {}}, [torch.ones(1)]])
+def test_a_file_without_weights_is_an_error(content, tmp_path):
+    with pytest.raises(CheckpointError, match=r"weights\.pth holds no weights"):
+        load_checkpoint(backbone(), saved(content, tmp_path))
+
+
+def test_sha256_that_the_caller_gives(tmp_path):
+    path = saved(backbone().state_dict(), tmp_path)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(backbone(), path, sha256="0123abcd")
+
+
+# --- MMEngine's ways ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapping", ["state_dict", "model", "module.", "state_dict_ema"])
+def test_init_cfg(wrapping, tmp_path, messages):
+    weights = authors_weights()
+    path = saved(WRAPPINGS[wrapping](weights), tmp_path)
+    model = backbone(init_cfg=dict(type="Pretrained", checkpoint=path))
+    model.init_weights()
+    assert holds(model, weights)
+    assert any("tensors from" in message and path in message for message in messages)
+
+
+def test_init_cfg_inside_a_detector(tmp_path):
+    weights = authors_weights()
+    path = saved({"state_dict": weights}, tmp_path)
+    model = Detector(init_cfg=dict(type="Pretrained", checkpoint=path))
+    model.init_weights()
+    assert holds(model, weights, "backbone.")
+
+
+def test_init_cfg_with_prefix(tmp_path):
+    theirs = Detector()
+    weights = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    path = saved({"model": weights}, tmp_path)
+    model = backbone(init_cfg=dict(type="Pretrained", checkpoint=path, prefix="backbone."))
+    model.init_weights()
+    assert holds(model, theirs.backbone.state_dict())
+    model = backbone(init_cfg=dict(type="Pretrained", checkpoint=path, prefix="encoder"))
+    with pytest.raises(CheckpointError, match=r"'encoder\.'.*a detector built on TransXNet"):
+        model.init_weights()
+
+
+def test_load_from_and_inferencers(tmp_path):
+    weights = authors_weights()
+    path = saved({"model": weights, "model_ema": weights}, tmp_path)
+    model = Detector()
+    mmengine_load_checkpoint(model, path, map_location="cpu")
+    assert holds(model, weights, "backbone.")
+    import mmengine.infer.infer
+    import mmengine.runner.runner
+
+    for module in (mmengine.runner.runner, mmengine.infer.infer):
+        assert module._load_checkpoint_to_model is _load_checkpoint_to_model
+    path = saved({"state_dict": {"layer1.0.conv1.weight": torch.ones(1)}}, tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        mmengine_load_checkpoint(model, path)
+
+
+def test_load_from_starts_averages_too(tmp_path):
+    weights = authors_weights()
+    path = saved({"model": weights}, tmp_path)
+    hook = EMAHook()
+    hook.ema_model = ExponentialMovingAverage(Detector())
+    checkpoint = CheckpointLoader.load_checkpoint(path)
+    hook.after_load_checkpoint(types.SimpleNamespace(_resume=False), checkpoint)
+    assert holds(hook.ema_model.module, weights, "backbone.")
+
+
+def test_our_own_files_and_other_models_go_the_old_way(tmp_path, monkeypatch, messages):
+    theirs = Detector()
+    path = saved({"state_dict": theirs.state_dict(), "meta": {}}, tmp_path)
+    model = Detector()
+    mmengine_load_checkpoint(model, path, strict=True)
+    assert holds(model, theirs.state_dict())
+    stranger = nn.Linear(2, 2)
+    path = saved({"state_dict": {"other": torch.ones(1)}}, tmp_path)
+    mmengine_load_checkpoint(stranger, path)
+    assert not any("tensors from" in message for message in messages)
+
+
+def test_strict_loading_stays_strict(tmp_path):
+    path = saved({"state_dict": authors_weights()}, tmp_path)
+    with pytest.raises(RuntimeError, match="match exactly"):
+        mmengine_load_checkpoint(backbone(), path, strict=True)
