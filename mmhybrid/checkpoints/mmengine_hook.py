@@ -77,7 +77,7 @@ def _patch_loading(module: ModuleType) -> None:
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
     for each in list(sys.modules.values()):
         # MMEngine's runner and inferencers import it by name.
-        if vars(each).get("_load_checkpoint_to_model") is original:
+        if getattr(each, "__dict__", {}).get("_load_checkpoint_to_model") is original:
             each._load_checkpoint_to_model = load_checkpoint_to_model
 
 
