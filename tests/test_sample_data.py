@@ -1,0 +1,196 @@
+"""The drawn data sets: in the published formats, the same each time, and told apart by shape."""
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+import mmhybrid  # noqa: F401
+from mmhybrid.engine.data_paths import check_data, set_data_root
+from mmhybrid.engine.run_config import RunError
+from mmhybrid.engine.sample_data import draw_data
+from mmhybrid.engine.sample_data.files import spread
+from mmhybrid.engine.sample_data.shapes import KINDS, outline, place
+
+SOURCES = dict(
+    coco="mmdet::_base_/datasets/coco_instance.py",
+    ade20k="mmseg::_base_/datasets/ade20k.py",
+    cityscapes="mmseg::_base_/datasets/cityscapes.py",
+    imagenet="mmpretrain::_base_/datasets/imagenet_bs32.py",
+    cifar10="mmpretrain::_base_/datasets/cifar10_bs16.py",
+    cifar100="mmpretrain::_base_/datasets/cifar100_bs16.py",
+)
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def read(source: str, folder: Path) -> Config:
+    """The library's own config of a data set, reading from a folder."""
+    config = folder.parent / f"{source}.py"
+    config.write_text(f"_base_ = {SOURCES[source]!r}\n")
+    cfg = Config.fromfile(config)
+    cfg.default_scope = SOURCES[source].split("::")[0]
+    init_default_scope(cfg.default_scope)
+    set_data_root(cfg, str(folder))
+    return cfg
+
+
+def drawn(source: str, folder: Path, train: int = 12, seed: int = 0) -> Config:
+    cfg = read(source, folder)
+    draw_data(cfg, folder, train=train, held_out=10, seed=seed)
+    return cfg
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_library_reads_what_was_drawn(source: str, tmp_path: Path) -> None:
+    cfg = drawn(source, tmp_path / "data")
+    check_data(cfg, ("train_dataloader", "val_dataloader", "test_dataloader"))
+    from mmengine.registry import DATASETS
+
+    for loader, count in (("train_dataloader", 12), ("val_dataloader", 10)):
+        dataset = DATASETS.build(cfg[loader].dataset)
+        assert len(dataset) == count
+        sample = dataset[0]
+        assert sample["inputs"].dim() == 3
+        truth = sample["data_samples"]
+        assert any(hasattr(truth, name) for name in ("gt_instances", "gt_sem_seg", "gt_label"))
+
+
+def test_same_seed_same_bytes(source: str, tmp_path: Path) -> None:
+    drawn(source, tmp_path / "one")
+    drawn(source, tmp_path / "two")
+    drawn(source, tmp_path / "three", seed=1)
+    first, second, third = (digest(tmp_path / name) for name in ("one", "two", "three"))
+    assert first == second
+    assert first != third
+
+
+def test_training_and_held_out_pictures_differ(tmp_path: Path) -> None:
+    drawn("coco", tmp_path / "data")
+    train, val = (
+        set(digest(tmp_path / "data" / part).values()) for part in ("train2017", "val2017")
+    )
+    assert len(train) == 12
+    assert not train & val
+
+
+def test_what_is_there_is_kept_and_what_does_not_fit_is_drawn_again(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    drawn("coco", folder)
+    picture = folder / "train2017" / "000000000001.jpg"
+    before = picture.stat().st_mtime_ns
+    drawn("coco", folder)
+    assert picture.stat().st_mtime_ns == before
+    drawn("coco", folder, train=3)
+    assert len(list((folder / "train2017").iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["data"]
+
+
+def test_coco_annotations_are_valid(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    cfg = drawn("coco", folder, train=20)
+    coco = COCO(folder / "annotations" / "instances_train2017.json")
+    assert len(coco.getCatIds()) == 80
+    assert len(coco.imgs) == 20
+    assert {one["category_id"] for one in coco.anns.values()} == {1, 21, 41, 61}
+    assert set(coco.getImgIds()) == {one["image_id"] for one in coco.anns.values()}
+    for annotation in coco.anns.values():
+        image = coco.imgs[annotation["image_id"]]
+        picture = cv2.imread(str(folder / "train2017" / image["file_name"]))
+        assert picture.shape == (image["height"], image["width"], 3)
+        mask = coco.annToMask(annotation).astype(bool)
+        assert mask.sum() == pytest.approx(annotation["area"], rel=0.06)
+        left, top, width, height = coco_mask.toBbox(coco.annToRLE(annotation))
+        assert (left, top, width, height) == pytest.approx(annotation["bbox"], abs=2)
+        # The mask covers one colour: that of the shape, unlike the background.
+        inside = picture[mask].astype(float)
+        assert inside.std(axis=0).max() < 25
+    assert cfg.val_evaluator.ann_file == str(folder / "annotations/instances_val2017.json")
+
+
+def test_objects_of_a_picture_do_not_touch(tmp_path: Path) -> None:
+    drawn("coco", tmp_path / "data", train=20)
+    coco = COCO(tmp_path / "data" / "annotations" / "instances_train2017.json")
+    for image in coco.getImgIds():
+        masks = [coco.annToMask(one) for one in coco.loadAnns(coco.getAnnIds(image))]
+        assert sum(masks).max() == 1
+
+
+def test_ade20k_keeps_zero_for_what_has_no_label(tmp_path: Path) -> None:
+    drawn("ade20k", tmp_path / "data")
+    maps = sorted((tmp_path / "data" / "annotations" / "training").glob("*.png"))
+    labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
+    assert labels == {index + 1 for index in spread(150, 6)}
+    assert len(maps) == len(list((tmp_path / "data" / "images" / "training").glob("*.jpg")))
+
+
+def test_cityscapes_holds_train_ids_and_an_ignored_strip(tmp_path: Path) -> None:
+    drawn("cityscapes", tmp_path / "data")
+    maps = list((tmp_path / "data" / "gtFine" / "train").rglob("*_gtFine_labelTrainIds.png"))
+    labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
+    assert labels == {*spread(19, 6), 255}
+
+
+def test_cifar_pickles_have_the_published_layout(tmp_path: Path) -> None:
+    drawn("cifar10", tmp_path / "data")
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"data_batch_{index}" for index in range(1, 6)),
+        "test_batch",
+        "batches.meta",
+    }
+    batch = pickle.loads((folder / "test_batch").read_bytes())
+    assert batch["data"].shape == (10, 3072)
+    assert sorted(batch["labels"]) == list(range(10))
+
+
+def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    cfg = read("coco", tmp_path / "data")
+    real = tmp_path / "real.json"
+    real.write_text("{}")
+    cfg.train_dataloader.dataset.ann_file = str(real)
+    with pytest.raises(RunError, match="relative to data_root"):
+        draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
+    assert json.loads(real.read_text()) == {}
+
+
+def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
+    cfg = read("coco", tmp_path / "data")
+    cfg.train_dataloader.dataset.type = "LVISV1Dataset"
+    with pytest.raises(RunError, match="cannot draw data for a LVISV1Dataset"):
+        draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in KINDS}))
+def test_outlines_fit_the_unit_circle(name: str) -> None:
+    corners = outline(name)
+    lengths = np.linalg.norm(corners, axis=1)
+    assert 0.9 < lengths.max() <= 1.0 + 1e-9
+    assert np.abs(corners.mean(axis=0)).max() < 1e-9
+
+
+@pytest.mark.parametrize("side", [32, 96, 320])
+def test_shapes_stay_inside(side: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for shape in place(rng, side, side, range(len(KINDS)), 4):
+            assert shape.polygon.min() >= 0
+            assert shape.polygon.max() <= side
