@@ -386,6 +386,26 @@ def test_moves_to_a_device(tmp_path):
     assert torch.equal(moved["a"], torch.ones(2))
 
 
+def test_what_a_gpu_saved_goes_to_the_cpu_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    whole = save({"a": torch.arange(3.0)}, tmp_path / "cpu.pth")
+    path = tmp_path / "gpu.pth"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("data.pkl"):
+                assert _text(b"cpu") in data
+                data = data.replace(_text(b"cpu"), _text(b"cuda:0"))
+            new.writestr(name, data)
+    assert torch.equal(read_checkpoint(path)["a"], torch.arange(3.0))
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path):
+    path = save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "model.pth")
+    with pytest.raises(UnsafeCheckpointError, match=r"Sequential.*model\.state_dict\(\)"):
+        read_checkpoint(path)
+
+
 def test_reads_safetensors(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "weights.safetensors"
