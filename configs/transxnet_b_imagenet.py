@@ -1,0 +1,27 @@
+# TransXNet-B on ImageNet-1K, the published recipe.
+_base_ = ["./_base_/mmhybrid.py", "./_base_/transxnet_imagenet.py"]
+
+model = dict(
+    backbone=dict(arch="base", drop_path_rate=0.4),
+    head=dict(in_channels=672),
+)
+# Weights are averaged with a decay of 0.99985.
+custom_hooks = [dict(type="EMAHook", momentum=1.5e-4, priority="ABOVE_NORMAL")]
+# Evaluated on the central 95 %: 224 / 0.95
+val_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(
+                type="ResizeEdge",
+                scale=235,
+                edge="short",
+                backend="pillow",
+                interpolation="bicubic",
+            ),
+            dict(type="CenterCrop", crop_size=224),
+            dict(type="PackInputs"),
+        ]
+    )
+)
+test_dataloader = val_dataloader
