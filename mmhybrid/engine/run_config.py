@@ -83,10 +83,6 @@ def set_run(cfg: Config, path: str, work_dir: str | None, launcher: str, suffix:
     cfg.launcher = launcher
     default = str(Path("work_dirs") / (Path(path).stem + suffix))
     cfg.work_dir = work_dir or cfg.get("work_dir") or default
-    if not torch.cuda.is_available():
-        cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict())
-        if cfg.env_cfg.dist_cfg.get("backend", "nccl") == "nccl":
-            cfg.env_cfg.dist_cfg.backend = "gloo"
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
         for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -143,8 +139,13 @@ def forget_pretrained(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config: MMEngine's, unless ``runner_type`` names another.
 
-    SyncBN, which works between GPUs only, becomes BN in a run of one process.
+    SyncBN, which works between GPUs only, becomes BN in a run of one process or without GPUs.
     """
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
+        # MMEngine's own start of several processes takes a GPU for each for granted.
+        torch.distributed.init_process_group("gloo")
+        cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
+        cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not torch.cuda.is_available():
         replaced = _replace_sync_batch_norm(cfg.model)
         if replaced:
