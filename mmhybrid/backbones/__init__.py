@@ -5,6 +5,7 @@ from mmhybrid.backbones.dmformer import DMFormer
 from mmhybrid.backbones.dw_cait import DWCaiT
 from mmhybrid.backbones.dw_swin import DWSwinTransformer
 from mmhybrid.backbones.dw_vit import DWVisionTransformer
+from mmhybrid.backbones.dw_wrapper import DepthwiseShortcutBackbone
 from mmhybrid.backbones.transxnet import TransXNet
 from mmhybrid.backbones.xformer import XFormer
 
@@ -13,6 +14,7 @@ __all__ = [
     "DWCaiT",
     "DWSwinTransformer",
     "DWVisionTransformer",
+    "DepthwiseShortcutBackbone",
     "HybridBackbone",
     "TransXNet",
     "XFormer",

@@ -24,8 +24,8 @@ class DWCaiT(DWPlainBackbone):
     manner of vit-pytorch; it differs from Facebook's CaiT (https://arxiv.org/abs/2103.17239) in
     that queries, keys and values have no bias and that class attention takes the patches
     unnormalised. All blocks of the patch stage have shortcuts, those of the class stage none.
-    Beyond the authors' code it takes any size and gives dense maps; these need no class stage, which
-    is then not built.
+    Beyond the authors' code it takes any size and gives dense maps; these need no class stage,
+    which is then not built.
 
     The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
@@ -52,8 +52,8 @@ class DWCaiT(DWPlainBackbone):
         dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
             blocks gets a shortcut of its own.
         position_embedding: add learned positions.
-        layer_scale: scale residuals by learned factors, which start at 0.1 up to the 18th block of a
-            stage, at 1e-5 up to the 24th and at 1e-6 beyond.
+        layer_scale: scale residuals by learned factors, which start at 0.1 up to the 18th block of
+            a stage, at 1e-5 up to the 24th and at 1e-6 beyond.
         talking_heads: mix heads around the softmax. Without, attention is fused and much faster.
         with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
             activations.
@@ -144,7 +144,7 @@ class DWCaiT(DWPlainBackbone):
         tokens = self.shortcuts.run(self.blocks, tokens, size, self.run_block)
         if self.out_type == "featmap":
             return self.feature_maps(tokens, size, x.shape[-2:])
-        cls_token = self.cls_token.to(tokens).expand(len(x), -1, -1)
+        cls_token = self.cls_token.to(tokens).expand(x.shape[0], -1, -1)
         for block in self.cls_blocks:
             cls_token = self.run_block(block, cls_token, tokens)
         return (self.norm(cls_token[:, 0]),)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
-from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid, pad_to_multiple
+from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
+from mmhybrid.layers.padding import count_of, crop, pad_to_multiple
 
 NUM_STAGES = 4
 OUT_TYPES = ("featmap", "cls_token")
@@ -97,7 +98,7 @@ class DWPlainBackbone(HybridBackbone):
         grid = self.norm(tokens).transpose(1, 2).unflatten(2, size).contiguous()
         height, width = image_size
         return tuple(
-            level[..., : -(-height // stride), : -(-width // stride)].contiguous()
+            crop(level, count_of(height, stride), count_of(width, stride))
             for level, stride in zip(self.pyramid(grid), self.feature_strides, strict=True)
         )
 

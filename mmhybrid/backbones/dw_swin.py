@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from mmhybrid.backbones.base import HybridBackbone, resolve_arch
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
-from mmhybrid.layers.feature_pyramid import pad_to_multiple
+from mmhybrid.layers.padding import count_of, pad_to_multiple
 from mmhybrid.layers.transformer_block import FeedForward
-from mmhybrid.layers.window_attention import WindowAttention, WindowShift, shift_windows
+from mmhybrid.layers.window_attention import WindowAttention, Windows, cut_windows
 
 
 class SwinBlock(nn.Module):
@@ -50,10 +49,10 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.shifted = shifted
 
-    def forward(self, x: Tensor, size: tuple[int, int], shift: WindowShift | None) -> Tensor:
-        """Maps (B, H * W, C) to the same; ``shift`` is that of the stage."""
-        grid = self.norm1(x).unflatten(1, size)
-        x = x + self.drop_path(self.attn(grid, shift if self.shifted else None).flatten(1, 2))
+    def forward(self, x: Tensor, regular: Windows, shifted: Windows) -> Tensor:
+        """Maps (B, H * W, C) to the same; ``regular`` and ``shifted`` are the stage's windows."""
+        windows = shifted if self.shifted else regular
+        x = x + self.drop_path(self.attn(self.norm1(x), windows))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -82,11 +81,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Maps (B, H * W, C) to (B, H / 2 * W / 2, 2 C) and its size; odd sides are padded."""
-        height, width = size
-        x = F.pad(x.unflatten(1, size), (0, 0, 0, width % 2, 0, height % 2))
+        rows, columns = (count_of(side, 2) for side in size)
+        x = x.unflatten(1, size)
+        x = F.pad(x, (0, 0, 0, columns * 2 - size[1], 0, rows * 2 - size[0]))
         # Column by column, as the published weights have it.
-        x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x.flatten(1, 2))), tuple(x.shape[1:3])
+        x = x.unflatten(2, (columns, 2)).unflatten(1, (rows, 2)).permute(0, 1, 3, 4, 2, 5)
+        return self.reduction(self.norm(x.flatten(3).flatten(1, 2))), (rows, columns)
 
 
 class SwinStage(nn.Module):
@@ -173,7 +173,6 @@ class DWSwinTransformer(HybridBackbone):
         settings = resolve_arch(arch, self.presets, defaults="tiny")
         self.depths = settings["depths"]
         self.window_size = settings["window_size"]
-        self.shifted_windows = shifted_windows
         dims = [settings["embed_dims"] * 2**stage for stage in range(len(self.depths))]
         patch_size = settings["patch_size"]
         super().__init__(
@@ -228,10 +227,10 @@ class DWSwinTransformer(HybridBackbone):
         for stage, layer in enumerate(self.layers):
             if stage > 0:
                 tokens, size = self.layers[stage - 1].downsample(tokens, size)
-            shift = None
-            if self.shifted_windows:
-                shift = shift_windows(*size, self.window_size, x.device)
-            tokens = layer.shortcuts.run(layer.blocks, tokens, size, self.run_block, size, shift)
+            windows = [
+                cut_windows(*size, self.window_size, shifted, x.device) for shifted in (False, True)
+            ]
+            tokens = layer.shortcuts.run(layer.blocks, tokens, size, self.run_block, *windows)
             if stage in self.out_indices:
                 normed = self.get_submodule(f"norm{stage}")(tokens)
                 outputs.append(normed.transpose(1, 2).unflatten(2, size).contiguous())

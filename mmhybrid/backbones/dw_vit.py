@@ -127,7 +127,9 @@ class DWVisionTransformer(DWPlainBackbone):
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
         tokens, size = self.embed_patches(x)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.to(tokens).expand(len(x), -1, -1), tokens], dim=1)
+            tokens = torch.cat(
+                [self.cls_token.to(tokens).expand(x.shape[0], -1, -1), tokens], dim=1
+            )
         if self.pos_embedding is not None:
             tokens = tokens + self.positions(size, self.num_class_tokens).to(tokens)
         tokens = self.shortcuts.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.layers.norm import LayerNorm2d
@@ -45,9 +44,3 @@ class SimpleFeaturePyramid(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(level(x) for level in self.levels.values())
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pads (B, C, H, W) with zeros below and on the right until ``multiple`` divides H and W."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple))

@@ -116,7 +116,7 @@ class TransformerBlock(nn.Module):
         out = out + self.drop_path(_scaled(self.mlp(self.norm2(out)), self.scale2))
         if self.layer_dropout > 0 and self.training:
             # Computed and thrown away: no parameter is unused, and the graph does not depend on it.
-            skipped = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
+            skipped = torch.rand(x.shape[0], 1, 1, device=x.device) < self.layer_dropout
             out = torch.where(skipped, x, out)
         return out
 

@@ -8,57 +8,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhybrid.layers.padding import count_of
 
-class WindowShift(NamedTuple):
-    """How far windows are shifted, and what keeps apart what the shift brings together.
+
+class Windows(NamedTuple):
+    """How windows cut a map of H x W tokens, made once for all blocks of a stage.
 
     Attributes:
-        rows, columns: of the shift.
-        mask: (windows, N, N) for windows of N tokens, added to the scores.
+        gather: (windows * N,), for every place in every window of N tokens, which token it holds:
+            0 to H * W - 1, or H * W for zeros.
+        scatter: (H * W,), for every token, its place in the windows.
+        mask: (windows, N, N), added to the scores; None for windows that are not shifted.
     """
 
-    rows: int
-    columns: int
-    mask: Tensor
+    gather: Tensor
+    scatter: Tensor
+    mask: Tensor | None
 
 
-def shift_windows(height: int, width: int, window_size: int, device: torch.device) -> WindowShift:
-    """Shifts windows by half their size, once for all blocks of a stage.
-
-    A side that fits in one window is not shifted.
+def cut_windows(
+    height: int, width: int, window_size: int, shifted: bool, device: torch.device
+) -> Windows:
+    """Cuts a map into windows; those that hang over its lower and right edge are filled with zeros.
 
     Args:
         height, width: of the map.
         window_size: side of the windows.
-        device: of the mask.
+        shifted: shift the windows by half their size, except along a side that fits in one window.
+            What is cut off on one edge shares windows with what is missing at the other, and the
+            mask keeps them apart.
+        device: of the result.
     """
-    # Written without a branch on the size, so that one exported graph serves all sizes.
-    rows = window_size // 2 * torch.sym_min(1, (height - 1) // window_size)
-    columns = window_size // 2 * torch.sym_min(1, (width - 1) // window_size)
-    regions = 3 * _regions(height, rows, window_size, device)[:, None]
-    regions = regions + _regions(width, columns, window_size, device)
-    regions = regions.unflatten(1, (-1, window_size)).unflatten(0, (-1, window_size))
-    regions = regions.transpose(1, 2).flatten(2).flatten(0, 1)  # (windows, N)
+    rows, columns = count_of(height, window_size), count_of(width, window_size)
+    shift = window_size // 2 if shifted else 0
+    # No branch on the size, so that one compiled graph serves all sizes.
+    down = shift * torch.sym_min(1, rows - 1)
+    right = shift * torch.sym_min(1, columns - 1)
+
+    place = torch.arange(rows * columns * window_size**2, device=device)
+    window, inside = place // window_size**2, place % window_size**2
+    row = window // columns * window_size + inside // window_size
+    column = window % columns * window_size + inside % window_size
+    source_row = (row + down) % (rows * window_size)
+    source_column = (column + right) % (columns * window_size)
+    outside = (source_row >= height) | (source_column >= width)
+    gather = torch.where(outside, height * width, source_row * width + source_column)
+
+    token = torch.arange(height * width, device=device)
+    row_to = (token // width - down) % (rows * window_size)
+    column_to = (token % width - right) % (columns * window_size)
+    window_to = row_to // window_size * columns + column_to // window_size
+    scatter = window_to * window_size**2
+    scatter = scatter + row_to % window_size * window_size + column_to % window_size
+    if not shifted:
+        return Windows(gather, scatter, None)
+    region = 3 * _region(row, rows, down, window_size) + _region(
+        column, columns, right, window_size
+    )
+    region = region.unflatten(0, (rows * columns, window_size**2))
     # The published -100, not minus infinity: pretrained weights know it.
-    mask = (regions[:, None] != regions[:, :, None]) * -100.0
-    return WindowShift(rows, columns, mask)
+    return Windows(gather, scatter, (region[:, None] != region[:, :, None]) * -100.0)
 
 
-def _regions(length: int, shift: int, window_size: int, device: torch.device) -> Tensor:
-    """Numbers the positions of a shifted, padded side by the neighbourhood that they come from."""
-    length = length + -length % window_size
-    place = torch.arange(length, device=device)
-    return (place >= length - window_size).long() + (place >= length - shift).long()
+def _region(place: Tensor, windows: int, shift: int, window_size: int) -> Tensor:
+    """Numbers the neighbourhoods that meet in the last window of a side."""
+    last = (windows - 1) * window_size
+    return (place >= last).long() + (place >= last + window_size - shift).long()
 
 
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
-    Swin Transformer, https://arxiv.org/abs/2103.14030. Maps that windows do not tile are padded
-    with zeros below and on the right.
+    Swin Transformer, https://arxiv.org/abs/2103.14030.
 
     Args:
-        channels: C of the (B, H, W, C) map.
+        channels: C of the (B, L, C) tokens.
         num_heads: must divide C.
         window_size: side of the square windows.
     """
@@ -79,31 +103,22 @@ class WindowAttention(nn.Module):
         index = index + column[:, None] - column + window_size - 1
         self.register_buffer("relative_position_index", index, persistent=False)
 
-    def forward(self, x: Tensor, shift: WindowShift | None = None) -> Tensor:
-        """Maps (B, H, W, C) to the same; ``shift`` comes from :func:`shift_windows`."""
-        batch, height, width, _ = x.shape
-        window, heads = self.window_size, self.num_heads
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        rows, columns = x.shape[1] // window, x.shape[2] // window
-        if shift is not None:
-            x = x.roll((-shift.rows, -shift.columns), (1, 2))
-        # (B, rows * columns, window * window, C)
-        x = x.unflatten(2, (columns, window)).unflatten(1, (rows, window)).transpose(2, 3)
-        x = x.flatten(3, 4).flatten(1, 2)
-        # 3 x (B, windows, heads, window * window, C / heads)
-        q, k, v = self.qkv(x).unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """Maps (B, H * W, C) to the same; ``windows`` come from :func:`cut_windows`."""
+        size = self.window_size**2
+        x = F.pad(x, (0, 0, 0, 1)).index_select(1, windows.gather)
+        # 3 x (B, windows, heads, N, C / heads)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
+        q, k, v = qkv.unflatten(1, (-1, size)).permute(3, 0, 1, 4, 2, 5)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        bias = bias.to(q.dtype)
         # Fused kernels want four dimensions. All windows share the bias; where they have masks of
         # their own, these are the same for all samples.
-        if shift is None:
+        if windows.mask is None:
             fold, mask = (0, 1), bias[None]
         else:
-            fold, mask = (1, 2), (shift.mask.to(q.dtype)[:, None] + bias).flatten(0, 1)[None]
-        out = F.scaled_dot_product_attention(*(t.flatten(*fold) for t in (q, k, v)), attn_mask=mask)
-        out = out.reshape(q.shape).transpose(2, 3).flatten(3)
-        out = self.proj(out).unflatten(1, (rows, columns)).unflatten(3, (window, window))
-        out = out.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        if shift is not None:
-            out = out.roll((shift.rows, shift.columns), (1, 2))
-        return out[:, :height, :width]
+            fold, mask = (1, 2), (windows.mask.to(bias.dtype)[:, None] + bias).flatten(0, 1)[None]
+        q, k, v = (t.flatten(*fold) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        out = out.reshape(x.shape[0], -1, self.num_heads, size, q.shape[-1]).transpose(2, 3)
+        out = self.proj(out.flatten(3).flatten(1, 2))
+        return out.index_select(1, windows.scatter)

@@ -1,0 +1,198 @@
+"""The depth-wise shortcut for any transformer backbone of mmdet, mmseg or mmpretrain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
+
+
+@MODELS.register_module()
+class DepthwiseShortcutBackbone(BaseModule):
+    """Gives the blocks of a registered backbone depth-wise shortcuts,
+    https://arxiv.org/abs/2407.19394.
+
+    The rule by which blocks are found:
+
+    * A block is an item of a ``ModuleList`` or ``Sequential`` that has children named ``attn`` and
+      ``ffn`` or ``mlp``. The blocks of one such list are a stage.
+    * It is called with (B, L, C) tokens first, and returns the same. C is that of its first layer
+      normalisation.
+    * The height and width of the map are its second argument if that is a pair of integers (Swin,
+      PVT, MiT, Twins), else what the backbone's ``patch_embed`` returned beside the tokens (ViT,
+      BEiT). Tokens beyond height times width are class tokens, which come first and get nothing.
+
+    Shortcuts lie outside the block, so that windows, drop path and the ``with_cp`` of the wrapped
+    backbone do not touch them. Shortcuts of frozen blocks are trained all the same.
+
+    Checkpoints of the wrapped backbone fit: its own ``init_cfg`` works, and so does loading a whole
+    detector, segmentor or classifier that was trained without the wrapper (``load_from``); then
+    only the shortcuts are missing.
+
+    Args:
+        backbone: config of the wrapped backbone.
+        dw_kernel_sizes: of each shortcut's parallel branches.
+        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage; a remainder
+            of blocks gets a shortcut of its own.
+        zero_init: start with shortcuts that add zeros, so that a pretrained model starts unchanged.
+        norm_cfg: of the shortcuts' batch normalisations.
+        norm_eval: keep the running statistics of the shortcuts' normalisations in training.
+        init_cfg: MMEngine's, of wrapper and wrapped together.
+
+    Raises:
+        ValueError: no block is found.
+
+    Example:
+        >>> backbone = dict(
+        ...     type='mmhybrid.DepthwiseShortcutBackbone',
+        ...     backbone=dict(type='mmdet.SwinTransformer', init_cfg=dict(
+        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')),
+        ...     zero_init=True)
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_span: int | str = 1,
+        zero_init: bool = False,
+        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
+        norm_eval: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.norm_eval = norm_eval
+        self.backbone = MODELS.build(backbone)
+        self.shortcuts = nn.ModuleList()
+        self._block_names: list[list[str]] = []
+        self._grid = _Grid()
+        for names in _find_stages(self.backbone):
+            blocks = [self.backbone.get_submodule(name) for name in names]
+            shortcuts = DepthwiseShortcuts(
+                _channels(blocks[0], names[0]),
+                len(blocks),
+                kernel_sizes=dw_kernel_sizes,
+                span=dw_span,
+                norm_cfg=norm_cfg,
+                zero_init=zero_init,
+            )
+            for indices, shortcut in shortcuts.groups():
+                if shortcut is not None:
+                    bypass = _Bypass(shortcut, self._grid)
+                    blocks[indices[0]].register_forward_pre_hook(bypass.start, with_kwargs=True)
+                    blocks[indices[-1]].register_forward_hook(bypass.add)
+            self.shortcuts.append(shortcuts)
+            self._block_names.append(names)
+        if not self.shortcuts:
+            raise ValueError(
+                f"{type(self.backbone).__name__} has no blocks that take a shortcut: no ModuleList "
+                "or Sequential in it has items with children named 'attn' and 'ffn' or 'mlp'"
+            )
+        if isinstance(patch_embed := getattr(self.backbone, "patch_embed", None), nn.Module):
+            patch_embed.register_forward_hook(self._grid.keep)
+
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        """That of the wrapped backbone."""
+        return self.backbone(*inputs, **named_inputs)
+
+    def train(self, mode: bool = True) -> DepthwiseShortcutBackbone:
+        """Switches to training, but for what is frozen."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in self.shortcuts.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """That of the wrapped backbone, if it has one; a shortcut is as deep as its last block."""
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        inner = f"{prefix}backbone."
+        if kind == "shortcuts":
+            stage, index = (int(number) for number in rest.split(".")[:2])
+            block = self._block_names[stage][self.shortcuts[stage].last_bypassed(index)]
+            param_name = f"{inner}{block}.shortcut"
+        return self.backbone.get_layer_depth(param_name, inner)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
+    ) -> None:
+        # A checkpoint from before the wrapping has the wrapped backbone's names.
+        if not any(key.startswith(f"{prefix}backbone.") for key in state_dict):
+            for key in [key for key in state_dict if key.startswith(prefix)]:
+                if not key.startswith(f"{prefix}shortcuts."):
+                    name = f"{prefix}backbone.{key.removeprefix(prefix)}"
+                    state_dict[name] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *others, **named)
+
+
+class _Grid:
+    """Remembers the height and width that a patch embedding returned last."""
+
+    size: tuple[int, int] | None = None
+
+    def keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, (tuple, list)) and len(output) > 1 and _is_size(output[1]):
+            self.size = tuple(output[1])
+
+
+class _Bypass:
+    """Carries what enters one block around it, and maybe its successors."""
+
+    def __init__(self, shortcut: nn.Module, grid: _Grid) -> None:
+        self.shortcut = shortcut
+        self.grid = grid
+
+    def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = [*args, *kwargs.values()]
+        self.tokens = values[0]
+        self.size = tuple(values[1]) if len(values) > 1 and _is_size(values[1]) else self.grid.size
+        shape = tuple(self.tokens.shape)
+        if len(shape) != 3 or self.size is None or self.size[0] * self.size[1] > shape[1]:
+            raise ValueError(
+                f"cannot put a depth-wise shortcut around {type(block).__name__}: it was given a "
+                f"tensor of shape {shape} for a map of size {self.size}, not (B, H * W, C)"
+            )
+
+    def add(self, block: nn.Module, args: Any, output: Tensor) -> Tensor:
+        num_class_tokens = self.tokens.shape[1] - self.size[0] * self.size[1]
+        output = output + self.shortcut(self.tokens, self.size, num_class_tokens)
+        self.tokens = None
+        return output
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(side, (int, torch.SymInt)) for side in value)
+    )
+
+
+def _find_stages(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the blocks of every stage."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.ModuleList, nn.Sequential)):
+            names = [f"{name}.{i}" for i, item in module.named_children() if _is_block(item)]
+            if names:
+                yield names
+
+
+def _is_block(module: nn.Module) -> bool:
+    children = dict(module.named_children())
+    return "attn" in children and ("ffn" in children or "mlp" in children)
+
+
+def _channels(block: nn.Module, name: str) -> int:
+    for module in block.modules():
+        if isinstance(module, nn.LayerNorm):
+            return module.normalized_shape[-1]
+    raise ValueError(f"block {name} has no LayerNorm that tells its channels")

@@ -1,0 +1,27 @@
+"""Padding of maps to whole patches and whole windows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pads (B, C, H, W) with zeros below and on the right until ``multiple`` divides H and W."""
+    below, right = (count_of(side, multiple) * multiple - side for side in x.shape[-2:])
+    return F.pad(x, (0, right, 0, below))
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Cuts (..., H, W) to its first rows and columns, as a new contiguous tensor."""
+    rows = torch.arange(height, device=x.device)
+    columns = torch.arange(width, device=x.device)
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def count_of(side: int, multiple: int) -> int:
+    """How many patches or windows of this size it takes to cover a side."""
+    # Of the ways to divide and round up, the one that PyTorch simplifies when sides are symbolic
+    # and divided again and again. Others make torch.compile and torch.export very slow.
+    return (side - 1) // multiple + 1
