@@ -75,7 +75,7 @@ def main() -> None:
         if args.data_root:
             set_data_root(cfg, args.data_root)
         if args.quick:
-            from mmhybrid.engine.quick import make_quick
+            from mmhybrid.engine.quick import make_quick, quieten
 
             make_quick(cfg)
             cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
@@ -88,6 +88,8 @@ def main() -> None:
         run.set_resume(cfg, args.resume)
         check_data(cfg, ("train_dataloader", "val_dataloader"))
         runner = run.build_runner(cfg)
+        if args.quick:
+            quieten(runner)
         runner.train()
     except run.RunError as error:
         sys.exit(f"error: {error}")

@@ -88,7 +88,7 @@ def set_run(cfg: Config, path: str, work_dir: str | None, launcher: str, suffix:
         for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(loader):
                 cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
-                cfg[loader].setdefault("pin_memory", True)
+                cfg[loader].setdefault("pin_memory", torch.cuda.is_available())
                 cfg[loader].setdefault("persistent_workers", cfg[loader].get("num_workers", 0) > 0)
 
 
