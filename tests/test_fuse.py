@@ -1,31 +1,24 @@
 """Fused models against unfused ones."""
 
-import math
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmhybrid.analysis.transxnet_speed import randomised
 from mmhybrid.backbones import TransXNet
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
-from torch import nn
 
-
-def randomised(model: nn.Module) -> nn.Module:
-    """Random values in every parameter and statistic: at initialisation LayerScale hides everything."""
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-            elif tensor.ndim > 1 and "layer_scale" not in key and "relative_pos_enc" not in key:
-                tensor.normal_(std=1 / math.sqrt(math.prod(tensor.shape[1:])))
-            elif tensor.is_floating_point():
-                tensor.normal_(0.3, 0.3)
-    return model.eval()
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @pytest.mark.parametrize("arch", ["tiny", "small", "base"])
 def test_fused_backbone_equals_the_unfused(arch) -> None:
-    model = randomised(TransXNet(arch)).double()
+    model = randomised(TransXNet(arch)).eval().double()
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         expected, fused = model(x), fuse(model)
@@ -57,3 +50,29 @@ def test_a_shift_before_padding_is_refused() -> None:
 def test_a_model_without_our_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="no backbone of mmhybrid"):
         fuse(nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b"])
+@pytest.mark.parametrize("config", ["mask_rcnn_transxnet_{}_coco", "upernet_transxnet_{}_ade20k"])
+def test_fused_detector_and_segmentor_equal_the_unfused(config, size) -> None:
+    cfg = Config.fromfile(CONFIGS / f"{config.format(size)}.py")
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None
+    cfg.model.backbone.norm_cfg = dict(type="BN")
+    model = MODELS.build(cfg.model).eval()
+    randomised(model.backbone)
+    model = model.double()
+    fused = fuse(model)
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        for a, b in zip(_outputs(model, x), _outputs(fused, x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.backbone.modules())
+
+
+def _outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    features = model.extract_feat(x)
+    if hasattr(model, "decode_head"):
+        return [model.decode_head(features), *features]
+    scores, boxes = model.rpn_head(features)
+    return [*scores, *boxes, *features]

@@ -47,6 +47,9 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="test-time augmentation: the config's tta_pipeline, or else mirror images",
     )
+    parser.add_argument(
+        "--fuse", action="store_true", help="fold what can be folded first: the same, but faster"
+    )
     parser.add_argument("--amp", action="store_true", help="half precision (needs a GPU)")
     add_common_arguments(parser)
     return parser.parse_args()
@@ -84,7 +87,12 @@ def main() -> None:
             run.set_half_precision_test(cfg)
         run.forget_pretrained(cfg)
         check_data(cfg, ("test_dataloader",))
-        metrics = run.build_runner(cfg).test()
+        runner = run.build_runner(cfg)
+        if args.fuse:
+            from mmhybrid.deploy import FuseHook
+
+            runner.register_hook(FuseHook())
+        metrics = runner.test()
     except run.RunError as error:
         sys.exit(f"error: {error}")
     if args.out and args.out_item == "metrics":

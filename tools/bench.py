@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""Measure TransXNet-T against the published formula and its peers, and save what comes out.
+
+Writes transxnet_speed.json, a table (transxnet_speed.md) and a plot (transxnet_growth.png). Every
+figure is a ratio within this run: absolute times are those of this machine at this hour.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+from command_line import prepare
+
+SECTIONS = ("forward", "attention", "errors", "growth", "compiled", "training")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        choices=[[], *SECTIONS],
+        default=[],
+        metavar="SECTION",
+        help=f"what to measure, of {', '.join(SECTIONS)} (default: all)",
+    )
+    parser.add_argument("--out", default="results", help="folder to write to (default: results)")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: 5)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    prepare()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from mmhybrid.analysis import transxnet_speed as speed
+
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "transxnet_speed.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    n = args.repeats
+
+    def forward() -> list[dict]:
+        rows = speed.forward((224, 224), repeats=max(n, 15))
+        rows += speed.forward((512, 512), repeats=n)
+        return rows + speed.forward((800, 1344), repeats=n, with_peers=True)
+
+    measures = {
+        "forward": forward,
+        "attention": speed.attention_memory,
+        "errors": lambda: speed.errors((224, 224)) + speed.errors((800, 1344)),
+        "growth": lambda: speed.growth(repeats=n),
+        "compiled": lambda: speed.compiled(repeats=n),
+        "training": lambda: speed.training_step(repeats=n),
+    }
+    for section in args.sections or SECTIONS:
+        print(f"measuring: {section} ...", flush=True)
+        results[section] = measures[section]()
+        results["machine"] = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": args.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        # After every section, so that a stopped run keeps what it has.
+        file.write_text(json.dumps(results, indent=1) + "\n")
+        print("\n".join(table(results[section])) + "\n", flush=True)
+    if "growth" in results:
+        draw_growth(results["growth"], speed.fitted_exponent, folder / "transxnet_growth.png")
+    lines = [f"{key}: {value}" for key, value in results["machine"].items()]
+    text = ["# Speed of TransXNet-T", "", ", ".join(lines), ""]
+    for section in SECTIONS:
+        if section in results:
+            text += [f"## {section}", "", *table(results[section]), ""]
+    (folder / "transxnet_speed.md").write_text("\n".join(text))
+    print(f"Written to {folder}: {', '.join(sorted(p.name for p in folder.glob('transxnet_*')))}")
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Rows as a Markdown table."""
+    keys = [key for key in rows[0] if not key.startswith("all_")]
+    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    return lines + ["| " + " | ".join(_shown(row[key]) for key in keys) + " |" for row in rows]
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def draw_growth(rows: list[dict], fitted_exponent, file: Path) -> None:
+    """Time and memory against the number of pixels, with the fitted exponents."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, key, label in zip(
+        axes, ("seconds", "peak_mib"), ("time (s)", "peak memory (MiB)"), strict=True
+    ):
+        x = [row["pixels"] / 1e6 for row in rows]
+        ax.loglog(x, [row[key] for row in rows], "o-")
+        ax.set_xticks(x, [f"{row['side']}²" for row in rows], minor=False)
+        ax.minorticks_off()
+        ax.set_xlabel("picture (pixels)")
+        ax.set_title(f"{label}: pixels to the power of {fitted_exponent(rows, key):.2f}")
+        ax.grid(alpha=0.3)
+    figure.suptitle("TransXNet-T, fused, forward, one picture")
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
