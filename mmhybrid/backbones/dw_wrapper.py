@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class DepthwiseShortcutBackbone(BaseModule):
         init_cfg: MMEngine's, of wrapper and wrapped together.
 
     Raises:
-        ValueError: no block is found.
+        ValueError: no block is found, or blocks are not of a kind that the rule covers.
 
     Example:
         >>> backbone = dict(
@@ -70,7 +71,7 @@ class DepthwiseShortcutBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
-        self.backbone = MODELS.build(backbone)
+        self.backbone = MODELS.build(ConfigDict(backbone))  # some read init_cfg.checkpoint
         self.shortcuts = nn.ModuleList()
         self._block_names: list[list[str]] = []
         self._grid = _Grid()
@@ -195,4 +196,7 @@ def _channels(block: nn.Module, name: str) -> int:
     for module in block.modules():
         if isinstance(module, nn.LayerNorm):
             return module.normalized_shape[-1]
-    raise ValueError(f"block {name} has no LayerNorm that tells its channels")
+    raise ValueError(
+        f"block {name} ({type(block).__name__}) has no LayerNorm that tells its channels; only "
+        "blocks of (B, L, C) tokens take a depth-wise shortcut"
+    )

@@ -1,0 +1,442 @@
+"""The hosts of the depth-wise shortcut against the published code, and what they add."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer
+from mmhybrid.checkpoints import load_weights
+from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcut, DepthwiseShortcuts
+from mmhybrid.layers.transformer_block import TransformerBlock
+from mmhybrid.layers.window_attention import WindowAttention, cut_windows
+
+VIT = dict(type="mmhybrid.DWVisionTransformer", out_type="cls_token")
+CAIT = dict(type="mmhybrid.DWCaiT", out_type="cls_token")
+SWIN = dict(type="mmhybrid.DWSwinTransformer", out_indices=(3,))
+# Name in the reference data: backbone, width of the classifier's input, floating-point entries.
+PUBLISHED = {
+    "vit_tiny": (dict(VIT, arch="tiny"), 192, 212),
+    "vit_small": (dict(VIT, arch="small"), 384, 212),
+    "cait_xxs12": (dict(CAIT, arch="xxs12"), 192, 304),
+    "cait_xxs24": (dict(CAIT, arch="xxs24"), 192, 568),
+    "swin_t": (dict(SWIN, arch="tiny"), 768, 245),
+}
+# The first logit of sample 0 of the models that the file of reference values leaves out:
+# evaluation, training, evaluation with the shortcut's convolutions zero.
+FIRST_LOGITS = {
+    "vit_small": (-0.435278232748811, -0.438763692066360, -0.438405117968121),
+    "cait_xxs24": (-0.728709726878437, -0.728514602504295, -0.729315941097609),
+}
+PLAIN = dict(dw_kernel_sizes=())
+NO_POSITION = dict(position_embedding=False)
+STRIPPED = dict(layer_scale=False, talking_heads=False, position_embedding=False)
+TINY_VIT = dict(arch=dict(embed_dims=24, depth=2, num_heads=2), image_size=64)
+TINY_CAIT = dict(arch=dict(embed_dims=24, depth=2, num_heads=2), image_size=64)
+TINY_SWIN = dict(arch=dict(embed_dims=24, depths=(2, 2), num_heads=(2, 4)), out_indices=(0, 1))
+HOSTS = [(DWVisionTransformer, TINY_VIT), (DWCaiT, TINY_CAIT), (DWSwinTransformer, TINY_SWIN)]
+every_host = pytest.mark.parametrize(
+    ("host", "small"), HOSTS, ids=lambda v: getattr(v, "__name__", "")
+)
+
+
+def classifier(backbone: dict, channels: int, num_classes: int = 10) -> nn.Module:
+    pytest.importorskip("mmpretrain")
+    neck = dict(type="GlobalAveragePooling") if "out_indices" in backbone else None
+    head = dict(type="LinearClsHead", num_classes=num_classes, in_channels=channels)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(
+            dict(type="mmpretrain.ImageClassifier", backbone=backbone, neck=neck, head=head)
+        )
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.head(model.extract_feat(x))
+
+
+def golden(shared: Path) -> dict[str, dict[str, list[float]]]:
+    return json.loads((shared / "reference" / "dw_golden.json").read_text())
+
+
+def published_weights(shared: Path, name: str, zeroed: bool = False) -> dict[str, Tensor]:
+    """Weights under the published names, filled by the rule of the reference values."""
+    entries = json.loads((shared / "reference" / f"dw_{name}_keys.json").read_text())
+    weights = {k: torch.zeros(shape) for k, (shape, _) in entries.items()}
+    filled = sorted(k for k, (_, t) in entries.items() if "float" in t and "attn_mask" not in k)
+    assert len(filled) == PUBLISHED[name][2]
+    for j, key in enumerate(filled):
+        shape = entries[key][0]
+        i = torch.arange(math.prod(shape), dtype=torch.float64)
+        value = 0.05 * torch.sin(0.1 * i + j)
+        if key.endswith("running_var") or (len(shape) == 1 and key.endswith(".weight")):
+            value = value + 1
+        if "convs." in key:
+            value = value * (0 if zeroed else 4 if len(shape) == 4 else 1)
+        weights[key] = value.reshape(shape)
+    return weights
+
+
+def picture() -> Tensor:
+    return torch.sin(0.01 * torch.arange(2 * 3 * 224 * 224, dtype=torch.float64)).view(
+        2, 3, 224, 224
+    )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_equals_the_published_code(shared, name) -> None:
+    backbone, channels, _ = PUBLISHED[name]
+    model = classifier(backbone, channels).double()
+    report = load_weights(model, published_weights(shared, name))
+    assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
+    x = picture()
+    got = {"eval": logits(model.eval(), x)}
+    got["train"] = logits(model.train(), x)
+    load_weights(model, published_weights(shared, name, zeroed=True))
+    got["eval_dw_zeroed"] = logits(model.eval(), x)
+    got["eval1"] = got["eval"][1:]
+    if name in FIRST_LOGITS:
+        expected = {k: [v] for k, v in zip(got, FIRST_LOGITS[name], strict=False)}
+    else:
+        expected = golden(shared)[name]
+        del expected["n_float_keys"]
+        assert set(expected) == set(got)
+    for kind, values in expected.items():
+        values = torch.tensor(values, dtype=torch.float64)
+        torch.testing.assert_close(got[kind][0, : len(values)], values, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "cait_xxs12", "swin_t"])
+def test_the_plain_host_is_the_model_without_shortcuts(shared, name) -> None:
+    backbone, channels, _ = PUBLISHED[name]
+    model = classifier(dict(backbone, **PLAIN), channels).double()
+    report = load_weights(model, published_weights(shared, name))
+    assert report.missing == []
+    assert all(".convs." in key or ".batchnorms." in key for key in report.left_over)
+    expected = torch.tensor(golden(shared)[name]["eval_dw_zeroed"], dtype=torch.float64)
+    got = logits(model.eval(), picture())[0, : len(expected)]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+
+
+# Parameters with a classifier of 10, 100, 200 and 1000 classes.
+# fmt: off
+COUNTS = [
+    (VIT, dict(arch="t"), 192, (5_547_082, 5_564_452, 5_583_752, 5_738_152)),
+    (VIT, dict(arch="t", **PLAIN), 192, (5_519_434, 5_536_804, 5_556_104, 5_710_504)),
+    (VIT, dict(arch="t", **NO_POSITION), 192, (5_509_258, 5_526_628, 5_545_928, 5_700_328)),
+    (VIT, dict(arch="t", **NO_POSITION, **PLAIN), 192,
+     (5_481_610, 5_498_980, 5_518_280, 5_672_680)),
+    (VIT, dict(arch="s"), 384, (21_710_986, 21_745_636, 21_784_136, 22_092_136)),
+    (VIT, dict(arch="s", **PLAIN), 384, (21_655_690, 21_690_340, 21_728_840, 22_036_840)),
+    (VIT, dict(arch="s", **NO_POSITION), 384, (21_635_338, 21_669_988, 21_708_488, 22_016_488)),
+    (VIT, dict(arch="s", **NO_POSITION, **PLAIN), 384,
+     (21_580_042, 21_614_692, 21_653_192, 21_961_192)),
+    (CAIT, dict(arch="xxs12"), 192, (6_441_290, 6_458_660, 6_477_960, 6_632_360)),
+    (CAIT, dict(arch="xxs12", **PLAIN), 192, (6_413_642, 6_431_012, 6_450_312, 6_604_712)),
+    (CAIT, dict(arch="xxs12", **STRIPPED), 192, (6_397_834, 6_415_204, 6_434_504, 6_588_904)),
+    (CAIT, dict(arch="xxs12", **STRIPPED, **PLAIN), 192,
+     (6_370_186, 6_387_556, 6_406_856, 6_561_256)),
+    (CAIT, dict(arch="xxs12", layer_scale=False), 192,
+     (6_435_914, 6_453_284, 6_472_584, 6_626_984)),
+    (CAIT, dict(arch="xxs24"), 192, (11_805_386, 11_822_756, 11_842_056, 11_996_456)),
+    (CAIT, dict(arch="xxs24", **PLAIN), 192, (11_750_090, 11_767_460, 11_786_760, 11_941_160)),
+    (CAIT, dict(arch="xxs24", **STRIPPED), 192,
+     (11_756_938, 11_774_308, 11_793_608, 11_948_008)),
+    (CAIT, dict(arch="xxs24", **STRIPPED, **PLAIN), 192,
+     (11_701_642, 11_719_012, 11_738_312, 11_892_712)),
+    (CAIT, dict(arch="xxs24", layer_scale=False), 192,
+     (11_795_402, 11_812_772, 11_832_072, 11_986_472)),
+    (SWIN, {}, 768, (27_580_036, 27_649_246, 27_726_146, 28_341_346)),
+    (SWIN, PLAIN, 768, (27_527_044, 27_596_254, 27_673_154, 28_288_354)),
+    # Variants, ten classes.
+    (CAIT, dict(arch="xxs12", **STRIPPED, dw_span=2), 192, (6_384_010,)),
+    (CAIT, dict(arch="xxs12", **STRIPPED, dw_span=3), 192, (6_379_402,)),
+    (CAIT, dict(arch="xxs12", **STRIPPED, dw_span=4), 192, (6_377_098,)),
+    (CAIT, dict(arch="xxs24", **STRIPPED, dw_span=2), 192, (11_729_290,)),
+    (CAIT, dict(arch="xxs24", **STRIPPED, dw_span=3), 192, (11_720_074,)),
+    (CAIT, dict(arch="xxs24", **STRIPPED, dw_span=4), 192, (11_715_466,)),
+    (VIT, dict(**NO_POSITION, dw_kernel_sizes=(5,)), 192, (5_546_122,)),
+    (VIT, dict(**NO_POSITION, dw_kernel_sizes=(7,)), 192, (5_601_418,)),
+    (VIT, dict(**NO_POSITION, dw_kernel_sizes=(3, 5)), 192, (5_573_770,)),
+    (VIT, dict(**NO_POSITION, dw_kernel_sizes=(3, 5, 7)), 192, (5_693_578,)),
+    (SWIN, dict(dw_kernel_sizes=(3, 5)), 768, (27_703_684, 27_772_894, 27_849_794)),
+    (SWIN, dict(dw_span=2), 768, (27_527_044 + 26_496,)),
+    (SWIN, dict(dw_span="stage"), 768, (27_527_044 + 17_280,)),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("host", "options", "channels", "counts"), COUNTS)
+def test_parameter_counts(host, options, channels, counts) -> None:
+    with torch.device("meta"):
+        backbone = MODELS.build(dict(host, **options))
+    own = sum(p.numel() for p in backbone.parameters())
+    for count, num_classes in zip(counts, (10, 100, 200, 1000), strict=False):
+        assert own + (channels + 1) * num_classes == count
+
+
+def test_shortcut_is_gelu_then_norm_then_convolution() -> None:
+    shortcut = DepthwiseShortcut(8, (3, 5), dict(type="BN")).double().eval()
+    for norm in shortcut.norms:
+        nn.init.uniform_(norm.running_mean)
+        nn.init.uniform_(norm.weight)
+    tokens = torch.randn(2, 1 + 3 * 4, 8, dtype=torch.float64)
+    grid = F.gelu(tokens[:, 1:]).reshape(2, 3, 4, 8).permute(0, 3, 1, 2)
+    expected = shortcut.convs[0](shortcut.norms[0](grid)) + shortcut.convs[1](
+        shortcut.norms[1](grid)
+    )
+    added = shortcut(tokens, (3, 4), num_class_tokens=1)
+    assert torch.equal(added[:, 0], torch.zeros(2, 8, dtype=torch.float64))
+    torch.testing.assert_close(added[:, 1:], expected.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("span", "groups"),
+    [
+        (1, [[0], [1], [2], [3], [4]]),
+        (2, [[0, 1], [2, 3], [4]]),
+        (4, [[0, 1, 2, 3], [4]]),
+        (9, [[0, 1, 2, 3, 4]]),
+        ("stage", [[0, 1, 2, 3, 4]]),
+    ],
+)
+def test_span_and_its_remainder(span, groups) -> None:
+    shortcuts = DepthwiseShortcuts(4, 5, kernel_sizes=(3,), span=span, norm_cfg=dict(type="BN"))
+    shortcuts.eval()
+    assert [list(indices) for indices, _ in shortcuts.groups()] == groups
+    assert [shortcuts.last_bypassed(i) for i in range(len(shortcuts))] == [g[-1] for g in groups]
+    blocks = [nn.Linear(4, 4) for _ in range(5)]
+    x = expected = torch.randn(2, 6, 4)
+    for group, shortcut in zip(groups, shortcuts, strict=True):
+        bypassing = expected
+        for index in group:
+            expected = blocks[index](expected)
+        expected = expected + shortcut(bypassing, (2, 3))
+    got = shortcuts.run(blocks, x, (2, 3), lambda module, *inputs: module(*inputs))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(dw_kernel_sizes=(4,)),
+        dict(dw_kernel_sizes=3),
+        dict(dw_kernel_sizes=(-1,)),
+        dict(dw_span=0),
+        dict(dw_span="all"),
+    ],
+)
+@every_host
+def test_bad_shortcuts_are_told(host, small, options) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        host(**small, **options)
+
+
+def test_bad_outputs_are_told() -> None:
+    with pytest.raises(ValueError, match="out_type='raw' is unknown"):
+        DWVisionTransformer(out_type="raw")
+    with pytest.raises(ValueError, match="needs class_token=True"):
+        DWVisionTransformer(out_type="cls_token", class_token=False)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        DWCaiT(patch_size=14)
+    with pytest.raises(ValueError, match="layer_dropout"):
+        DWCaiT(layer_dropout=1.0)
+
+
+def test_last_shortcut_of_a_class_token_is_dead_but_has_a_gradient() -> None:
+    model = DWVisionTransformer(**TINY_VIT, out_type="cls_token")
+    (y,) = model(torch.randn(2, 3, 64, 64))
+    assert y.shape == (2, *model.feature_channels)
+    y.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert all(p.grad.count_nonzero() == 0 for p in model.shortcuts[-1].parameters())
+    assert all(p.grad.count_nonzero() > 0 for p in model.shortcuts[0].convs.parameters())
+
+
+@pytest.mark.parametrize("out_type", ["featmap", "cls_token"])
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        (DWVisionTransformer, {}),
+        (DWVisionTransformer, dict(dw_kernel_sizes=(3, 5), dw_span=2)),
+        (DWVisionTransformer, NO_POSITION),
+        (DWCaiT, {}),
+        (DWCaiT, STRIPPED),
+        (DWCaiT, dict(layer_dropout=0.5, dw_span="stage")),
+    ],
+)
+def test_every_parameter_of_a_plain_host_gets_a_gradient(host, options, out_type) -> None:
+    model = host(**TINY_VIT, **options, out_type=out_type).train()
+    sum(y.square().sum() for y in model(torch.randn(2, 3, 64, 64))).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_without_a_class_token() -> None:
+    model = DWVisionTransformer(**TINY_VIT, class_token=False).eval()
+    assert model.pos_embedding.shape == (1, 16, 24)
+    assert "cls_token" not in dict(model.named_parameters())
+    assert [y.shape[1:] for y in model(torch.randn(1, 3, 64, 96))] == [
+        (6, 16, 24),
+        (12, 8, 12),
+        (24, 4, 6),
+        (24, 2, 3),
+    ]
+
+
+def test_positions_are_resized_from_one_size_to_another() -> None:
+    small, large = (
+        DWVisionTransformer(**TINY_VIT),
+        DWVisionTransformer(**{**TINY_VIT, "image_size": 128}),
+    )
+    torch.testing.assert_close(small.positions((4, 4), 1), small.pos_embedding, rtol=0, atol=0)
+    wide = small.positions((4, 6), 1)
+    assert wide.shape == (1, 25, 24)
+    assert torch.equal(wide[:, :1], small.pos_embedding[:, :1])
+    report = load_weights(large, small.state_dict())
+    assert report.adapted == ["pos_embedding"]
+    torch.testing.assert_close(large.pos_embedding.data, small.positions((8, 8), 1).data)
+
+
+def test_position_biases_are_resized_to_another_window() -> None:
+    settings = TINY_SWIN["arch"]
+    wide = DWSwinTransformer(arch=dict(settings, window_size=8), out_indices=(0, 1))
+    report = load_weights(wide, DWSwinTransformer(**TINY_SWIN).state_dict())
+    assert len(report.adapted) == 4
+    assert not report.mismatched
+
+
+def test_what_lies_outside_the_picture_is_cut_off() -> None:
+    model = DWVisionTransformer(**TINY_VIT).eval()
+    x = torch.randn(1, 3, 45, 50)
+    padded = F.pad(x, (0, 14, 0, 3))
+    for y, whole in zip(model(x), model(padded), strict=True):
+        torch.testing.assert_close(y, whole[..., : y.shape[-2], : y.shape[-1]])
+
+
+@pytest.mark.parametrize("talking_heads", [False, True])
+def test_attention_with_talking_heads_and_context(talking_heads) -> None:
+    attn = TransformerBlock(12, 3, talking_heads=talking_heads).double().attn
+    x, context = torch.randn(2, 1, 12).double(), torch.randn(2, 5, 12).double()
+    source = torch.cat([x, context], 1)
+    k, v = attn.kv(source).chunk(2, -1)
+    scores = torch.stack(
+        [
+            attn.q(x)[..., s] @ k[..., s].transpose(1, 2) / 2
+            for s in (slice(0, 4), slice(4, 8), slice(8, 12))
+        ],
+        -1,
+    )
+    if talking_heads:
+        weights = (scores @ attn.mix_heads_pre_attn).softmax(2) @ attn.mix_heads_post_attn
+    else:
+        weights = scores.softmax(2)
+    out = torch.cat([weights[..., h] @ v[..., 4 * h : 4 * h + 4] for h in range(3)], -1)
+    torch.testing.assert_close(attn(x, context), attn.proj(out))
+
+
+def test_layer_dropout_leaves_each_shortcut_in_its_place() -> None:
+    model = DWCaiT(**TINY_CAIT, layer_dropout=1 - 1e-9, out_indices=(2,)).train()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.eval()
+    tokens, size = model.embed_patches(torch.randn(2, 3, 64, 64))
+    expected = tokens
+    for shortcut in model.shortcuts:  # every block is skipped, no shortcut is
+        expected = expected + shortcut(expected, size)
+    got = model.shortcuts.run(model.blocks, tokens, size, model.run_block)
+    torch.testing.assert_close(got, expected)
+    half = TransformerBlock(8, 2, layer_dropout=0.5).train()
+    x = torch.randn(400, 3, 8)
+    same = (half(x) == x).all(dim=(1, 2))
+    assert 140 < same.sum() < 260  # six standard deviations
+    assert not (half.eval()(x) == x).all(dim=(1, 2)).any()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 11), (4, 9), (3, 3), (4, 4), (2, 13)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_window_attention_is_that_of_neighbours_in_a_window(size, shifted) -> None:
+    """Token by token: who shares a (shifted) window of 4 with whom, and nobody else."""
+    height, width = size
+    window, heads, dim = 4, 2, 3
+    attn = WindowAttention(heads * dim, heads, window).double()
+    nn.init.normal_(attn.relative_position_bias_table)
+    x = torch.randn(2, height * width, heads * dim, dtype=torch.float64)
+    rows, columns = -(-height // window) * window, -(-width // window) * window
+    grid = F.pad(x.unflatten(1, size), (0, 0, 0, columns - width, 0, rows - height))
+    down = window // 2 if shifted and rows > window else 0
+    right = window // 2 if shifted and columns > window else 0
+    q, k, v = attn.qkv(grid).unflatten(-1, (3, heads, dim)).unbind(3)
+    expected = torch.zeros_like(grid)
+
+    def cell(place: int, shift: int) -> int:
+        return (place - shift) // window  # below zero in the part that the shift cuts off
+
+    for i in range(height):
+        for j in range(width):
+            mates = [
+                (a, b)
+                for a in range(rows)
+                for b in range(columns)
+                if cell(a, down) == cell(i, down) and cell(b, right) == cell(j, right)
+            ]
+            offsets = torch.tensor([(i - a + 3) * 7 + j - b + 3 for a, b in mates])
+            keys = torch.stack([k[:, a, b] for a, b in mates], 2)  # (B, heads, mates, dim)
+            values = torch.stack([v[:, a, b] for a, b in mates], 2)
+            scores = (keys * q[:, i, j, :, None]).sum(-1) / dim**0.5
+            scores = scores + attn.relative_position_bias_table[offsets].t()
+            expected[:, i, j] = (scores.softmax(-1)[..., None] * values).sum(2).flatten(1)
+    got = attn(x, cut_windows(height, width, window, shifted, x.device))
+    expected = attn.proj(expected)[:, :height, :width].flatten(1, 2)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_shifted_windows_can_be_switched_off() -> None:
+    x = torch.randn(1, 3, 64, 64)
+    shifted = DWSwinTransformer(**TINY_SWIN).eval()
+    regular = DWSwinTransformer(**TINY_SWIN, shifted_windows=False).eval()
+    regular.load_state_dict(shifted.state_dict())
+    assert not any(block.shifted for layer in regular.layers for block in layer.blocks)
+    assert not torch.allclose(shifted(x)[1], regular(x)[1])
+
+
+def test_stages_after_the_last_output_are_not_built() -> None:
+    assert len(DWSwinTransformer(arch=TINY_SWIN["arch"], out_indices=(0,)).layers) == 1
+
+
+@pytest.mark.parametrize("backbone", [dict(VIT, **TINY_VIT), dict(CAIT, **TINY_CAIT)])
+def test_trains_as_a_classifier(backbone) -> None:
+    model = classifier(backbone, 24).train()
+    samples = pytest.importorskip("mmpretrain.structures").DataSample
+    labels = [samples().set_gt_label(i) for i in (3, 7)]
+    losses = model(torch.randn(2, 3, 40, 72), labels, mode="loss")
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+
+
+@every_host
+def test_one_compiled_graph_serves_all_sizes(host, small) -> None:
+    torch._dynamo.reset()
+    model = host(**small).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        for size in ((64, 96), (75, 133), (224, 160)):
+            x = torch.randn(2, 3, *size)
+            for a, b in zip(model(x), compiled(x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@every_host
+def test_exports_with_free_sizes(host, small) -> None:
+    model = host(**small).eval()
+    free = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        model, (torch.randn(2, 3, 128, 160),), dynamic_shapes=({0: free, 2: free, 3: free},)
+    ).module()
+    for size in ((128, 160), (135, 203)):
+        x = torch.randn(3, 3, *size)
+        for a, b in zip(model(x), exported(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,208 @@
+"""The depth-wise shortcut around backbones of mmdet, mmseg and mmpretrain."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint as mmengine_load
+from torch import Tensor, nn
+
+from mmhybrid.backbones import DepthwiseShortcutBackbone
+
+SWIN = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
+PVT = dict(embed_dims=16, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 4, 8])
+VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+# Backbone, blocks in each stage.
+BACKBONES = {
+    "mmdet.SwinTransformer": (SWIN, [2, 2, 2, 2]),
+    "mmdet.PyramidVisionTransformer": (PVT, [1, 1, 2, 1]),
+    "mmdet.PyramidVisionTransformerV2": (PVT, [1, 1, 2, 1]),
+    "mmseg.SwinTransformer": (SWIN, [2, 2, 2, 2]),
+    "mmseg.VisionTransformer": (
+        dict(img_size=(64, 64), embed_dims=48, num_layers=4, num_heads=3),
+        [4],
+    ),
+    "mmseg.MixVisionTransformer": (
+        dict(embed_dims=16, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 4, 8]),
+        [1, 1, 2, 1],
+    ),
+    "mmseg.PCPVT": (
+        dict(embed_dims=[16, 32, 64, 64], depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 4]),
+        [1, 1, 2, 1],
+    ),
+    "mmpretrain.SwinTransformer": (
+        dict(arch=dict(embed_dims=24, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8]), window_size=2),
+        [2, 2, 2, 2],
+    ),
+    "mmpretrain.VisionTransformer": (dict(arch=VIT, img_size=64, patch_size=16), [4]),
+    "mmpretrain.DistilledVisionTransformer": (dict(arch=VIT, img_size=64, patch_size=16), [4]),
+    "mmpretrain.BEiTViT": (dict(arch=VIT, img_size=64, patch_size=16), [4]),
+}
+CLASS_TOKEN = ("mmpretrain.VisionTransformer", "mmpretrain.DistilledVisionTransformer")
+
+
+def config(name: str) -> dict:
+    pytest.importorskip(name.split(".")[0])
+    return dict(type=name, **BACKBONES[name][0])
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    model.train()
+    for module in model.modules():
+        if "Drop" in type(module).__name__:
+            module.eval()
+    return model
+
+
+def tensors(outputs) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [tensor for part in outputs for tensor in tensors(part)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("span", [1, 2, "stage"])
+def test_pretrained_starts_unchanged_and_learns(name, span) -> None:
+    plain = without_dropout(MODELS.build(config(name)))
+    wrapped = DepthwiseShortcutBackbone(config(name), dw_span=span, zero_init=True)
+    depths = BACKBONES[name][1]
+    expected = [1 if span == "stage" else -(-depth // span) for depth in depths]
+    assert [len(shortcuts) for shortcuts in wrapped.shortcuts] == expected
+
+    # Weights that were saved without the wrapper.
+    result = wrapped.load_state_dict(plain.state_dict(), strict=False)
+    assert result.unexpected_keys == []
+    assert all(key.startswith("shortcuts.") for key in result.missing_keys)
+    without_dropout(wrapped)
+    x = torch.randn(2, 3, 64, 64)
+    for a, b in zip(tensors(plain(x)), tensors(wrapped(x)), strict=True):
+        assert torch.equal(a, b)
+
+    for parameter in wrapped.shortcuts.parameters():
+        nn.init.uniform_(parameter, 0.5, 1)
+    outputs = tensors(wrapped(x))
+    dead = span == "stage" and name in CLASS_TOKEN  # it leaves the only output alone
+    assert torch.equal(outputs[-1], tensors(plain(x))[-1]) == dead
+    sum(y.square().sum() for y in outputs).backward()
+    assert [n for n, p in wrapped.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_the_shortcut_is_added_around_the_whole_block() -> None:
+    wrapped = DepthwiseShortcutBackbone(config("mmpretrain.VisionTransformer"), dw_span=3).eval()
+    inner, shortcuts = wrapped.backbone, wrapped.shortcuts[0]
+    x = torch.randn(1, 3, 64, 64)
+    (got,) = wrapped(x)
+
+    plain = MODELS.build(config("mmpretrain.VisionTransformer"))
+    plain.eval()
+    plain.load_state_dict(inner.state_dict())
+    tokens, size = plain.patch_embed(x)
+    tokens = torch.cat([plain.cls_token, tokens], 1) + plain.pos_embed
+    for group, shortcut in zip(((0, 1, 2), (3,)), shortcuts, strict=True):
+        bypassing = tokens
+        for index in group:
+            tokens = plain.layers[index](tokens)
+        tokens = tokens + shortcut(bypassing, size, 1)
+    torch.testing.assert_close(got, plain.ln1(tokens)[:, 0])
+
+
+def test_gradient_checkpointing_of_the_wrapped_backbone_keeps_the_shortcut() -> None:
+    name = "mmdet.SwinTransformer"
+    plain = DepthwiseShortcutBackbone(config(name) | dict(drop_path_rate=0.0))
+    recomputing = DepthwiseShortcutBackbone(config(name) | dict(drop_path_rate=0.0, with_cp=True))
+    recomputing.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    for model in (plain, recomputing):
+        sum(y.square().sum() for y in model.train()(x)).backward()
+    for (key, a), b in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda m, key=key: f"{key}: {m}")
+    for (key, a), b in zip(plain.named_buffers(), recomputing.buffers(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_pretrained_weights_load_in_every_way(tmp_path) -> None:
+    name = "mmdet.SwinTransformer"
+    plain = MODELS.build(config(name))
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / "backbone.pth")
+    whole = {f"backbone.{key}": tensor for key, tensor in plain.state_dict().items()}
+    torch.save(dict(state_dict=whole), tmp_path / "detector.pth")
+
+    # mmdet's Swin reads a whole detector, MMEngine a backbone.
+    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "detector.pth"))
+    inside = DepthwiseShortcutBackbone(config(name) | dict(init_cfg=pretrained))
+    inside.init_weights()
+    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "backbone.pth"))
+    outside = DepthwiseShortcutBackbone(config(name), init_cfg=pretrained)
+    outside.init_weights()
+    detector = nn.Module()
+    detector.backbone = DepthwiseShortcutBackbone(config(name))
+    mmengine_load(detector, str(tmp_path / "detector.pth"))
+    for model in (inside, outside, detector.backbone):
+        for key, tensor in plain.state_dict().items():
+            assert torch.equal(model.backbone.state_dict()[key], tensor), key
+
+    again = DepthwiseShortcutBackbone(config(name))
+    again.load_state_dict(inside.state_dict())  # its own names, strictly
+    x = torch.randn(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(inside.eval()(x), again.eval()(x), strict=True))
+
+
+def test_copies_have_shortcuts_of_their_own() -> None:
+    """MMEngine's averaging of weights copies models."""
+    wrapped = DepthwiseShortcutBackbone(config("mmdet.SwinTransformer")).eval()
+    copied = copy.deepcopy(wrapped)
+    x = torch.randn(1, 3, 64, 64)
+    before = wrapped(x)
+    for parameter in copied.shortcuts.parameters():
+        nn.init.zeros_(parameter)
+    assert all(torch.equal(a, b) for a, b in zip(before, wrapped(x), strict=True))
+    assert not torch.allclose(before[0], copied(x)[0])
+
+
+def test_norm_eval_keeps_running_statistics() -> None:
+    wrapped = DepthwiseShortcutBackbone(config("mmdet.SwinTransformer"), norm_eval=True).train()
+    before = {n: b.clone() for n, b in wrapped.named_buffers()}
+    wrapped(torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(before[n], b) for n, b in wrapped.named_buffers())
+
+
+def test_layer_depth_is_that_of_the_wrapped_backbone() -> None:
+    wrapped = DepthwiseShortcutBackbone(config("mmpretrain.VisionTransformer"), dw_span=2)
+    depth = wrapped.get_layer_depth("backbone.backbone.layers.3.ln1.weight", "backbone.")
+    assert depth == wrapped.backbone.get_layer_depth("layers.3.ln1.weight")
+    assert wrapped.get_layer_depth("backbone.shortcuts.0.1.convs.0.weight", "backbone.") == depth
+
+
+def test_backbones_without_blocks_are_told() -> None:
+    pytest.importorskip("mmdet")
+    with pytest.raises(ValueError, match="ResNet has no blocks that take a shortcut"):
+        DepthwiseShortcutBackbone(dict(type="mmdet.ResNet", depth=18))
+    pytest.importorskip("mmpretrain")
+    with pytest.raises(ValueError, match=r"VANBlock.* only blocks of \(B, L, C\) tokens"):
+        DepthwiseShortcutBackbone(dict(type="mmpretrain.VAN", arch="tiny"))
+    block = DepthwiseShortcutBackbone(config("mmdet.SwinTransformer")).backbone.stages[0].blocks[0]
+    for tokens in (torch.randn(1, 24, 4, 4), torch.randn(1, 12, 24)):
+        with pytest.raises(ValueError, match=r"cannot put .* around SwinBlock: .* size \(4, 4\)"):
+            block(tokens, (4, 4))
+
+
+def test_mask_rcnn_of_mmdet_starts_bit_for_bit_the_same() -> None:
+    """mmdet's own Swin-T Mask R-CNN, its backbone wrapped in the config."""
+    pytest.importorskip("mmdet")
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        path = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
+        cfg = Config.fromstring(f"_base_ = '{path}'", ".py").model
+        cfg.backbone.update(init_cfg=None, drop_path_rate=0.0, convert_weights=False)
+        plain = MODELS.build(cfg).train()
+        cfg.backbone = dict(
+            type="mmhybrid.DepthwiseShortcutBackbone", backbone=cfg.backbone, zero_init=True
+        )
+        wrapped = MODELS.build(cfg).train()
+    result = wrapped.load_state_dict(plain.state_dict(), strict=False)
+    assert result.unexpected_keys == []
+    assert all(key.startswith("backbone.shortcuts.") for key in result.missing_keys)
+    x = torch.randn(1, 3, 96, 128)
+    for a, b in zip(plain.extract_feat(x), wrapped.extract_feat(x), strict=True):
+        assert torch.equal(a, b)
