@@ -6,9 +6,16 @@ The empty child registry below makes ``type='mmhybrid.TransXNet'`` work without 
 imports the ``locations`` of a scope that it meets.
 """
 
+from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=ROOT_MODELS, scope="mmhybrid", locations=["mmhybrid.backbones"])
+HOOKS = Registry(
+    "hook",
+    parent=ROOT_HOOKS,
+    scope="mmhybrid",
+    locations=["mmhybrid.deploy.fuse_hook", "mmhybrid.engine.compile_hook"],
+)
 
-__all__ = ["MODELS", "ROOT_MODELS"]
+__all__ = ["HOOKS", "MODELS"]

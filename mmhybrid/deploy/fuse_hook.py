@@ -14,7 +14,7 @@ from mmhybrid.deploy.fuse import fuse
 class FuseHook(Hook):
     """Fuses the model once its weights are loaded, before a test run. Training is not touched.
 
-    In a config: ``custom_hooks = [dict(type='FuseHook')]``. On the command line:
+    In a config: ``custom_hooks = [dict(type='mmhybrid.FuseHook')]``. On the command line:
     ``tools/test.py --fuse``.
     """
 
