@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer
 from mmhybrid.checkpoints import load_weights
@@ -178,6 +180,48 @@ def test_parameter_counts(host, options, channels, counts) -> None:
     own = sum(p.numel() for p in backbone.parameters())
     for count, num_classes in zip(counts, (10, 100, 200, 1000), strict=False):
         assert own + (channels + 1) * num_classes == count
+
+
+# GFLOPs at 224 with ten classes, as the paper counts them: multiply-accumulates of convolutions and
+# matrix products (attention too), 5 operations an element of layer normalisations and 2 of batch
+# normalisations (fvcore's convention, in evaluation mode).
+# fmt: off
+GFLOPS = [
+    (VIT, dict(arch="t"), 192, 1.263000384),
+    (VIT, dict(arch="t", **PLAIN), 192, 1.25803296),
+    (VIT, dict(arch="s"), 384, 4.617516672),
+    (VIT, dict(arch="s", **PLAIN), 384, 4.607581824),
+    (CAIT, dict(arch="xxs12"), 192, 1.300563584),
+    (CAIT, dict(arch="xxs12", **PLAIN), 192, 1.29559616),
+    (CAIT, dict(arch="xxs12", **STRIPPED), 192, 1.285799232),
+    (CAIT, dict(arch="xxs12", **STRIPPED, **PLAIN), 192, 1.280831808),
+    (CAIT, dict(arch="xxs24"), 192, 2.542269056),
+    (CAIT, dict(arch="xxs24", **PLAIN), 192, 2.532334208),
+    (CAIT, dict(arch="xxs24", **STRIPPED), 192, 2.51275296),
+    (CAIT, dict(arch="xxs24", **STRIPPED, **PLAIN), 192, 2.502818112),
+    (SWIN, {}, 768, 4.524164352),
+    (SWIN, PLAIN, 768, 4.508434176),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("host", "options", "channels", "gflops"), GFLOPS)
+@torch.no_grad()
+def test_operation_counts(host, options, channels, gflops) -> None:
+    model = MODELS.build(dict(host, **options)).eval()
+    norms = 0
+
+    def count(module: nn.Module, _: tuple, output: Tensor) -> None:
+        nonlocal norms
+        norms += {nn.LayerNorm: 5}.get(type(module), 2) * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            module.register_forward_hook(count)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(torch.randn(1, 3, 224, 224))
+    multiply_accumulates = counter.get_total_flops() // 2 + channels * 10
+    assert multiply_accumulates + norms == round(gflops * 1e9)
 
 
 def test_shortcut_is_gelu_then_norm_then_convolution() -> None:

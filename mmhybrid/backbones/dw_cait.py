@@ -144,7 +144,7 @@ class DWCaiT(DWPlainBackbone):
         tokens = self.shortcuts.run(self.blocks, tokens, size, self.run_block)
         if self.out_type == "featmap":
             return self.feature_maps(tokens, size, x.shape[-2:])
-        cls_token = self.cls_token.to(tokens).expand(x.shape[0], -1, -1)
+        cls_token = self.cls_token.to(tokens).repeat(x.shape[0], 1, 1)
         for block in self.cls_blocks:
             cls_token = self.run_block(block, cls_token, tokens)
         return (self.norm(cls_token[:, 0]),)
