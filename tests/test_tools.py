@@ -161,6 +161,14 @@ def test_testing_gives_the_metrics_of_the_run(
     assert (tmp_path / "predictions.pkl").stat().st_size > 100
 
 
+def test_augmentation_that_cannot_merge_masks(
+    trained: tuple[Path, str], small_config: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained[0] / "epoch_1.pth"
+    result = tool("test.py", small_config, checkpoint, "--quick", "--tta", cwd=tmp_path)
+    assert_one_error(result, "boxes alone")
+
+
 def test_resume_continues_where_the_run_ended(
     trained: tuple[Path, str], small_config: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +181,21 @@ def test_resume_continues_where_the_run_ended(
     assert "Epoch(train) [2][2/2]" in result.stdout
     assert "Epoch(train) [1]" not in result.stdout
     assert (tmp_path / "epoch_2.pth").exists()
+
+
+def test_quick_on_real_pictures(shared: Path, small_config: Path, tmp_path: Path) -> None:
+    sample = shared / "data" / "coco_sample"
+    options = ["--quick", "--data-root", sample, "--work-dir", tmp_path / "run"]
+    more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
+    options += ["--cfg-options", *TINY, *more]
+    result = tool("train.py", small_config, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Epoch(train) [1][2/2]" in result.stdout
+    assert not (tmp_path / "run" / "data").exists()
+    checkpoint = tmp_path / "run" / "epoch_1.pth"
+    again = tool("test.py", small_config, checkpoint, *options, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert final_metrics(again.stdout) == final_metrics(result.stdout)
 
 
 @pytest.mark.parametrize("name", SHELL_TOOLS)

@@ -69,14 +69,14 @@ def main() -> None:
         cfg = run.load_config(args.config, args.cfg_options)
         run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
         cfg.load_from = run.existing_file(args.checkpoint, "checkpoint")
-        if args.data_root:
-            set_data_root(cfg, args.data_root)
         if args.quick:
             from mmhybrid.engine.quick import make_quick
 
-            make_quick(cfg)
+            make_quick(cfg, args.data_root)
             cfg.load_from = args.checkpoint
             cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
+        elif args.data_root:
+            set_data_root(cfg, args.data_root)
         if args.show or args.show_dir:
             run.set_drawing(cfg, args.show, args.show_dir, args.wait_time)
         if args.tta:

@@ -16,6 +16,8 @@ EXAMPLES = """examples:
   On COCO in data/coco, or elsewhere:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --data-root /datasets/coco
+  A short run on small copies of one's own pictures:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick --data-root FOLDER
   From random weights, one picture at a time:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=1
@@ -72,13 +74,13 @@ def main() -> None:
     try:
         cfg = run.load_config(args.config, args.cfg_options)
         run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
-        if args.data_root:
-            set_data_root(cfg, args.data_root)
         if args.quick:
             from mmhybrid.engine.quick import make_quick, quieten
 
-            make_quick(cfg)
+            make_quick(cfg, args.data_root)
             cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
+        elif args.data_root:
+            set_data_root(cfg, args.data_root)
         if args.no_validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         if args.amp:

@@ -3,7 +3,7 @@
 What changes, and all that changes:
 
 * Data: pictures of coloured shapes, drawn in the format that the config reads, take the place of
-  its data set. Loaders read them in the main process.
+  its data set, unless ``--data-root`` names real data. Loaders read in the main process.
 * Size: every size in pixels in the pipelines, the data preprocessor and the test settings shrinks
   by one factor, the one that brings the config's own picture size to ``size``.
 * Boxes: a second stage trains on 128 of a picture's proposals instead of 512. Its cost does not
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
-from mmhybrid.engine.data_paths import LOADERS, set_data_root
+from mmhybrid.engine.data_paths import LOADERS, check_data, datasets_of, set_data_root
 from mmhybrid.engine.run_config import RunError, forget_pretrained
 from mmhybrid.engine.sample_data import draw_data
 
@@ -81,17 +81,23 @@ def settings_of(cfg: Config) -> QuickSettings:
     return QuickSettings(**values)
 
 
-def make_quick(cfg: Config) -> QuickSettings:
-    """Change a config, in place, as this file's first lines say, and draw its data.
+def make_quick(cfg: Config, data_root: str | None = None) -> None:
+    """Change a config, in place, as this file's first lines say.
 
     Args:
-        cfg: Complete, with ``work_dir``; the data goes into the folder ``data`` there.
+        cfg: Complete, with ``work_dir``; drawn data goes into the folder ``data`` there.
+        data_root: Real data to use instead of drawn data, the first ``train_pictures`` of it for
+            training and all of it for evaluation.
     """
     quick = settings_of(cfg)
-    set_data_root(cfg, str(Path(cfg.work_dir) / "data"))
-    draw_data(
-        cfg, Path(cfg.work_dir) / "data", quick.train_pictures, quick.val_pictures, quick.seed
-    )
+    if data_root is None:
+        folder = Path(cfg.work_dir) / "data"
+        set_data_root(cfg, str(folder))
+        draw_data(cfg, folder, quick.train_pictures, quick.val_pictures, quick.seed)
+    else:
+        set_data_root(cfg, data_root)
+        check_data(cfg, LOADERS)
+        quick.train_pictures = _take_first(cfg, quick.train_pictures)
     for name in LOADERS:
         if cfg.get(name):
             cfg[name].update(num_workers=0, persistent_workers=False, batch_size=quick.batch_size)
@@ -100,7 +106,20 @@ def make_quick(cfg: Config) -> QuickSettings:
     _shrink(cfg, quick.size)
     _start_anew(cfg)
     _shorten(cfg, quick)
-    return quick
+
+
+def _take_first(cfg: Config, most: int) -> int:
+    """Train on the first pictures of each data set, ``most`` in all; return how many there are."""
+    datasets = [dataset for _, dataset in datasets_of(cfg, ("train_dataloader",))]
+    total = 0
+    for dataset in datasets:
+        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+            length = len(registry.build(dataset))
+        share = most // len(datasets)
+        if length > share:
+            dataset["indices"] = share
+        total += min(length, share)
+    return total
 
 
 def quieten(runner: Runner) -> None:

@@ -225,6 +225,8 @@ def set_output(cfg: Config, out: str) -> None:
 def set_test_time_augmentation(cfg: Config) -> None:
     """Predict on each picture and its mirror image, or as ``tta_pipeline`` says, and merge."""
     scope = cfg.get("default_scope")
+    if scope == "mmdet" and "mask_head" in cfg.model.get("roi_head", cfg.model):
+        raise RunError("--tta merges boxes alone, as mmdet does; this model predicts masks too")
     if "tta_model" not in cfg:
         if scope == "mmdet":
             nms = dict(type="nms", iou_threshold=0.5)
