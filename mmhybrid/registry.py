@@ -6,6 +6,7 @@ The empty child registry below makes ``type='mmhybrid.TransXNet'`` work without 
 imports the ``locations`` of a scope that it meets.
 """
 
+from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
@@ -18,4 +19,8 @@ HOOKS = Registry(
     locations=["mmhybrid.deploy.fuse_hook", "mmhybrid.engine.compile_hook"],
 )
 
-__all__ = ["HOOKS", "MODELS"]
+DATASETS = Registry(
+    "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.engine.tiny_imagenet"]
+)
+
+__all__ = ["DATASETS", "HOOKS", "MODELS"]

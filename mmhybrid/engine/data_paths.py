@@ -32,10 +32,11 @@ HOW_TO_GET = {
     ),
     "CIFAR100": "unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in {root}",
     "CIFAR10": "unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in {root}",
-    "CustomDataset": (
-        "put one folder of pictures a class there; for Tiny-ImageNet, see "
-        "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    "TinyImageNet": (
+        "Tiny-ImageNet: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip so that {root} is "
+        "the folder tiny-imagenet-200"
     ),
+    "CustomDataset": "put one folder of pictures a class there",
 }
 
 

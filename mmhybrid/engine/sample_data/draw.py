@@ -12,7 +12,13 @@ from mmengine.config import Config
 
 from mmhybrid.engine.data_paths import classes_of, datasets_of
 from mmhybrid.engine.run_config import RunError
-from mmhybrid.engine.sample_data import cifar, coco, image_folder, segmentation_map
+from mmhybrid.engine.sample_data import (
+    cifar,
+    coco,
+    image_folder,
+    segmentation_map,
+    tiny_imagenet,
+)
 
 DRAW = {
     "CocoDataset": coco.draw,
@@ -20,6 +26,7 @@ DRAW = {
     "CityscapesDataset": segmentation_map.draw_cityscapes,
     "ImageNet": image_folder.draw,
     "CustomDataset": image_folder.draw,
+    "TinyImageNet": tiny_imagenet.draw,
     "CIFAR10": cifar.draw,
     "CIFAR100": cifar.draw,
 }

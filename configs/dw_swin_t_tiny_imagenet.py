@@ -1,0 +1,10 @@
+# Swin-T with depth-wise shortcuts on Tiny-ImageNet, the published recipe.
+_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_tiny_imagenet.py"]
+
+model = dict(
+    backbone=dict(type="DWSwinTransformer", arch="tiny", out_indices=(3,), drop_path_rate=0.2),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(in_channels=768),
+)
+# Half the learning rate of the others.
+optim_wrapper = dict(optimizer=dict(lr=2.5e-4))

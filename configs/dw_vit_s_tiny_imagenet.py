@@ -1,0 +1,7 @@
+# ViT-Small with depth-wise shortcuts on Tiny-ImageNet, the published recipe.
+_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_tiny_imagenet.py"]
+
+model = dict(
+    backbone=dict(type="DWVisionTransformer", arch="small", out_type="cls_token"),
+    head=dict(in_channels=384),
+)

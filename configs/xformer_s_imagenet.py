@@ -1,0 +1,33 @@
+# A reconstruction of XFormer on ImageNet-1K. The recipe is not known; this is MobileViT's but for
+# its multi-scale sampler: 300 epochs of batch 1024 at 256 pixels, crops and flips alone.
+_base_ = ["./_base_/mmhybrid.py", "./_base_/imagenet_300e.py"]
+
+model = dict(
+    backbone=dict(
+        type="XFormer",
+        arch="small",
+        out_indices=(3,),
+        head_channels=640,
+        drop_rate=0.1,
+        norm_cfg=dict(type="SyncBN"),
+    ),
+    head=dict(in_channels=640),
+    train_cfg=None,
+)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="RandomResizedCrop", scale=256, backend="pillow", interpolation="bicubic"),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=288, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type="CenterCrop", crop_size=256),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.01), paramwise_cfg=dict(_delete_=True))
+custom_hooks = [dict(type="EMAHook", momentum=5e-4, priority="ABOVE_NORMAL")]
