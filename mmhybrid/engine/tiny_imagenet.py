@@ -34,7 +34,9 @@ class TinyImageNet(BaseDataset):
         FileNotFoundError: a file of the layout is missing.
     """
 
-    METAINFO: ClassVar[dict[str, Any]] = {"classes": tuple(f"class {number}" for number in range(200))}
+    METAINFO: ClassVar[dict[str, Any]] = {
+        "classes": tuple(f"class {number}" for number in range(200))
+    }
 
     def __init__(
         self,
