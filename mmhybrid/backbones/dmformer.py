@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -270,12 +272,22 @@ def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, An
     )
 
 
+class PadRim(nn.Module):
+    """Zeros to the right of and below an odd map, whose rim a 2x2 convolution would drop."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A compiled graph serves all sizes, so it does not ask; the rim of an even map is not read.
+        if not torch.compiler.is_compiling() and x.shape[-2] % 2 == x.shape[-1] % 2 == 0:
+            return x
+        return F.pad(x, (0, 1, 0, 1))
+
+
 def strided_conv(
     in_channels: int, channels: int, kernel_size: int, norm_cfg: dict[str, Any]
 ) -> nn.Sequential:
-    """A convolution of stride 2, padded where its patches overlap, and its normalisation."""
-    padding = (kernel_size - 1) // 2
+    """A convolution of stride 2 that halves a map, rounded up, and its normalisation."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel_size, stride=2, padding=padding),
+        PadRim() if kernel_size == 2 else nn.Identity(),
+        nn.Conv2d(in_channels, channels, kernel_size, stride=2, padding=(kernel_size - 1) // 2),
         build_norm(norm_cfg, channels),
     )

@@ -112,18 +112,18 @@ class XFBlock(nn.Module):
         patch = self.patch_size
         height, width = x.shape[-2:]
         rows, columns = (height + patch - 1) // patch, (width + patch - 1) // patch
-        # An exported graph serves all sizes, so it cannot ask whether a map is divisible; resizing
+        # A compiled graph serves all sizes, so it does not ask whether a map is divisible; resizing
         # to the size that it has changes nothing.
-        resized = torch.compiler.is_exporting() or height % patch or width % patch
+        resized = torch.compiler.is_compiling() or height % patch or width % patch
         if resized:
             x = F.interpolate(x, (rows * patch, columns * patch), mode="bilinear")
-        # (B, D, rows * p, columns * p) -> (B, p * p, rows * columns, D)
-        x = x.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
-        x = x.permute(0, 3, 5, 2, 4, 1).flatten(3, 4).flatten(1, 2)
-        x = self.layers(x)
+        # (B, D, rows * p, columns * p) -> (B, p * p, rows * columns, D). Slices, as torch.export
+        # cannot see that a pixel shuffle fits a map of unknown size.
+        groups = [x[:, :, i::patch, j::patch] for i in range(patch) for j in range(patch)]
+        x = self.layers(torch.stack(groups, dim=1).flatten(3).transpose(2, 3))
         # and back
         x = x.unflatten(2, (rows, columns)).unflatten(1, (patch, patch))
-        x = x.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
+        x = x.permute(0, 5, 3, 1, 4, 2).contiguous().flatten(4).flatten(2, 3)
         return F.interpolate(x, (height, width), mode="bilinear") if resized else x
 
 
@@ -346,7 +346,8 @@ class XFormer(HybridBackbone):
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         depths = [len(blocks) for blocks in self.stages]
-        num_depths = sum(depths) + 2
+        # Nothing follows the last block, which is therefore as deep as a head.
+        num_depths = sum(depths) + 1
         kind, _, rest = param_name.removeprefix(prefix).partition(".")
         if kind == "stem":
             return 0, num_depths

@@ -1,0 +1,317 @@
+"""The reconstruction of XFormer: its counts, and what any form of its attention must do."""
+
+import importlib
+import importlib.util
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmhybrid.backbones import XFormer
+from mmhybrid.backbones.xformer import XFBlock
+from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
+from mmhybrid.layers.inverted_residual import InvertedResidual
+
+CLASSIFIER = 640 * 1000 + 1000
+SMALL = dict(
+    stem_channels=(8, 8),
+    channels=(8, 8, 16, 16),
+    mobile_depths=(2, 1, 1, 1),
+    embed_dims=(8, 16, 16),
+    xf_depths=(1, 2, 1),
+)
+BN = dict(type="BN")
+every_form = pytest.mark.parametrize("form", sorted(CROSS_FEATURE_ATTENTIONS))
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def giga_macs(model: nn.Module, size: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize(
+    ("form", "total", "at_256", "at_224"),
+    [
+        ("cross_covariance", 5_530_828, 1.778, 1.38),
+        ("context_score", 5_532_577, 1.733, 1.35),
+    ],
+)
+def test_parameters_and_multiply_accumulates(form, total, at_256, at_224) -> None:
+    with torch.device("meta"):
+        model = XFormer(attention=form, head_channels=640, out_indices=(3,))
+    assert parameters(model) + CLASSIFIER == total
+    assert giga_macs(model, 256) + 0.00064 == pytest.approx(at_256, rel=1e-3)
+    assert giga_macs(model, 224) + 0.00064 == pytest.approx(at_224, rel=5e-3)
+
+
+def test_parameters_of_the_parts() -> None:
+    with torch.device("meta"):
+        model = XFormer(head_channels=640)
+    assert [parameters(part) for part in model.stem] == [464, 6_096]
+    assert [parameters(stage) for stage in model.stages] == [161_056, 648_104, 1_698_032, 2_272_396]
+    assert parameters(model.head) == 103_680
+    layers = [stage[-1].layers[0] for stage in model.stages[1:]]
+    assert [parameters(layer) for layer in layers] == [146_596, 259_972, 405_604]
+    gates = [m.gate for m in model.modules() if isinstance(m, InvertedResidual)]
+    squeezed = [gate[1].out_channels for gate in gates]
+    assert squeezed == [16, 32, 64, 64, 64, 96, 128]
+
+
+@pytest.mark.parametrize(
+    ("options", "total"),
+    [
+        # Three D x D matrices with bias become four: + sum of L (D^2 + D).
+        (dict(output_projection=True), 5_530_828 + 2 * 20_880 + 4 * 37_056 + 3 * 57_840),
+        (dict(patch_size=1), 5_530_828),
+        (dict(activation="silu", mlp_activation="hard_swish"), 5_530_828),
+        (dict(fusion_kernel_size=1), 5_530_828 - 8 * 2 * (96**2 + 128**2 + 160**2)),
+        (dict(kernel_size=5), 5_530_828 + 16 * 4 * (16 + 32 + 2 * 64 + 64 + 96 + 128)),
+    ],
+    ids=str,
+)
+def test_parameters_with_other_choices(options, total) -> None:
+    with torch.device("meta"):
+        model = XFormer(head_channels=640, **options)
+    assert parameters(model) + CLASSIFIER == total
+
+
+def test_classifier_of_mmpretrain() -> None:
+    mmpretrain = pytest.importorskip("mmpretrain.models")
+    cfg = dict(
+        type="ImageClassifier",
+        backbone=dict(type="mmhybrid.XFormer", head_channels=640, out_indices=(3,)),
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(type="LinearClsHead", num_classes=1000, in_channels=640),
+    )
+    model = mmpretrain.build_classifier(cfg).eval()
+    assert parameters(model) == 5_530_828
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_head_is_for_the_last_stage() -> None:
+    model = XFormer(SMALL, head_channels=32, out_indices=(2, 3))
+    assert model.feature_channels == (16, 32)
+    assert [y.shape[1] for y in model(torch.randn(2, 3, 64, 64))] == [16, 32]
+    with pytest.raises(ValueError, match="set head_channels=None"):
+        XFormer(SMALL, head_channels=32, out_indices=(0, 1, 2))
+    assert not any(name.startswith("head") for name, _ in XFormer(SMALL).named_parameters())
+
+
+def test_as_the_backbone_of_yolov3() -> None:
+    pytest.importorskip("mmdet")
+    necks = importlib.import_module("mmdet.models.necks")
+    heads = importlib.import_module("mmdet.models.dense_heads")
+    with torch.device("meta"):
+        backbone = XFormer(out_indices=(1, 2, 3))
+        neck = necks.YOLOV3Neck(
+            num_scales=3,
+            in_channels=list(reversed(backbone.feature_channels)),
+            out_channels=[96, 96, 96],
+        )
+        head = heads.YOLOV3Head(num_classes=80, in_channels=[96, 96, 96], out_channels=[96, 96, 96])
+    assert parameters(neck) + parameters(head) == 1_507_677
+    model = nn.Sequential(backbone, neck, head)
+    assert 6.25e6 < parameters(model) < 6.35e6
+    assert 3.75 < giga_macs(model, 320) < 3.85
+
+
+def test_under_the_all_mlp_decoder() -> None:
+    pytest.importorskip("mmseg")
+    heads = importlib.import_module("mmseg.models.decode_heads")
+    with torch.device("meta"):
+        backbone = XFormer()
+        head = heads.SegformerHead(
+            in_channels=list(backbone.feature_channels),
+            in_index=[0, 1, 2, 3],
+            channels=256,
+            num_classes=19,
+            norm_cfg=BN,
+        )
+        model = nn.Sequential(backbone, head)
+    assert parameters(model) == pytest.approx(5.17e6, abs=0.005e6)
+    assert giga_macs(model, 512) == pytest.approx(23.7 / 2, rel=5e-3)
+
+
+@every_form
+@pytest.mark.parametrize("output_projection", [False, True])
+def test_order_of_tokens_does_not_matter(form, output_projection) -> None:
+    attention = CROSS_FEATURE_ATTENTIONS[form](16, output_projection=output_projection).double()
+    x = torch.randn(2, 50, 16, dtype=torch.float64)
+    order = torch.randperm(50)
+    torch.testing.assert_close(attention(x[:, order]), attention(x)[:, order])
+
+
+@every_form
+def test_any_number_of_tokens(form) -> None:
+    attention = CROSS_FEATURE_ATTENTIONS[form](16)
+    for tokens in (1, 7, 64, 1000):
+        out = attention(torch.randn(2, 4, tokens, 16))
+        assert out.shape == (2, 4, tokens, 16)
+        assert torch.isfinite(out).all()
+
+
+@every_form
+def test_cost_rises_linearly_with_tokens(form) -> None:
+    with torch.device("meta"):
+        attention = CROSS_FEATURE_ATTENTIONS[form](64)
+    cost = []
+    for tokens in (1024, 4096, 16384):
+        with FlopCounterMode(display=False) as counter:
+            attention(torch.empty(1, tokens, 64, device="meta"))
+        cost.append(counter.get_total_flops())
+    assert cost[1] == 4 * cost[0]
+    assert cost[2] == 16 * cost[0]
+
+
+@every_form
+def test_length_of_queries_and_keys_does_not_matter(form) -> None:
+    attention = CROSS_FEATURE_ATTENTIONS[form](16).double()
+    x = torch.randn(2, 50, 16, dtype=torch.float64)
+    before = attention(x)
+    for rows in (slice(0, 16), slice(16, 32)):
+        with torch.no_grad():
+            attention.qkv.weight[rows] *= 10
+            attention.qkv.bias[rows] *= 10
+        torch.testing.assert_close(attention(x), before)
+
+
+def test_cross_covariance_is_its_formula() -> None:
+    attention = CROSS_FEATURE_ATTENTIONS["cross_covariance"](12, num_heads=3)
+    nn.init.uniform_(attention.temperature, 0.5, 2)
+    x = torch.randn(20, 12)
+    q, k, v = attention.qkv(x).chunk(3, dim=-1)
+    expected = []
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        unit_q, unit_k = q[:, part] / q[:, part].norm(dim=0), k[:, part] / k[:, part].norm(dim=0)
+        scores = attention.temperature[head] * unit_k.T @ unit_q  # key channels x query channels
+        expected.append(v[:, part] @ scores.softmax(dim=0))
+    torch.testing.assert_close(attention(x), torch.cat(expected, dim=-1))
+
+
+def test_context_score_is_its_formula() -> None:
+    attention = CROSS_FEATURE_ATTENTIONS["context_score"](12)
+    nn.init.constant_(attention.scale, 3.0)
+    x = torch.randn(20, 12)
+    q, k, v = attention.qkv(x).chunk(3, dim=-1)
+    q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
+    context = attention.key_score(k).T @ k / 20
+    torch.testing.assert_close(attention(x), 3 * q * context * v + v)
+    # The same tokens twice: another picture size, the same context.
+    torch.testing.assert_close(attention(torch.cat([x, x])), attention(x).repeat(2, 1))
+
+
+def xf_block(patch_size: int, layers: list[nn.Module]) -> XFBlock:
+    return XFBlock(
+        8,
+        layers,
+        embed_dims=4,
+        patch_size=patch_size,
+        fusion_kernel_size=3,
+        activation=nn.Hardswish,
+        norm_cfg=BN,
+    )
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 3])
+def test_unfolding_is_undone(patch_size) -> None:
+    block = xf_block(patch_size, [])
+    block.layers = nn.Identity()
+    x = torch.randn(2, 4, 12, 18)
+    assert torch.equal(block.encode(x), x)
+
+
+def test_pixels_at_one_place_of_their_patches_form_a_group() -> None:
+    block = xf_block(2, [])
+
+    class GroupMean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=2, keepdim=True).expand_as(x)
+
+    block.layers = GroupMean()
+    x = torch.randn(2, 4, 6, 8)
+    out = block.encode(x)
+    for a in range(2):
+        for b in range(2):
+            mean = x[:, :, a::2, b::2].mean(dim=(2, 3), keepdim=True)
+            torch.testing.assert_close(out[:, :, a::2, b::2], mean.expand(2, 4, 3, 4))
+
+
+@pytest.mark.parametrize("size", [(5, 8), (6, 7), (5, 7), (1, 1)])
+def test_odd_maps_are_resized_to_even_ones_and_back(size) -> None:
+    block = xf_block(2, [])
+    x = torch.randn(2, 4, *size)
+    even = [side + side % 2 for side in size]
+    resized = nn.functional.interpolate(x, even, mode="bilinear")
+    back = nn.functional.interpolate(block.encode(resized), size, mode="bilinear")
+    torch.testing.assert_close(block.encode(x), back)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "has_residual"), [(16, 1, True), (16, 2, False), (24, 1, False)]
+)
+def test_mobile_block(channels, stride, has_residual) -> None:
+    block = InvertedResidual(16, channels, stride=stride, norm_cfg=BN).eval()
+    x = torch.randn(2, 16, 9, 9)
+    nn.init.zeros_(block.reduce.bn.weight)
+    side = (9 + stride - 1) // stride
+    expected = x if has_residual else torch.zeros(2, channels, side, side)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_bad_arguments_are_told() -> None:
+    with pytest.raises(ValueError, match="choose from cross_covariance, context_score"):
+        XFormer(attention="self")
+    with pytest.raises(ValueError, match=r"mlp_activation='tanh'.*hard_swish"):
+        XFormer(mlp_activation="tanh")
+    with pytest.raises(ValueError, match="5 heads do not divide 144 channels"):
+        XFormer(num_heads=5)
+
+
+@every_form
+def test_dropping_paths_and_features_only_in_training(form) -> None:
+    model = XFormer(SMALL, attention=form, drop_rate=0.2, drop_path_rate=0.3).train()
+    x = torch.randn(4, 3, 64, 64)
+    assert not torch.equal(model(x)[-1], model(x)[-1])
+    rates = [block.drop_path.rate for stage in model.stages[1:] for block in stage[-1].layers[:-1]]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_weights_load_by_name(tmp_path) -> None:
+    trained = XFormer(SMALL, head_channels=32)
+    names = {f"backbone.{name}": value for name, value in trained.state_dict().items()}
+    torch.save(dict(state_dict=names), tmp_path / "trained.pth")
+    # Weights of a classifier serve dense prediction, which has no head.
+    init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "trained.pth"), prefix="backbone.")
+    model = XFormer(SMALL, init_cfg=init_cfg)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]), name
+
+
+@every_form
+@torch.no_grad()
+def test_compiles_and_exports_in_one_graph_for_any_size(form) -> None:
+    model = XFormer(SMALL, attention=form).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
+    x = torch.randn(2, 3, 96, 160)
+    exported = torch.export.export(model, (x,), dynamic_shapes=shapes).module()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    compiled(x)
+    graphs = counter.frame_count
+    # Even and odd maps in each stage.
+    for size in ((2, 96, 160), (3, 75, 101), (2, 128, 224), (4, 90, 70)):
+        x = torch.randn(size[0], 3, *size[1:])
+        for a, b, c in zip(compiled(x), exported(x), model(x), strict=True):
+            torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(b, c, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == graphs
