@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmhybrid.backbones import XFormer
 from mmhybrid.backbones.xformer import XFBlock
-from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
+from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS, unit_length
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 CLASSIFIER = 640 * 1000 + 1000
@@ -180,6 +180,15 @@ def test_length_of_queries_and_keys_does_not_matter(form) -> None:
             attention.qkv.weight[rows] *= 10
             attention.qkv.bias[rows] *= 10
         torch.testing.assert_close(attention(x), before)
+
+
+def test_unit_length_in_half_precision() -> None:
+    x = torch.full((4, 20_000), 8.0, dtype=torch.float16)  # the sum of squares overflows
+    x[0] = 0
+    unit = unit_length(x, dim=-1)
+    assert unit.dtype == torch.float16
+    torch.testing.assert_close(unit[1:], torch.full_like(x[1:], 20_000**-0.5))
+    assert torch.equal(unit[0], x[0])
 
 
 def test_cross_covariance_is_its_formula() -> None:
