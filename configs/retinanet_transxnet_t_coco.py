@@ -28,3 +28,4 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=1e-4),
 )
 default_hooks = dict(checkpoint=dict(save_best="auto"))
+quick = dict(iterations=300, train_pictures=160)  # --quick: one stage learns in smaller steps
