@@ -180,12 +180,13 @@ def test_tables_of_another_size_are_resized_on_loading() -> None:
     assert large.relative_pos_enc[0].shape[-2:] == (24 * 24, 9)
 
 
-def test_no_score_matrix_is_made_in_evaluation() -> None:
-    """Peak memory stays below what the scores of the first stage alone would take."""
-    model = TransXNet(dict(TINY, depths=(1, 1, 1, 1)), out_indices=(0,)).eval()
-    x = torch.randn(1, 3, 512, 512)
-    scores_bytes = 128 * 128 * 16 * 16 * 4
-    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
+@pytest.mark.parametrize(("side", "training"), [(1024, False), (512, True)])
+def test_no_score_matrix_is_made(side, training) -> None:
+    """Nothing is as large as the scores of the first stage would be."""
+    model = TransXNet(dict(TINY, depths=(1, 1, 1, 1)), out_indices=(0,)).train(training)
+    x = torch.randn(1, 3, side, side)
+    scores_bytes = (side // 4) ** 2 * (side // 32) ** 2 * 4
+    with torch.set_grad_enabled(training), torch.profiler.profile(profile_memory=True) as profile:
         model(x)
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest < scores_bytes

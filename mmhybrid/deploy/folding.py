@@ -7,8 +7,10 @@ parameters' own precision.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -56,6 +58,16 @@ def identity_added(conv: nn.Conv2d) -> nn.Conv2d:
     weight = conv.weight.double().clone()
     weight[:, 0, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     return _with(conv, weight, conv.bias)
+
+
+def merged_depthwise(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """One depth-wise convolution that does what several, of odd sizes, do side by side."""
+    largest = max(convs, key=lambda conv: conv.kernel_size[0])
+    size = largest.kernel_size[0]
+    padded = [F.pad(conv.weight, ((size - conv.kernel_size[0]) // 2,) * 4) for conv in convs]
+    merged = _with(largest, torch.cat(padded), torch.cat([conv.bias for conv in convs]))
+    merged.in_channels = merged.out_channels = merged.groups = len(merged.weight)
+    return merged
 
 
 def fold_norms(module: nn.Module) -> None:

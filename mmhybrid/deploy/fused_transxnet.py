@@ -12,10 +12,16 @@ from mmhybrid.deploy.folding import (
     affine_before,
     fold_norms,
     identity_added,
+    merged_depthwise,
     norm_as_affine,
 )
+from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
+from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
+
+# Positions up to which the merged kernel is faster, on two threads of a CPU.
+LARGEST_MERGED_MAP = 64 * 64
 
 
 class FusedTransXNetBlock(nn.Module):
@@ -35,10 +41,12 @@ class FusedTransXNetBlock(nn.Module):
         self.norm1 = block.norm1
         self.norm2 = block.norm2
         self.token_mixer = block.token_mixer
+        self.token_mixer.local_unit = FusedInputDependentDepthwiseConv(block.token_mixer.local_unit)
+        self.token_mixer.global_unit = FusedOverlappingAttention(block.token_mixer.global_unit)
         scale, shift = _layer_scale(block.layer_scale_1)
         # scale * (z + f(z)) + shift: the last convolution of f takes its share, z keeps its own.
         self.token_mixer.proj[-2] = affine_after(self.token_mixer.proj[-2], scale, shift)
-        self.scale = nn.Parameter(scale.to(block.layer_scale_1.weight.dtype).view(-1, 1, 1), False)
+        self.scale = _frozen(scale.to(block.layer_scale_1.weight.dtype).view(-1, 1, 1))
         self.mlp = FusedMultiScaleFeedForward(block.mlp, *_layer_scale(block.layer_scale_2))
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
@@ -48,12 +56,70 @@ class FusedTransXNetBlock(nn.Module):
         return self.mlp(self.norm2(x)).add_(x)
 
 
+class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):
+    """The dynamic convolution for inference: its gate is two linear layers, its bank is one tensor.
+
+    Args:
+        conv: whose parameters to take, its gate's normalisation folded.
+    """
+
+    def __init__(self, conv: InputDependentDepthwiseConv) -> None:
+        nn.Module.__init__(self)
+        self.kernel_size = conv.kernel_size
+        self.num_groups = conv.num_groups
+        squeeze, excite = conv.proj[0].conv, conv.proj[1]
+        self.squeeze_weight = _frozen(squeeze.weight.flatten(1))
+        self.squeeze_bias = squeeze.bias
+        self.excite_weight = _frozen(excite.weight.flatten(1))
+        self.excite_bias = excite.bias
+        bank = torch.cat([conv.weight.flatten(2), conv.bias.unsqueeze(-1)], dim=2)
+        self.bank = _frozen(bank.permute(2, 0, 1))  # (K * K + 1, G, C)
+
+    def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.kernel_size
+        pooled = F.adaptive_avg_pool2d(x, size).flatten(2).transpose(1, 2)  # (B, K * K, C)
+        pooled = torch.cat([pooled, x.mean(dim=(2, 3)).unsqueeze(1)], dim=1)
+        gate = F.gelu(F.linear(pooled, self.squeeze_weight, self.squeeze_bias))
+        gate = F.linear(gate, self.excite_weight, self.excite_bias)
+        gate = gate.unflatten(-1, (self.num_groups, -1)).softmax(dim=2)
+        mixed = (gate * self.bank).sum(dim=2)  # (B, K * K + 1, C)
+        kernels = mixed[:, :-1].transpose(1, 2).unflatten(-1, (size, size))
+        return kernels, mixed[:, -1]
+
+
+class FusedOverlappingAttention(OverlappingSpatialReductionAttention):
+    """The attention for inference: what makes its map smaller is two convolutions.
+
+    Args:
+        attention: whose parameters to take, its normalisations folded.
+    """
+
+    def __init__(self, attention: OverlappingSpatialReductionAttention) -> None:
+        nn.Module.__init__(self)
+        self.num_heads = attention.num_heads
+        self.q = attention.q
+        self.kv = attention.kv
+        self.local_conv = identity_added(attention.local_conv)
+        self.shrink = None
+        if not isinstance(attention.sr, nn.Identity):
+            self.shrink = attention.sr[0].conv
+            scaling = attention.sr[1].conv  # depth-wise and 1x1: a scale and a shift
+            self.scale = _frozen(scaling.weight.view(-1, 1, 1))
+            self.shift = _frozen(scaling.bias.view(-1, 1, 1))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        if self.shrink is not None:
+            x = torch.addcmul(self.shift, F.gelu(self.shrink(x)), self.scale)
+        return self.local_conv(x)
+
+
 class FusedMultiScaleFeedForward(nn.Module):
     """A :class:`MultiScaleFeedForward` for inference, its layer scale included.
 
-    One kernel size after the other goes all the way from the input to the output, to which each
-    adds its part. The hidden map, four to eight times as large as the input, is never whole in
-    memory, nothing is split and nothing joined.
+    On a large map one kernel size after the other goes all the way from the input to the output, to
+    which each adds its part. The hidden map, four to eight times as large as the input, is never
+    whole in memory, nothing is split and nothing joined. On a small map memory is no matter and the
+    number of operations is: the kernels, padded with zeros to the largest size, are one.
 
     Args:
         feed_forward: whose parameters to take.
@@ -66,13 +132,22 @@ class FusedMultiScaleFeedForward(nn.Module):
         self.fc1 = feed_forward.fc1[0]
         dtype = self.fc1.weight.dtype
         norm_scale, norm_shift = norm_as_affine(feed_forward.fc1[2])
-        self.norm_scale = nn.Parameter(norm_scale.to(dtype).view(-1, 1, 1), False)
-        self.norm_shift = nn.Parameter(norm_shift.to(dtype).view(-1, 1, 1), False)
+        self.norm_scale = _frozen(norm_scale.to(dtype).view(-1, 1, 1))
+        self.norm_shift = _frozen(norm_shift.to(dtype).view(-1, 1, 1))
         self.depthwise = nn.ModuleList(identity_added(conv) for conv in feed_forward.dwconv.proj)
         fc2 = affine_before(*norm_as_affine(feed_forward.norm), feed_forward.fc2[0])
         self.fc2 = affine_after(fc2, scale, shift)
 
+        self.merged = merged_depthwise(self.depthwise)
+
     def forward(self, x: Tensor) -> Tensor:
+        # An exported graph serves all sizes and cannot choose.
+        if torch.compiler.is_exporting() or x.shape[-2] * x.shape[-1] <= LARGEST_MERGED_MAP:
+            hidden = torch.addcmul(self.norm_shift, F.gelu(self.fc1(x)), self.norm_scale)
+            return self.fc2(F.gelu(self.merged(hidden)))
+        return self._one_share_after_the_other(x)
+
+    def _one_share_after_the_other(self, x: Tensor) -> Tensor:
         out = None
         bias = self.fc2.bias
         parts = zip(
@@ -85,11 +160,15 @@ class FusedMultiScaleFeedForward(nn.Module):
         )
         for fc1, norm_scale, norm_shift, depthwise, fc2 in parts:
             hidden = F.gelu(F.conv2d(x, fc1))
-            hidden = depthwise(torch.addcmul(norm_shift, hidden, norm_scale))
+            hidden = depthwise(torch.addcmul(norm_shift, hidden, norm_scale, out=hidden))
             part = F.conv2d(F.gelu(hidden), fc2, bias)
             out = part if out is None else out.add_(part)
             bias = None
         return out
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
 
 
 def _layer_scale(layer_scale: nn.Module) -> tuple[Tensor, Tensor]:

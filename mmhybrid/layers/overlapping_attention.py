@@ -53,13 +53,16 @@ class OverlappingSpatialReductionAttention(nn.Module):
         self.local_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
-        reduced = self.sr(x)
-        reduced = reduced + self.local_conv(reduced)
-        k, v = self.kv(reduced).chunk(2, dim=1)
+        k, v = self.kv(self.reduce(x)).chunk(2, dim=1)
         out = attention_with_position(
             self._split_heads(self.q(x)), self._split_heads(k), self._split_heads(v), position
         )
         return out.transpose(-1, -2).reshape(x.shape)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The smaller map that keys and values are made of."""
+        x = self.sr(x)
+        return x + self.local_conv(x)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         # (B, C, H, W) -> (B, heads, H * W, C / heads)

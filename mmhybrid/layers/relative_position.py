@@ -9,7 +9,7 @@ table is :math:`U P V^T`, and
 
 which is plain attention over wider queries and keys. :math:`U P` is a resize of the short table
 along one side, made once a stage; :math:`V` is a constant of the shape. Where the table fits as it
-is, it is used as it is.
+is, it is used as it is; a small one may be made whole, once a stage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGEST_WHOLE_TABLE = 20_000_000  # values, 80 MB in float32
+
 
 class RelativePosition(NamedTuple):
     """The positions of one stage, ready for :func:`attention_with_position`.
 
     Attributes:
         table: (1, heads, N_q, N_k), what is added to the scores; None where it is folded instead.
-        query: (1, heads, N_q, R), the columns that queries get; None where the table fits.
-        key: (N_k, R), the columns that keys get; None where the table fits.
+        query: (1, heads, N_q, R), the columns that queries get; None where there is a table.
+        key: (N_k, R), the columns that keys get; None where there is a table.
     """
 
     table: Tensor | None
@@ -51,7 +53,26 @@ def fit_relative_position(table: Tensor, num_queries: int, num_keys: int) -> Rel
     identity = torch.eye(columns, dtype=table.dtype, device=table.device)[None, None]
     query = F.interpolate(table, size=(num_queries, columns), mode="bicubic")
     key = F.interpolate(identity, size=(num_keys, columns), mode="bicubic")[0, 0]
+    if _is_faster_whole(table, num_queries, num_keys):
+        return RelativePosition(query @ key.t(), None, None)
     return RelativePosition(None, query, key)
+
+
+def _is_faster_whole(table: Tensor, num_queries: int, num_keys: int) -> bool:
+    """Whether a fitted table is better made once, for all blocks of a stage, than folded.
+
+    On a CPU without gradients, masked attention is twice as fast as folded attention, which is
+    three times as wide; while the table is not larger than the other maps of a network, making it
+    costs less than that gains. Measured on two threads, all blocks of a stage, made and used
+    against folded: 16 against 27 ms in the first stage at 512x512, 248 against 313 ms in the third
+    at 800x1344. Gradients of a mask would cost more than they gain.
+    """
+    return (
+        table.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and table.requires_grad)
+        and table.shape[1] * num_queries * num_keys <= LARGEST_WHOLE_TABLE
+    )
 
 
 def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativePosition) -> Tensor:
