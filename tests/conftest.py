@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Threads that wait without spinning let other processes work; set before PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 

@@ -64,7 +64,8 @@ def run(command):
     if any(error in text for error in NETWORK_ERRORS):
         sys.exit(
             "The packages could not be fetched: there is no network, or no way to the package "
-            "index. Behind a proxy, set HTTPS_PROXY; with a mirror, set PIP_INDEX_URL; then run it again."
+            "index. Behind a proxy, set HTTPS_PROXY; with a mirror, set PIP_INDEX_URL; then run it "
+            "again."
         )
     sys.exit(text[-3000:] + "\npip failed; its own words are above.")
 

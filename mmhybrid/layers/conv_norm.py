@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmhybrid.layers.channel_scale import ChannelScale
 from mmhybrid.layers.norm import build_norm
 
 
@@ -33,9 +34,12 @@ class ConvNorm(nn.Module):
         activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
+        if kernel_size == 1 and groups == in_channels == out_channels and stride == 1:
+            self.conv = ChannelScale(in_channels, bias=False)
+        else:
+            self.conv = nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+            )
         self.bn = build_norm(norm_cfg, out_channels)
         self.activation = activation or nn.Identity()
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.layers.channel_scale import ChannelScale
 from mmhybrid.layers.norm import build_norm
 
 
@@ -25,6 +26,8 @@ class MultiScaleDepthwiseConv(nn.Module):
         self.shares += [share] * (len(kernel_sizes) - 1)
         self.proj = nn.ModuleList(
             nn.Conv2d(width, width, size, padding=size // 2, groups=width)
+            if size > 1
+            else ChannelScale(width)
             for width, size in zip(self.shares, kernel_sizes, strict=True)
         )
 
