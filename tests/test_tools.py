@@ -161,6 +161,20 @@ def test_testing_gives_the_metrics_of_the_run(
     assert (tmp_path / "predictions.pkl").stat().st_size > 100
 
 
+def test_testing_fused_gives_the_metrics_of_the_run(
+    trained: tuple[Path, str], small_config: Path, tmp_path: Path
+) -> None:
+    folder, output = trained
+    options = ["--quick", "--work-dir", folder, "--fuse", "--cfg-options", *TINY]
+    result = tool("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "The model is fused for inference." in result.stdout
+    fused, unfused = (final_metrics(text) for text in (result.stdout, output))
+    assert fused.keys() == unfused.keys()
+    for name, value in fused.items():
+        assert float(value) == pytest.approx(float(unfused[name]), abs=0.02)
+
+
 def test_augmentation_that_cannot_merge_masks(
     trained: tuple[Path, str], small_config: Path, tmp_path: Path
 ) -> None:

@@ -12,12 +12,18 @@ from pathlib import Path
 
 from command_line import prepare
 
+EXAMPLES = """examples:
+  All of it, about half an hour:
+    python tools/bench.py
+  The forward pass alone, with four threads:
+    python tools/bench.py forward --threads 4
+"""
 SECTIONS = ("forward", "attention", "errors", "growth", "compiled", "training")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "sections",

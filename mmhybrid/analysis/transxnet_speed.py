@@ -78,7 +78,9 @@ def forward(size: Size, *, repeats: int = 5, with_peers: bool = False) -> list[R
     }
     if with_peers:
         for name, make in peers().items():
-            functions[name] = _forward_of(make().eval(), x)
+            peer = make()
+            peer.eval()  # of mmdet's, this returns nothing
+            functions[name] = _forward_of(peer, x)
     seconds = time_interleaved(functions, repeats=repeats)
     return [
         {
