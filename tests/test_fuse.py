@@ -1,5 +1,6 @@
 """Fused models against unfused ones."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_the_model_itself_stays_as_it_is() -> None:
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fused.parameters())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_positions_are_fitted_anew_for_another_size_or_other_weights() -> None:
+    model = randomised(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
+    fused = fuse(model)
+    other = randomised(TransXNet(dict(depths=(1, 1, 1, 1))), seed=1).eval()
+    small, large = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        for x in (small, small, large, small):
+            for a, b in zip(model(x), fused(x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    fused.load_state_dict(fuse(other).state_dict())
+    x = small.requires_grad_()
+    for a, b in zip(other(x), fused(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    copied = copy.deepcopy(fused)
+    assert copied.relative_position.backbone is copied
 
 
 def test_a_shift_before_padding_is_refused() -> None:

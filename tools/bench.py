@@ -7,6 +7,7 @@ figure is a ratio within this run: absolute times are those of this machine at t
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Nothing else should run beside a measurement, and threads may wait as fast as they can.
+    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     prepare()
     import torch
 

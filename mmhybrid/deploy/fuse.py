@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from mmhybrid.backbones.base import HybridBackbone
-from mmhybrid.backbones.transxnet import TransXNetBlock
+from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
 from mmhybrid.deploy.folding import fold_norms
 from mmhybrid.deploy.fused_transxnet import FusedTransXNetBlock
+from mmhybrid.deploy.remembered_positions import RememberedPositions
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,5 +53,8 @@ def fuse(model: Model) -> Model:
         for name, child in parent.named_children():
             if type(child) in FUSED_BLOCKS:
                 setattr(parent, name, FUSED_BLOCKS[type(child)](child))
+    for module in model.modules():
+        if isinstance(module, TransXNet):
+            module.relative_position = RememberedPositions(module)
     fold_norms(model)
     return model.requires_grad_(False)

@@ -1,0 +1,37 @@
+"""Fitted tables of relative positions, kept from picture to picture."""
+
+from __future__ import annotations
+
+import torch
+
+from mmhybrid.backbones.transxnet import TransXNet
+from mmhybrid.layers.relative_position import RelativePosition
+
+
+class RememberedPositions:
+    """Takes the place of :meth:`TransXNet.relative_position` in a fused model.
+
+    A fused model does not change, so what was fitted for the last picture size serves the next
+    picture of that size. One size is kept.
+
+    Args:
+        backbone: whose tables to fit.
+    """
+
+    def __init__(self, backbone: TransXNet) -> None:
+        self.backbone = backbone
+        self.fit = backbone.relative_position
+        self.kept: dict[int, tuple[tuple, RelativePosition]] = {}
+
+    def __call__(self, stage: int, height: int, width: int) -> RelativePosition:
+        if torch.compiler.is_compiling():
+            return self.fit(stage, height, width)
+        table = self.backbone.relative_pos_enc[stage]
+        # What it was made of and for; loading other weights changes the version.
+        made_for = (height, width, table.device, table.dtype, table.data_ptr(), table._version)
+        if stage not in self.kept or self.kept[stage][0] != made_for:
+            self.kept.pop(stage, None)
+            # Tensors of inference mode could not be used outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                self.kept[stage] = made_for, self.fit(stage, height, width)
+        return self.kept[stage][1]
