@@ -72,7 +72,8 @@ def main() -> None:
     for section in args.sections or SECTIONS:
         print(f"measuring: {section} ...", flush=True)
         results[section] = measures[section]()
-        results["machine"] = {
+        machines = results.setdefault("machines", {})
+        machines[section] = {
             "processor": platform.processor() or platform.machine(),
             "threads": args.threads,
             "torch": torch.__version__,
@@ -83,11 +84,11 @@ def main() -> None:
         print("\n".join(table(results[section])) + "\n", flush=True)
     if "growth" in results:
         draw_growth(results["growth"], speed.fitted_exponent, folder / "transxnet_growth.png")
-    lines = [f"{key}: {value}" for key, value in results["machine"].items()]
-    text = ["# Speed of TransXNet-T", "", ", ".join(lines), ""]
+    text = ["# Speed of TransXNet-T", ""]
     for section in SECTIONS:
         if section in results:
-            text += [f"## {section}", "", *table(results[section]), ""]
+            machine = ", ".join(f"{k}: {v}" for k, v in results["machines"][section].items())
+            text += [f"## {section}", "", machine, "", *table(results[section]), ""]
     (folder / "transxnet_speed.md").write_text("\n".join(text))
     print(f"Written to {folder}: {', '.join(sorted(p.name for p in folder.glob('transxnet_*')))}")
 

@@ -81,6 +81,8 @@ def main() -> None:
             cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
         elif args.data_root:
             set_data_root(cfg, args.data_root)
+        if args.quick and args.no_validate:
+            raise run.RunError("--quick evaluates what it trained: leave out --no-validate")
         if args.no_validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         if args.amp:

@@ -109,7 +109,7 @@ def plain_transxnet(model: TransXNet, x: Tensor) -> tuple[Tensor, ...]:
 
     outputs = []
     x = downsample(x, "patch_embed", stride=4, padding=3)
-    for stage, depth in enumerate(model.depths):
+    for stage, depth in enumerate(model.depths[: model.out_indices[-1] + 1]):
         if stage > 0:
             x = downsample(x, f"network.{2 * stage - 1}", stride=2, padding=1)
         table = tensors[f"relative_pos_enc.{stage}"]

@@ -45,16 +45,20 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def peak_memory(function: Callable[[], object]) -> int:
+def peak_memory(function: Callable[[], object], *, device: str = "cpu") -> int:
     """Bytes that a call needs at its peak, beyond what was there before it.
 
     On a GPU from PyTorch's allocator. On a CPU the call runs in a forked process, and the kernel's
     record of its largest resident size counts (Linux only).
 
+    Args:
+        function: what to measure.
+        device: where it works, ``'cpu'`` or ``'cuda'``.
+
     Raises:
         RuntimeError: the call failed in the forked process.
     """
-    if torch.cuda.is_available():
+    if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -205,6 +205,7 @@ def errors(size: Size) -> list[Row]:
         name = str(dtype).removeprefix("torch.")
         with torch.autocast("cpu", dtype=dtype):
             rows.append(_error(f"{name} autocast", size, model(x), exact))
+            rows.append(_error(f"{name} autocast, fused", size, fuse(model)(x), exact))
             plain = plain_transxnet(model, x)
             rows.append(_error(f"{name} autocast, plain", size, plain, exact))
     return rows

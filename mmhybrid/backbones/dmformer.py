@@ -97,7 +97,7 @@ class DMFormer(HybridBackbone):
             is taken from ``'small'``. Reconstruction: the paper's stage table is not known, and
             widths and depths are VAN's; the ratio of 3 is what the totals ask for.
         in_channels: channels of the pictures.
-        out_indices: stages to return, at strides 4, 8, 16 and 32.
+        out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
             stages.
         norm_eval: keep the running statistics of batch normalisations as they are in training.
@@ -187,8 +187,9 @@ class DMFormer(HybridBackbone):
         if downsample_kernel not in (2, 3):
             raise ValueError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
         self.stem = stem(in_channels, dims[0], stem_convs, norm_cfg)
+        last = self.out_indices[-1]
         self.downsamplings = nn.ModuleList(
-            strided_conv(dims[i], dims[i + 1], downsample_kernel, norm_cfg) for i in range(3)
+            strided_conv(dims[i], dims[i + 1], downsample_kernel, norm_cfg) for i in range(last)
         )
         rates = drop_path_rates(drop_path_rate, self.depths)
         self.stages = nn.ModuleList(
@@ -210,9 +211,11 @@ class DMFormer(HybridBackbone):
                 )
                 for rate in stage_rates
             )
-            for dim, mlp_ratio, stage_rates in zip(dims, settings["mlp_ratios"], rates, strict=True)
+            for dim, mlp_ratio, stage_rates in list(
+                zip(dims, settings["mlp_ratios"], rates, strict=True)
+            )[: last + 1]
         )
-        self.norms = nn.ModuleList(build_norm(norm_cfg, dim) for dim in dims)
+        self.norms = nn.ModuleList(build_norm(norm_cfg, dim) for dim in dims[: last + 1])
         init_convolutions(self)
         self.freeze_stages()
 
@@ -235,6 +238,8 @@ class DMFormer(HybridBackbone):
     def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
         if stage < 0:
             return [self.stem]
+        if stage > self.out_indices[-1]:
+            return []
         downsampling = [self.downsamplings[stage - 1]] if stage > 0 else []
         return [*downsampling, self.stages[stage], self.norms[stage]]
 

@@ -57,8 +57,9 @@ class TransXNetBlock(nn.Module):
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = x + self.pos_embed(x)
-        x = x + self.drop_path(self.layer_scale_1(self.token_mixer(self.norm1(x), position)))
-        return x + self.drop_path(self.layer_scale_2(self.mlp(self.norm2(x))))
+        # Nothing else needs the output of a branch: what comes in is added to it in place.
+        x = self.drop_path(self.layer_scale_1(self.token_mixer(self.norm1(x), position))).add_(x)
+        return self.drop_path(self.layer_scale_2(self.mlp(self.norm2(x)))).add_(x)
 
 
 class PatchEmbed(nn.Module):
@@ -102,7 +103,7 @@ class TransXNet(HybridBackbone):
             taken from ``'tiny'``.
         in_channels: channels of the pictures.
         out_indices: stages to return, at strides 4, 8, 16 and 32, each through a group
-            normalisation of its own.
+            normalisation of its own. Later stages than these are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
             stages.
         norm_eval: keep the running statistics of batch normalisations as they are in training.
@@ -174,7 +175,8 @@ class TransXNet(HybridBackbone):
         # numbering.
         self.network = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, self.depths)
-        for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True)):
+        for stage in range(self.out_indices[-1] + 1):
+            dim, stride = dims[stage], strides[stage]
             if stage > 0:
                 self.network.append(PatchEmbed(dims[stage - 1], dim, 3, 2, norm_cfg))
             side = math.ceil(image_size / stride)
@@ -232,6 +234,8 @@ class TransXNet(HybridBackbone):
     def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
         if stage < 0:
             return [self.patch_embed]
+        if stage > self.out_indices[-1]:
+            return []
         norm = [self.get_submodule(f"norm{2 * stage}")] if stage in self.out_indices else []
         downsampling = [self.network[2 * stage - 1]] if stage > 0 else []
         return [*downsampling, self.relative_pos_enc[stage], self.network[2 * stage], *norm]

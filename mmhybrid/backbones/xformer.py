@@ -161,7 +161,7 @@ class XFormer(HybridBackbone):
             layers). Reconstruction: the paper's table is not known; widths and depths are those of
             MobileViT-S. Other sizes than this one are not known to exist.
         in_channels: channels of the pictures.
-        out_indices: stages to return, at strides 4, 8, 16 and 32.
+        out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
             stages.
         norm_eval: keep the running statistics of batch normalisations as they are in training.
@@ -276,7 +276,8 @@ class XFormer(HybridBackbone):
         )
         rates = [[], *drop_path_rates(drop_path_rate, settings["xf_depths"])]
         self.stages = nn.ModuleList()
-        for stage, (dim, depth) in enumerate(zip(channels, settings["mobile_depths"], strict=True)):
+        for stage in range(self.out_indices[-1] + 1):
+            dim, depth = channels[stage], settings["mobile_depths"][stage]
             previous = channels[stage - 1] if stage > 0 else second
             blocks = nn.ModuleList([InvertedResidual(previous, dim, stride=2, **mobile)])
             blocks.extend(InvertedResidual(dim, dim, **mobile) for _ in range(depth - 1))
@@ -341,6 +342,8 @@ class XFormer(HybridBackbone):
     def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
         if stage < 0:
             return [self.stem]
+        if stage > self.out_indices[-1]:
+            return []
         last = stage == self.num_stages - 1 and self.head is not None
         return [self.stages[stage], self.head] if last else [self.stages[stage]]
 

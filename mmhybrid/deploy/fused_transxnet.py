@@ -28,7 +28,8 @@ class FusedTransXNetBlock(nn.Module):
     """A :class:`TransXNetBlock` for inference: fewer operations, the same result.
 
     The residual around the positional convolution is in its kernel. Batch normalisations are in the
-    convolutions beside them, both layer scales in the last convolutions of their branches.
+    convolutions beside them, both layer scales in the last convolutions of their branches. Under
+    autocast the residual stream takes the precision of the convolutions.
 
     Args:
         block: whose parameters to take.
@@ -160,7 +161,7 @@ class FusedMultiScaleFeedForward(nn.Module):
         )
         for fc1, norm_scale, norm_shift, depthwise, fc2 in parts:
             hidden = F.gelu(F.conv2d(x, fc1))
-            hidden = depthwise(torch.addcmul(norm_shift, hidden, norm_scale, out=hidden))
+            hidden = depthwise(torch.addcmul(norm_shift, hidden, norm_scale))
             part = F.conv2d(F.gelu(hidden), fc2, bias)
             out = part if out is None else out.add_(part)
             bias = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from mmhybrid.checkpoints.loading import unwrapped
 
 
 @HOOKS.register_module()
@@ -28,6 +29,5 @@ class CompileBackboneHook(Hook):
         self.options = dict(dynamic=dynamic, mode=mode, backend=backend)
 
     def before_run(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.backbone.compile(fullgraph=True, **self.options)
+        unwrapped(runner.model).backbone.compile(fullgraph=True, **self.options)
         runner.logger.info("The backbone is compiled on its first call, which takes a while.")

@@ -65,5 +65,5 @@ class MultiScaleFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        x = x + self.dwconv(x)
+        x = self.dwconv(x).add_(x)
         return self.fc2(self.norm(self.act(x)))

@@ -33,6 +33,7 @@ class _SingleValueNorm:
             isinstance(self, nn.SyncBatchNorm)
             and torch.distributed.is_available()
             and torch.distributed.is_initialized()
+            and torch.distributed.get_world_size(self.process_group) > 1
         )
 
 
@@ -55,9 +56,9 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     """Builds the normalisation that a config asks for.
 
     Args:
-        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'LN2d'`` or the name of a normalisation
-            registered in ``MODELS`` (mmcv registers many); ``requires_grad`` freezes the affine
-            parameters; the rest goes to the constructor.
+        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``), ``'LN2d'`` or
+            the name of a class registered in ``MODELS`` that takes the number of channels;
+            ``requires_grad`` freezes the affine parameters; the rest goes to the constructor.
         channels: number of channels.
 
     Raises:
@@ -71,6 +72,7 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
         "BN2d": BatchNorm2d,
         "SyncBN": SyncBatchNorm,
         "LN2d": LayerNorm2d,
+        "GN": lambda channels, **options: nn.GroupNorm(num_channels=channels, **options),
     }
     norm_class = known.get(name) or MODELS.get(name)
     if norm_class is None:
@@ -95,7 +97,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     settings = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
