@@ -98,11 +98,13 @@ def forward(size: Size, *, repeats: int = 5, with_peers: bool = False) -> list[R
 def training_step(size: Size = (640, 1088), batch: int = 2, *, repeats: int = 5) -> list[Row]:
     """Seconds and peak memory of a forward and backward pass, ours and the plain formula's."""
     model = randomised(TransXNet("tiny")).train()
+    recomputing = randomised(TransXNet("tiny", with_cp=True)).train()
     x = torch.randn(batch, 3, *size)
 
     def step(outputs: Callable[[], Iterable[Tensor]]) -> Callable[[], None]:
         def run() -> None:
             model.zero_grad()
+            recomputing.zero_grad()
             sum(y.mean() for y in outputs()).backward()
 
         return run
@@ -110,6 +112,7 @@ def training_step(size: Size = (640, 1088), batch: int = 2, *, repeats: int = 5)
     functions = {
         "plain": step(lambda: plain_transxnet(model, x)),
         "TransXNet-T": step(lambda: model(x)),
+        "TransXNet-T, with_cp": step(lambda: recomputing(x)),
     }
     memory = {name: peak_memory(function) for name, function in functions.items()}
     seconds = time_interleaved(functions, repeats=repeats, warmup=0)
