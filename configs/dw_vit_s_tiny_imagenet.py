@@ -1,7 +1,4 @@
 # ViT-Small with depth-wise shortcuts on Tiny-ImageNet, the published recipe.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_tiny_imagenet.py"]
+_base_ = "./dw_vit_t_tiny_imagenet.py"
 
-model = dict(
-    backbone=dict(type="DWVisionTransformer", arch="small", out_type="cls_token"),
-    head=dict(in_channels=384),
-)
+model = dict(backbone=dict(arch="small"), head=dict(in_channels=384))
