@@ -6,21 +6,59 @@ The empty child registry below makes ``type='mmhybrid.TransXNet'`` work without 
 imports the ``locations`` of a scope that it meets.
 """
 
+from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=ROOT_MODELS, scope="mmhybrid", locations=["mmhybrid.backbones"])
+MODELS = Registry(
+    "model",
+    parent=ROOT_MODELS,
+    scope="mmhybrid",
+    locations=["mmhybrid.backbones", "mmhybrid.engine.gloo_sync_batch_norm"],
+)
 HOOKS = Registry(
     "hook",
     parent=ROOT_HOOKS,
     scope="mmhybrid",
-    locations=["mmhybrid.deploy.fuse_hook", "mmhybrid.engine.compile_hook"],
+    locations=[
+        "mmhybrid.deploy.fuse_hook",
+        "mmhybrid.engine.compile_hook",
+        "mmhybrid.engine.durable_checkpoint_hook",
+        "mmhybrid.engine.non_finite_hook",
+        "mmhybrid.engine.sample_loading",
+        "mmhybrid.engine.signal_hook",
+    ],
+)
+LOOPS = Registry(
+    "loop", parent=ROOT_LOOPS, scope="mmhybrid", locations=["mmhybrid.engine.resumable_loops"]
+)
+DATA_SAMPLERS = Registry(
+    "data sampler",
+    parent=ROOT_DATA_SAMPLERS,
+    scope="mmhybrid",
+    locations=["mmhybrid.engine.resumable_sampling"],
+)
+
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope="mmhybrid",
+    locations=["mmhybrid.engine.layer_decay"],
 )
 
 DATASETS = Registry(
     "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.engine.tiny_imagenet"]
 )
 
-__all__ = ["DATASETS", "HOOKS", "MODELS"]
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "HOOKS",
+    "LOOPS",
+    "MODELS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+]

@@ -1,14 +1,25 @@
 """What every test may use."""
 
 import os
+import random
 from pathlib import Path
+from typing import Any, ClassVar
 
 # Threads that wait without spinning let other processes work; set before PyTorch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from mmhybrid.layers.norm import build_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,3 +48,105 @@ def _same_random_numbers() -> None:
 def _no_default_scope() -> None:
     """Forget the package whose classes an earlier test used; a config of its own names it."""
     DefaultScope._instance_dict.clear()
+
+
+@DATASETS.register_module()
+class ToyPictures(BaseDataset):
+    """Noise of three levels, flipped at random by each of the three random generators."""
+
+    METAINFO: ClassVar[dict[str, Any]] = {"classes": ("dark", "grey", "bright")}
+
+    def __init__(self, data_list: list[dict[str, Any]], **options: Any) -> None:
+        self.records = data_list
+        super().__init__(**options)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        return [dict(record) for record in self.records]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.get_data_info(index)
+        if record.get("unreadable"):
+            raise OSError(f"cannot identify image file {record['img_path']}")
+        noise = np.random.default_rng(index).normal(record["gt_label"], 1, (3, 8, 8))
+        picture = torch.tensor(noise, dtype=torch.float32) * record.get("factor", 1.0)
+        if self.test_mode:
+            return dict(inputs=picture, data_samples=BaseDataElement(metainfo=record))
+        picture = picture.flip(2) if random.random() < 0.5 else picture
+        picture = picture.flip(1) if np.random.rand() < 0.5 else picture  # noqa: NPY002
+        return dict(
+            inputs=picture + 0.1 * torch.randn(3, 8, 8),
+            data_samples=BaseDataElement(metainfo=record),
+        )
+
+
+@MODELS.register_module()
+class ToyClassifier(BaseModel):
+    """A convolution, batch normalisation, dropout and a linear layer."""
+
+    def __init__(self, norm_cfg: dict | None = None, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = build_norm(norm_cfg or dict(type="BN"), 8)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        scores = self.linear(self.dropout(self.norm(self.conv(inputs)).relu()).mean((2, 3)))
+        labels = torch.tensor([sample.gt_label for sample in data_samples])
+        if mode == "loss":
+            return dict(loss=nn.functional.cross_entropy(scores, labels))
+        return [dict(right=bool(a == b)) for a, b in zip(scores.argmax(1), labels, strict=True)]
+
+
+@METRICS.register_module()
+class ToyAccuracy(BaseMetric):
+    """The share of right answers."""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [sample["right"] for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return dict(accuracy=sum(results) / len(results))
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path) -> Config:
+    """The config of a run of a few milliseconds a step, with all that must survive a crash.
+
+    Pictures of noise with random flips, dropout, batch normalisation, AdamW, a schedule and
+    averaged weights: 4 epochs of 6 batches of 4.
+    """
+    pictures = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=dict(type="ToyPictures", data_list=pictures),
+        sampler=dict(type="DefaultSampler", shuffle=True),
+        collate_fn=dict(type="default_collate"),
+    )
+    return Config(
+        dict(
+            default_scope="mmengine",
+            custom_imports=dict(imports=["mmhybrid"]),
+            model=dict(type="ToyClassifier"),
+            train_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=4),
+            val_dataloader=dict(
+                loader,
+                dataset=dict(loader["dataset"], test_mode=True),
+                sampler=dict(type="DefaultSampler", shuffle=False),
+            ),
+            val_cfg=dict(),
+            val_evaluator=dict(type="ToyAccuracy"),
+            optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.01)),
+            param_scheduler=[
+                dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5),
+                dict(type="MultiStepLR", milestones=[2, 3], gamma=0.5),
+            ],
+            default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
+            custom_hooks=[dict(type="EMAHook", momentum=0.1)],
+            randomness=dict(seed=3),
+            launcher="none",
+            work_dir=str(tmp_path / "run"),
+        )
+    )

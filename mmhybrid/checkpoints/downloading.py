@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from mmhybrid.checkpoints.errors import CheckpointError
 from mmhybrid.checkpoints.reading import read_checkpoint
+from mmhybrid.checkpoints.writing import sha256_of
 
 
 def load_url(
@@ -28,7 +28,7 @@ def load_url(
     """Downloads a checkpoint, unless it is in the cache, and reads it.
 
     Args:
-        url: its address.
+        url: its address; ``#sha256=0123abcd...`` at its end is the same as ``sha256``.
         model_dir: the cache; by default ``checkpoints`` in the folder of :func:`torch.hub.get_dir`.
         map_location: as that of :func:`torch.load`.
         progress: show a progress bar.
@@ -40,11 +40,19 @@ def load_url(
     Raises:
         CheckpointError: the file cannot be downloaded, or is another than it should be.
     """
+    url, _, fragment = url.partition("#")
+    if sha256 is None and fragment.startswith("sha256="):
+        sha256 = fragment.removeprefix("sha256=")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise CheckpointError(
+            f"sha256={sha256} of {url} is no SHA-256: 8 to 64 digits from 0 to f are expected"
+        )
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
     path = folder / (file_name or os.path.basename(urlparse(url).path))
     if sha256 is None and check_hash:
         sha256 = hash_in_name(path.name)
-    if not path.exists():
+    fetched = not path.exists()
+    if fetched:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), progress=progress)
@@ -56,7 +64,12 @@ def load_url(
                 "with --cfg-options model.backbone.init_cfg=None"
             ) from error
     if sha256 is not None:
-        check_sha256(path, sha256)
+        try:
+            check_sha256(path, sha256)
+        except CheckpointError:
+            if fetched:
+                path.unlink()  # the next run must not take it from the cache
+            raise
     return read_checkpoint(path, map_location)
 
 
@@ -74,12 +87,10 @@ def hash_in_name(name: str) -> str | None:
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:
     """Compares a file with the start of its SHA-256."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(expected.lower()):
+        digest = sha256_of(file, os.path.getsize(path))
+    if not digest.startswith(expected.lower()):
         raise CheckpointError(
-            f"{path} is not the file that was published: its SHA-256 is {digest.hexdigest()} and "
+            f"{path} is not the file that was published: its SHA-256 is {digest} and "
             f"should start with {expected}. Remove it and download it again."
         )

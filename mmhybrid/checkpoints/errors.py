@@ -11,3 +11,7 @@ class UnsafeCheckpointError(CheckpointError):
 
 class DamagedCheckpointError(CheckpointError):
     """A file is cut short or its bytes have changed."""
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint cannot be written: the disk is full, or the folder may not be written to."""

@@ -108,6 +108,19 @@ def load_checkpoint(
         >>> report = load_checkpoint(TransXNet('tiny'), 'transx-t.pth.tar')  # doctest: +SKIP
         >>> report.left_over  # doctest: +SKIP
         ['classifier.0.weight', 'classifier.0.bias', 'classifier.2.weight', 'classifier.2.bias']
+
+        A whole detector's file into a backbone:
+
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from mmhybrid.backbones import XFormer
+        >>> from mmhybrid.checkpoints import load_checkpoint, write_checkpoint
+        >>> detector = nn.ModuleDict(dict(backbone=XFormer(), head=nn.Linear(2, 3)))
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     write_checkpoint(dict(state_dict=detector.state_dict()), file.name)
+        ...     report = load_checkpoint(XFormer(), file.name, logger='silent')
+        >>> report.left_over, report.missing
+        (['head.weight', 'head.bias'], [])
     """
     from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -133,7 +146,16 @@ def load_weights(
     logger: Any = "current",
 ) -> LoadReport:
     """Loads what :func:`mmhybrid.checkpoints.read_checkpoint` returned; see
-    :func:`load_checkpoint`."""
+    :func:`load_checkpoint`.
+
+    Example:
+        >>> from mmhybrid.backbones import XFormer
+        >>> from mmhybrid.checkpoints import load_weights
+        >>> model = XFormer()
+        >>> report = load_weights(model, dict(model=model.state_dict()), logger='silent')
+        >>> report.entry, len(report.loaded) == len(model.state_dict())
+        ('model', True)
+    """
     entry, weights = find_weights(checkpoint, ema, source)
     return load_tensors(
         model, weights, source=source, entry=entry, min_coverage=min_coverage, logger=logger
@@ -202,7 +224,16 @@ def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
     return {
         without_wrappers(f"{name}." if name else ""): module
         for name, module in model.named_modules()
-        if getattr(module, "family", None) and hasattr(module, "feature_channels")
+        if getattr(module, "family", None)
+        and (hasattr(module, "feature_channels") or hasattr(module, "wrapped_prefix"))
+    }
+
+
+def _pretrained_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """:func:`backbones_of`, those that wrap another by the prefix of the wrapped one."""
+    return {
+        prefix + getattr(backbone, "wrapped_prefix", ""): backbone
+        for prefix, backbone in backbones_of(model).items()
     }
 
 
@@ -289,7 +320,7 @@ def _match_names(
     best = renamed
     best_count = -1
     for strip in SOURCE_PREFIXES:
-        for add in {"": None, **backbones_of(model)}:
+        for add in {"": None, **backbones_of(model), **_pretrained_parts(model)}:
             names = {
                 old: add + new.removeprefix(strip)
                 if new not in target and new.startswith(strip)
@@ -343,7 +374,7 @@ def _check(
 ) -> None:
     """Raises CheckpointError if too little of a backbone was loaded."""
     loaded = set(report.loaded)
-    for prefix, backbone in (backbones_of(model) or {"": model}).items():
+    for prefix, backbone in (_pretrained_parts(model) or {"": model}).items():
         own = [key for key in target if key.startswith(prefix) and "num_batches" not in key]
         covered = sum(key in loaded for key in own)
         if covered >= min_coverage * len(own):

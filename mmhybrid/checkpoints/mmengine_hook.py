@@ -1,9 +1,11 @@
-"""One way of loading for ``init_cfg``, ``load_from`` and inferencers.
+"""One way of loading for ``init_cfg``, ``load_from`` and inferencers, and one of saving.
 
 MMEngine loads what has the same name, and warns of the rest: a file of somebody else's loads
 "successfully" with nothing loaded. Where the model holds a backbone of ours and the names differ,
 :func:`mmhybrid.checkpoints.loading.load_weights` does it instead. Files that match exactly, such as
 those that a run resumes from, and other models go the old way.
+
+What MMEngine saves on a disk goes through :func:`mmhybrid.checkpoints.writing.write_checkpoint`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +30,8 @@ from mmhybrid.checkpoints.loading import (
     unwrapped,
     without_wrappers,
 )
-from mmhybrid.runtime.when_imported import when_imported
+from mmhybrid.checkpoints.writing import write_checkpoint
+from mmhybrid.when_imported import when_imported
 
 _source = (0, "the checkpoint")
 
@@ -35,6 +39,7 @@ _source = (0, "the checkpoint")
 def apply() -> None:
     """Installs the hook in MMEngine, as soon as its modules are imported."""
     when_imported("mmengine.runner.checkpoint", _patch_loading)
+    when_imported("mmengine.runner.checkpoint", _patch_saving)
     when_imported("mmengine.model.weight_init", _patch_pretrained)
     for name in ("mmengine.hooks.ema_hook", "mmpretrain.engine.hooks.ema_hook"):
         when_imported(name, _patch_averaging)
@@ -75,10 +80,30 @@ def _patch_loading(module: ModuleType) -> None:
         return checkpoint
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
-    for each in list(sys.modules.values()):
-        # MMEngine's runner and inferencers import it by name.
-        if getattr(each, "__dict__", {}).get("_load_checkpoint_to_model") is original:
-            each._load_checkpoint_to_model = load_checkpoint_to_model
+    _replace_everywhere(original, load_checkpoint_to_model)
+
+
+def _replace_everywhere(original: Callable, replacement: Callable) -> None:
+    """Replaces a function in all modules that hold it: MMEngine's runner imports it by name."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(original.__name__) is original:
+            setattr(module, original.__name__, replacement)
+
+
+def _patch_saving(module: ModuleType) -> None:
+    original = module.save_checkpoint
+
+    @functools.wraps(original)
+    def save_checkpoint(
+        checkpoint: dict, filename: str, file_client_args: Any = None, backend_args: Any = None
+    ) -> None:
+        if "://" in str(filename) or file_client_args or backend_args:
+            original(checkpoint, filename, file_client_args, backend_args)
+        else:
+            Path(filename).parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(checkpoint, filename)
+
+    _replace_everywhere(original, save_checkpoint)
 
 
 def _patch_pretrained(module: ModuleType) -> None:

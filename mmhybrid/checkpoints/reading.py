@@ -3,7 +3,7 @@
 Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. ``torch.load`` is
 not used: MMEngine's own checkpoints hold what ``weights_only=True`` refuses, and with
 ``weights_only=False`` a file can run any program. The size of the file bounds the memory, whatever
-the file declares, and the checksums of a zip are compared.
+the file declares; the checksums of a zip, and that of our own files, are compared.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mmhybrid.checkpoints.errors import (
     UnsafeCheckpointError,
 )
 from mmhybrid.checkpoints.unpickling import WeightsUnpickler
+from mmhybrid.checkpoints.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -48,6 +49,17 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
         UnsafeCheckpointError: the file asks for more than weights and plain values.
         DamagedCheckpointError: the file is cut short or its bytes have changed, or it is no
             checkpoint.
+
+    Example:
+        >>> import pickle
+        >>> import tempfile
+        >>> from mmhybrid.checkpoints import read_checkpoint
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     _ = file.write(pickle.dumps(print))  # what runs code when it is loaded
+        ...     file.flush()
+        ...     read_checkpoint(file.name)
+        Traceback (most recent call last):
+        mmhybrid.checkpoints.errors.UnsafeCheckpointError: ...
     """
     if not isinstance(source, (str, os.PathLike)):
         return _read(source, str(getattr(source, "name", "the checkpoint")), map_location)
@@ -123,6 +135,16 @@ def _fill(stream: BinaryIO, nbytes: int) -> torch.UntypedStorage:
 def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
     """A zip of ``data.pkl`` and one record a storage. Nothing is unpacked to disk, so that names
     of records reach no path."""
+    size = file.seek(0, os.SEEK_END)
+    checksum = stored_checksum(file)
+    if checksum is not None and checksum != sha256_of(file, size - CHECKSUM_LENGTH):
+        raise DamagedCheckpointError(
+            "its bytes have changed since it was written: its SHA-256 is not the one it was saved "
+            "with. Copy it again, or take the checkpoint before it."
+        )
+    if _is_cut_in_its_comment(file):
+        raise DamagedCheckpointError("its last bytes are missing. Copy it again.")
+    file.seek(0)
     archive = zipfile.ZipFile(file)
     records = {record.filename: record for record in archive.infolist()}
     if any(record.endswith("constants.pkl") for record in records):
@@ -134,7 +156,6 @@ def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
             "its records are compressed, as torch.save never does. If it is an archive around a "
             "checkpoint, unpack it first."
         )
-    size = file.seek(0, os.SEEK_END)
     if sum(record.file_size for record in archive.infolist()) > size:
         raise UnsafeCheckpointError("it declares more bytes than it has")
     pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
@@ -168,6 +189,15 @@ def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
         return storages[key]
 
     return WeightsUnpickler(io.BytesIO(archive.read(pickles[0])), name, read_storage).load()
+
+
+def _is_cut_in_its_comment(file: BinaryIO) -> bool:
+    """Whether a zip has fewer bytes at its end than it says, which ``zipfile`` overlooks."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2**16 - 22))
+    end = file.read()
+    record = end[end.rfind(b"PK\x05\x06") :]
+    return len(record) < 22 or len(record) != 22 + struct.unpack("<H", record[20:22])[0]
 
 
 # --- PyTorch before 1.6 ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmhybrid.engine.run_config import RunError
+from mmhybrid.engine.run_error import RunError
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 

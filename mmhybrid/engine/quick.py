@@ -29,7 +29,8 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from mmhybrid.engine.data_paths import LOADERS, check_data, datasets_of, set_data_root
-from mmhybrid.engine.run_config import RunError, forget_pretrained
+from mmhybrid.engine.run_config import forget_pretrained
+from mmhybrid.engine.run_error import RunError
 from mmhybrid.engine.sample_data import draw_data
 
 EVALUATIONS = 3  # in a run
@@ -102,10 +103,19 @@ def make_quick(cfg: Config, data_root: str | None = None) -> None:
         if cfg.get(name):
             cfg[name].update(num_workers=0, persistent_workers=False, batch_size=quick.batch_size)
             cfg[name].pop("prefetch_factor", None)
+            _repeat_once(cfg[name].dataset)
     cfg.randomness = dict(seed=quick.seed)
     _shrink(cfg, quick.size)
     _start_anew(cfg)
     _shorten(cfg, quick)
+
+
+def _repeat_once(dataset: Any) -> None:
+    """Let an epoch see each picture once, as the schedule counts; long epochs save reloading."""
+    if dataset["type"].rsplit(".", 1)[-1] == "RepeatDataset":
+        dataset["times"] = 1
+    if "dataset" in dataset:
+        _repeat_once(dataset["dataset"])
 
 
 def _take_first(cfg: Config, most: int) -> int:
@@ -227,7 +237,7 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     cfg.default_hooks.logger = dict(type="LoggerHook", interval=min(10, max(1, iterations // 10)))
     cfg.default_hooks.logger.log_metric_by_epoch = False
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
-    checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
+    checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
         if hook["type"].endswith("EMAHook"):

@@ -2,6 +2,9 @@
 
 import difflib
 import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,33 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmhybrid.checkpoints import CheckpointError
+from mmhybrid.engine.check_config import check_config
+from mmhybrid.engine.run_error import RunError
+from mmhybrid.engine.sample_loading import EvaluationDataHook
+
+PACKAGE = Path(__file__).resolve().parents[1]
 INSTALL = (
     "pip install -r requirements/runtime.txt -r requirements/openmmlab.txt "
     "-c requirements/constraints.txt"
 )
 
 
-class RunError(Exception):
-    """A run cannot start; the message says why and what to do."""
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Inside, what this package itself says of bad input becomes a :class:`RunError`.
+
+    All other errors keep their traceback: they may be bugs.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        if PACKAGE in Path(last.filename).parents:
+            raise RunError(str(error)) from error
+        raise
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -44,10 +66,33 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise RunError(
             f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
         ) from error
-    if options:
+    except SyntaxError as error:
+        raise RunError(f"{path}, or a config it inherits from, is no Python: {error}") from error
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} inherits from a config that does not exist: {error.filename or error}"
+        ) from error
+    options = options or {}
+    replaced = [key for key, value in options.items() if _is_dictionary_replaced(cfg, key, value)]
+    if replaced:
+        raise RunError(
+            f"--cfg-options {replaced[0]}=... would put {options[replaced[0]]!r} in the place of a "
+            f"dictionary. Set its keys one by one: {replaced[0]}.KEY=VALUE"
+        )
+    try:
         cfg.merge_from_dict(options)
+    except (TypeError, KeyError) as error:
+        raise RunError(f"--cfg-options do not fit {path}: {error}") from error
     check_package(cfg)
     return cfg
+
+
+def _is_dictionary_replaced(cfg: Config, key: str, value: Any) -> bool:
+    """Whether an option puts something else than None or a dictionary where there is one."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if hasattr(node, "get") else None
+    return isinstance(node, dict) and not isinstance(value, dict | None)
 
 
 def check_package(cfg: Config) -> None:
@@ -92,16 +137,16 @@ def set_run(cfg: Config, path: str, work_dir: str | None, launcher: str, suffix:
                 cfg[loader].setdefault("persistent_workers", cfg[loader].get("num_workers", 0) > 0)
 
 
-def _replace_sync_batch_norm(node: Any) -> int:
-    """Change every SyncBN below a config node into BN, and count them."""
+def _replace_sync_batch_norm(node: Any, by: str) -> int:
+    """Change every SyncBN below a config node into another type, and count them."""
     count = 0
     if isinstance(node, dict):
         if node.get("type") in ("SyncBN", "MMSyncBN", "NaiveSyncBN"):
-            node["type"] = "BN"
+            node["type"] = by
             count += 1
-        count += sum(_replace_sync_batch_norm(value) for value in node.values())
+        count += sum(_replace_sync_batch_norm(value, by) for value in node.values())
     elif isinstance(node, list | tuple):
-        count += sum(_replace_sync_batch_norm(value) for value in node)
+        count += sum(_replace_sync_batch_norm(value, by) for value in node)
     return count
 
 
@@ -132,14 +177,17 @@ def set_half_precision_test(cfg: Config) -> None:
 def forget_pretrained(cfg: Config) -> None:
     """Fetch no weights to start from: a checkpoint follows that holds all of them."""
     cfg.model.pop("pretrained", None)
-    if "backbone" in cfg.model:
-        cfg.model.backbone.init_cfg = None
+    node = cfg.model
+    while "backbone" in node:  # one may wrap another
+        node = node.backbone
+        node.init_cfg = None
 
 
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config: MMEngine's, unless ``runner_type`` names another.
 
-    SyncBN, which works between GPUs only, becomes BN in a run of one process or without GPUs.
+    SyncBN, which works between GPUs only, becomes BN in a run of one process, and between
+    processes without GPUs :class:`mmhybrid.engine.gloo_sync_batch_norm.GlooSyncBatchNorm`.
     """
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # MMEngine's own start of several processes takes a GPU for each for granted.
@@ -147,13 +195,17 @@ def build_runner(cfg: Config) -> Runner:
         cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
         cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not torch.cuda.is_available():
-        replaced = _replace_sync_batch_norm(cfg.model)
+        by = "BN" if cfg.launcher == "none" else "mmhybrid.GlooSyncBatchNorm"
+        replaced = _replace_sync_batch_norm(cfg.model, by)
         if replaced:
             print_log(
-                f"SyncBN works between GPUs only: {replaced} norm_cfg use BN in this run",
+                f"SyncBN works between GPUs only: {replaced} norm_cfg use {by} in this run",
                 logger="current",
             )
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    check_config(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(EvaluationDataHook())
+    return runner
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
@@ -161,12 +213,75 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Args:
         cfg: Changed in place.
-        resume: ``'auto'`` for the newest checkpoint in the work folder, a path, or None.
+        resume: ``'auto'`` for the newest checkpoint in the work folder that is whole, a path, or
+            None.
     """
     if resume is None:
         return
-    cfg.resume = True
-    cfg.load_from = None if resume == "auto" else existing_file(resume, "checkpoint")
+    if resume != "auto":
+        cfg.resume = True
+        cfg.load_from = existing_file(resume, "checkpoint")
+        return
+    from mmhybrid.engine.durable_checkpoint_hook import newest_whole_checkpoint
+
+    newest = newest_whole_checkpoint(cfg.work_dir)
+    if newest is None:
+        print_log(f"No checkpoint in {cfg.work_dir} yet: starting anew", logger="current")
+    else:
+        cfg.resume = True
+        cfg.load_from = newest
+
+
+def _plain_name(kind: Any) -> str:
+    """The name of a class that a config gives as a name, with or without scope, or as itself."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def set_safeguards(cfg: Config) -> None:
+    """Have a training run lose nothing: what MMEngine's own hooks and loops lack.
+
+    In are durable checkpoints, exact resumption, signals and the check of losses and gradients; see
+    ``docs/recovery.md``. Hooks, loops and samplers of one's own stay as they are. ``None`` in the
+    config leaves a safeguard out: ``default_hooks = dict(non_finite=None)``.
+
+    Args:
+        cfg: Complete; changed in place.
+    """
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if checkpoint and _plain_name(checkpoint.type) == "CheckpointHook":
+        checkpoint.type = "mmhybrid.DurableCheckpointHook"
+    for name, kind in (("signals", "SignalHook"), ("non_finite", "NonFiniteHook")):
+        hooks.setdefault(name, ConfigDict())
+        if hooks[name] is None:
+            del hooks[name]
+        else:
+            hooks[name].setdefault("type", f"mmhybrid.{kind}")
+
+    loop, loader = cfg.train_cfg, cfg.train_dataloader
+    kind = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"
+    kind = _plain_name(loop.get("type", kind))
+    batches = loader.get("batch_sampler")
+    known = (
+        kind in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+        and _plain_name(loader.sampler.type) in ("DefaultSampler", "InfiniteSampler")
+        and (not batches or _plain_name(batches.type) == "AspectRatioBatchSampler")
+    )
+    if not known:
+        print_log(
+            "The loop or the samplers of this config are not those of MMEngine: --resume goes on "
+            "from the checkpoint, but not with the very same pictures",
+            logger="current",
+        )
+        return
+    loop.pop("by_epoch", None)
+    loop.type = f"mmhybrid.Resumable{kind}"
+    loader.batch_sampler = ConfigDict(
+        type="mmhybrid.ResumableBatchSampler", drop_last=loader.pop("drop_last", False)
+    )
+    if batches:
+        batches.setdefault("drop_last", loader.batch_sampler.pop("drop_last"))
+        loader.batch_sampler.batch_sampler = batches
 
 
 def set_auto_scale_lr(cfg: Config) -> None:

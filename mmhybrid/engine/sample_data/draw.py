@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhybrid.engine.data_paths import classes_of, datasets_of
-from mmhybrid.engine.run_config import RunError
+from mmhybrid.engine.run_error import RunError
 from mmhybrid.engine.sample_data import (
     cifar,
     coco,

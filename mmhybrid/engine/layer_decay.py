@@ -1,0 +1,196 @@
+"""Layer-wise learning rate decay: the nearer to the input, the smaller the learning rate.
+
+mmdet's and mmsegmentation's constructors know ConvNeXt by the name of its class and refuse all
+others; mmpretrain's asks the model how deep a parameter lies, which its classifiers can tell and
+detectors and segmentors cannot. The one here asks the backbone, wherever it is in the model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+from torch.optim import Optimizer
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Multiplies each learning rate by ``layer_decay_rate ** (layers between it and the head)``.
+
+    In a config of mmdet, mmsegmentation or mmpretrain::
+
+        optim_wrapper = dict(
+            constructor='mmhybrid.LayerwiseDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0))
+
+    ``tools/print_groups.py CONFIG`` prints what becomes of each parameter.
+
+    The model may be any whose backbone (or any other part) has ``get_layer_depth(name, prefix)``,
+    as those of mmhybrid and most of mmpretrain's. Parameters outside such parts keep the learning
+    rate of the optimizer. Parameters with equal settings are put into one group.
+
+    Args:
+        optim_wrapper_cfg: as of MMEngine's ``DefaultOptimWrapperConstructor``; its optimizer needs
+            an ``lr``.
+        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1, and all that MMEngine's default
+            knows, with the same meaning: ``custom_keys`` (their ``lr_mult`` multiplies the decayed
+            learning rate), ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult``, ...
+
+    Raises:
+        ValueError: no ``layer_decay_rate`` or ``lr``, or one that makes no sense; or no part of the
+            model has ``get_layer_depth``.
+
+    Example:
+        >>> from mmengine.optim import build_optim_wrapper
+        >>> from torch import nn
+        >>> from mmhybrid.backbones import TransXNet
+        >>> model = nn.ModuleDict(dict(backbone=TransXNet('tiny'), head=nn.Linear(448, 9)))
+        >>> optim_wrapper = build_optim_wrapper(model, dict(
+        ...     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+        ...     constructor='mmhybrid.LayerwiseDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.5)))
+        >>> rates = sorted(group['lr'] for group in optim_wrapper.optimizer.param_groups)
+        >>> rates[-1], rates[-2]  # the head, and the last block
+        (0.0001, 5e-05)
+    """
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        rate = self.paramwise_cfg.get("layer_decay_rate")
+        if not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise ValueError(
+                "layer-wise decay needs paramwise_cfg=dict(layer_decay_rate=0.75, ...), above 0 "
+                f"and at most 1, not {rate!r}. (mmdet and mmsegmentation call it decay_rate; their "
+                "num_layers and decay_type are not needed here.)"
+            )
+        if self.base_lr is None:
+            raise ValueError("layer-wise decay needs the learning rate in the config: optimizer.lr")
+
+    def add_params(
+        self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any
+    ) -> None:
+        """Adds the groups of a module's parameters to ``params``; MMEngine calls it for the whole
+        model, and it calls itself for each part."""
+        if prefix:
+            super().add_params(params, module, prefix, **options)
+            return
+        with _warnings_only():  # MMEngine's line for each learning rate would not hold the decay.
+            super().add_params(params, module, **options)
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        depths, head = layer_depths(module)
+        groups: dict[str, dict[str, Any]] = {}
+        for one in params:
+            (parameter,) = one.pop("params")
+            depth = depths.get(names[id(parameter)], head)
+            one["layer_depth"] = depth
+            one["lr"] = one.get("lr", self.base_lr) * self._rate ** (head - depth)
+            groups.setdefault(repr(sorted(one.items())), one | {"params": []})["params"].append(
+                parameter
+            )
+        params[:] = groups.values()
+        print_log(
+            f"Layer-wise decay of {self._rate} over {head} layers: {len(params)} parameter groups "
+            f"with learning rates of {min(group['lr'] for group in params):.3g} to "
+            f"{max(group['lr'] for group in params):.3g}. tools/print_groups.py CONFIG shows them.",
+            logger="current",
+        )
+
+    @property
+    def _rate(self) -> float:
+        return self.paramwise_cfg["layer_decay_rate"]
+
+
+def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """How deep each parameter lies, as the parts of the model with ``get_layer_depth`` say.
+
+    Args:
+        model: a detector, segmentor, classifier or any other that holds such a part.
+
+    Returns:
+        Depth by the parameter's name in the model, 0 for the stem, of those inside such parts; and
+        the depth of all others.
+
+    Raises:
+        ValueError: no part has the method.
+
+    Example:
+        >>> from torch import nn
+        >>> from mmhybrid.backbones import TransXNet
+        >>> model = nn.ModuleDict(dict(backbone=TransXNet('tiny'), head=nn.Linear(448, 9)))
+        >>> depths, head = layer_depths(model)
+        >>> depths['backbone.patch_embed.proj.conv.weight'], head
+        (0, 19)
+    """
+    depths: dict[str, int] = {}
+    head = 0
+    for prefix, part in model.named_modules():
+        # A classifier of mmpretrain has the method too, but only hands on to its backbone.
+        if not prefix or not hasattr(part, "get_layer_depth"):
+            continue
+        for name, _ in part.named_parameters(prefix=prefix):
+            if name not in depths:  # a backbone around a backbone comes first, and has the say
+                depths[name], number = part.get_layer_depth(name, f"{prefix}.")
+                head = max(head, number - 1)
+    if not depths:
+        backbone = type(getattr(model, "backbone", model)).__name__
+        raise ValueError(
+            f"layer-wise decay asks the backbone for the depth of each parameter, and {backbone} "
+            "has no get_layer_depth(param_name, prefix). The backbones of mmhybrid have it, and "
+            "of mmpretrain's for example mmpretrain.ConvNeXt and mmpretrain.SwinTransformer"
+        )
+    return depths, head
+
+
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """One line for each parameter of a model: what an optimizer does with it.
+
+    Args:
+        model: that the optimizer was made for.
+        optimizer: made by any constructor.
+
+    Returns:
+        A head line, then group, depth (``-`` where the constructor knows none), learning rate,
+        weight decay, number of values and name of each parameter, in the order of the model. What
+        is in no group is ``frozen``.
+
+    Example:
+        >>> from torch import nn, optim
+        >>> model = nn.Linear(2, 3)
+        >>> print(*parameter_groups(model, optim.SGD([model.weight], lr=0.1)), sep='\\n')
+         group  depth         lr weight decay     values name
+             0      -        0.1            0          6 weight
+        frozen      -          -            -          3 bias
+    """
+    groups = {
+        id(parameter): (index, group)
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
+    lines = [_line("group", "depth", "lr", "weight decay", "values", "name")]
+    for name, parameter in model.named_parameters():
+        index, group = groups.get(id(parameter), ("frozen", {}))
+        lr, decay = (f"{group[key]:.4g}" if group else "-" for key in ("lr", "weight_decay"))
+        depth = group.get("layer_depth", "-")
+        lines.append(_line(index, depth, lr, decay, f"{parameter.numel():,}", name))
+    return lines
+
+
+def _line(group: Any, depth: Any, lr: str, decay: str, values: str, name: str) -> str:
+    return f"{group:>6} {depth:>6} {lr:>10} {decay:>12} {values:>10} {name}"
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,233 @@
+"""Losses and gradients that are infinite or not a number."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmhybrid.engine.resumable_loops import seed_iteration
+from mmhybrid.engine.run_error import RunError
+
+SKIPPED = "skipped_updates"  # in the message hub, and so in logs and checkpoints
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Catches a loss or a gradient that is not finite before it reaches the weights.
+
+    Told are the iteration, the losses, the pictures of the batch and the first module that gave
+    a value that is not finite from values that are: the batch goes through the model once more for
+    this. With a scaled loss (``AmpOptimWrapper``) the scaler leaves out updates whose gradients
+    overflow, as it should; there, the loss alone is looked at.
+
+    Args:
+        policy: ``'stop'`` ends the run; ``'skip'`` leaves the update out, puts the statistics of
+            normalisations back, and counts (``skipped_updates`` in checkpoints).
+        most_skips: With ``'skip'``, so many updates left out one after the other end the run.
+
+    Raises:
+        ValueError: An unknown policy.
+        RunError: While training, as the policy says.
+    """
+
+    priority = "VERY_LOW"  # after the hooks that log
+
+    def __init__(self, policy: str = "stop", most_skips: int = 20) -> None:
+        if policy not in ("stop", "skip"):
+            raise ValueError(f"policy={policy!r} of NonFiniteHook is neither 'stop' nor 'skip'")
+        self.policy = policy
+        self.most_skips = most_skips
+        self.in_a_row = 0
+
+    def before_train(self, runner: Runner) -> None:
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapper) and not isinstance(wrapper, AmpOptimWrapper):
+            original = wrapper.step
+
+            @functools.wraps(original)
+            def step(**options: Any) -> None:
+                self._step(runner, original, **options)
+
+            wrapper.step = step
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.batch = data_batch
+        self.told = False
+        if self.policy == "skip":
+            self.buffers = [buffer.clone() for buffer in runner.model.buffers()]
+
+    def _step(self, runner: Runner, step: Any, **options: Any) -> None:
+        gradients = [
+            parameter.grad
+            for group in runner.optim_wrapper.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if _all_finite(gradients):
+            step(**options)
+        else:
+            self._trouble(runner, "a gradient")
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        losses = [value for value in (outputs or {}).values() if isinstance(value, Tensor)]
+        if not self.told and not _all_finite(losses):
+            self._trouble(runner, "the loss")
+        if not self.told:
+            self.in_a_row = 0
+        elif self.policy == "skip":
+            with torch.no_grad():
+                for buffer, before in zip(runner.model.buffers(), self.buffers, strict=True):
+                    buffer.copy_(before)
+        self.batch = None  # let its memory go
+
+    def _trouble(self, runner: Runner, what: str) -> None:
+        self.told = True
+        self.in_a_row += 1
+        where = find_non_finite(runner, self.batch)
+        pictures = ", ".join(_pictures(self.batch)) or "unknown"
+        message = (
+            f"{what} of iteration {runner.iter + 1} is not finite. {where} "
+            f"Pictures of the batch: {pictures}."
+        )
+        if self.policy == "stop":
+            raise RunError(
+                f"{message} To leave such updates out: "
+                "--cfg-options default_hooks.non_finite.policy=skip; otherwise try a lower "
+                "learning rate, a longer warm-up or optim_wrapper.clip_grad."
+            )
+        hub = runner.message_hub
+        count = 1 + (hub.get_info(SKIPPED) if SKIPPED in hub.runtime_info else 0)
+        hub.update_info(SKIPPED, count)
+        runner.logger.warning(f"Update left out ({count} so far): {message}")
+        if self.in_a_row >= self.most_skips:
+            raise RunError(
+                f"{self.in_a_row} updates one after the other were not finite; the last: {message}"
+            )
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Whether all values are finite, in all processes."""
+    if not tensors:
+        return True
+    # A sum of absolute values is finite only if each is: one transfer from the GPU for all of them.
+    # Large ones may overflow, so that a second look is needed.
+    total = torch.stack(torch._foreach_norm([t.detach().float() for t in tensors], 1)).sum()
+    if not _any_process(not bool(torch.isfinite(total)), total.device):
+        return True
+    return not _any_process(not _finite(tensors), total.device)
+
+
+def _any_process(flag: bool, device: torch.device) -> bool:
+    value = torch.tensor(int(flag), device=device)
+    all_reduce(value, op="max")
+    return bool(value)
+
+
+def find_non_finite(runner: Runner, batch: Any) -> str:
+    """Say which module first gives something that is not finite, by computing the batch again.
+
+    All processes of a run must call it together, for their normalisations may wait for each other.
+
+    Args:
+        runner: In a training iteration; its model and gradients are left as they are.
+        batch: As the data loader gave it.
+
+    Returns:
+        A sentence.
+    """
+    model = getattr(runner.model, "module", runner.model)
+    bad = [name for name, p in model.named_parameters() if not _finite(p)]
+    if bad:
+        return f"The weights {bad[0]} were not finite before already."
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    found: list[str] = []
+    handles: list[Any] = []
+    try:
+        seed_iteration(runner)
+        data = model.data_preprocessor(batch, True)
+        if not _finite(data["inputs"]):
+            found.append("none; the pictures themselves are so, after the data preprocessor")
+        handles += _watch(model, found)
+        losses = model(**data, mode="loss")
+        found += [f"none; but {name} is so" for name in losses if not _finite(losses[name])]
+        model.parse_losses(losses)[0].backward()
+    except Exception as error:  # some losses cannot be computed from such values
+        found.append(f"unknown ({type(error).__name__}: {error})")
+    finally:
+        for handle in handles:
+            handle.remove()
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+    if not found:
+        return "Computed again, everything is finite."
+    return f"The first module that gives such a value: {found[0]}."
+
+
+def _watch(model: nn.Module, found: list[str]) -> Iterator[Any]:
+    """Have modules note when they make a value that is not finite, forwards or backwards.
+
+    Yields:
+        Handles, to remove what was installed.
+    """
+
+    def watch_module(name: str, module: nn.Module) -> Any:
+        what = f"{name} ({type(module).__name__})"
+
+        def see_gradient(gradient: Tensor) -> None:
+            if not found and not _finite(gradient):
+                found.append(f"what follows {what}: the gradient that comes back to it is so")
+
+        def see_output(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and not _finite(output):
+                found.append(what)
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(see_gradient)
+
+        return module.register_forward_hook(see_output)
+
+    def watch_weight(name: str, weight: nn.Parameter) -> Any:
+        def see_gradient(gradient: Tensor) -> None:
+            if not found and not _finite(gradient):
+                found.append(f"{name}: its gradient is so")
+
+        return weight.register_hook(see_gradient)
+
+    for name, module in model.named_modules():
+        # A module within another is done first, so that the innermost is named.
+        if name:
+            yield watch_module(name, module)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            yield watch_weight(name, weight)
+
+
+def _finite(value: Any) -> bool:
+    """Whether all tensors in a value are finite."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return True
+
+
+def _pictures(batch: Any) -> list[str]:
+    """Paths of the pictures of a batch."""
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    return [str(one.get("img_path") or one.get("sample_idx") or "?") for one in samples or []]

@@ -1,0 +1,386 @@
+"""Broken pictures and annotations: what the check before training tells, and what training does."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmhybrid.engine.check_data import KINDS, check_dataset, check_picture
+from mmhybrid.engine.run_config import build_runner, set_safeguards
+from mmhybrid.engine.run_error import RunError
+from mmhybrid.engine.sample_loading import MOST_UNREADABLE, load_or_replace
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def picture(
+    path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    channels = dict(RGB=3, RGBA=4, CMYK=4).get(mode, 1)
+    if mode == "I;16":
+        values = generator.integers(0, 65536, size[::-1]).astype(np.uint16)
+        Image.fromarray(values).save(path)
+        return path
+    shape = (*size[::-1], channels) if channels > 1 else size[::-1]
+    image = Image.fromarray(generator.integers(0, 256, shape).astype(np.uint8), None)
+    image = Image.fromarray(np.asarray(image)) if mode == "RGB" else _as_mode(image, mode)
+    image.save(path, **options)
+    return path
+
+
+def _as_mode(image: Image.Image, mode: str) -> Image.Image:
+    return (
+        Image.frombytes(mode, image.size, image.tobytes())
+        if mode == "CMYK"
+        else image.convert(mode)
+    )
+
+
+def turned(path: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return picture(path, exif=exif)
+
+
+def cut(path: Path, length: int | None = None) -> Path:
+    picture(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2 if length is None else length])
+    return path
+
+
+# How to make each kind of picture, and whether training reads it all the same; None where that
+# depends on the version of OpenCV.
+PICTURES = {
+    "missing picture": (lambda folder: folder / "absent.jpg", False),
+    "empty file": (lambda folder: cut(folder / "empty.jpg", 0), False),
+    "unreadable picture": (lambda folder: cut(folder / "short.png", 20), False),
+    "truncated picture": (lambda folder: cut(folder / "half.jpg"), None),
+    "CMYK picture": (lambda folder: picture(folder / "cmyk.jpg", "CMYK"), True),
+    "16-bit picture": (lambda folder: picture(folder / "deep.png", "I;16"), True),
+    "palette picture": (lambda folder: picture(folder / "palette.png", "P"), True),
+    "picture with transparency": (lambda folder: picture(folder / "clear.png", "RGBA"), True),
+    "grey picture": (lambda folder: picture(folder / "grey.jpg", "L"), True),
+    "picture turned by EXIF": (lambda folder: turned(folder / "turned.jpg"), True),
+    "picture smaller than 32 pixels": (
+        lambda folder: picture(folder / "small.png", size=(20, 64)),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_picture_is_told(kind: str, tmp_path: Path) -> None:
+    path = PICTURES[kind][0](tmp_path)
+    found = check_picture(path)
+    assert [one for one, _ in found] == [kind]
+    assert str(path) in found[0][1]
+
+
+def test_whole_picture_is_not_told(tmp_path: Path) -> None:
+    assert check_picture(picture(tmp_path / "whole.jpg"), (64, 48)) == []
+    assert [kind for kind, _ in check_picture(tmp_path / "whole.jpg", (48, 64))] == [
+        "picture of another size than annotated"
+    ]
+    # A picture that is turned has the size that it is shown with.
+    found = check_picture(turned(tmp_path / "turned.jpg"), (48, 64))
+    assert [kind for kind, _ in found] == ["picture turned by EXIF"]
+
+
+def folders(tmp_path: Path, **changes: Any) -> ConfigDict:
+    """The config of a classifier's training set with two classes of two pictures."""
+    for name in ("a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"):
+        picture(tmp_path / name)
+    pipeline = [
+        dict(type="LoadImageFromFile"),
+        dict(type="Resize", scale=(32, 32)),
+        dict(type="PackInputs"),
+    ]
+    return ConfigDict(
+        type="CustomDataset", data_root=str(tmp_path), data_prefix="", pipeline=pipeline, **changes
+    )
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    """What loading warns of."""
+    told: list[str] = []
+    monkeypatch.setattr("mmhybrid.engine.sample_loading._warn", told.append)
+    return told
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_training_survives_a_picture(kind: str, tmp_path: Path, warnings) -> None:
+    dataset = folders(tmp_path)
+    init_default_scope("mmpretrain")
+    built = DATASETS.build(dataset)
+    bad = PICTURES[kind][0](tmp_path / "a")
+    built.data_list = None  # as if the picture had become so after the list was made
+    built.get_data_info = lambda index: dict(
+        img_path=str(bad if index == 0 else tmp_path / "b" / "2.jpg"), gt_label=index % 2
+    )
+    samples = [load_or_replace(built, index) for index in (0, 1)]
+    assert [tuple(sample["inputs"].shape) for sample in samples] == [(3, 32, 32)] * 2
+    readable = PICTURES[kind][1]
+    if readable is None:
+        readable = not warnings
+    assert [str(bad) in one for one in warnings] == [True] * (not readable)
+
+
+def test_what_is_left_out_is_not_its_own_replacement() -> None:
+    class TwoSamples(list):
+        def __getitem__(self, index: int) -> dict:
+            return dict(index=index) if index else {}["unreadable"]
+
+    for seed in range(8):
+        random.seed(seed)
+        assert load_or_replace(TwoSamples([0, 1]), 0) == dict(index=1)
+    with pytest.raises(RunError, match="cannot be read"):
+        load_or_replace(TwoSamples([0]), 0)
+
+
+def test_run_trains_on_what_is_left(toy_config, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+    toy_config.train_dataloader.dataset.data_list[5]["unreadable"] = True
+    toy_config.train_dataloader.num_workers = 2
+    set_safeguards(toy_config)
+    runner = build_runner(toy_config)
+    runner.train()
+    assert runner.iter == 24
+    assert "Left out, because it cannot be read: 5.png (OSError" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("loop", ["val", "test"])
+def test_evaluation_names_what_it_cannot_read(toy_config, monkeypatch, loop, workers) -> None:
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+    toy_config.val_dataloader.num_workers = workers
+    toy_config.val_dataloader.dataset.data_list[5]["unreadable"] = True
+    for part in ("dataloader", "cfg", "evaluator"):
+        toy_config[f"test_{part}"] = toy_config[f"val_{part}"]
+    runner = build_runner(toy_config)
+    with pytest.raises(RunError) as error:
+        getattr(runner, loop)()
+    assert str(error.value).startswith("cannot evaluate on 5.png (OSError: cannot identify")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_run_stops_where_nothing_can_be_read(toy_config, monkeypatch, workers) -> None:
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+    for record in toy_config.train_dataloader.dataset.data_list:
+        record["unreadable"] = True
+    toy_config.train_dataloader.num_workers = workers
+    set_safeguards(toy_config)
+    with pytest.raises(RunError) as error:
+        build_runner(toy_config).train()
+    message = str(error.value)
+    assert message.startswith(f"{MOST_UNREADABLE} samples one after the other cannot be read")
+    assert "check_data.py" in message
+    assert "Traceback" not in message
+
+
+# --- boxes ----------------------------------------------------------------------------------------
+
+
+def box(**changes: Any) -> dict[str, Any]:
+    good = dict(id=1, image_id=1, category_id=1, bbox=[5, 5, 20, 20], area=400, iscrowd=0)
+    return good | dict(segmentation=[[5, 5, 25, 5, 25, 25]]) | changes
+
+
+BOXES = {
+    "empty box": box(bbox=[5, 5, 0, 20]),
+    "box outside the picture": box(bbox=[100, 5, 20, 20]),
+    "box that reaches beyond the picture": box(bbox=[50, 5, 40, 20]),
+    "box that is no four numbers": box(bbox=[5, 5, float("nan"), 20]),
+    "crowd box": box(iscrowd=1, segmentation=dict(counts="", size=[48, 64])),
+    "box of an unknown category": box(category_id=7),
+    "box of an unknown picture": box(image_id=9),
+    "object without a mask": box(segmentation=[]),
+}
+
+
+def coco(tmp_path: Path, boxes: list[dict], names: tuple[str, ...] = ("cat", "dog")) -> ConfigDict:
+    picture(tmp_path / "img" / "1.jpg")
+    picture(tmp_path / "img" / "2.jpg")
+    content = dict(
+        images=[dict(id=i, file_name=f"{i}.jpg", width=64, height=48) for i in (1, 2)],
+        annotations=[box(), box(id=2, image_id=2, category_id=2), *boxes],
+        categories=[dict(id=i, name=name) for i, name in enumerate(names, 1)],
+    )
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return ConfigDict(
+        type="CocoDataset",
+        data_root=str(tmp_path),
+        ann_file="boxes.json",
+        data_prefix=dict(img="img/"),
+        metainfo=dict(classes=("cat", "dog")),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="PackDetInputs"),
+        ],
+    )
+
+
+def test_whole_annotations_are_not_told(tmp_path: Path) -> None:
+    assert check_dataset(coco(tmp_path, []), "mmdet").counts == {}
+
+
+@pytest.mark.parametrize("kind", BOXES)
+def test_box_is_told(kind: str, tmp_path: Path) -> None:
+    found = check_dataset(coco(tmp_path, [BOXES[kind] | dict(id=3)]), "mmdet")
+    assert found.counts == {kind: 1}
+    assert "annotation 3" in found.examples[kind][0]
+
+
+@pytest.mark.parametrize("kind", [k for k in BOXES if "four numbers" not in k and "mask" not in k])
+def test_training_survives_a_box(kind: str, tmp_path: Path) -> None:
+    init_default_scope("mmdet")
+    dataset = coco(tmp_path, [BOXES[kind] | dict(id=3)])
+    dataset.pipeline[1].with_mask = False
+    built = DATASETS.build(dataset)
+    for sample in (load_or_replace(built, index) for index in (0, 1)):
+        truth = sample["data_samples"].gt_instances
+        assert len(truth) >= 1
+        assert torch.isfinite(truth.bboxes.tensor).all()
+
+
+def test_names_that_do_not_match_are_told_with_what_is_near(tmp_path: Path) -> None:
+    found = check_dataset(coco(tmp_path, [], ("cat", "dogs")), "mmdet")
+    assert found.counts == {
+        "class of the config that the file lacks": 1,
+        "category of the file that the config lacks": 1,
+    }
+    assert "'dog' is not in" in found.examples["class of the config that the file lacks"][0]
+    assert "it has 'dogs'" in found.examples["class of the config that the file lacks"][0]
+
+
+def test_pictures_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, [])
+    path = tmp_path / "boxes.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][:1]
+    content["images"].append(content["images"][0])
+    path.write_text(json.dumps(content))
+    found = check_dataset(dataset, "mmdet")
+    assert found.counts == {"picture without a box": 1, "picture named twice": 1}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}'])
+def test_broken_annotation_file_is_told(content: str, tmp_path: Path) -> None:
+    dataset = coco(tmp_path, [])
+    (tmp_path / "boxes.json").write_text(content)
+    found = check_dataset(dataset, "mmdet")
+    assert found.counts == {"annotation file that cannot be read": 1}
+    assert "boxes.json" in found.examples["annotation file that cannot be read"][0]
+
+
+# --- masks and labels -----------------------------------------------------------------------------
+
+
+def masks(tmp_path: Path, labels: np.ndarray | None) -> ConfigDict:
+    picture(tmp_path / "img" / "0.jpg")
+    if labels is not None:
+        (tmp_path / "ann").mkdir(exist_ok=True)
+        Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "ann" / "0.png")
+    return ConfigDict(
+        type="BaseSegDataset",
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path="img", seg_map_path="ann"),
+        metainfo=dict(classes=("ground", "sky"), palette=[[0, 0, 0], [1, 1, 1]]),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    )
+
+
+def labels(value: int = 1) -> np.ndarray:
+    values = np.zeros((48, 64))
+    values[:10], values[10:20] = value, 255
+    return values
+
+
+MASKS = {
+    "missing mask": None,
+    "mask of another size than its picture": labels()[:40],
+    "mask in colour": np.stack([labels()] * 3, 2),
+    "label outside the classes": labels(7),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_mask_is_told(kind: str, tmp_path: Path) -> None:
+    found = check_dataset(masks(tmp_path, MASKS[kind]), "mmseg")
+    assert found.counts == {kind: 1}
+    assert check_dataset(masks(tmp_path, labels()), "mmseg").counts == {}
+
+
+def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warnings) -> None:
+    init_default_scope("mmseg")
+    dataset = DATASETS.build(masks(tmp_path, labels(7)))
+    sample = load_or_replace(dataset, 0)
+    truth = sample["data_samples"].gt_sem_seg.data
+    assert sorted(truth.unique().tolist()) == [0, 255]
+    (told,) = warnings
+    assert "640 pixels of the mask of" in told
+    assert "labels [7], but there are 2 classes" in told
+
+
+def test_missing_mask_is_left_out_of_training(tmp_path: Path) -> None:
+    init_default_scope("mmseg")
+    dataset = DATASETS.build(masks(tmp_path, None))
+    with pytest.raises(RunError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
+        load_or_replace(dataset, 0)
+
+
+def test_labels_of_a_classifier_are_told(tmp_path: Path) -> None:
+    dataset = folders(tmp_path)
+    (tmp_path / "list.txt").write_text("a/0.jpg 0\nb/2.jpg 5\n")
+    dataset.update(ann_file="list.txt", with_label=True, metainfo=dict(classes=("a", "b")))
+    found = check_dataset(dataset, "mmpretrain")
+    assert found.counts == {"class label out of range": 1, "class without a picture": 1}
+
+
+def test_kinds_are_all_tested() -> None:
+    text = Path(__file__).read_text()
+    assert [kind for kind in KINDS if kind not in text and kind != "no pictures"] == []
+
+
+# --- the tool -------------------------------------------------------------------------------------
+
+
+def test_tool_tells_counts_and_examples(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, [BOXES["empty box"] | dict(id=3), BOXES["crowd box"] | dict(id=4)])
+    PICTURES["empty file"][0](tmp_path)
+    os.replace(tmp_path / "empty.jpg", tmp_path / "img" / "2.jpg")
+    cfg = Config(dict(default_scope="mmdet", model=dict(), train_dataloader=dict(dataset=dataset)))
+    cfg.dump(tmp_path / "config.py")
+    command = [sys.executable, str(ROOT / "tools" / "check_data.py"), str(tmp_path / "config.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "train: CocoDataset"
+    assert lines[1].split(maxsplit=2) == [
+        "ERROR",
+        "1",
+        "empty file: training leaves it out and says so; evaluation stops",
+    ]
+    assert str(tmp_path / "img" / "2.jpg") in lines[2]
+    assert "empty box" in done.stdout
+    assert "crowd box" in done.stdout
+    assert lines[-1] == "1 errors"

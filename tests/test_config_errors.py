@@ -1,0 +1,216 @@
+"""What is wrong with a config is said in one sentence, with the values seen and allowed."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmhybrid.backbones import TransXNet
+from mmhybrid.checkpoints import CheckpointError, write_checkpoint
+from mmhybrid.checkpoints.downloading import load_url
+from mmhybrid.engine.check_config import check_config
+from mmhybrid.engine.run_config import load_config, plain_errors, set_auto_scale_lr
+from mmhybrid.engine.run_error import RunError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def config(name: str = "mask_rcnn_transxnet_t_coco", **options: Any) -> Config:
+    cfg = load_config(str(CONFIGS / f"{name}.py"))
+    cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
+    return cfg
+
+
+WRONG = {
+    "unknown arch": (
+        dict(model__backbone__arch="tinny"),
+        r"model.backbone \(TransXNet\).*'tinny' is unknown.*'tiny'",
+    ),
+    "unknown key of arch": (
+        dict(model__backbone__arch=dict(_delete_=True, deptths=(1, 1, 1, 1))),
+        "'deptths'.*did you mean 'depths'",
+    ),
+    "unknown argument of the backbone": (
+        dict(model__backbone__frozen_stage=1),
+        "model.backbone: TransXNet has no argument 'frozen_stage'; did you mean 'frozen_stages'"
+        ".* It takes arch, ",
+    ),
+    "unknown argument of the neck": (
+        dict(model__neck__out_channel=256),
+        "model.neck: FPN has no argument 'out_channel'; did you mean 'out_channels'",
+    ),
+    "unknown backbone": (
+        dict(model__backbone__type="TransXnet"),
+        "model.backbone: there is no type 'TransXnet'; did you mean 'TransXNet'",
+    ),
+    "unknown neck": (
+        dict(model__neck__type="FPNN"),
+        "model.neck: there is no type 'FPNN'; did you mean 'FPN'",
+    ),
+    "unknown head": (
+        dict(model__roi_head__bbox_head__type="Shared2FCBoxHead"),
+        "model.roi_head.bbox_head: .*did you mean 'Shared2FCBBoxHead'",
+    ),
+    "channels of the neck": (
+        dict(model__neck__in_channels=[256, 512, 1024, 2048]),
+        r"model.neck: in_channels=\[256, 512, 1024, 2048\], but model.backbone gives "
+        r"\[48, 96, 224, 448\]",
+    ),
+    "number of maps for the neck": (
+        dict(model__backbone__out_indices=(1, 2, 3)),
+        r"model.neck: in_channels=\[48, 96, 224, 448\].*gives \[96, 224, 448\].*out_indices",
+    ),
+    "out_indices out of range": (
+        dict(model__backbone__out_indices=(0, 1, 2, 4)),
+        r"model.backbone \(TransXNet\): .*out of range",
+    ),
+    "frozen_stages out of range": (
+        dict(model__backbone__frozen_stages=7),
+        "frozen_stages=7.*allowed are -1",
+    ),
+    "unknown norm": (
+        dict(model__backbone__norm_cfg=dict(type="BatchNorm")),
+        "norm_cfg asks for type='BatchNorm'; known are",
+    ),
+    "fewer classes in a head": (
+        dict(model__roi_head__bbox_head__num_classes=20),
+        "bbox_head: num_classes=20, but the training data has 80 classes",
+    ),
+    "unknown optimizer": (
+        dict(optim_wrapper__optimizer__type="AdmaW"),
+        "optim_wrapper.optimizer: there is no type 'AdmaW'; did you mean 'AdamW'",
+    ),
+    "unknown argument of the optimizer": (
+        dict(optim_wrapper__optimizer__weight_deacy=0.1),
+        "AdamW has no argument 'weight_deacy'; did you mean 'weight_decay'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_config(case: str) -> None:
+    options, told = WRONG[case]
+    with pytest.raises(RunError, match=told) as error:
+        check_config(config(**options))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_transform() -> None:
+    cfg = config()
+    cfg.train_dataloader.dataset.pipeline[1].type = "LoadAnotations"
+    told = r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"
+    with pytest.raises(RunError, match=told):
+        check_config(cfg)
+
+
+def test_unknown_argument_of_a_transform() -> None:
+    cfg = config()
+    cfg.train_dataloader.dataset.pipeline[-2].probb = 0.5
+    with pytest.raises(RunError, match=r"RandomFlip has no argument 'probb'; did you mean 'prob'"):
+        check_config(cfg)
+
+
+def test_segmentation_head_that_does_not_fit() -> None:
+    name = "segformer_transxnet_t_cityscapes"
+    with pytest.raises(RunError, match=r"model.decode_head: in_channels=.*gives \[48, 96, 224"):
+        check_config(config(name, model__decode_head__in_channels=[32, 64, 160, 256]))
+    with pytest.raises(RunError, match=r"in_index=\[1, 2, 3, 4\].*gives 4 maps"):
+        check_config(config(name, model__decode_head__in_index=[1, 2, 3, 4]))
+    with pytest.raises(RunError, match=r"decode_head: num_classes=5, but .* 19 classes"):
+        check_config(config(name, model__decode_head__num_classes=5))
+
+
+@pytest.mark.parametrize("name", ["yolov3_xformer_s_coco", "dw_vit_t_cifar10"])
+def test_right_configs_pass(name: str) -> None:
+    check_config(config(name))
+
+
+def test_picture_smaller_than_32_pixels() -> None:
+    model = TransXNet(dict(depths=(1, 1, 1, 1)))
+    with pytest.raises(RunError, match=r"at least 32x32 pixels.*16"), plain_errors():
+        model(torch.zeros(1, 3, 16, 64))
+
+
+def test_errors_of_others_keep_their_traceback() -> None:
+    with pytest.raises(ValueError, match=r"a bug"), plain_errors():
+        raise ValueError("a bug")
+
+
+def test_checkpoint_of_another_model(tmp_path) -> None:
+    from mmengine.runner.checkpoint import load_checkpoint
+    from torchvision.models import resnet18
+
+    from mmhybrid.backbones import XFormer
+
+    write_checkpoint(dict(state_dict=resnet18().state_dict()), tmp_path / "resnet.pth")
+    told = r"resnet\.pth.*XFormer|XFormer.*resnet\.pth"
+    with pytest.raises(RunError, match=told), plain_errors():
+        load_checkpoint(XFormer(), str(tmp_path / "resnet.pth"))
+
+
+def test_missing_base_batch_size() -> None:
+    with pytest.raises(RunError, match=r"--auto-scale-lr needs auto_scale_lr=dict\(base_batch"):
+        set_auto_scale_lr(Config(dict()))
+
+
+def test_config_that_is_no_python(tmp_path) -> None:
+    (tmp_path / "broken.py").write_text("model = dict(type='FasterRCNN'\n")
+    with pytest.raises(RunError, match=r"broken\.py.*line 1"):
+        load_config(str(tmp_path / "broken.py"))
+
+
+def test_base_config_that_does_not_exist(tmp_path) -> None:
+    (tmp_path / "leaf.py").write_text("_base_ = ['./absent.py']\n")
+    with pytest.raises(RunError, match=r"leaf\.py.*absent\.py"):
+        load_config(str(tmp_path / "leaf.py"))
+
+
+def test_option_that_does_not_fit() -> None:
+    with pytest.raises(RunError, match=r"--cfg-options do not fit .*default_scope"):
+        load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"default_scope.a": 1})
+
+
+def test_option_in_the_place_of_a_dictionary() -> None:
+    with pytest.raises(RunError, match=r"train_cfg=.*'\{1\}'.* Set its keys.*train_cfg\.KEY=VALUE"):
+        load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"train_cfg": "{1}"})
+    cfg = load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"val_cfg": None, "train_cfg.by": 1})
+    assert cfg.val_cfg is None
+    assert cfg.train_cfg.by == 1
+
+
+def test_download_with_another_sha256(tmp_path) -> None:
+    write_checkpoint(dict(state_dict={}), tmp_path / "weights.pth")
+    url = (tmp_path / "weights.pth").as_uri()
+    with open(tmp_path / "weights.pth", "rb") as file:
+        right = hashlib.sha256(file.read()).hexdigest()
+    assert load_url(f"{url}#sha256={right}", tmp_path / "cache", progress=False)
+    cached = tmp_path / "cache" / "weights.pth"
+    cached.unlink()
+    with pytest.raises(
+        CheckpointError, match=f"its SHA-256 is {right} and should start with 0{{8}}"
+    ):
+        load_url(f"{url}#sha256={'0' * 8}", tmp_path / "cache", progress=False)
+    assert not cached.exists()
+    with pytest.raises(CheckpointError, match=r"sha256=12 of .* is no SHA-256"):
+        load_url(f"{url}#sha256=12", tmp_path / "cache", progress=False)
+
+
+def test_table_of_bad_input_names_tests_that_exist() -> None:
+    tests = Path(__file__).parent
+    rows = [
+        line
+        for line in (tests.parent / "docs" / "bad_input.md").read_text().splitlines()
+        if line.startswith("| ") and "test_" in line
+    ]
+    assert len(rows) >= 40
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)(?:\[([^\]]*)\])?`", row)
+        assert named, row
+        for file, function, parameter in named:
+            text = (tests / file).read_text()
+            assert f"def {function}(" in text, row
+            assert not parameter or f'"{parameter}"' in text, row

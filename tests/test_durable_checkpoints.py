@@ -1,0 +1,380 @@
+"""A run that is killed at any moment ends as one that was not, to the last bit."""
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmhybrid.checkpoints import (
+    CheckpointError,
+    CheckpointWriteError,
+    DamagedCheckpointError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from mmhybrid.checkpoints.writing import UNFINISHED
+from mmhybrid.engine.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.run_error import RunError
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch) -> None:
+    """Leave out what a runner prints of compilers and libraries: it takes a second a run."""
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL; tests/torture.py sends the real one."""
+
+
+class Kill(Hook):
+    """Ends a run after an iteration, before anything is saved of it."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.at:
+            raise Killed
+
+
+def train(cfg: Config, resume: bool = False, hooks: list[Hook] | None = None) -> Runner:
+    cfg = Config(cfg.to_dict())
+    if resume:
+        set_resume(cfg, "auto")
+    set_safeguards(cfg)
+    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+    runner = build_runner(cfg)
+    for hook in hooks or []:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+def train_with_kills(cfg: Config, kills: tuple[int, ...]) -> Runner:
+    for number, at in enumerate(kills):
+        with pytest.raises(Killed):
+            train(cfg, resume=number > 0, hooks=[Kill(at)])
+    return train(cfg, resume=True)
+
+
+def state(runner: Runner) -> dict[str, Any]:
+    """All that a run leaves that must not depend on interruptions."""
+    ema = next(hook for hook in runner._hooks if type(hook).__name__ == "EMAHook")
+    return dict(
+        weights=runner.model.state_dict(),
+        averaged=ema.ema_model.state_dict(),
+        optimizer=runner.optim_wrapper.state_dict(),
+        schedule=[one.state_dict() for one in runner.param_schedulers],
+        losses=runner.message_hub.get_scalar("train/loss").data,
+        accuracy=runner.message_hub.get_scalar("val/accuracy").data,
+    )
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for index, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{path}[{index}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif type(a).__module__ == "numpy":
+        assert (a == b).all(), path
+    else:
+        assert a == b, path
+
+
+def by_iteration(cfg: Config, sampler: str) -> None:
+    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=6)
+    cfg.train_dataloader.sampler.type = sampler
+    cfg.default_hooks.checkpoint.update(interval=5, by_epoch=False)
+    cfg.param_scheduler[1].update(by_epoch=False, milestones=[8, 14])
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("epochs", 0), ("InfiniteSampler", 2), ("DefaultSampler", 0)]
+)
+def test_killed_runs_end_as_others_do(toy_config, tmp_path, kind, workers) -> None:
+    toy_config.train_dataloader.num_workers = workers
+    if kind != "epochs":
+        by_iteration(toy_config, kind)
+    whole = train(toy_config)
+    toy_config.work_dir = str(tmp_path / "killed")
+    resumed = train_with_kills(toy_config, (3, 14))
+    assert_same(state(whole), state(resumed))
+
+
+def test_workers_change_nothing(toy_config, tmp_path) -> None:
+    alone = train(toy_config)
+    toy_config.train_dataloader.update(num_workers=2, persistent_workers=True)
+    toy_config.work_dir = str(tmp_path / "workers")
+    assert_same(state(alone), state(train(toy_config)))
+
+
+def test_resuming_within_an_epoch(toy_config, tmp_path) -> None:
+    whole = train(toy_config)
+    toy_config.work_dir = str(tmp_path / "killed")
+    toy_config.default_hooks.checkpoint.update(interval=4, by_epoch=False)
+    assert_same(state(whole), state(train_with_kills(toy_config, (11,))))
+
+
+def test_accumulated_gradients_survive(toy_config, tmp_path) -> None:
+    toy_config.optim_wrapper.accumulative_counts = 3
+    by_iteration(toy_config, "InfiniteSampler")
+    toy_config.default_hooks.checkpoint.interval = 4
+    whole = train(toy_config)
+    toy_config.work_dir = str(tmp_path / "killed")
+    assert_same(state(whole), state(train_with_kills(toy_config, (11,))))
+
+
+def test_a_seed_that_nobody_chose_survives(toy_config) -> None:
+    toy_config.randomness = dict(seed=None)
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[Kill(9)])
+    saved = read_checkpoint(newest_whole_checkpoint(toy_config.work_dir))
+    toy_config.randomness = dict(seed=saved["meta"]["seed"])
+    resumed = train(toy_config, resume=True)
+    toy_config.work_dir += "_whole"
+    assert_same(state(train(toy_config)), state(resumed))
+
+
+def test_validation_that_was_missed_is_made_up_for(toy_config) -> None:
+    class KillBeforeValidation(Hook):
+        def before_val_epoch(self, runner: Runner) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[KillBeforeValidation()])
+    resumed = train(toy_config, resume=True)
+    assert len(resumed.message_hub.get_scalar("val/accuracy").data[0]) == 4
+
+
+def test_validation_that_was_saved_is_not_repeated(toy_config, tmp_path) -> None:
+    class KillAfterValidation(Kill):
+        priority = "LOWEST"
+
+        def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+            if runner.iter == self.at:
+                raise Killed
+
+    toy_config.default_hooks.checkpoint.save_best = "accuracy"
+    whole = train(toy_config)
+    toy_config.work_dir = str(tmp_path / "killed")
+    hook = KillAfterValidation(6)
+    hook.after_train_iter = lambda *args, **kwargs: None
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[hook])
+    assert_same(state(whole), state(train(toy_config, resume=True)))
+
+
+# --- the order of writing and removing ------------------------------------------------------------
+
+
+def test_old_checkpoint_stays_until_the_new_one_is_whole(toy_config, monkeypatch) -> None:
+    toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
+    folder = Path(toy_config.work_dir)
+    seen: list[tuple[list[str], str]] = []
+    replace = os.replace
+
+    def watched(source: Any, target: Any) -> None:
+        names = sorted(path.name for path in folder.glob("*.pth"))
+        last = folder / "last_checkpoint"
+        seen.append((names, last.read_text() if last.exists() else ""))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    train(toy_config)
+    monkeypatch.undo()
+    # The second checkpoint: while it is written, and while last_checkpoint is.
+    (names, last), (names_then, last_then) = seen[2:4]
+    assert names == ["epoch_1.pth"]
+    assert last.endswith("epoch_1.pth")
+    assert names_then == ["epoch_1.pth", "epoch_2.pth"]
+    assert last_then.endswith("epoch_1.pth")
+    assert [path.name for path in folder.glob("*.pth")] == ["epoch_4.pth"]
+    assert (folder / "last_checkpoint").read_text().endswith("epoch_4.pth")
+
+
+def test_best_checkpoint_stays_until_the_next_is_whole(toy_config, monkeypatch) -> None:
+    toy_config.default_hooks.checkpoint.update(save_best="accuracy", max_keep_ckpts=2)
+    runner = train(toy_config)
+    hook = next(h for h in runner._hooks if type(h).__name__ == "DurableCheckpointHook")
+    (best,) = Path(toy_config.work_dir).glob("best_*")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", disk_full)
+        runner.message_hub.update_info("best_score", -1.0)
+        hook.after_val_epoch(runner, dict(accuracy=0.9))
+    assert list(Path(toy_config.work_dir).glob("best_*")) == [best]
+    assert runner.message_hub.get_info("best_score") == -1.0
+    hook.after_val_epoch(runner, dict(accuracy=0.9))
+    assert runner.message_hub.get_info("best_score") == 0.9
+    assert len(list(Path(toy_config.work_dir).glob("best_*"))) == 1
+
+
+def test_what_a_kill_left_of_a_file_is_removed(toy_config) -> None:
+    folder = Path(toy_config.work_dir)
+    folder.mkdir()
+    rest = folder / f"epoch_1.pth{UNFINISHED}"
+    rest.write_bytes(b"half")
+    assert newest_whole_checkpoint(toy_config.work_dir) is None
+    train(toy_config)
+    assert not rest.exists()
+
+
+# --- full disks -----------------------------------------------------------------------------------
+
+
+def disk_full(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_is_told_and_what_was_there_stays(tmp_path) -> None:
+    path = tmp_path / "weights.pth"
+    write_checkpoint({"a": torch.ones(3)}, path)
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    for size in (10, 10**6):
+        (tmp_path / f"weights.pth{UNFINISHED}").symlink_to("/dev/full")
+        with pytest.raises(CheckpointWriteError, match=r"weights\.pth: No space left.*MiB are fr"):
+            write_checkpoint({"a": torch.ones(size)}, path)
+    assert torch.equal(read_checkpoint(path)["a"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["weights.pth"]
+
+
+def test_folder_without_permission_is_told(tmp_path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):
+        folder = tmp_path / "file"  # root may write anywhere but below a file
+        folder.write_text("")
+    with pytest.raises(CheckpointWriteError, match=r"cannot write .*a\.pth: (Perm|Not a dir)"):
+        write_checkpoint({}, folder / "a.pth")
+
+
+def test_training_survives_a_disk_that_is_full_for_a_while(toy_config, monkeypatch, capfd) -> None:
+    toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
+    folder = Path(toy_config.work_dir)
+    save = torch.save
+    found: list[list[str]] = []
+
+    def sometimes_full(value: Any, file: Any) -> None:
+        if value["meta"]["epoch"] in (2, 3):
+            found.append(sorted(path.name for path in folder.glob("*.pth")))
+            disk_full()
+        save(value, file)
+
+    monkeypatch.setattr(torch, "save", sometimes_full)
+    train(toy_config)
+    assert found == [["epoch_1.pth"], ["epoch_1.pth"]]
+    assert [path.name for path in folder.glob("*.pth")] == ["epoch_4.pth"]
+    told = "".join(capfd.readouterr())
+    assert told.count("NOT SAVED: cannot write") == 2
+    assert "No space left on device" in told
+    assert "tries again" in told
+
+
+def test_run_whose_end_cannot_be_saved_fails(toy_config, monkeypatch) -> None:
+    save = torch.save
+
+    def full_in_the_end(value: Any, file: Any) -> None:
+        save(value, file) if value["meta"]["epoch"] < 4 else disk_full()
+
+    monkeypatch.setattr(torch, "save", full_in_the_end)
+    with pytest.raises(RunError, match="last checkpoint could not be written"):
+        train(toy_config)
+    assert newest_whole_checkpoint(toy_config.work_dir).endswith("epoch_3.pth")
+
+
+# --- damaged files --------------------------------------------------------------------------------
+
+
+def test_damaged_checkpoint_is_passed_over(toy_config, tmp_path, capfd) -> None:
+    whole = train(toy_config)
+    toy_config.work_dir = str(tmp_path / "killed")
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[Kill(21)])
+    newest = Path(toy_config.work_dir) / "epoch_3.pth"
+    content = newest.read_bytes()
+    for length in (0, 1, 1000, len(content) // 2, len(content) - 1):
+        newest.write_bytes(content[:length])
+        assert newest_whole_checkpoint(toy_config.work_dir).endswith("epoch_2.pth")
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    newest.write_bytes(changed)
+    assert_same(state(whole), state(train(toy_config, resume=True)))
+    assert "Passed over: " in "".join(capfd.readouterr())
+
+
+def test_folder_that_was_moved_is_found(toy_config) -> None:
+    train(toy_config)
+    moved = Path(toy_config.work_dir).with_name("moved")
+    Path(toy_config.work_dir).rename(moved)
+    assert newest_whole_checkpoint(str(moved)) == str(moved / "epoch_4.pth")
+
+
+def test_folder_of_damaged_checkpoints_is_told(toy_config) -> None:
+    train(toy_config)
+    for path in Path(toy_config.work_dir).glob("*.pth"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"no checkpoint in .* can be used(.|\n)*--resume"):
+        newest_whole_checkpoint(toy_config.work_dir)
+
+
+def test_cut_or_changed_files_never_give_wrong_weights(tmp_path) -> None:
+    generator = random.Random(0)
+    torch.manual_seed(1)
+    value = {"state_dict": {"a": torch.randn(50, 20), "b": torch.randn(7)}, "meta": {"epoch": 3}}
+    path = tmp_path / "weights.pth"
+    write_checkpoint(value, path)
+    content = path.read_bytes()
+    for length in [0, 1, len(content) - 1, *generator.sample(range(len(content)), 50)]:
+        path.write_bytes(content[:length])
+        with pytest.raises(DamagedCheckpointError, match="weights"):
+            read_checkpoint(path)
+    refused = 0
+    for place in generator.sample(range(len(content)), 200):
+        changed = bytearray(content)
+        changed[place] ^= generator.randrange(1, 256)
+        path.write_bytes(changed)
+        try:
+            read = read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert_same(dict(read["state_dict"]), value["state_dict"])
+    # But for the mark before the checksum itself, every byte counts.
+    assert refused >= 198
+
+
+def test_checksum_holds_without_those_of_the_zip(tmp_path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        write_checkpoint({"a": torch.zeros(1000)}, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    content = bytearray((tmp_path / "weights.pth").read_bytes())
+    content[2000] ^= 1
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match="SHA-256"):
+        read_checkpoint(tmp_path / "weights.pth")
+
+
+def test_pytorch_itself_reads_our_files(tmp_path) -> None:
+    write_checkpoint({"a": torch.arange(5)}, tmp_path / "a.pth")
+    for options in (dict(weights_only=True), dict(mmap=True)):
+        assert torch.equal(torch.load(tmp_path / "a.pth", **options)["a"], torch.arange(5))

@@ -1,0 +1,182 @@
+"""Several processes compute what one does, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Run in a process of its own, which forks before PyTorch has started any thread.
+TRAIN = """
+import importlib.util, json, os, pathlib, sys, tempfile
+import torch
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("conftest", sys.argv[1])
+conftest = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(conftest)
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmhybrid.engine.run_config import build_runner, set_safeguards
+Runner._log_env = lambda *args: None
+
+class Keep(Hook):
+    losses = []
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs["loss"]))
+
+def train(rank, world, out, stop_at=None):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
+    cfg = conftest.toy_config.__wrapped__(pathlib.Path(out))
+    cfg.launcher = "pytorch" if world > 1 else "none"
+    cfg.train_dataloader.batch_size = 8 // world
+    cfg.model.update(norm_cfg=dict(type="SyncBN"), dropout=0.0)
+    for name in ("val_dataloader", "val_cfg", "val_evaluator"):
+        cfg.pop(name)
+    set_safeguards(cfg)
+    runner = build_runner(cfg)
+    runner.register_hook(Keep())
+    runner.train()
+    model = getattr(runner.model, "module", runner.model)
+    state = {key: value.tolist() for key, value in model.state_dict().items()}
+    result = dict(losses=Keep.losses, state=state, norm=type(model.norm).__name__)
+    pathlib.Path(out, f"result_{world}_{rank}.json").write_text(json.dumps(result))
+
+def train_sharded(out):
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=sys.argv[4])
+    cfg = conftest.toy_config.__wrapped__(pathlib.Path(out, "sharded"))
+    cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
+    cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
+    cfg.train_cfg.max_epochs = 1
+    wrapper = dict(type="MMFullyShardedDataParallel", use_orig_params=True,
+                   device_id=torch.device("cpu"))
+    cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
+    for name in ("val_dataloader", "val_cfg", "val_evaluator"):
+        cfg.pop(name)
+    set_safeguards(cfg)
+    runner = build_runner(cfg)
+    runner.train()
+    assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
+    pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
+
+child = os.fork()
+if not child:
+    train_sharded(sys.argv[2])
+    os._exit(0)
+os.waitpid(child, 0)
+children = []
+for rank, world in ((0, 1), (0, 2), (1, 2)):
+    child = os.fork()
+    if not child:
+        train(rank, world, sys.argv[2])
+        os._exit(0)
+    children.append(child)
+    if world == 1:
+        os.waitpid(child, 0)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children[1:]) != 0)
+"""
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what one process, two processes, and FSDP left."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-c", TRAIN, str(ROOT / "tests" / "conftest.py"), str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, free_port(), free_port()], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_fsdp_of_mmengine_trains(trained: Path) -> None:
+    assert json.loads((trained / "sharded.json").read_text()) == 6
+    assert (trained / "sharded" / "run" / "epoch_1.pth").exists()
+
+
+def test_two_processes_compute_what_one_does(trained: Path) -> None:
+    one, *two = (
+        json.loads((trained / f"result_{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")
+    )
+    assert len(one["losses"]) == len(two[0]["losses"]) == 12
+    assert two[0]["norm"] == "GlooSyncBatchNorm"
+    for number, loss in enumerate(one["losses"]):
+        mean = sum(rank["losses"][number] for rank in two) / 2
+        assert mean == pytest.approx(loss, abs=1e-4)
+    for rank in two:
+        # Not that of the convolution, whose gradient is nothing but noise before a normalisation.
+        for key in ("norm.weight", "norm.running_var", "linear.weight", "linear.bias"):
+            found = torch.tensor(rank["state"][key])
+            torch.testing.assert_close(found, torch.tensor(one["state"][key]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) -> None:
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        f"_base_ = {str(ROOT / 'configs' / 'dw_vit_t_cifar10.py')!r}\n"
+        "arch = dict(_delete_=True, embed_dims=48, depth=2)\n"
+        "model = dict(backbone=dict(arch=arch, patch_size=16), head=dict(in_channels=48))\n"
+    )
+    options = ["quick.iterations=100000", "quick.size=32", "quick.batch_size=4"]
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), "2", "--quick"]
+    env = os.environ | {"PORT": free_port(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        run = subprocess.Popen(
+            [*command, "--cfg-options", *options],
+            cwd=tmp_path,
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + 600
+            while "Epoch(train)" not in (tmp_path / "log").read_text():
+                assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            os.kill(_worker_of(run.pid, rank=1), signal.SIGKILL)
+            killed = time.monotonic()
+            assert run.wait(timeout=60) != 0
+            assert time.monotonic() - killed < 60
+        finally:
+            run.kill()
+    text = (tmp_path / "log").read_text()
+    assert "Signal 9 (SIGKILL)" in text
+    assert "rank      : 1" in text
+
+
+def _worker_of(pid: int, rank: int) -> int:
+    """The process of a rank among the descendants of a process."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+        except OSError:
+            continue  # it has ended meanwhile
+    for child in parents:
+        above = child
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{child}/environ").read_text():
+            return child
+    raise AssertionError(f"no process of rank {rank}")

@@ -1,0 +1,155 @@
+"""Losses and gradients that are infinite or not a number."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmhybrid.engine.non_finite_hook import NonFiniteHook
+from mmhybrid.engine.run_config import build_runner, set_safeguards
+from mmhybrid.engine.run_error import RunError
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch) -> None:
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+
+
+class WrongGradient(torch.autograd.Function):
+    """What it gets, forwards; backwards something that is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan")
+
+
+class Spoil(Hook):
+    """Spoils what a module gives, in one iteration."""
+
+    def __init__(self, module: str, how: str, at: tuple[int, ...] = (7,)) -> None:
+        self.module, self.how, self.at = module, how, at
+        self.handle: Any = None
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 in self.at:
+            module = runner.model.get_submodule(self.module)
+            self.handle = module.register_forward_hook(self.spoil)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+
+    def spoil(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output / 0 if self.how == "infinite" else WrongGradient.apply(output)
+
+
+def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> Runner:
+    cfg = Config(cfg.to_dict())
+    if policy is not None:
+        cfg.default_hooks.non_finite = dict(policy=policy)
+    set_safeguards(cfg)
+    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+    runner = build_runner(cfg)
+    if hook is not None:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("module", "how", "told"),
+    [
+        ("conv", "infinite", r"gives such a value: conv \(Conv2d\)"),
+        ("dropout", "infinite", r"gives such a value: dropout \(Dropout\)"),
+        ("dropout", "gradient", r"gradient that comes back to it is so|norm.*gradient"),
+    ],
+)
+def test_run_stops_and_says_where(toy_config, module, how, told) -> None:
+    with pytest.raises(RunError, match=told) as error:
+        train(toy_config, hook=Spoil(module, how))
+    message = str(error.value)
+    assert "iteration 7 is not finite" in message
+    # Epoch 2 begins with iteration 7; these are its first four pictures.
+    order = torch.randperm(22, generator=torch.Generator().manual_seed(3 + 1)).tolist()
+    assert ", ".join(f"{index}.png" for index in order[:4]) in message
+    assert "default_hooks.non_finite.policy=skip" in message
+
+
+def test_weights_do_not_change(toy_config) -> None:
+    kept: list[Any] = []
+
+    class Keep(Spoil):
+        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            super().before_train_iter(runner)
+            if runner.iter + 1 in self.at:
+                kept.append(runner)
+                kept.append([p.detach().clone() for p in runner.model.parameters()])
+
+    with pytest.raises(RunError):
+        train(toy_config, hook=Keep("conv", "infinite"))
+    runner, before = kept
+    for now, then in zip(runner.model.parameters(), before, strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("how", ["infinite", "gradient"])
+def test_updates_are_left_out_and_counted(toy_config, how) -> None:
+    runner = train(toy_config, "skip", Spoil("conv", how, at=(3, 7, 8)))
+    assert runner.iter == 24
+    assert runner.message_hub.get_info("skipped_updates") == 3
+    assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
+
+
+def test_endless_trouble_ends_the_run(toy_config) -> None:
+    toy_config.default_hooks.non_finite = dict(policy="skip", most_skips=4)
+    with pytest.raises(RunError, match=r"4 updates one after the other were not finite"):
+        train(toy_config, hook=Spoil("conv", "infinite", at=tuple(range(5, 20))))
+
+
+def test_pictures_that_are_not_numbers_are_told(toy_config) -> None:
+    for record in toy_config.train_dataloader.dataset.data_list:
+        record["factor"] = float("nan") if record["img_path"] == "9.png" else 1.0
+    with pytest.raises(RunError, match=r"pictures themselves are so.*9\.png"):
+        train(toy_config)
+
+
+def test_weights_that_were_wrong_before_are_told(toy_config) -> None:
+    class Break(Hook):
+        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            nn.init.constant_(runner.model.linear.bias, float("inf"))
+
+    with pytest.raises(RunError, match=r"The weights linear\.bias were not finite before"):
+        train(toy_config, hook=Break())
+
+
+def test_infinite_loss_without_a_gradient_is_caught(toy_config, monkeypatch) -> None:
+    hook = NonFiniteHook()
+    runner = build_runner(Config(toy_config.to_dict()))
+    hook.batch = dict(inputs=torch.zeros(2, 3, 8, 8), data_samples=[])
+    hook.told = False
+    monkeypatch.setattr("mmhybrid.engine.non_finite_hook.find_non_finite", lambda *args: "There.")
+    runner.train_loop  # noqa: B018 (builds the loop, which counts iterations)
+    with pytest.raises(RunError, match=r"the loss of iteration 1 is not finite. There"):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float("inf"))))
+
+
+def test_run_without_trouble_is_the_same_with_and_without(toy_config, tmp_path) -> None:
+    watched = train(toy_config, "skip")
+    toy_config.default_hooks.non_finite = None
+    toy_config.work_dir = str(tmp_path / "unwatched")
+    for a, b in zip(watched.model.parameters(), train(toy_config).model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_unknown_policy_is_told() -> None:
+    with pytest.raises(ValueError, match=r"'ignore' of NonFiniteHook is neither 'stop' nor 'skip'"):
+        NonFiniteHook(policy="ignore")

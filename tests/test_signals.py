@@ -1,0 +1,113 @@
+"""SIGTERM and Ctrl-C end a run in good order."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmhybrid.checkpoints import read_checkpoint
+from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch) -> None:
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+
+
+class SendSignal(Hook):
+    """Sends this process a signal, in a training iteration or in a step of validation."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, number: int, iteration: int, validating: bool = False) -> None:
+        self.number, self.iteration, self.validating = number, iteration, validating
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if not self.validating and runner.iter == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+    def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.validating and runner.iter == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+def train(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Runner:
+    cfg = Config(cfg.to_dict())
+    if resume:
+        set_resume(cfg, "auto")
+    set_safeguards(cfg)
+    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+    runner = build_runner(cfg)
+    if hook is not None:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+def weights(runner: Runner) -> list[torch.Tensor]:
+    ema = next(hook for hook in runner._hooks if type(hook).__name__ == "EMAHook")
+    return [*runner.model.state_dict().values(), *ema.ema_model.state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("number", "iteration", "validating"),
+    [(signal.SIGTERM, 8, False), (signal.SIGINT, 12, True), (signal.SIGTERM, 17, False)],
+)
+def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_path) -> None:
+    before = signal.getsignal(number)
+    whole = train(toy_config)
+    assert signal.getsignal(number) is before
+    toy_config.work_dir = str(tmp_path / "told to stop")
+    toy_config.default_hooks.checkpoint.interval = 3
+    with pytest.raises(SystemExit) as left:
+        train(toy_config, hook=SendSignal(number, iteration, validating))
+    signal.signal(number, before)
+    assert left.value.code == 128 + number
+    path = Path(toy_config.work_dir) / "interrupted.pth"
+    assert (path.parent / "last_checkpoint").read_text() == str(path)
+    # The iteration in which it came was finished.
+    assert read_checkpoint(path)["meta"]["iter"] == iteration + (not validating)
+    resumed = train(toy_config, resume=True)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        assert torch.equal(a, b)
+    assert not path.exists()
+
+
+def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit) as left:
+        train(toy_config, hook=SendSignal(signal.SIGTERM, 2))
+    signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 143
+    assert "NOT SAVED" in "".join(capfd.readouterr())
+
+
+def test_second_signal_leaves_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from mmhybrid.engine.signal_hook import SignalHook\n"
+        "SignalHook().before_train(None)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('still here', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "time.sleep(5)\n"
+        "print('never printed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout == "still here\n"
+    assert "SIGTERM: saving at the end of this iteration" in done.stderr

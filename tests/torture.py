@@ -1,0 +1,201 @@
+"""Kill quick trainings with SIGKILL at random moments, resume them, and compare how they end.
+
+`make torture RUNS=20`. Every second kill is aimed at a save: it comes while a checkpoint is being
+written. Each process is forked from this one, so that libraries are imported once; apart from that
+it is `tools/train.py CONFIG --quick --resume`.
+"""
+
+import argparse
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+CONFIG = f"""
+_base_ = {str(ROOT / "configs" / "dw_vit_t_cifar10.py")!r}
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dims=48, depth=4), patch_size=16),
+    head=dict(in_channels=48),
+)
+custom_hooks = [dict(type="EMAHook", momentum=0.01)]
+quick = dict(iterations=12, batch_size=8, train_pictures=48, val_pictures=8, size=32)
+"""
+OPTIONS = ["default_hooks.checkpoint.interval=2", "default_hooks.checkpoint.by_epoch=False"]
+SAVES = 6
+
+
+def train(folder: Path) -> None:
+    """Be `tools/train.py`, in a process of its own."""
+    os.chdir(folder)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["train.py", str(folder / "config.py"), "--quick", "--resume", "--work-dir"]
+    sys.argv += [str(folder / "run"), "--cfg-options", *OPTIONS]
+    code: Any = 1
+    try:
+        runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
+        code = 0
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code)
+            code = 1
+    finally:
+        sys.stdout.flush()
+        os._exit(code or 0)
+
+
+def start(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.py").write_text(CONFIG)
+    child = os.fork()
+    if not child:
+        train(folder)
+    return child
+
+
+def kill_at_random(child: int, folder: Path, seconds: float, in_save: bool) -> str | None:
+    """Kill a process at a random moment; return where that was, or None if it ended before.
+
+    Args:
+        child: The process.
+        folder: Of the run.
+        seconds: That a run takes.
+        in_save: Kill it while it is writing a checkpoint, whichever.
+    """
+    end = time.monotonic() + random.uniform(0, seconds)
+    saves_left = random.randrange(1, SAVES + 1)
+    writing = False
+    while in_save or time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            if status != 0:
+                raise SystemExit(f"a run failed by itself:\n{(folder / 'log').read_text()[-3000:]}")
+            return None
+        before, writing = writing, any((folder / "run").glob("*.pth.part"))
+        saves_left -= writing and not before
+        if in_save and writing and saves_left <= 0:
+            time.sleep(random.uniform(0, 0.01))
+            break
+        time.sleep(0.003)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    saved = folder / "run" / "last_checkpoint"
+    after = Path(saved.read_text()).stem if saved.exists() else "the start"
+    left = [path.name for path in (folder / "run").glob("*.part")]
+    return f"after {after}" + (f" with a half-written {left[0]}" if left else "")
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All of the last checkpoint that must not depend on interruptions."""
+    from mmhybrid.checkpoints import read_checkpoint
+
+    checkpoint = read_checkpoint((folder / "run" / "last_checkpoint").read_text())
+    names = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
+    scalars = checkpoint["message_hub"]["log_scalars"]
+    kept = {name: checkpoint[name] for name in names}
+    kept["losses"] = scalars["train/loss"].data
+    kept["accuracy"] = scalars["val/accuracy/top1"].data
+    kept["progress"] = {name: checkpoint["meta"][name] for name in ("epoch", "iter")}
+    return kept
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two results are not the same to the last bit."""
+    import numpy as np
+    import torch
+
+    if type(a) is not type(b):
+        return [path]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f"{path}: other names"]
+        return [one for key in a for one in differences(a[key], b[key], f"{path}.{key}")]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [f"{path}: other length"]
+        return [one for i in range(len(a)) for one in differences(a[i], b[i], f"{path}[{i}]")]
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [path]
+    if isinstance(a, np.ndarray):
+        return [] if np.array_equal(a, b) else [path]
+    return [] if a == b else [path]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--kills", type=int, default=2, help="most of a run (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "work_dirs" / "torture")
+    args = parser.parse_args()
+    from command_line import prepare
+
+    prepare()
+    import torch
+
+    torch.set_num_threads(1)
+    # Imported here, and not in each process, is what a training imports.
+    import torch._dynamo
+    from mmengine.runner import Runner
+    from mmpretrain.utils import register_all_modules
+
+    import mmhybrid.engine.check_config
+    import mmhybrid.engine.quick
+    import mmhybrid.engine.report
+    import mmhybrid.engine.run_config
+    import mmhybrid.engine.signal_hook
+
+    register_all_modules(init_default_scope=False)
+    # What a runner prints of compilers and libraries takes longer than these trainings.
+    Runner._log_env = lambda *args: None
+    mmhybrid.engine.report.write_report = lambda runner: {}
+    random.seed(args.seed)
+    folder = args.folder / f"{time.strftime('%Y%m%d_%H%M%S')}_{args.seed}"
+    began = time.monotonic()
+    child = start(folder / "unkilled")
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit((folder / "unkilled" / "log").read_text()[-3000:])
+    seconds = time.monotonic() - began
+    expected = result(folder / "unkilled")
+    print(f"unkilled: {seconds:.1f} s", flush=True)
+    same = kills = in_saves = 0
+    for number in range(1, args.runs + 1):
+        here = folder / f"run_{number:02d}"
+        moments: list[str] = []
+        while True:
+            child = start(here)
+            aimed = (number + len(moments)) % 2 == 0
+            if len(moments) == args.kills:
+                if os.waitpid(child, 0)[1] != 0:
+                    sys.exit(f"run {number} failed:\n{(here / 'log').read_text()[-3000:]}")
+                break
+            where = kill_at_random(child, here, seconds, aimed)
+            if where is None:
+                break
+            moments.append(where)
+        kills += len(moments)
+        in_saves += sum("half" in one for one in moments)
+        different = differences(expected, result(here))
+        same += not different
+        told = f"DIFFERS in {different[:5]}" if different else "identical"
+        print(
+            f"run {number}: killed {len(moments)} times ({'; '.join(moments)}): {told}", flush=True
+        )
+    print(
+        f"{same} of {args.runs} runs end bit-identical to the unkilled one; {kills} kills, "
+        f"{in_saves} of them within a save; {(time.monotonic() - began) / 60:.1f} minutes"
+    )
+    sys.exit(same != args.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Tell all that is wrong with the data of a config, with counts and examples, before training."""
+
+import argparse
+import sys
+
+from command_line import add_cfg_options, prepare
+
+EXAMPLES = """examples:
+  Everything that a config trains and evaluates on:
+    python tools/check_data.py configs/mask_rcnn_transxnet_t_coco.py
+  Data that lies elsewhere:
+    python tools/check_data.py configs/semantic_fpn_transxnet_t_ade20k.py --data-root /datasets/ade
+  Annotations whole, but only a thousand pictures of each data set:
+    python tools/check_data.py configs/mask_rcnn_transxnet_t_coco.py --most 1000
+
+The exit code is 0 where nothing is wrong, and 1 where there are errors. Notes are no errors.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--data-root", help="folder that takes the place of every data_root in the config"
+    )
+    parser.add_argument(
+        "--most", type=int, metavar="N", help="open N pictures of each data set, evenly spread"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=4, help="threads that open pictures (default: %(default)s)"
+    )
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+
+    from mmhybrid.engine.check_data import check_datasets
+    from mmhybrid.engine.data_paths import LOADERS, check_data, set_data_root
+    from mmhybrid.engine.run_config import RunError, load_config
+
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        if args.data_root:
+            set_data_root(cfg, args.data_root)
+        check_data(cfg, LOADERS)
+        found = check_datasets(cfg, LOADERS, args.most, args.workers)
+    except RunError as error:
+        sys.exit(f"error: {error}")
+    for name, findings in found.items():
+        print(name)
+        for line in findings.lines() if findings.counts else ["nothing is wrong"]:
+            print(f"  {line}")
+    errors = sum(findings.errors for findings in found.values())
+    print(f"{errors:,} errors")
+    sys.exit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()
