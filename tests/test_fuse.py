@@ -9,8 +9,16 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhybrid.analysis.transxnet_speed import randomised
-from mmhybrid.backbones import TransXNet
+from mmhybrid.analysis.randomised import randomised
+from mmhybrid.backbones import (
+    DepthwiseShortcutBackbone,
+    DMFormer,
+    DWCaiT,
+    DWSwinTransformer,
+    DWVisionTransformer,
+    TransXNet,
+    XFormer,
+)
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
 
@@ -68,6 +76,107 @@ def test_a_shift_before_padding_is_refused() -> None:
 def test_a_model_without_our_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="no backbone of mmhybrid"):
         fuse(nn.Conv2d(3, 3, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "norm_cfg", [dict(type="GN", num_groups=1), dict(type="BN", track_running_stats=False)]
+)
+def test_blocks_with_another_normalisation_stay(norm_cfg) -> None:
+    arch = dict(depths=(1, 1, 1, 1))
+    model = randomised(TransXNet(arch, norm_cfg=norm_cfg)).eval().double()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for a, b in zip(model(x), fuse(model)(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: DWSwinTransformer(
+            dict(embed_dims=24, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8)),
+            dw_kernel_sizes=(3, 5),
+        ),
+        lambda: DWVisionTransformer(
+            dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=2), image_size=64, patch_size=16
+        ),
+        lambda: DWCaiT(
+            dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=2), image_size=64, patch_size=16
+        ),
+        lambda: DepthwiseShortcutBackbone(
+            dict(
+                type="mmdet.PyramidVisionTransformerV2",
+                embed_dims=16,
+                num_layers=[1, 1, 1, 1],
+                num_heads=[1, 2, 4, 8],
+            ),
+            dw_kernel_sizes=(3, 5),
+        ),
+    ],
+    ids=["swin", "vit", "cait", "wrapper"],
+)
+def test_models_with_depthwise_shortcuts(model) -> None:
+    model = randomised(model()).eval().double()
+    x = torch.randn(2, 3, 75, 64, dtype=torch.float64)
+    expected = model(x)
+    fused = fuse(model)
+    for a, b in zip(expected, fused(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    # The fused model's shortcuts are its own.
+    for parameter in model.parameters():
+        parameter.zero_()
+    for a, b in zip(expected, fused(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_fusing_in_inference_mode() -> None:
+    model = randomised(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        fused = fuse(model)
+        expected = fused(x)
+    for a, b in zip(expected, fused(x), strict=True):
+        assert torch.equal(a, b)
+
+
+SMALL_DMFORMER = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1))
+SMALL_XFORMER = dict(
+    stem_channels=(8, 8),
+    channels=(8, 16, 16, 24),
+    mobile_depths=(2, 1, 1, 1),
+    embed_dims=(16, 16, 24),
+    xf_depths=(1, 1, 1),
+)
+
+
+# TransXNet is in test_compile_and_export.py.
+@torch.no_grad()
+def test_fused_dmformer_compiles_and_exports_for_any_size() -> None:
+    fused = fuse(randomised(DMFormer(SMALL_DMFORMER)))
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
+    exported = torch.export.export(fused, (torch.randn(2, 3, 64, 96),), dynamic_shapes=shapes)
+    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 3, 64, 96), (3, 3, 75, 101)):
+        x = torch.randn(size)
+        for a, b, c in zip(fused(x), compiled(x), exported.module()(x), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(c, a, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "make", [lambda: DMFormer(SMALL_DMFORMER), lambda: XFormer(SMALL_XFORMER)], ids=["dm", "xf"]
+)
+def test_fused_models_under_autocast(make) -> None:
+    model = randomised(make()).eval()
+    x = torch.randn(1, 3, 64, 96)
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for a, b, c in zip(exact, model(x), fuse(model)(x), strict=True):
+            error, fused_error = ((y - a).abs().mean() / a.abs().mean() for y in (b, c))
+            assert fused_error < max(2 * error, 0.02)
 
 
 @pytest.mark.parametrize("size", ["t", "s", "b"])

@@ -51,11 +51,11 @@ class HybridBackbone(BaseModule):
         *,
         channels: Sequence[int],
         strides: Sequence[int],
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        norm_eval: bool,
-        with_cp: bool,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.num_stages = len(channels)

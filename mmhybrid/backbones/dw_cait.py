@@ -48,7 +48,8 @@ class DWCaiT(DWPlainBackbone):
         drop_path_rate: of the last patch block, rising linearly from 0. Published: 0.
         layer_dropout: probability with which a sample skips a patch block in training. Shortcuts
             are never skipped, and each stays with its block. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host.
+        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
+            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
         dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
             blocks gets a shortcut of its own.
         position_embedding: add learned positions.
@@ -88,7 +89,7 @@ class DWCaiT(DWPlainBackbone):
         norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
         drop_path_rate: float = 0.0,
         layer_dropout: float = 0.0,
-        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_kernel_sizes: Sequence[int] | str = (3,),
         dw_span: int | str = 1,
         position_embedding: bool = True,
         layer_scale: bool = True,

@@ -40,7 +40,7 @@ class DWPlainBackbone(HybridBackbone):
         frozen_stages: int,
         norm_eval: bool,
         norm_cfg: dict[str, Any],
-        dw_kernel_sizes: Sequence[int],
+        dw_kernel_sizes: Sequence[int] | str,
         dw_span: int | str,
         num_positions: int,
         with_cp: bool,

@@ -130,7 +130,8 @@ class DWSwinTransformer(HybridBackbone):
         norm_eval: keep the running statistics of batch normalisations as they are in training.
         norm_cfg: of the shortcuts' batch normalisations.
         drop_path_rate: of the last block, rising linearly from 0. Published: 0.2.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host.
+        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
+            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
         dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage. Shortcuts
             never cross stages; a remainder of blocks gets a shortcut of its own.
         shifted_windows: shift the windows of every other block.
@@ -164,7 +165,7 @@ class DWSwinTransformer(HybridBackbone):
         norm_eval: bool = False,
         norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
         drop_path_rate: float = 0.0,
-        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_kernel_sizes: Sequence[int] | str = (3,),
         dw_span: int | str = 1,
         shifted_windows: bool = True,
         with_cp: bool = False,

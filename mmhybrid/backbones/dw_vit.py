@@ -43,7 +43,8 @@ class DWVisionTransformer(DWPlainBackbone):
         norm_eval: keep the running statistics of batch normalisations as they are in training.
         norm_cfg: of the shortcuts' batch normalisations.
         drop_path_rate: of the last block, rising linearly from 0. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host.
+        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
+            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
         dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
             blocks gets a shortcut of its own.
         position_embedding: add learned positions. With shortcuts, small data sets lose little
@@ -81,7 +82,7 @@ class DWVisionTransformer(DWPlainBackbone):
         norm_eval: bool = False,
         norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
         drop_path_rate: float = 0.0,
-        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_kernel_sizes: Sequence[int] | str = (3,),
         dw_span: int | str = 1,
         position_embedding: bool = True,
         class_token: bool = True,

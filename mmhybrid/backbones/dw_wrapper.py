@@ -35,12 +35,13 @@ class DepthwiseShortcutBackbone(BaseModule):
     backbone do not touch them. Shortcuts of frozen blocks are trained all the same.
 
     Checkpoints of the wrapped backbone fit: its own ``init_cfg`` works, and so does loading a whole
-    detector, segmentor or classifier that was trained without the wrapper (``load_from``); then
-    only the shortcuts are missing.
+    detector, segmentor or classifier that was trained without the wrapper (``load_from``,
+    ``mmhybrid.load_checkpoint``); then only the shortcuts are missing.
 
     Args:
         backbone: config of the wrapped backbone.
-        dw_kernel_sizes: of each shortcut's parallel branches.
+        dw_kernel_sizes: of each shortcut's parallel branches, or ``'identity'``, see
+            :class:`mmhybrid.layers.depthwise_shortcut.IdentityShortcut`.
         dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage; a remainder
             of blocks gets a shortcut of its own.
         zero_init: start with shortcuts that add zeros, so that a pretrained model starts unchanged.
@@ -59,10 +60,13 @@ class DepthwiseShortcutBackbone(BaseModule):
         ...     zero_init=True)
     """
 
+    family = "DepthwiseShortcutBackbone"
+    wrapped_prefix = "backbone."  # where weights from before the wrapping go
+
     def __init__(
         self,
         backbone: dict[str, Any],
-        dw_kernel_sizes: Sequence[int] = (3,),
+        dw_kernel_sizes: Sequence[int] | str = (3,),
         dw_span: int | str = 1,
         zero_init: bool = False,
         norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),

@@ -17,6 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmhybrid.layers.conv_norm import ConvNorm
 
 
+def is_affine(norm: nn.Module) -> bool:
+    """Whether a normalisation is a scale and a shift in evaluation, and nothing else."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+
+
 def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """The scale and the shift that a batch normalisation is in evaluation, in float64."""
     mean, variance = norm.running_mean.double(), norm.running_var.double()
@@ -33,7 +38,7 @@ def affine_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
     """The convolution that does ``scale * conv(x) + shift``, per channel."""
     weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
     bias = shift if conv.bias is None else conv.bias.double() * scale + shift
-    return _with(conv, weight, bias)
+    return with_parameters(conv, weight, bias)
 
 
 def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
@@ -50,14 +55,14 @@ def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
     bias = (grouped * per_group[1]).sum(dim=(2, 3, 4)).flatten()
     if conv.bias is not None:
         bias = bias + conv.bias.double()
-    return _with(conv, (grouped * per_group[0]).flatten(0, 1), bias)
+    return with_parameters(conv, (grouped * per_group[0]).flatten(0, 1), bias)
 
 
 def identity_added(conv: nn.Conv2d) -> nn.Conv2d:
     """The depth-wise convolution of odd size that does ``x + conv(x)``."""
     weight = conv.weight.double().clone()
     weight[:, 0, weight.shape[2] // 2, weight.shape[3] // 2] += 1
-    return _with(conv, weight, conv.bias)
+    return with_parameters(conv, weight, conv.bias)
 
 
 def merged_depthwise(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
@@ -65,9 +70,31 @@ def merged_depthwise(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     largest = max(convs, key=lambda conv: conv.kernel_size[0])
     size = largest.kernel_size[0]
     padded = [F.pad(conv.weight, ((size - conv.kernel_size[0]) // 2,) * 4) for conv in convs]
-    merged = _with(largest, torch.cat(padded), torch.cat([conv.bias for conv in convs]))
-    merged.in_channels = merged.out_channels = merged.groups = len(merged.weight)
-    return merged
+    largest = copy.copy(largest)
+    largest.groups = sum(conv.groups for conv in convs)
+    return with_parameters(largest, torch.cat(padded), torch.cat([conv.bias for conv in convs]))
+
+
+def with_parameters(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution like another with frozen parameters of its own, in the other's precision."""
+    dtype = conv.weight.dtype
+    conv = copy.copy(conv)
+    conv.out_channels, conv.in_channels = len(weight), weight.shape[1] * conv.groups
+    conv._parameters = {
+        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
+        "bias": nn.Parameter(bias.detach().to(dtype), requires_grad=False),
+    }
+    return conv
+
+
+def activate_in_place(module: nn.Module) -> None:
+    """Lets the activation of every :class:`ConvNorm` write over the map that it is given.
+
+    Nothing else needs that map, and a large one costs more to allocate than to activate.
+    """
+    for part in module.modules():
+        if isinstance(part, ConvNorm) and hasattr(part.activation, "inplace"):
+            part.activation.inplace = True
 
 
 def fold_norms(module: nn.Module) -> None:
@@ -77,7 +104,7 @@ def fold_norms(module: nn.Module) -> None:
     side by side runs side by side.
     """
     for part in module.modules():
-        if isinstance(part, ConvNorm) and isinstance(part.bn, _BatchNorm):
+        if isinstance(part, ConvNorm) and is_affine(part.bn):
             part.conv = affine_after(part.conv, *norm_as_affine(part.bn))
             part.bn = nn.Identity()
         elif type(part) is nn.Sequential:
@@ -104,14 +131,4 @@ def _is_conv_module(part: nn.Module) -> bool:
 
 
 def _are_conv_and_norm(conv: nn.Module, norm: nn.Module) -> bool:
-    return type(conv) is nn.Conv2d and isinstance(norm, _BatchNorm) and norm.track_running_stats
-
-
-def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    dtype = conv.weight.dtype
-    conv = copy.copy(conv)
-    conv._parameters = {
-        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
-        "bias": nn.Parameter(bias.detach().to(dtype), requires_grad=False),
-    }
-    return conv
+    return type(conv) is nn.Conv2d and is_affine(norm)

@@ -9,22 +9,37 @@ import torch
 from torch import nn
 
 from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones.dmformer import DMFormerBlock
+from mmhybrid.backbones.dw_wrapper import DepthwiseShortcutBackbone
 from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
-from mmhybrid.deploy.folding import fold_norms
+from mmhybrid.deploy.folding import activate_in_place, fold_norms
+from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
 from mmhybrid.deploy.fused_transxnet import FusedTransXNetBlock
+from mmhybrid.deploy.fused_xformer import FusedInvertedResidual
 from mmhybrid.deploy.remembered_positions import RememberedPositions
+from mmhybrid.layers.inverted_residual import InvertedResidual
 
 Model = TypeVar("Model", bound=nn.Module)
 
-FUSED_BLOCKS = {TransXNetBlock: FusedTransXNetBlock}
+BACKBONES = (HybridBackbone, DepthwiseShortcutBackbone)
+FUSED_BLOCKS = {
+    TransXNetBlock: FusedTransXNetBlock,
+    DMFormerBlock: FusedDMFormerBlock,
+    InvertedResidual: FusedInvertedResidual,
+}
 
 
+@torch.inference_mode(False)  # whose tensors could not be used outside of it
 @torch.no_grad()
 def fuse(model: Model) -> Model:
     """Returns a copy of a model that computes the same with fewer operations, for inference.
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
-    Blocks that know a shorter form (see ``FUSED_BLOCKS``) take it.
+    Blocks that know a shorter form (see ``FUSED_BLOCKS``) take it; one with normalisations of
+    another kind, which depend on the picture, stays as it is. A model on a CPU works channels last.
+
+    A batch normalisation before a convolution that pads stays too, as in the depth-wise shortcut:
+    the convolution pads with zeros after the shift, which no convolution before the shift can.
 
     Args:
         model: a backbone of this package, or a detector, segmentor or classifier that holds one; is
@@ -46,15 +61,21 @@ def fuse(model: Model) -> Model:
         >>> all(torch.allclose(a, b, atol=1e-4) for a, b in zip(model(x), fuse(model)(x)))
         True
     """
-    if not any(isinstance(module, HybridBackbone) for module in model.modules()):
+    if not any(isinstance(module, BACKBONES) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse")
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) in FUSED_BLOCKS:
-                setattr(parent, name, FUSED_BLOCKS[type(child)](child))
+            fused = FUSED_BLOCKS.get(type(child))
+            if fused is not None and fused.fits(child):
+                setattr(parent, name, fused(child))
     for module in model.modules():
         if isinstance(module, TransXNet):
             module.relative_position = RememberedPositions(module)
     fold_norms(model)
+    activate_in_place(model)
+    if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+        # Convolutions whose weights lie so make maps that lie so.
+        # See mmhybrid.layers.memory_format.
+        model.to(memory_format=torch.channels_last)
     return model.requires_grad_(False)

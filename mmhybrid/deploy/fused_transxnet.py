@@ -12,6 +12,7 @@ from mmhybrid.deploy.folding import (
     affine_before,
     fold_norms,
     identity_added,
+    is_affine,
     merged_depthwise,
     norm_as_affine,
 )
@@ -32,7 +33,7 @@ class FusedTransXNetBlock(nn.Module):
     autocast the residual stream takes the precision of the convolutions.
 
     Args:
-        block: whose parameters to take.
+        block: whose parameters to take, one that :meth:`fits`.
     """
 
     def __init__(self, block: TransXNetBlock) -> None:
@@ -49,6 +50,11 @@ class FusedTransXNetBlock(nn.Module):
         self.token_mixer.proj[-2] = affine_after(self.token_mixer.proj[-2], scale, shift)
         self.scale = _frozen(scale.to(block.layer_scale_1.weight.dtype).view(-1, 1, 1))
         self.mlp = FusedMultiScaleFeedForward(block.mlp, *_layer_scale(block.layer_scale_2))
+
+    @staticmethod
+    def fits(block: TransXNetBlock) -> bool:
+        """Whether its normalisations, all of one kind, can be folded."""
+        return is_affine(block.mlp.norm)
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = self.pos_embed(x)

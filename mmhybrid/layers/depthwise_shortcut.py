@@ -65,6 +65,18 @@ class DepthwiseShortcut(nn.Module):
         return F.pad(added.flatten(2).transpose(1, 2), (0, 0, num_class_tokens, 0))
 
 
+class IdentityShortcut(nn.Module):
+    """Adds what enters the block once more: the paper's ablation of the convolution (Table 2).
+
+    It has no parameters. The class token gets nothing, as from the other shortcut; the paper does
+    not say.
+    """
+
+    def forward(self, tokens: Tensor, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:
+        """See :meth:`DepthwiseShortcut.forward`."""
+        return F.pad(tokens[:, num_class_tokens:], (0, 0, num_class_tokens, 0))
+
+
 class DepthwiseShortcuts(nn.ModuleList):
     """The shortcuts of one stage: one for every ``span`` consecutive blocks, none shared.
 
@@ -73,13 +85,15 @@ class DepthwiseShortcuts(nn.ModuleList):
     Args:
         channels: of the tokens.
         num_blocks: of the stage.
-        kernel_sizes: of each shortcut; ``()`` for a stage without any.
+        kernel_sizes: of each shortcut; ``()`` for a stage without any; ``'identity'`` for shortcuts
+            without a convolution, see :class:`IdentityShortcut`.
         span: blocks that a shortcut bypasses, or ``'stage'`` for all of them.
         norm_cfg: of the batch normalisations.
         zero_init: start with shortcuts that add nothing.
 
     Raises:
-        ValueError: a kernel size is not odd and positive, or ``span`` is not at least 1.
+        ValueError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
+            identity is to start at zero.
     """
 
     def __init__(
@@ -87,19 +101,23 @@ class DepthwiseShortcuts(nn.ModuleList):
         channels: int,
         num_blocks: int,
         *,
-        kernel_sizes: Sequence[int],
+        kernel_sizes: Sequence[int] | str,
         span: int | str,
         norm_cfg: dict[str, Any],
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(kernel_sizes, (list, tuple)) or any(
-            not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes
+        identity = kernel_sizes == "identity"
+        if not identity and (
+            not isinstance(kernel_sizes, (list, tuple))
+            or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes)
         ):
             raise ValueError(
                 f"dw_kernel_sizes={kernel_sizes!r}: give a tuple of odd numbers, such as (3,) or "
-                "(3, 5), or () for no shortcut"
+                "(3, 5), or () for no shortcut, or 'identity'"
             )
+        if identity and zero_init:
+            raise ValueError("dw_kernel_sizes='identity' has no convolution that starts at zero")
         if span != "stage" and not (isinstance(span, int) and span >= 1):
             raise ValueError(
                 f"dw_span={span!r}: give the number of blocks that one shortcut bypasses, or "
@@ -109,9 +127,13 @@ class DepthwiseShortcuts(nn.ModuleList):
         self.num_blocks = num_blocks
         if kernel_sizes:
             for _ in range(0, num_blocks, self.span):
-                self.append(DepthwiseShortcut(channels, kernel_sizes, norm_cfg, zero_init))
+                self.append(
+                    IdentityShortcut()
+                    if identity
+                    else DepthwiseShortcut(channels, kernel_sizes, norm_cfg, zero_init)
+                )
 
-    def groups(self) -> Iterator[tuple[range, DepthwiseShortcut | None]]:
+    def groups(self) -> Iterator[tuple[range, DepthwiseShortcut | IdentityShortcut | None]]:
         """The indices of the blocks that each shortcut bypasses, and the shortcut."""
         for start in range(0, self.num_blocks, self.span):
             stop = min(start + self.span, self.num_blocks)

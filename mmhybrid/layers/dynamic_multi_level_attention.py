@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmhybrid.layers.channel_gate import ChannelGate
 from mmhybrid.layers.norm import build_norm
+from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
 MERGES = ("concat", "sum", "split")
 
@@ -69,14 +70,7 @@ class DynamicMultiLevelAttention(nn.Module):
         merged = expanded if merge == "sum" else sum(self.widths)
         self.expand = nn.Conv2d(channels, expanded, 1)
         self.branches = nn.ModuleList(
-            nn.Conv2d(
-                width,
-                width,
-                size,
-                padding=dilation * (size // 2),
-                dilation=dilation,
-                groups=width,
-            )
+            WideDepthwiseConv(width, size, dilation)
             for width, size, dilation in zip(self.widths, kernel_sizes, dilations, strict=True)
         )
         self.norm = build_norm(norm_cfg, merged)

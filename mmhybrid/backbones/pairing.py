@@ -1,0 +1,102 @@
+"""Puts a backbone under the heads of a model config, with channels that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+
+
+def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """What to merge into a detector's or segmentor's config for another backbone of four stages.
+
+    Made for the text of a config, where MMEngine merges the result into the model of the bases::
+
+        _base_ = ["./_base_/mmhybrid.py", "./_base_/retinanet_coco_1x.py",
+                  "./_base_/backbones/transxnet_t.py"]
+        model = __import__("mmhybrid").with_backbone(_base_.model, _base_.backbone)
+
+    A neck with ``in_channels`` says by their number how many of the last stages it takes; those
+    below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it. The
+    backbone returns those stages, unless it has ``out_indices`` of its own.
+
+    Args:
+        model: config of the model, made for any backbone of four stages.
+        backbone: config of the backbone that takes its place.
+
+    Returns:
+        Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
+        ``auxiliary_head``; and ``pretrained=None`` where the model has it, which would overrule
+        the backbone's own ``init_cfg``.
+
+    Raises:
+        ValueError: nothing in the model says what it takes, or it takes more maps than there are.
+
+    Example:
+        >>> from mmhybrid import with_backbone
+        >>> model = dict(neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048]))
+        >>> with_backbone(model, dict(type='TransXNet', arch='tiny'))['neck']
+        {'in_channels': [48, 96, 224, 448]}
+    """
+    neck, levels = model.get("neck"), 4
+    changes: dict[str, Any] = {"pretrained": None} if "pretrained" in model else {}
+    if neck is not None and "in_channels" in neck:
+        taken = neck["in_channels"]
+        levels = len(taken) - neck.get("start_level", 0)
+    elif neck is not None or "decode_head" not in model:
+        raise ValueError(
+            f"cannot fit a backbone to a {model.get('type')}: it has neither a neck with "
+            "in_channels nor a decode_head that takes the backbone's maps; set the channels by hand"
+        )
+
+    backbone = _with_out_indices(backbone, tuple(range(4 - levels, 4)))
+    channels = feature_channels(backbone)
+    changes["backbone"] = dict(backbone, _delete_=True)
+    if neck is not None:
+        if len(channels) != levels:
+            raise ValueError(
+                f"the neck takes {levels} maps, the backbone gives {len(channels)}: change the "
+                "backbone's out_indices"
+            )
+        deepest_first = taken[0] > taken[-1]  # YOLOv3's neck
+        changes["neck"] = dict(in_channels=channels[::-1] if deepest_first else channels)
+        if neck.get("start_level", 0) > 0:
+            changes["neck"]["start_level"] = 0
+        return changes
+    for name in ("decode_head", "auxiliary_head"):
+        if model.get(name) is not None:
+            changes[name] = dict(in_channels=_chosen(channels, model[name]["in_index"]))
+    return changes
+
+
+def feature_channels(backbone: Mapping[str, Any]) -> list[int]:
+    """Channels of the maps that a backbone of this config returns, whoever wrote it."""
+    try:
+        with torch.device("meta"):  # quick: nothing is initialised
+            return _built_channels(backbone)
+    except RuntimeError:  # mmdet's Swin reads values while it is built, and there are none
+        with torch.random.fork_rng(devices=[]):
+            return _built_channels(backbone)
+
+
+@torch.no_grad()
+def _built_channels(backbone: Mapping[str, Any]) -> list[int]:
+    built = MODELS.build(ConfigDict(backbone)).eval()
+    given = getattr(built, "feature_channels", None)
+    return list(given or (one.shape[1] for one in built(torch.zeros(1, 3, 64, 64))))
+
+
+def _with_out_indices(backbone: Mapping[str, Any], out_indices: tuple[int, ...]) -> dict[str, Any]:
+    backbone = ConfigDict(backbone).to_dict()
+    inner = backbone
+    while "backbone" in inner:  # wrapped
+        inner = inner["backbone"]
+    inner.setdefault("out_indices", out_indices)
+    return backbone
+
+
+def _chosen(channels: Sequence[int], index: int | Sequence[int]) -> int | list[int]:
+    return channels[index] if isinstance(index, int) else [channels[i] for i in index]

@@ -1,0 +1,162 @@
+"""Exporting to ONNX for any batch, height and width, and comparing what comes out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.deploy.fuse import fuse
+from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
+from mmhybrid.deploy.onnx_outputs import NamedOutputs
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# PyTorch takes a batch of one, and a last map of one window, for constants: neither may be traced.
+TRACED_SHAPE = (2, 3, 256, 288)
+OPSET = 18
+
+
+class OnnxExportError(RuntimeError):
+    """A model cannot be exported, or its graph computes something else; the message says which."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output of the graph is from PyTorch's.
+
+    Attributes:
+        shape: of the input, (B, C, H, W).
+        output: its name.
+        largest: largest absolute difference; of labels, the share of pixels that differ.
+        scale: largest absolute value of PyTorch's output; of labels, 1.
+    """
+
+    shape: tuple[int, ...]
+    output: str
+    largest: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """The difference over the scale, which counts as 1 where it is smaller."""
+        return self.largest / max(self.scale, 1.0)
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    fused: bool = True,
+    in_channels: int = 3,
+    safetensors: bool = False,
+) -> None:
+    """Writes a model as ONNX, for any batch, height and width.
+
+    Args:
+        model: a backbone of this package; a classifier of mmpretrain, segmentor of mmseg or
+            detector of mmdet that holds one. It is left as it is. The graph takes ``image`` and
+            returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
+        path: of the .onnx file.
+        fused: fuse first, see :func:`mmhybrid.deploy.fuse`.
+        in_channels: of the pictures.
+        safetensors: write the weights beside the graph, into a .safetensors file of the same name,
+            instead of into it.
+
+    Raises:
+        OnnxExportError: the exporter refuses.
+
+    Example:
+        >>> from mmhybrid.backbones import TransXNet
+        >>> from mmhybrid.deploy import export_onnx
+        >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
+    """
+    path = Path(path)
+    exportable = fuse(NamedOutputs(model)) if fused else copy.deepcopy(NamedOutputs(model)).eval()
+    make_exportable(exportable)
+    x = torch.randn(TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
+    names = {0: "batch", 2: "height", 3: "width"}
+    dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
+    try:
+        with torch.no_grad():
+            with ExportableOperations():
+                program = torch.export.export(exportable, (x,), dynamic_shapes=(dynamic,))
+            onnx_program = torch.onnx.export(
+                program,
+                input_names=["image"],
+                output_names=list(exportable(x)),
+                dynamic_shapes=(names,),
+                opset_version=OPSET,
+                custom_translation_table=translations(),
+                verbose=False,
+            )
+    except Exception as error:
+        raise OnnxExportError(
+            f"{type(model).__name__} cannot be exported: {type(error).__name__}: {error}"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if safetensors:
+        import onnx_ir
+
+        onnx_ir.save_safetensors(onnx_program.model, path)
+    else:
+        onnx_program.save(path)
+
+
+def compare(
+    model: nn.Module,
+    path: str | os.PathLike,
+    shapes: Iterable[tuple[int, ...]],
+) -> list[Difference]:
+    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same random pictures.
+
+    Args:
+        model: what was exported.
+        path: of the .onnx file.
+        shapes: of the pictures, (B, C, H, W) each.
+
+    Returns:
+        One row a shape and output.
+    """
+    session = session_of(path)
+    reference = copy.deepcopy(NamedOutputs(model)).eval()
+    rows = []
+    for shape in shapes:
+        x = torch.randn(shape) if isinstance(model, HybridBackbone) else torch.rand(shape) * 255
+        with torch.no_grad():
+            expected = reference(x)
+        got = session.run(list(expected), {"image": x.numpy()})
+        for (name, y), array in zip(expected.items(), got, strict=True):
+            rows.append(_difference(tuple(shape), name, y, torch.from_numpy(array)))
+    return rows
+
+
+def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Opens a graph in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    return onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:
+    if expected.shape != got.shape:
+        raise OnnxExportError(
+            f"{name} of a picture {shape} is {tuple(got.shape)} in onnxruntime and "
+            f"{tuple(expected.shape)} in PyTorch"
+        )
+    if not expected.is_floating_point():
+        return Difference(shape, name, (expected != got).double().mean().item(), 1.0)
+    error = (expected.double() - got).abs().max().item()
+    return Difference(shape, name, error, expected.abs().max().item())

@@ -1,0 +1,162 @@
+"""Operations of our models in a form that PyTorch's exporter and onnxruntime carry for every size.
+
+Each function here computes what an operation of PyTorch does, and takes its place in an exported
+program. Used by :mod:`mmhybrid.deploy.onnx_export` alone.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+from torch.nn.modules.utils import _pair
+from torch.overrides import TorchFunctionMode
+
+from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
+
+
+def adaptive_average_pool(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
+    """:func:`torch.nn.functional.adaptive_avg_pool2d` as two multiplications by matrices.
+
+    The exporter's own takes the largest bin of the traced size for the largest of all sizes.
+
+    Args:
+        x: (..., H, W).
+        output_size: h and w, or one number for both.
+    """
+    output_size = _pair(output_size)
+    rows = _bins(x.shape[-2], output_size[0], x)  # (h, H)
+    columns = _bins(x.shape[-1], output_size[1], x)  # (w, W)
+    return rows @ (x @ columns.t())
+
+
+def _bins(size: int, count: int, like: Tensor) -> Tensor:
+    """The (count, size) matrix that takes the mean of each bin."""
+    index = torch.arange(count, device=like.device).unsqueeze(1)
+    start = index * size // count
+    stop = ((index + 1) * size + count - 1) // count
+    place = torch.arange(size, device=like.device)
+    inside = (place >= start) & (place < stop)
+    return inside.to(like.dtype) / (stop - start).to(like.dtype)
+
+
+def resize_bicubic(x: Tensor, size: Sequence[int]) -> Tensor:
+    """:func:`torch.nn.functional.interpolate` with ``mode='bicubic'``, one side after the other.
+
+    onnxruntime rounds the place of a value otherwise than PyTorch does; among the 3136 rows of a
+    table of positions that is seen in the third digit of a result.
+
+    Args:
+        x: (..., H, W).
+        size: h and w.
+    """
+    for dim, new in zip((-2, -1), size, strict=True):
+        old = x.shape[dim]
+        # Comparing an unknown size would fix it to that of the trace.
+        if not (isinstance(old, int) and isinstance(new, int) and old == new):
+            x = _resize_side(x, dim, new)
+    return x
+
+
+def _resize_side(x: Tensor, dim: int, size: int) -> Tensor:
+    old = x.shape[dim]
+    # PyTorch rounds the ratio and the place to single precision, and nothing between; the finest
+    # resize has places up to 3136, so every rounding more would be seen.
+    ratio = torch.scalar_tensor(old / size, dtype=x.dtype, device=x.device).double()
+    place = ((torch.arange(size, device=x.device).double() + 0.5) * ratio - 0.5).to(x.dtype)
+    first = place.floor()
+    t = (place - first).view(-1, *[1] * (-dim - 1))
+    first = first.long()
+    return sum(
+        weight * x.index_select(dim, (first + offset).clamp(0, old - 1))
+        for offset, weight in zip((-1, 0, 1, 2), _cubic_weights(t), strict=True)
+    )
+
+
+def _cubic_weights(t: Tensor) -> list[Tensor]:
+    """Of the four neighbours of a place that is t behind the second, Keys' with a = -0.75."""
+    a = -0.75
+
+    def far(d: Tensor) -> Tensor:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    def near(d: Tensor) -> Tensor:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+
+
+def convolve_each_picture(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
+    """The dynamic convolution, picture after picture.
+
+    PyTorch convolves all pictures at once, in as many groups as there are channels in all of them;
+    in ONNX the number of groups is fixed.
+    """
+    weight, bias = self.kernels(x)
+
+    def convolve(carry: Tensor, picture: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        x, weight, bias = (part.unsqueeze(0) for part in picture)
+        y = F.conv2d(
+            x,
+            weight.transpose(0, 1),
+            bias.squeeze(0),
+            padding=self.kernel_size // 2,
+            groups=x.shape[1],
+        )
+        return carry + 1, y.squeeze(0)  # a scan wants something that is carried
+
+    pictures = tuple(part.contiguous() for part in (x, weight, bias))
+    return scan(convolve, torch.zeros(1, device=x.device), pictures)[1]
+
+
+def upsample_by_scale(self: nn.Module, x: Tensor) -> Tensor:
+    """mmseg's ``Upsample``, whose own way to the new size, ``int(side * scale)``, fixes it to that
+    of the trace."""
+    return F.interpolate(
+        x, scale_factor=self.scale_factor, mode=self.mode, align_corners=self.align_corners
+    )
+
+
+def make_exportable(model: nn.Module) -> None:
+    """Replaces, in place, what cannot be exported for every batch and size."""
+    for module in model.modules():
+        if isinstance(module, InputDependentDepthwiseConv):
+            module.forward = types.MethodType(convolve_each_picture, module)
+        elif _is_mmseg_upsample(module) and not module.size:
+            module.forward = types.MethodType(upsample_by_scale, module)
+
+
+def _is_mmseg_upsample(module: nn.Module) -> bool:
+    # By name: mmseg need not be there.
+    kind = type(module)
+    return kind.__name__ == "Upsample" and kind.__module__.startswith("mmseg.")
+
+
+class ExportableOperations(TorchFunctionMode):
+    """While it is entered, pooling and bicubic resizing are those of this file."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.adaptive_avg_pool2d:
+            return adaptive_average_pool(*args, **kwargs)
+        by_size = kwargs.get("size") is not None and not kwargs.get("align_corners")
+        if func is F.interpolate and kwargs.get("mode") == "bicubic" and by_size:
+            return resize_bicubic(*args, kwargs["size"])
+        return func(*args, **kwargs)
+
+
+def translations() -> dict[Callable, Callable]:
+    """What the exporter is told of operations that it translates for known numbers only."""
+    from onnxscript import opset18 as op
+
+    def remainder(self, other):
+        return op.Mod(self, op.CastLike(other, self))
+
+    return {torch.ops.aten.remainder.Scalar: remainder}

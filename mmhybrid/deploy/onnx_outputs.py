@@ -1,0 +1,104 @@
+"""Whole models as functions from pictures to named tensors, which is what a graph can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import HybridBackbone
+
+
+class NamedOutputs(nn.Module):
+    """A model without the classes of OpenMMLab around what goes in and what comes out.
+
+    ``forward`` maps pictures (B, C, H, W) to a dict of tensors. A backbone takes what it was
+    trained with, and gives ``stage_0`` (B, C, h, w) and so on. Whole models take pictures with
+    values from 0 to 255 and channels in the order of the config's ``mean`` (RGB, in all configs
+    here), normalise them, and give
+
+    * a classifier of mmpretrain: ``logits`` (B, classes);
+    * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
+      they are made of. It sees the whole picture at once, also where its config tests in windows;
+    * a one-stage detector of mmdet: what its head gives of each level before anything is decoded,
+      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both;
+    * a two-stage detector: the same of its region proposal network, and the map of each level that
+      the second stage goes on with, ``feature_0`` and so on.
+
+    Args:
+        model: one of these.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        kinds = {
+            "decode_head": _segmented,
+            "rpn_head": _proposed,
+            "bbox_head": _detected,
+            "head": _classified,
+        }
+        found = [k for k in kinds if isinstance(getattr(model, k, None), nn.Module)]
+        if isinstance(model, HybridBackbone):
+            self.outputs_of = _stages
+        elif found and hasattr(model, "data_preprocessor"):
+            self.outputs_of = kinds[found[0]]
+        else:
+            raise ValueError(
+                f"{type(model).__name__} is neither a backbone of mmhybrid nor a classifier, "
+                "segmentor or detector of OpenMMLab that holds one"
+            )
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.outputs_of(self.model, image)
+
+
+def normalised(model: nn.Module, image: Tensor) -> Tensor:
+    """Pictures, 0 to 255, as the model's data preprocessor hands them on."""
+    given = model.data_preprocessor
+    return (image - given.mean) / given.std if hasattr(given, "mean") else image
+
+
+def _stages(backbone: HybridBackbone, x: Tensor) -> dict[str, Tensor]:
+    maps = zip(backbone.out_indices, backbone(x), strict=True)
+    return {f"stage_{stage}": y for stage, y in maps}
+
+
+def _classified(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    return {"logits": model.head(model.extract_feat(normalised(model, image)))}
+
+
+def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    logits = model.decode_head(model.extract_feat(normalised(model, image)))
+    full = F.interpolate(
+        logits, size=image.shape[-2:], mode="bilinear", align_corners=model.align_corners
+    )
+    if logits.shape[1] == 1:
+        labels = (full.squeeze(1).sigmoid() > model.decode_head.threshold).long()
+    else:
+        labels = full.argmax(dim=1)
+    return {"labels": labels, "logits": logits}
+
+
+def _detected(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    return _levels(model.bbox_head(model.extract_feat(normalised(model, image))))
+
+
+def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    features = model.extract_feat(normalised(model, image))
+    return {**_levels(model.rpn_head(features)), **_numbered("feature", features)}
+
+
+def _levels(lists: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Names what a dense head of mmdet returns: one list a kind of map, of one map a level."""
+    names = {1: ("prediction",), 2: ("score", "box"), 3: ("score", "box", "centre")}
+    kinds = zip(names[len(lists)], lists, strict=True)
+    return {name: y for kind, maps in kinds for name, y in _numbered(kind, maps).items()}
+
+
+def _numbered(name: str, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}_{level}": y for level, y in enumerate(maps)}

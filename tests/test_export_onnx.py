@@ -1,0 +1,152 @@
+"""Export to ONNX: the same as PyTorch at sizes and batches that the export has not seen."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from safetensors import safe_open
+from torch import nn
+
+from mmhybrid.analysis.randomised import randomised
+from mmhybrid.backbones import DWSwinTransformer, TransXNet
+from mmhybrid.deploy.onnx_export import (
+    Difference,
+    OnnxExportError,
+    _difference,
+    compare,
+    export_onnx,
+    session_of,
+)
+from mmhybrid.deploy.onnx_operations import (
+    adaptive_average_pool,
+    convolve_each_picture,
+    resize_bicubic,
+)
+from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
+
+ROOT = Path(__file__).resolve().parents[1]
+# None is a multiple of 7 on every stage's map; in the first, the table of positions fits as it is.
+SHAPES = [(1, 3, 224, 224), (3, 3, 75, 101), (1, 3, 96, 64)]
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 9), (20, 33), (3, 5), (1, 1)])
+@pytest.mark.parametrize("output", [7, 1, (2, 3), (6, 6)])
+def test_pooling_is_pytorchs(size, output) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = F.adaptive_avg_pool2d(x, output)
+    torch.testing.assert_close(adaptive_average_pool(x, output), expected)
+
+
+@pytest.mark.parametrize("size", [(30, 7), (5, 7), (11, 20), (9, 7)])
+def test_bicubic_resizing_is_pytorchs(size) -> None:
+    x = torch.randn(1, 2, 9, 7, dtype=torch.float64)
+    expected = F.interpolate(x, size=size, mode="bicubic")
+    torch.testing.assert_close(resize_bicubic(x, size), expected)
+
+
+def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:
+    table = torch.randn(1, 1, 3136, 3)
+    expected = F.interpolate(table, size=(19200, 3), mode="bicubic")
+    # The exact result is 1e-3 away.
+    assert (resize_bicubic(table, (19200, 3)) - expected).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_one_picture_after_the_other_is_the_same_convolution() -> None:
+    conv = randomised(InputDependentDepthwiseConv(8, norm_cfg=dict(type="BN"))).eval()
+    x = torch.randn(3, 8, 9, 11)
+    torch.testing.assert_close(convolve_each_picture(conv, x), conv(x), rtol=1e-5, atol=1e-5)
+
+
+BACKBONES = {
+    "TransXNet": lambda: TransXNet(
+        dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32), num_heads=(1, 1, 2, 2))
+    ),
+    "DWSwin": lambda: DWSwinTransformer(dict(depths=(2, 1, 1, 1)), out_indices=(0, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
+    model = randomised(BACKBONES[name]()).eval()
+    export_onnx(model, tmp_path / "model.onnx", safetensors=True)
+    rows = compare(model, tmp_path / "model.onnx", SHAPES)
+    assert len(rows) == len(SHAPES) * len(model.out_indices)
+    assert max(row.largest for row in rows) < 1e-4
+    assert min(row.scale for row in rows) > 0.1
+    # The graph itself holds no weights of note.
+    assert onnx.load(tmp_path / "model.onnx", load_external_data=False).ByteSize() < 3_000_000
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        held = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+    assert held > 0.9 * sum(p.numel() for p in model.parameters())
+
+
+def test_a_whole_segmentor(tmp_path: Path) -> None:
+    cfg = Config.fromfile(ROOT / "configs" / "semantic_fpn_dmformer_s_ade20k.py")
+    init_default_scope(cfg.default_scope)
+    arch = dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32))
+    cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
+    cfg.model.neck.in_channels = [16, 16, 32, 32]
+    cfg.model.decode_head.norm_cfg = dict(type="BN")
+    model = randomised(MODELS.build(cfg.model)).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    rows = compare(model, tmp_path / "model.onnx", [(1, 3, 75, 101), (3, 3, 128, 64)])
+    assert {row.output for row in rows} == {"labels", "logits"}
+    assert max(row.largest for row in rows) < 1e-3
+
+    # What the graph says is what the model predicts, preprocessor and all.
+    picture = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    session = session_of(tmp_path / "model.onnx")
+    (labels,) = session.run(["labels"], {"image": picture.flip(0)[None].float().numpy()})
+    with torch.no_grad():
+        (sample,) = model.test_step(dict(inputs=[picture], data_samples=[_sample()]))
+    same = torch.from_numpy(labels) == sample.pred_sem_seg.data
+    assert same.float().mean() > 0.999
+
+
+def _sample():
+    from mmseg.structures import SegDataSample
+
+    meta = dict(ori_shape=(64, 96), img_shape=(64, 96), pad_shape=(64, 96))
+    return SegDataSample(metainfo=meta)
+
+
+def test_differences_are_seen() -> None:
+    a = torch.tensor([[1.0, -4.0]])
+    row = _difference((1, 3, 8, 8), "logits", a, a + 0.5)
+    assert row == Difference((1, 3, 8, 8), "logits", 0.5, 4.0)
+    assert row.relative == 0.125
+    labels = torch.tensor([[1, 2, 3, 4]])
+    assert _difference((1, 3, 8, 8), "labels", labels, labels.clamp(max=3)).largest == 0.25
+    with pytest.raises(OnnxExportError, match="in onnxruntime"):
+        _difference((1, 3, 8, 8), "logits", a, a.t())
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither a backbone"):
+        NamedOutputs(nn.Linear(2, 2))
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    tool = [sys.executable, str(ROOT / "tools" / "export_onnx.py")]
+    out = str(tmp_path / "vit.onnx")
+    model = "DWVisionTransformer({'depth': 1})"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=400)
+
+    done = run(model, "--out", out, "--check", "64x96", "80x48")
+    assert done.returncode == 0, done.stderr
+    assert "3x3x80x48" in done.stdout
+    assert "stage_3" in done.stdout
+    wrong = run(model, "--out", out, "--check", "64")
+    assert wrong.returncode == 1
+    assert "error: --check takes sizes such as 480x640" in wrong.stderr
+    assert "Traceback" not in wrong.stderr

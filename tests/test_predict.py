@@ -1,0 +1,202 @@
+"""Predicting on files: three kinds of models, folders with broken files, videos."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mmhybrid.deploy.predict import find_inputs, make_inferencer, predict, read_picture
+from mmhybrid.engine.run_config import RunError, load_config
+from mmhybrid.engine.sample_data.shapes import scene
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPTHS = "arch=dict(_delete_=True, depths=(1, 1, 1, 1))"
+# What makes each config small.
+SMALL = {
+    "mask_rcnn_transxnet_t_coco": f"""
+model = dict(
+    backbone=dict({DEPTHS}), test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=3)))
+meta_keys = ("img_path", "ori_shape", "img_shape", "scale_factor")
+test_dataloader = dict(dataset=dict(pipeline=[
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(96, 64), keep_ratio=True),
+    dict(type="PackDetInputs", meta_keys=meta_keys)]))
+""",
+    "semantic_fpn_dmformer_s_ade20k": f"model = dict(backbone=dict({DEPTHS}))",
+    "dw_vit_t_cifar10": "model = dict(backbone=dict(arch=dict(_delete_=True, depth=1)))",
+}
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return scene(np.random.default_rng(seed), 96, 64, range(4), 3)[0]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Configs of small models, and checkpoints of them with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    made = {}
+    for name, change in SMALL.items():
+        config = folder / f"{name}_small.py"
+        config.write_text(f"_base_ = {str(ROOT / 'configs' / f'{name}.py')!r}\n{change}")
+        cfg = Config.fromfile(config)
+        init_default_scope(cfg.default_scope)
+        cfg.model.backbone.init_cfg = None
+        weights = folder / f"{name}.pth"
+        torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": {}}, weights)
+        made[name] = (config, weights)
+    return made
+
+
+def run(models: dict, name: str, inputs: list, folder: Path, **options):
+    config, weights = models[name]
+    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
+    return predict(inferencer, [str(one) for one in inputs], folder, **options)
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def mixed_folder(tmp_path: Path) -> Path:
+    """Twenty files, of which two are broken and one is a text."""
+    folder = tmp_path / "mixed"
+    for index in range(19):
+        write(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}", picture(index))
+    for name in ("03.jpg", "08.png"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_boxes_and_masks_in_cocos_format(models, tmp_path: Path) -> None:
+    write(tmp_path / "a.png", picture())
+    outcome = run(models, "mask_rcnn_transxnet_t_coco", [tmp_path / "a.png"], tmp_path / "out")
+    assert outcome.done == 1
+    coco = COCO(str(tmp_path / "out" / "predictions.json"))
+    assert coco.imgs[1]["width"] == 96
+    assert len(coco.cats) == 80
+    rows = list(coco.anns.values())
+    assert len(rows) == 3
+    for row in rows:
+        assert coco.annToMask(row).shape == (64, 96)
+        assert row["area"] == coco.annToMask(row).sum()
+        assert 0 <= row["score"] <= 1
+        assert len(row["bbox"]) == 4
+    assert cv2.imread(str(tmp_path / "out" / "pictures" / "a.jpg")).shape == (64, 96, 3)
+
+
+def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> None:
+    red = np.zeros((64, 96, 3), np.uint8)
+    red[..., 0] = 255
+    write(tmp_path / "red.png", red)
+    name = "semantic_fpn_dmformer_s_ade20k"
+    config, weights = models[name]
+    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
+    assert len(inferencer.model.dataset_meta["classes"]) == 150
+    seen = []
+    forward = inferencer.model.forward
+    inferencer.model.forward = lambda inputs, *a, **k: (
+        seen.append(inputs) or forward(inputs, *a, **k)
+    )
+    inferencer.visualizer.alpha = 0.0  # the picture alone
+    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out")
+    assert seen[0][0, 0].mean() > seen[0][0, 2].mean()  # R before B, as the model is trained
+    labels = np.array(Image.open(tmp_path / "out" / "labels" / "red.png"))
+    assert labels.shape == (64, 96)
+    assert labels.dtype == np.uint8
+    assert labels.max() < 150
+    drawn = np.array(Image.open(tmp_path / "out" / "pictures" / "red.jpg")).reshape(-1, 3).mean(0)
+    assert drawn[0] > 200 > 50 > drawn[2]
+
+
+def test_a_folder_with_broken_files(models, mixed_folder: Path, tmp_path: Path) -> None:
+    messages = []
+    outcome = run(
+        models,
+        "dw_vit_t_cifar10",
+        [mixed_folder],
+        tmp_path / "out",
+        batch_size=4,
+        report=messages.append,
+    )
+    assert outcome.done == 17
+    assert len(messages) == 3
+    assert {Path(path).name for path in outcome.unreadable} == {"03.jpg", "08.png", "notes.txt"}
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(found) == len(list((tmp_path / "out" / "pictures").iterdir())) == 17
+    assert len(found[0]["best"]) == 5
+    assert found[0]["name"] == found[0]["best"][0]["name"]
+
+
+def test_cifar_models_get_rgb_as_in_training(models, tmp_path: Path) -> None:
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    write(tmp_path / "red.png", red)
+    config, weights = models["dw_vit_t_cifar10"]
+    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
+    seen = []
+    forward = inferencer.model.forward
+    inferencer.model.forward = lambda inputs, *a, **k: (
+        seen.append(inputs) or forward(inputs, *a, **k)
+    )
+    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out", pictures=False)
+    assert seen[0][0, 0].mean() > 0 > seen[0][0, 2].mean()
+
+
+def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
+    path = tmp_path / "ride.avi"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    if not video.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    for index in range(3):
+        video.write(picture(index)[..., ::-1].copy())
+    video.release()
+    outcome = run(models, "dw_vit_t_cifar10", [path], tmp_path / "out", batch_size=2)
+    assert outcome.done == 3
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [Path(row["file"]).name for row in found] == ["ride.avi#0", "ride.avi#1", "ride.avi#2"]
+
+
+def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "b/y.png"):
+        write(tmp_path / name, picture())
+    found = find_inputs([str(tmp_path / "**" / "*.png")])
+    assert len(found) == len({name for _, name in found}) == 3
+    with pytest.raises(RunError, match="no picture"):
+        find_inputs([str(tmp_path / "none*.png")])
+
+
+def test_a_truncated_picture_is_not_filled_with_grey(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", picture())
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(OSError, match="truncated"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
+    config, weights = models["dw_vit_t_cifar10"]
+    command = [sys.executable, str(ROOT / "tools" / "predict.py"), str(config), str(weights)]
+    words = [str(mixed_folder), "--out-dir", str(tmp_path / "out"), "--batch-size", "8"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    assert "17 pictures done, 3 inputs not readable" in done.stdout
+    assert sum(line.startswith("cannot read") for line in done.stderr.splitlines()) == 3
+    assert "Traceback" not in done.stderr
+    wrong = subprocess.run([*command, "nothing.png"], capture_output=True, text=True, timeout=300)
+    assert wrong.returncode == 1
+    assert "error: there is no picture nothing.png" in wrong.stderr

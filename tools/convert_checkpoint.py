@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Convert a checkpoint: the authors' weights to our names or back, to safetensors, for publishing.
+
+Only weights are kept: averaged (EMA) ones where there are any, without optimizer and the like. The
+first eight digits of the file's SHA-256 go into its name, as in OpenMMLab's model zoos.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from command_line import prepare
+
+EXAMPLES = """examples:
+  The authors' weights under our names:
+    python tools/convert_checkpoint.py transx-t.pth.tar transxnet_t.pth
+  What training left, for publishing; writes transxnet_t-1234abcd.safetensors:
+    python tools/convert_checkpoint.py work_dirs/transxnet_t_imagenet/epoch_310.pth \\
+        transxnet_t.safetensors
+  Ours for the authors' code:
+    python tools/convert_checkpoint.py transxnet_t.pth transx-t.pth --to authors --no-hash
+"""
+SHOWN = 12
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="file to read: .pth, .pth.tar, .safetensors, ...")
+    parser.add_argument("out", help="file to write, ending in .pth or .safetensors")
+    parser.add_argument(
+        "--to", choices=["ours", "authors"], default="ours", help="names to write (default: ours)"
+    )
+    parser.add_argument(
+        "--no-ema",
+        action="store_true",
+        help="take the weights that were trained, not their average",
+    )
+    parser.add_argument("--no-hash", action="store_true", help="write to OUT as it is called")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=224,
+        help="of the pictures that the authors' DW-Swin takes (default: %(default)s)",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+    from mmhybrid.checkpoints import CheckpointError, read_checkpoint
+    from mmhybrid.checkpoints.converting import to_authors, to_ours
+    from mmhybrid.checkpoints.loading import find_weights, without_wrappers
+
+    out = Path(args.out)
+    if out.suffix not in (".pth", ".safetensors"):
+        sys.exit(f"error: {out} must end in .pth or .safetensors")
+    try:
+        checkpoint = read_checkpoint(args.checkpoint)
+        entry, weights = find_weights(checkpoint, False if args.no_ema else None, args.checkpoint)
+        weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
+        ours = args.to == "ours"
+        result = to_ours(weights) if ours else to_authors(weights, args.image_size)
+        written = write(result.weights, meta_of(checkpoint), out, hashed=not args.no_hash)
+    except (CheckpointError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+    dropped = [key for key in checkpoint if key not in weights and key != entry.split(".")[0]]
+    print(f"read {len(weights)} tensors from {entry} of {args.checkpoint}")
+    if "ema" in entry or ("ema_state_dict" in checkpoint and not args.no_ema):
+        print("these are the averaged (EMA) weights")
+    print(f"family: {result.family}")
+    tell("left out of the file", [key for key in dropped if key != "meta"])
+    prefix = "backbone."
+    moved = [
+        k for k, new in result.renamed.items() if k in (prefix + new, new.removeprefix(prefix))
+    ]
+    if moved:
+        print(f"{'given' if ours else 'stripped of'} the prefix {prefix!r}: {len(moved)}")
+    others = {old: new for old, new in result.renamed.items() if old not in set(moved)}
+    tell("renamed", [f"{old} -> {new}" for old, new in others.items()])
+    tell("of another shape", result.changed)
+    tell("left out", result.left_out)
+    print(f"written: {written} ({written.stat().st_size / 2**20:.1f} MiB)")
+
+
+def tell(what: str, names: list[str]) -> None:
+    """Lists names, not too many."""
+    if names:
+        print(f"{what} ({len(names)}):")
+        print("\n".join(f"  {name}" for name in names[:SHOWN]))
+        if len(names) > SHOWN:
+            print("  ...")
+
+
+def meta_of(checkpoint: dict) -> dict:
+    """What is said of the data set; inferencers draw with it."""
+    meta = checkpoint.get("meta")
+    return {"dataset_meta": meta["dataset_meta"]} if meta and "dataset_meta" in meta else {}
+
+
+def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
+    """Writes the file and gives it its name."""
+    from mmhybrid.checkpoints.writing import durable_file, write_checkpoint
+
+    weights = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".pth":
+        write_checkpoint({"state_dict": weights, "meta": meta}, out)
+    else:
+        from safetensors.torch import save
+
+        with durable_file(out) as file:
+            file.write(save({k: v.clone() for k, v in weights.items()}, {"format": "pt"}))
+    if not hashed:
+        return out
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    named = out.with_name(f"{out.stem}-{digest[:8]}{out.suffix}")
+    os.replace(out, named)
+    return named
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""Export a trained model to ONNX, for any batch, height and width, and compare it with PyTorch.
+
+A backbone gives its feature maps, a classifier logits, a segmentor labels and logits, a detector
+what its head gives before boxes are decoded. Whole models take RGB pictures, values 0 to 255. The
+comparison runs on random pictures of sizes that the export has not seen, in float32.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from command_line import add_cfg_options, prepare
+
+EXAMPLES = """examples:
+  A whole segmentor, fused:
+    python tools/export_onnx.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --out upernet.onnx
+  The backbone of a detector alone, its weights beside the graph:
+    python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
+        --backbone --safetensors --out backbone.onnx
+  To see whether it works, with random weights:
+    python tools/export_onnx.py "TransXNet('tiny')" --out transxnet.onnx
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="file or address of the weights (default: random weights)"
+    )
+    parser.add_argument("--out", required=True, help=".onnx file to write")
+    parser.add_argument("--backbone", action="store_true", help="export the backbone alone")
+    parser.add_argument("--no-fuse", action="store_true", help="export the model as it was trained")
+    parser.add_argument(
+        "--safetensors",
+        action="store_true",
+        help="write the weights beside the graph, into a .safetensors file",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        metavar="HxW",
+        default=["256x320", "480x640"],
+        help="sizes to compare at (default: 256x320 480x640)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest difference that is accepted, in terms of the largest value, or of 1 where "
+        "that is larger; for labels, share of the pixels (default: %(default)s)",
+    )
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+
+    from mmhybrid.analysis.trained_model import first_backbone, trained_model
+    from mmhybrid.deploy.onnx_export import OnnxExportError, compare, export_onnx
+    from mmhybrid.engine.run_config import RunError
+
+    try:
+        sizes = [_size(text) for text in args.check]
+        if Path(args.out).suffix != ".onnx":
+            raise RunError(f"--out writes an .onnx file, and {args.out} has another name")
+        model = trained_model(args.model, args.checkpoint, args.cfg_options)
+        if args.backbone:
+            model = first_backbone(model, args.model)
+        print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
+        export_onnx(model, args.out, fused=not args.no_fuse, safetensors=args.safetensors)
+        print(f"written: {args.out}", flush=True)
+        shapes = [(1, 3, *sizes[0]), *((3, 3, *size) for size in sizes[1:])]
+        rows = compare(model, args.out, shapes)
+    except (RunError, OnnxExportError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print("largest difference from PyTorch, and PyTorch's largest value:")
+    for row in rows:
+        shape = "x".join(map(str, row.shape))
+        what = "of pixels differ" if row.output == "labels" else f"of {row.scale:.3g}"
+        print(f"  {shape:>14}  {row.output:<14} {row.largest:.2e} {what}")
+    worst = max(rows, key=lambda row: row.relative)
+    if worst.relative > args.tolerance:
+        sys.exit(
+            f"error: {worst.output} at {worst.shape} differs by {worst.largest:.2e}, more than "
+            f"--tolerance {args.tolerance} allows"
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    from mmhybrid.engine.run_config import RunError
+
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise RunError(f"--check takes sizes such as 480x640, not {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Detect, segment or classify pictures and videos with a trained model.
+
+Writes into the output folder: pictures/ with the predictions drawn; for boxes and masks
+predictions.json in COCO's format, for segmentation labels/ with one PNG a picture, for
+classification predictions.json with the five best classes. What cannot be read is named and left
+out.
+
+exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could not be read
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from command_line import add_cfg_options, prepare
+
+EXAMPLES = """examples:
+  A folder of pictures:
+    python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT pictures/
+  Some files, eight at a time, fused for speed:
+    python tools/predict.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT "street/*.jpg" \\
+        --batch-size 8 --fuse --out-dir street_labels
+  Frame after frame of a video, results alone:
+    python tools/predict.py CONFIG CHECKPOINT ride.mp4 --no-save-vis
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="file or address of the weights")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help='picture, video, folder, or a pattern in quotes: "street/**/*.jpg"',
+    )
+    parser.add_argument(
+        "--out-dir", default="predictions", help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=1, help="pictures at a time (default: 1)")
+    parser.add_argument(
+        "--device", help="such as cuda:0 or cpu (default: the GPU, if there is one)"
+    )
+    parser.add_argument(
+        "--pred-score-thr",
+        type=float,
+        default=0.3,
+        help="least score of boxes that are drawn; all are written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fuse", action="store_true", help="fold what can be folded first: the same, but faster"
+    )
+    parser.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
+    parser.add_argument("--no-save-pred", action="store_true", help="write no results")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+    import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
+    from mmhybrid.deploy.predict import find_inputs, make_inferencer, predict
+    from mmhybrid.engine.run_config import RunError, existing_file, load_config
+
+    try:
+        if args.batch_size < 1:
+            raise RunError(f"--batch-size {args.batch_size}: give 1 or more")
+        cfg = load_config(args.config, args.cfg_options)
+        existing_file(args.checkpoint, "checkpoint")
+        find_inputs(args.inputs)  # a wrong name is told before the model is built
+        inferencer = make_inferencer(cfg, args.checkpoint, device=args.device, fused=args.fuse)
+        outcome = predict(
+            inferencer,
+            args.inputs,
+            Path(args.out_dir),
+            batch_size=args.batch_size,
+            score_threshold=args.pred_score_thr,
+            pictures=not args.no_save_vis,
+            results=not args.no_save_pred,
+            report=lambda text: print(text, file=sys.stderr),
+        )
+    except RunError as error:
+        sys.exit(f"error: {error}")
+    print(f"{outcome.done} pictures done, {len(outcome.unreadable)} inputs not readable")
+    print(f"written to {args.out_dir}")
+    if outcome.unreadable:
+        sys.exit(3 if outcome.done else 1)
+
+
+if __name__ == "__main__":
+    main()
