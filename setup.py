@@ -32,14 +32,25 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["mmhybrid", "mmhybrid.*"]),
+    # mim looks for configs, tools and the index in PACKAGE/.mim: links there, files in a wheel.
+    package_data={
+        "mmhybrid": [
+            "analysis/leaderboard.html",
+            ".mim/model-index.yml",
+            ".mim/configs/**/*",
+            ".mim/tools/*",
+        ]
+    },
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each
     # other. The extras name them.
-    install_requires=[r for r in requirements("runtime") if not r.startswith("mmengine")],
+    install_requires=requirements("runtime"),
     extras_require={
         "det": DET,
         "seg": SEG,
         "cls": CLS,
+        "onedl": requirements("onedl"),
         "export": requirements("export"),
+        "docs": requirements("docs"),
         "dev": requirements("openmmlab", "export", "tests"),
     },
 )

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Measure TransXNet-T against the published formula and its peers, and save what comes out.
+"""Measure TransXNet-T against the published formula and its peers, and the parts of the others.
 
-Writes transxnet_speed.json, a table (transxnet_speed.md) and a plot (transxnet_growth.png). Every
-figure is a ratio within this run: absolute times are those of this machine at this hour.
+Writes speed.json, a table (speed.md) and plots (transxnet_growth.png, attention_cost.png). What
+counts is the ratios within this run: absolute times are those of this machine at this hour.
 """
 
 import argparse
@@ -19,7 +19,17 @@ EXAMPLES = """examples:
   The forward pass alone, with four threads:
     python tools/bench.py forward --threads 4
 """
-SECTIONS = ("forward", "attention", "errors", "growth", "compiled", "training")
+SECTIONS = (
+    "forward",
+    "attention",
+    "errors",
+    "growth",
+    "compiled",
+    "fused",
+    "training",
+    "attention_cost",
+    "shortcut",
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,10 +59,13 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     from mmhybrid.analysis import transxnet_speed as speed
+    from mmhybrid.analysis.attention_cost import attention_cost
+    from mmhybrid.analysis.fused_speed import fused_speed
+    from mmhybrid.analysis.shortcut_cost import shortcut_cost
 
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "transxnet_speed.json"
+    file = folder / "speed.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     n = args.repeats
 
@@ -67,7 +80,10 @@ def main() -> None:
         "errors": lambda: speed.errors((224, 224)) + speed.errors((800, 1344)),
         "growth": lambda: speed.growth(repeats=n),
         "compiled": lambda: speed.compiled(repeats=n),
+        "fused": lambda: fused_speed(repeats=max(n, 15)),
         "training": lambda: speed.training_step(repeats=n),
+        "attention_cost": lambda: attention_cost(repeats=max(n, 15)),
+        "shortcut": lambda: shortcut_cost(repeats=max(n, 15)),
     }
     for section in args.sections or SECTIONS:
         print(f"measuring: {section} ...", flush=True)
@@ -84,13 +100,15 @@ def main() -> None:
         print("\n".join(table(results[section])) + "\n", flush=True)
     if "growth" in results:
         draw_growth(results["growth"], speed.fitted_exponent, folder / "transxnet_growth.png")
-    text = ["# Speed of TransXNet-T", ""]
+    if "attention_cost" in results:
+        draw_attention_cost(results["attention_cost"], folder / "attention_cost.png")
+    text = ["# Speed", "", "Where no other model is named: of TransXNet-T.", ""]
     for section in SECTIONS:
         if section in results:
             machine = ", ".join(f"{k}: {v}" for k, v in results["machines"][section].items())
             text += [f"## {section}", "", machine, "", *table(results[section]), ""]
-    (folder / "transxnet_speed.md").write_text("\n".join(text))
-    print(f"Written to {folder}: {', '.join(sorted(p.name for p in folder.glob('transxnet_*')))}")
+    (folder / "speed.md").write_text("\n".join(text))
+    print(f"Written to {folder}: speed.json, speed.md and plots")
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -121,6 +139,28 @@ def draw_growth(rows: list[dict], fitted_exponent, file: Path) -> None:
         ax.set_title(f"{label}: pixels to the power of {fitted_exponent(rows, key):.2f}")
         ax.grid(alpha=0.3)
     figure.suptitle("TransXNet-T, fused, forward, one picture")
+    figure.savefig(file, dpi=120)
+
+
+def draw_attention_cost(rows: list[dict], file: Path) -> None:
+    """Time against tokens on logarithmic scales, with the exponent of each layer."""
+    from matplotlib.figure import Figure
+
+    from mmhybrid.analysis.transxnet_speed import fitted_exponent
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for name in dict.fromkeys(row["layer"] for row in rows):
+        own = [row for row in rows if row["layer"] == name]
+        exponent = fitted_exponent(own, "seconds", "tokens")
+        label = f"{name.replace('_', ' ')}: tokens to the power of {exponent:.2f}"
+        ax.loglog([r["tokens"] for r in own], [r["seconds"] for r in own], "o-", label=label)
+    counts = sorted({row["tokens"] for row in rows})
+    ax.set_xticks(counts, [str(count) for count in counts])
+    ax.minorticks_off()
+    ax.set(xlabel="tokens", ylabel="time (s)", title="One attention layer, 128 channels")
+    ax.legend()
+    ax.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,10 +35,10 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            _synchronise()
+            synchronise()
             start = time.perf_counter()
             function()
-            _synchronise()
+            synchronise()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -56,7 +60,8 @@ def peak_memory(function: Callable[[], object], *, device: str = "cpu") -> int:
         device: where it works, ``'cpu'`` or ``'cuda'``.
 
     Raises:
-        RuntimeError: the call failed in the forked process.
+        MemoryError: the system ended the forked process, as it does when memory runs out.
+        RuntimeError: the call failed in the forked process; says how.
     """
     if device != "cpu":
         torch.cuda.synchronize()
@@ -65,28 +70,59 @@ def peak_memory(function: Callable[[], object], *, device: str = "cpu") -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    context = multiprocessing.get_context("fork")
+    return _measured(multiprocessing.get_context("fork"), lambda: function)
+
+
+def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> int:
+    """Bytes that the call which ``make(*args)`` returns needs at its peak, beyond what was there
+    when it was made.
+
+    It is made and called in a new process, on the CPU, so that it may train whatever this process
+    has done before (PyTorch cannot fork after a backward pass), and may use up all memory.
+
+    Args:
+        make: a function of a module, and
+        args: its arguments; both are pickled.
+
+    Raises:
+        MemoryError, RuntimeError: as :func:`peak_memory`.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, not in every process; what is not installed is left out.
+    context.set_forkserver_preload([make.__module__, "mmdet.models", "timm"])
+    return _measured(context, make, *args)
+
+
+def _measured(context: BaseContext, make: Callable[..., object], *args: object) -> int:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak_resident, args=(function, sender))
+    process = context.Process(target=_peak_resident, args=(sender, make, *args))
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        result = receiver.recv()
     except EOFError:
-        raise RuntimeError("the measured call failed; its error is above") from None
-    finally:
-        process.join()
+        result = None
+    process.join()
+    if isinstance(result, int):
+        return result
+    if result is None and process.exitcode == -signal.SIGKILL:
+        raise MemoryError("the system ended the measuring process")
+    raise RuntimeError(f"the measured call failed: {result or f'exit {process.exitcode}'}")
 
 
-def _peak_resident(function: Callable[[], object], sender) -> None:
+def _peak_resident(sender: Connection, make: Callable[..., Any], *args: object) -> None:
     # A forked process has none of its parent's worker threads; PyTorch must not wait for them.
     torch.set_num_threads(1)
-    # Free memory that the process still holds would be used again, and not be seen.
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _status_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the record
-    function()
-    sender.send(_status_bytes("VmHWM") - before)
+    try:
+        function = make(*args)
+        # Free memory that the process still holds would be used again, and not be seen.
+        ctypes.CDLL(None).malloc_trim(0)
+        before = _status_bytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the record
+        function()
+        sender.send(_status_bytes("VmHWM") - before)
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
 
 
 def _status_bytes(field: str) -> int:
@@ -96,6 +132,7 @@ def _status_bytes(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Waits until the GPU, if there is one, has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

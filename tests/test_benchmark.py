@@ -1,0 +1,143 @@
+"""Models side by side: what is measured, in what order, and what happens when it cannot be."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmhybrid.analysis import benchmark as module
+from mmhybrid.analysis.benchmark import Settings, benchmark
+from mmhybrid.analysis.benchmark_report import table
+from mmhybrid.analysis.models import make_model
+from mmhybrid.analysis.results import read_results
+
+TINY = "XFormer"
+PEER = "mmdet.MobileNetV2(out_indices=(2, 4))"
+HUGE = (1_000_000, 1_000_000)  # 12 TB in float32
+QUICK = Settings(repeats=2)
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST_SAMPLE", 0)
+
+
+def test_rows_hold_all_figures() -> None:
+    rows = benchmark({"ours": TINY, "peer": PEER}, [(64, 96)], ["eager", "fused"], QUICK)
+    assert [(row["model"], row["mode"]) for row in rows] == [
+        ("ours", "eager"),
+        ("ours", "fused"),
+        ("peer", "eager"),
+    ]
+    for row in rows:
+        assert "error" not in row
+        assert row["size"] == [64, 96]
+        assert row["macs"] > 1e7
+        assert row["mm_macs"] > 1e7
+        assert row["activations"] > 1e5
+        assert row["latency"] > 0
+        assert len(row["latency_samples"]) == 2
+        assert row["forward_memory"] > 2**20
+        assert ("training" in row) == (row["mode"] == "eager")
+    ours, fused, _ = rows
+    assert ours["parameters"] == fused["parameters"] == 4_786_148
+    assert ours["latency_ratio"] == ours["training_ratio"] == 1
+    assert ours["training"] > ours["latency"]
+    assert ours["training_memory"] > ours["forward_memory"]
+    text = table(rows, dict(command="c", commit="1", date="today", device="d", torch="2"), QUICK)
+    assert "| ours, fused |" in text
+
+
+def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    real = module._sample
+    monkeypatch.setattr(
+        module,
+        "_sample",
+        lambda one, kind: (order.append((one.row["model"], kind)), real(one, kind)),
+    )
+    settings = Settings(repeats=2)
+    benchmark({"a": "mmdet.ResNet(depth=18)", "b": PEER}, [(64, 64)], ["eager"], settings)
+    assert order == [
+        *[("a", "forward"), ("b", "forward")] * 2,
+        *[("a", "training"), ("b", "training")] * 2,
+    ]
+
+
+def test_out_of_memory_is_a_row() -> None:
+    rows = benchmark({"ours": TINY}, [HUGE, (32, 32)], ["eager"], Settings(repeats=1, train=False))
+    assert [row.get("error") for row in rows] == ["out of memory", None]
+    assert rows[0]["macs"] > 1e12  # counted nevertheless
+    text = table(rows, dict(command="c", commit="1", date="today", device="d", torch="2"), QUICK)
+    assert "ours: out of memory." in text
+
+
+def test_what_cannot_run_is_a_row() -> None:
+    rows = benchmark(
+        {"fixed": "timm.vit_tiny_patch16_224(features_only=False)", "ours": TINY},
+        [(64, 64)],
+        ["eager"],
+        Settings(repeats=1, train=False),
+    )
+    assert "Input height (64) doesn't match model (224)" in rows[0]["error"]
+    assert rows[1]["latency_ratio"] == 1
+
+
+def test_a_limit_of_time_leaves_three_rounds() -> None:
+    settings = Settings(repeats=50, train=False, seconds=0.01)
+    (row,) = benchmark({"peer": PEER}, [(32, 32)], ["eager"], settings)
+    assert len(row["latency_samples"]) == module.FEWEST_ROUNDS
+
+
+def test_autocast_and_channels_last_reach_the_model() -> None:
+    settings = Settings(precision="bfloat16", channels_last=True)
+    x = settings.pictures((32, 32))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    with settings.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [str(root / "tools" / "benchmark.py"), *arguments])
+    monkeypatch.syspath_prepend(root / "tools")
+    runpy.run_path(str(root / "tools" / "benchmark.py"), run_name="__main__")
+
+
+def test_a_stopped_run_keeps_what_it_has(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, rounds = module._summarise, []
+
+    def stop(contestants: list, kind: str) -> None:
+        real(contestants, kind)
+        rounds.append(kind)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_summarise", stop)
+    options = ["--size", "32", "--no-train", "--repeats", "3", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="stopped; what was measured is in"):
+        run_tool(monkeypatch, root, PEER, *options)
+    (row,) = read_results([tmp_path])["benchmark"]
+    assert len(row["latency_samples"]) == 1
+
+
+def test_tool(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    options = ["--size", "32x64", "--repeats", "1", "--threads", "1", "--name", "mine"]
+    run_tool(monkeypatch, root, PEER, *options, "--out", str(tmp_path))
+    assert "| MACs, G |" in capsys.readouterr().out
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((tmp_path / "mine.json").read_text())
+    assert content["made"]["command"].startswith("python tools/benchmark.py")
+    assert content["settings"]["repeats"] == 1
+    assert content["rows"][0]["size"] == [32, 64]
+
+
+@pytest.mark.parametrize("preset", module.PRESETS.values(), ids=list(module.PRESETS))
+def test_presets_name_models_that_there_are(preset: dict[str, str]) -> None:
+    for spec in preset.values():
+        features = make_model(spec)(torch.zeros(1, 3, 64, 64))
+        assert len(features) >= 4

@@ -1,0 +1,216 @@
+"""Counts of parameters and operations: against the published tables, PyTorch and a pencil."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmhybrid.analysis import count
+from mmhybrid.backbones import DMFormer, DWSwinTransformer, DWVisionTransformer, TransXNet, XFormer
+from mmhybrid.engine.run_config import forget_pretrained
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+CLASSIFIER, LARGE = (224, 224), (384, 384)
+DETECTOR, SEGMENTOR, CROP = (800, 1280), (512, 2048), (512, 512)
+# Of the authors' code: parameters, and giga multiply-accumulates by size, as mmcv 1.x counts them.
+PUBLISHED = {
+    "transxnet_t_imagenet": (12_834_808, {CLASSIFIER: 1.762, LARGE: 5.157}),
+    "transxnet_s_imagenet": (26_864_068, {CLASSIFIER: 4.537, LARGE: 13.269}),
+    "transxnet_b_imagenet": (48_009_002, {CLASSIFIER: 8.264, LARGE: 24.155}),
+    "retinanet_transxnet_t_coco": (22_439_812, {DETECTOR: 187.1}),
+    "retinanet_transxnet_s_coco": (36_601_936, {DETECTOR: 243.5}),
+    "retinanet_transxnet_b_coco": (58_006_790, {DETECTOR: 319.2}),
+    "mask_rcnn_transxnet_t_coco": (32_500_704, {DETECTOR: 205.4}),
+    "mask_rcnn_transxnet_s_coco": (46_519_500, {DETECTOR: 262.1}),
+    "mask_rcnn_transxnet_b_coco": (67_558_810, {DETECTOR: 337.9}),
+    "semantic_fpn_transxnet_t_ade20k": (16_599_942, {SEGMENTOR: 122.0, CROP: 30.5}),
+    "semantic_fpn_transxnet_s_ade20k": (30_618_738, {SEGMENTOR: 180.1, CROP: 45.0}),
+    "semantic_fpn_transxnet_b_ade20k": (51_658_048, {SEGMENTOR: 257.6, CROP: 64.5}),
+}
+
+
+@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_published_tables(name: str, published: tuple[int, dict]) -> None:
+    parameters, giga = published
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    init_default_scope(cfg.default_scope)
+    forget_pretrained(cfg)
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    for shape, expected in giga.items():
+        result = count(model, shape)
+        assert result.parameters == parameters
+        assert result.mm_macs / 1e9 == pytest.approx(expected, rel=0.005)
+        assert result.macs > result.mm_macs  # attention
+
+
+def transxnet_block() -> int:
+    """The first block of TransXNet-T at 64x96: 16x24 positions, 48 channels, 2x3 keys."""
+    positions, c, half, keys = 16 * 24, 48, 24, 2 * 3
+    position_embedding = positions * c * 49
+    # The gate sees 7x7 pooled values and the mean; its two layers have 6 and 2 x 24 channels.
+    dynamic = 50 * (half * 6 + 6 * 2 * half) + positions * half * 49
+    reduce = keys * half * (11 * 11 + 9)
+    attention = positions * half**2 + keys * half * 2 * half + 2 * positions * keys * half
+    enhancer = positions * (c * 9 + 2 * c * 16)
+    hidden = 4 * c
+    feed_forward = positions * (2 * c * hidden + hidden // 4 * (9 + 25 + 49))
+    return position_embedding + dynamic + reduce + attention + enhancer + feed_forward
+
+
+def dmformer_block() -> int:
+    """The first block of DMFormer-S at 64x96: 16x24 positions, 64 channels."""
+    positions, c = 16 * 24, 64
+    attention = positions * (c * c + c * (9 + 25 + 49) + 3 * c * c + c * c) + 2 * c * c // 8
+    feed_forward = positions * (2 * c * 3 * c + 3 * c * 9)
+    return attention + feed_forward
+
+
+def xformer_attention() -> int:
+    """The first attention of XFormer-S at 64x96: 8x12 positions, 144 channels, 4 heads."""
+    positions, c, heads = 8 * 12, 144, 4
+    return positions * 3 * c * c + 2 * positions * c * c // heads
+
+
+def swin_block() -> int:
+    """The first block of DW-Swin-T at 64x96: 16x24 positions in 3x4 windows of 49, 96 channels."""
+    positions, windows, c = 16 * 24, 3 * 4, 96
+    attention = windows * (49 * 4 * c * c + 2 * 49 * 49 * c)
+    return attention + positions * 2 * c * 4 * c
+
+
+def vit_block() -> int:
+    """A block of DW-ViT-Ti at 64x96: 4x6 patches and a class token, 192 channels."""
+    tokens, c = 4 * 6 + 1, 192
+    return tokens * 4 * c * c + 2 * tokens * tokens * c + tokens * 2 * c * 4 * c
+
+
+THREE_WAYS = [
+    (TransXNet, "network.0.0", transxnet_block),
+    (DMFormer, "stages.0.0", dmformer_block),
+    (XFormer, "stages.1.1.layers.0.attention", xformer_attention),
+    (DWSwinTransformer, "layers.0.blocks.0", swin_block),
+    (DWVisionTransformer, "blocks.0", vit_block),
+]
+
+
+@pytest.mark.parametrize(("backbone", "name", "by_hand"), THREE_WAYS)
+def test_three_ways(backbone: type[nn.Module], name: str, by_hand) -> None:
+    model = backbone().eval()
+    ours = count(model, (64, 96))
+    with FlopCounterMode(display=False) as torchs, torch.no_grad():
+        model(torch.randn(1, 3, 64, 96))  # real values, through the kernels that are used
+    assert ours.macs == torchs.get_total_flops() // 2
+    rows = {row.name: row for row in ours.modules}
+    assert name in rows, sorted(rows)
+    assert rows[name].macs == by_hand()
+
+
+def test_attention_in_a_fused_kernel_counts_and_mm_style_leaves_it_out() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x).flatten(2).transpose(1, 2)[:, None].contiguous()
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    result = count(Attends(), (10, 20))
+    assert result.macs == 200 * 3 * 8 + 2 * 200 * 200 * 8
+    assert result.mm_macs == 200 * 3 * 8 + 200 * 8  # with the bias
+    assert result.activations == 200 * 8 + 200 * 8  # and not the 200 x 200 scores
+    assert result.parameters == 3 * 8 + 8
+
+
+def test_mm_style_of_each_kind_of_module() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),  # 4 x 4 x 4 values of 27
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.GELU(),  # not counted
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(4, 2, 2, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2, 5),
+    )
+    parts = [64 * 27, 2 * 64, 64, 0, 64, 16 * 2 * 4 + 2 * 16, 32, 0, 2 * 5 + 5]
+    result = count(model, (8, 8))
+    assert [row.mm_macs for row in result.modules] == parts
+    assert result.mm_macs == sum(parts)
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = TransXNet("tiny").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    count(model, (3, 64, 64))
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(
+        isinstance(y, torch.Tensor) and y.isfinite().all() for y in model(torch.rand(2, 3, 64, 64))
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (224,), (1, 3, 64, 64), (0, 64)])
+def test_a_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"give \(H, W\) or \(C, H, W\)"):
+        count(nn.Identity(), shape)
+
+
+def get_flops(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    """Runs the tool in this process."""
+    monkeypatch.setattr(sys, "argv", ["get_flops.py", *arguments])
+    monkeypatch.syspath_prepend(root / "tools")
+    runpy.run_path(str(root / "tools" / "get_flops.py"), run_name="__main__")
+
+
+def test_tool(root: Path, monkeypatch, capsys, tmp_path: Path) -> None:
+    config, out = str(root / "configs" / "yolov3_xformer_s_coco.py"), tmp_path / "counts.json"
+    get_flops(monkeypatch, root, config, "--depth", "1", "--json", str(out))
+    shown = capsys.readouterr().out
+    assert "Input shape: 320 x 320" in shown
+    assert "(6,293,825)" in shown
+    assert "FLOPs as OpenMMLab's tables count them: 3.796 G" in shown
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("|")][2:] == [
+        "backbone",
+        "neck",
+        "bbox_head",
+    ]
+    counts = json.loads(out.read_text())
+    assert counts["shape"] == [3, 320, 320]
+    assert counts["modules"][0]["name"] == "backbone"
+
+    get_flops(monkeypatch, root, "mmdet.ResNet(depth=18)", "--shape", "64")
+    assert "MACs: 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["configs/nothing.py"], "there is no config file"),
+        (["timm.nothing"], "timm.nothing cannot be made: Unknown model"),
+        (["Nothing"], "no model is registered as Nothing"),
+        (["mmdet.Nothing"], "no model is registered as Nothing in mmdet"),
+        (["TransXNet(size=1)"], "unexpected keyword argument 'size'"),
+        (["TransXNet("], "names no model"),
+        (["TransXNet", "--shape", "1", "2", "3"], "--shape takes height and width"),
+        (["TransXNet", "--shape", "16"], "at least 32x32 pixels"),
+        (["TransXNet", "--cfg-options", "a=1"], "--cfg-options change a config"),
+    ],
+)
+def test_tool_says_what_is_wrong(root: Path, monkeypatch, arguments, message: str) -> None:
+    with pytest.raises(SystemExit, match=r"^error: ") as stopped:
+        get_flops(monkeypatch, root, *arguments)
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)

@@ -1,0 +1,390 @@
+"""The leaderboard: nothing without an origin, no two origins in a column, a page that works."""
+
+import csv
+import itertools
+import json
+import os
+import runpy
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmhybrid.analysis import leaderboard
+from mmhybrid.analysis.model_index import read_costs
+from mmhybrid.analysis.results import (
+    accuracy_rows,
+    check_accuracy,
+    converted_origin,
+    read_results,
+    write_results,
+    write_test_result,
+    write_training_result,
+)
+from mmhybrid.engine.run_config import RunError
+
+PAPER = dict(kind="paper", source="https://arxiv.org/abs/2310.19380", where="table </script> 1")
+TRAINED = dict(kind="trained", command="python train.py", seed=0, commit="abc", device="a CPU")
+CONVERTED = dict(
+    kind="converted", checkpoint="t.pth", sha256="0" * 64, command="c", commit="abc", device="d"
+)
+
+
+def accuracy(model: str, value: float, origin: dict = PAPER, **more: object) -> dict:
+    return dict(
+        model=model, dataset="ImageNet-1K", metric="top-1", value=value, origin=origin, **more
+    )
+
+
+def speed(model: str, latency: float, **more: object) -> dict:
+    row = dict(model=model, spec=model, mode="eager", size=[512, 512], batch_size=2)
+    return dict(row, parameters=2e6, latency=latency, training_memory=2**30 * latency, **more)
+
+
+ROWS = dict(
+    accuracy=[
+        accuracy("TransXNet-T", 81.6, config="transxnet_t_imagenet"),
+        accuracy("TransXNet-T", 81.0, TRAINED, config="transxnet_t_imagenet"),
+        accuracy("TransXNet-T", 81.2, TRAINED | dict(seed=1), config="transxnet_t_imagenet"),
+        accuracy("TransXNet-T", 81.5, CONVERTED, config="transxnet_t_imagenet"),
+        accuracy("Swin-T", 81.3, method="by its authors"),
+        accuracy("ConvNeXt-T", 82.1),
+    ],
+    benchmark=[
+        speed("TransXNet-T", 0.3),
+        speed("Swin-T", 0.4),
+        speed("ConvNeXt-T", 0.2),
+        dict(speed("ResNet-50", 0.1), error="training: out of memory"),
+    ],
+)
+COSTS = {"transxnet_t_imagenet": dict(parameters=12_834_808, flops=1_766_000_000)}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> dict[str, list]:
+    made = dict(command="c", commit="1", date="today", device="d", torch="2")
+    write_results(tmp_path / "a.json", "accuracy", ROWS["accuracy"])
+    write_results(tmp_path / "b.json", "benchmark", ROWS["benchmark"], made=made)
+    (tmp_path / "other.json").write_text('{"forward": []}')  # of another tool: left out
+    return read_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(origin=None), "names no origin"),
+        (dict(origin=dict(kind="somebody")), "names no origin"),
+        (dict(origin=dict(kind="paper", source="x")), "does not say: where"),
+        (dict(origin=TRAINED | dict(commit="unknown")), "does not say: commit"),
+        (dict(origin={k: v for k, v in TRAINED.items() if k != "seed"}), "does not say: seed"),
+        (dict(origin=CONVERTED | dict(sha256="")), "does not say: sha256"),
+        (dict(value="81.6"), "has no number"),
+        (dict(value=816), "is no percentage"),
+        (dict(accuracy=1), "has unknown accuracy"),
+    ],
+)
+def test_nothing_without_an_origin_gets_in(change: dict, message: str, tmp_path: Path) -> None:
+    row = accuracy("TransXNet-T", 81.6) | change
+    with pytest.raises(RunError, match=message):
+        check_accuracy(row)
+    with pytest.raises(RunError, match=message):
+        write_results(tmp_path / "rows.json", "accuracy", [row])
+    assert not (tmp_path / "rows.json").exists()
+    (tmp_path / "rows.json").write_text(json.dumps(dict(kind="accuracy", rows=[row])))
+    with pytest.raises(RunError, match=rf"rows\.json: .*{message}"):
+        read_results([tmp_path])
+
+
+def test_a_row_without_the_key_origin_is_an_error() -> None:
+    row = accuracy("TransXNet-T", 81.6)
+    del row["origin"]
+    with pytest.raises(RunError, match="lacks origin"):
+        check_accuracy(row)
+
+
+def test_seed_zero_is_a_seed() -> None:
+    check_accuracy(accuracy("TransXNet-T", 81.0, TRAINED))
+
+
+def test_origins_have_columns_of_their_own(results: dict) -> None:
+    board = leaderboard.leaderboard(results, COSTS)
+    table = board["tables"][0]
+    assert [column["title"] for column in table["columns"]] == [
+        "model",
+        "method",
+        "parameters, M",
+        "FLOPs, G",
+        "top-1, the paper's",
+        "top-1, published weights, evaluated here",
+        "top-1, trained here",
+        "origin",
+    ]
+    ours, swin, _ = table["rows"]
+    assert ours["top-1/paper"] == 81.6
+    assert ours["top-1/converted"] == 81.5
+    assert ours["top-1/trained"] == pytest.approx(81.1)  # two seeds
+    assert ours["sources"] == "[1] [2] [3] [4]"
+    assert ours["flops"] == 1.766
+    assert "top-1/trained" not in swin
+    assert len(board["origins"]) == 4  # both peers name the paper that TransXNet's row names
+    assert "seed 1" in board["origins"][2]
+    series = {point["series"] for point in board["points"] if point["model"] == "TransXNet-T"}
+    assert len(series) == 3
+
+
+def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
+    table = leaderboard.leaderboard(results, COSTS)["tables"][-1]
+    assert table["title"] == "Speed and memory at 512x512"
+    assert "commit 1, today: d, PyTorch 2" in table["note"]
+    assert table["rows"][0]["latency"] == 300
+    assert table["rows"][0]["throughput"] == pytest.approx(2 / 0.3)
+    assert table["rows"][3]["mode"] == "eager (training: out of memory)"
+    assert [row["ours"] for row in table["rows"]] == [True, False, False, False]
+
+
+def test_every_figure_and_its_origin_are_in_the_csv(results: dict) -> None:
+    lines = list(csv.DictReader(leaderboard.to_csv(results, COSTS).splitlines()))
+    assert len(lines) == len(ROWS["accuracy"])
+    for line, row in zip(lines, ROWS["accuracy"], strict=True):
+        assert float(line["value"]) == row["value"]
+        assert line["origin"] == row["origin"]["kind"]
+        assert all(line[key] == str(value) for key, value in row["origin"].items() if key != "kind")
+
+
+def test_metrics_of_an_evaluation_become_rows() -> None:
+    metrics = {"coco/bbox_mAP": 0.445, "coco/segm_mAP": 0.407, "coco/bbox_mAP_s": -1, "loss": 1}
+    rows = accuracy_rows(metrics, model="TransXNet-T", dataset="COCO", origin=TRAINED)
+    assert [(row["metric"], row["value"]) for row in rows] == [("box AP", 44.5), ("mask AP", 40.7)]
+    for row in rows:
+        check_accuracy(row)
+    (row,) = accuracy_rows({"mIoU": 45.5}, model="m", dataset="ADE20K", origin=TRAINED)
+    assert (row["metric"], row["value"]) == ("mIoU", 45.5)
+
+
+def test_published_weights_are_told_by_their_digest(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"abc")
+    origin = converted_origin(tmp_path / "weights.pth")
+    assert origin["sha256"].startswith("ba7816bf")
+
+
+def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
+    loader = SimpleNamespace(dataset=[])
+    return SimpleNamespace(
+        log_dir=str(folder),
+        work_dir=str(folder),
+        seed=7,
+        rank=0,
+        model=torch.nn.Linear(1, 1),
+        train_dataloader=loader,
+        test_dataloader=loader,
+        _load_from=checkpoint,
+    )
+
+
+def test_training_and_testing_leave_results(tmp_path: Path) -> None:
+    config = "configs/mask_rcnn_transxnet_t_coco.py"
+    (tmp_path / "vis_data").mkdir()
+    log = [{"loss": 1.0, "step": 5}, {"coco/bbox_mAP": 0.1, "step": 5}]
+    log.append({"coco/bbox_mAP": 0.2, "coco/segm_mAP": 0.15, "step": 9})
+    (tmp_path / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, log)))
+    assert write_training_result(fake_runner(tmp_path), config) == tmp_path / "result.json"
+    first, second = read_results([tmp_path / "result.json"])["accuracy"]
+    assert (first["model"], first["method"], first["dataset"]) == (
+        "TransXNet-T",
+        "Mask R-CNN",
+        "COCO",
+    )
+    assert (first["metric"], first["value"], second["value"]) == ("box AP", 20.0, 15.0)
+    assert first["origin"]["kind"] == "trained"
+    assert first["origin"]["seed"] == 7
+
+    # Weights beside a training's result were trained here; others are somebody's.
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder, kind in ((tmp_path, "trained"), (other, "converted")):
+        (folder / "epoch_1.pth").write_bytes(b"weights")
+        runner = fake_runner(folder, str(folder / "epoch_1.pth"))
+        out = folder / "tested.json"
+        write_test_result(str(out), {"coco/bbox_mAP": 0.3}, runner, config, quick=True)
+        (row,) = read_results([out])["accuracy"]
+        assert row["origin"]["kind"] == kind
+        assert row["dataset"] == "COCO, quick run"
+    with pytest.raises(RunError, match="none of these metrics is for a table: time"):
+        write_test_result(str(out), {"time": 1.0}, runner, config)
+    assert write_training_result(fake_runner(other), config) is None
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["leaderboard.py", *arguments])
+    monkeypatch.syspath_prepend(root / "tools")
+    runpy.run_path(str(root / "tools" / "leaderboard.py"), run_name="__main__")
+
+
+def test_tool_and_what_the_project_publishes(root: Path, monkeypatch, tmp_path: Path) -> None:
+    """The files in docs/ are those that the files in results/ give."""
+    run_tool(monkeypatch, root, "--out", str(tmp_path))
+    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html"):
+        again = "python tools/leaderboard.py"
+        assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
+
+
+def test_tool_says_what_is_wrong(root: Path, monkeypatch, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: there is no .*nothing\.json"):
+        run_tool(monkeypatch, root, "--results", str(tmp_path / "nothing.json"))
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(SystemExit, match="holds no results"):
+        run_tool(monkeypatch, root, "--results", str(tmp_path / "other.json"))
+
+
+def test_figures_of_the_papers(root: Path, shared: Path) -> None:
+    """Each accuracy that the specifications give for TransXNet is entered, and is found there."""
+    text = (shared / "specs" / "transxnet.md").read_text()
+    rows = read_results([root / "results" / "paper_figures.json"])["accuracy"]
+    ours = [row for row in rows if row["model"].startswith("TransXNet")]
+    assert len(ours) == 4 + 3 + 6 + 3
+    assert all(f"{row['value']:.1f}" in text for row in ours)
+    assert {row["origin"]["kind"] for row in rows} == {"paper"}
+    others = {
+        name: sum(row["model"].startswith(name) for row in rows) for name in ("DMFormer", "X")
+    }
+    assert others == {"DMFormer": 2, "X": 3}
+
+
+class Browser:
+    """Just enough of Chromium's debugging protocol, over its pipe, to look at a page."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        read_end, self.to_browser = os.pipe()
+        self.from_browser, write_end = os.pipe()
+
+        def take_descriptors() -> None:
+            # The protocol wants 3 and 4; first out of the way, should they be among these two.
+            copies = os.dup(read_end), os.dup(write_end)
+            for copy, wanted in zip([os.dup(one) for one in copies], (3, 4), strict=True):
+                os.dup2(copy, wanted)
+
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
+        self.process = subprocess.Popen(
+            [program, *options, f"--user-data-dir={folder}", "about:blank"],
+            preexec_fn=take_descriptors,
+            close_fds=False,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read_end)
+        os.close(write_end)
+        self.numbers = itertools.count(1)
+        self.received = b""
+        self.session: dict[str, str] = {}
+        self.problems: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = dict(sessionId=attached["sessionId"])
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: object) -> dict:
+        number = next(self.numbers)
+        message = dict(id=number, method=method, params=params, **self.session)
+        os.write(self.to_browser, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.problems.append(json.dumps(answer["params"]))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def receive(self) -> dict:
+        deadline = time.monotonic() + 60
+        while b"\0" not in self.received:
+            left = max(0, deadline - time.monotonic())
+            assert select.select([self.from_browser], [], [], left)[0], "the browser is silent"
+            self.received += os.read(self.from_browser, 2**16)
+        message, _, self.received = self.received.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, page: Path, width: int, height: int = 900) -> None:
+        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Page.navigate", url=page.as_uri())
+        deadline = time.monotonic() + 60
+        while self.value("document.readyState + location.href") != "complete" + page.as_uri():
+            assert time.monotonic() < deadline, "the page does not load"
+
+    def value(self, expression: str) -> object:
+        """What an expression of JavaScript gives."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.to_browser)
+        os.close(self.from_browser)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory):
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium found (CHROMIUM=path names one)")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+BODY = "document.querySelectorAll('table')[0].tBodies[0]"
+MODELS = f"[...{BODY}.rows].map(r => r.cells[0].textContent)"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page(browser: Browser, results: dict, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(leaderboard.to_html(leaderboard.leaderboard(results, COSTS)))
+    browser.open(page, width)
+    assert browser.value("innerWidth") == width
+    assert browser.value("document.documentElement.scrollWidth") <= width
+
+    press = "document.querySelectorAll('table')[0].tHead.rows[0].cells[{}].firstChild.click()"
+    browser.value(press.format(4))  # top-1, the paper's: the largest first
+    assert browser.value(MODELS) == ["ConvNeXt-T", "TransXNet-T", "Swin-T"]
+    browser.value(press.format(4))
+    assert browser.value(MODELS) == ["Swin-T", "TransXNet-T", "ConvNeXt-T"]
+    browser.value(press.format(6))  # trained here: what has no figure comes last either way
+    assert browser.value(MODELS)[0] == "TransXNet-T"
+    browser.value(press.format(0))
+    assert browser.value(MODELS) == ["ConvNeXt-T", "Swin-T", "TransXNet-T"]
+
+    points = "[...document.querySelectorAll('#charts figure')].map(f => "
+    assert browser.value(points + "f.querySelectorAll('circle').length)") == [1, 3, 3]
+    assert browser.value(points + "f.querySelectorAll('svg text').length > 4)") == [True] * 3
+    widths = browser.value(points + "f.getBoundingClientRect().width)")
+    assert all(200 < one < width for one in widths)
+    # Drawn at the size that they are shown at: letters are not scaled.
+    drawn = browser.value(points + "f.querySelector('svg').viewBox.baseVal.width)")
+    assert drawn == pytest.approx(widths, abs=1)
+    assert "</script>" in browser.value("document.getElementById('origins').textContent")
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_published_page(browser: Browser, root: Path, width: int) -> None:
+    browser.open(root / "docs" / "leaderboard.html", width)
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.value("document.querySelectorAll('table').length") >= 7
+    assert browser.value("document.querySelectorAll('#charts circle').length") >= 6
+    options = browser.value("document.getElementById('series').options.length")
+    for index in range(options):
+        select_it = f"series.selectedIndex = {index}; series.dispatchEvent(new Event('change'))"
+        browser.value(select_it)
+        assert browser.value("document.querySelectorAll('#charts circle').length") >= 1
+    assert browser.problems == []
+    assert read_costs(root)  # what the page was made with

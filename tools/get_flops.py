@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""Count parameters, multiply-accumulates and activations of a model, without running it.
+
+Two counts stand side by side: what PyTorch's operators do, attention and dynamic convolutions
+included, and what OpenMMLab's own get_flops.py printed for the published tables, which leaves those
+out. Papers call either FLOPs.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from command_line import add_cfg_options, prepare
+
+EXAMPLES = """examples:
+  A detector, at the 800x1280 of the published tables:
+    python tools/get_flops.py configs/mask_rcnn_transxnet_t_coco.py
+  A segmentor at another size, its parts down to the second level:
+    python tools/get_flops.py configs/semantic_fpn_transxnet_t_ade20k.py --shape 512 512 --depth 2
+  A backbone, ours or a peer:
+    python tools/get_flops.py "TransXNet('small')" --shape 224
+    python tools/get_flops.py timm.convnext_tiny --shape 800 1280
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "model",
+        metavar="CONFIG",
+        help="config file; or a class of a registry, with arguments; or timm.NAME",
+    )
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="height and width of the picture, or one number for both (default: of a config, what "
+        "the published tables use: 800 1280 for detection, else the test size; of a class 224)",
+    )
+    parser.add_argument(
+        "--depth", type=int, default=0, help="also show the parts, this many levels (default: 0)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the counts of all parts to a file")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+
+    from mmhybrid.analysis import count, models
+    from mmhybrid.analysis.tables import markdown_table
+    from mmhybrid.engine.run_config import RunError, load_config
+
+    try:
+        if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+            raise RunError(f"--shape takes height and width, not {args.shape}")
+        shape = tuple(args.shape * 2)[:2] if args.shape else (224, 224)
+        if models.is_config(args.model):
+            cfg = load_config(args.model, args.cfg_options)
+            shape = shape if args.shape else models.size_of(cfg)
+            model = models.model_of(cfg)
+        elif args.cfg_options:
+            raise RunError("--cfg-options change a config; a class takes its arguments in brackets")
+        else:
+            model = models.make_model(args.model)
+        result = count(model, shape)
+    except (RunError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+    if args.depth > 0:
+        names = {row.name for row in result.modules}
+        rows = [
+            [row.name, row.type, *_figures(row)]
+            for row in result.modules
+            if sum(row.name.startswith(f"{other}.") for other in names) < args.depth
+        ]
+        head = ["part", "class", "parameters", "MACs", "mm-style MACs", "activations"]
+        print("\n".join(markdown_table(head, rows)) + "\n")
+    line = "=" * 30
+    parameters, macs, mm_macs, activations = _figures(result)
+    print(
+        f"{line}\nModel: {args.model}\nInput shape: {shape[0]} x {shape[1]}\n"
+        f"Params: {parameters} ({result.parameters:,})\n"
+        f"MACs: {macs}, of all operators\n"
+        f"FLOPs as OpenMMLab's tables count them: {mm_macs}\n"
+        f"Activations: {activations}\n{line}"
+    )
+    if args.json:
+        content = dict(model=args.model, **asdict(result))
+        with open(args.json, "w") as file:
+            json.dump(content, file, indent=1)
+
+
+def _figures(row) -> list[str]:
+    from mmhybrid.analysis.tables import giga, mega
+
+    return [mega(row.parameters), giga(row.macs), giga(row.mm_macs), mega(row.activations)]
+
+
+if __name__ == "__main__":
+    main()
