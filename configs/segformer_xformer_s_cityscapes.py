@@ -8,3 +8,6 @@ model = dict(
     decode_head=dict(in_channels=[64, 96, 128, 160]),
     test_cfg=dict(_delete_=True, mode="whole"),
 )
+# The learned scales of cross feature attention do not decay.
+no_decay = {"temperature": dict(decay_mult=0.0), "attention.scale": dict(decay_mult=0.0)}
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=no_decay))

@@ -29,5 +29,9 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.01), paramwise_cfg=dict(_delete_=True))
+no_decay = {"temperature": dict(decay_mult=0.0), "attention.scale": dict(decay_mult=0.0)}
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-3, weight_decay=0.01),
+    paramwise_cfg=dict(_delete_=True, custom_keys=no_decay),
+)
 custom_hooks = [dict(type="EMAHook", momentum=5e-4, priority="ABOVE_NORMAL")]

@@ -35,9 +35,11 @@ def first_head(model: torch.nn.Module) -> torch.nn.Module:
 def test_builds_and_its_parts_fit(name: str) -> None:
     cfg = read(name)
     forget_pretrained(cfg)
-    with torch.device("meta"):
+    # mmdet's Swin does not build without memory.
+    device = "cpu" if cfg.model.backbone.type == "DepthwiseShortcutBackbone" else "meta"
+    with torch.device(device), torch.no_grad():
         model = MODELS.build(cfg.model).eval()
-        features = model.backbone(torch.empty(2, 3, 64, 96))
+        features = model.backbone(torch.zeros(2, 3, 64, 96))
         given = getattr(model.backbone, "feature_channels", None)
         if given is not None:
             assert [one.shape[1] for one in features] == list(given)

@@ -1,0 +1,1 @@
+backbone = dict(type="TransXNet", arch="base", drop_path_rate=0.3)

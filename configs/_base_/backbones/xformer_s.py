@@ -1,0 +1,1 @@
+backbone = dict(type="XFormer", arch="small")

@@ -1,0 +1,269 @@
+"""Layer-wise learning rate decay, under each kind of model and for each family."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+import mmhybrid
+from mmhybrid import backbones
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = "mmhybrid.LayerwiseDecayOptimWrapperConstructor"
+CONFIGS = {
+    "Mask R-CNN": "mask_rcnn_transxnet_t_coco",
+    "UperNet": "upernet_transxnet_t_ade20k",
+    "classifier": "transxnet_t_imagenet",
+}
+FAMILIES = [
+    getattr(backbones, name)
+    for name in backbones.__all__
+    if name not in ("HybridBackbone", "DepthwiseShortcutBackbone")
+]
+
+
+def build(name: str) -> nn.Module:
+    cfg = Config.fromfile(ROOT / "configs" / f"{CONFIGS[name]}.py")
+    init_default_scope(cfg.default_scope)
+    with torch.device("meta"):
+        return MODELS.build(cfg.model)
+
+
+def with_head(backbone: nn.Module) -> nn.Module:
+    return nn.ModuleDict(dict(backbone=backbone, head=nn.Linear(8, 2)))
+
+
+def groups(model: nn.Module, constructor: str = OURS, **paramwise) -> dict[str, dict]:
+    """The settings of each parameter that the optimizer has, by name; each is there once."""
+    settings = dict(layer_decay_rate=0.5) if constructor == OURS else {}
+    optimizer = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.1),
+            constructor=constructor,
+            paramwise_cfg=settings | paramwise,
+        ),
+    ).optimizer
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [(names[id(p)], group) for group in optimizer.param_groups for p in group["params"]]
+    assert len(found) == len({name for name, _ in found})
+    return dict(found)
+
+
+def depth_in_transxnet_tiny(name: str) -> int:
+    """Written down from the model's structure: a stem, then 3, 3, 9 and 3 blocks, then the rest."""
+    if name.startswith("backbone.patch_embed."):
+        return 0
+    first_block = dict(zip((0, 2, 4, 6), (1, 4, 7, 16), strict=True))
+    parts = name.split(".")
+    if parts[:2] == ["backbone", "network"]:
+        place = int(parts[2])
+        return (
+            first_block[place] + int(parts[3]) if place in first_block else first_block[place + 1]
+        )
+    if parts[:2] == ["backbone", "relative_pos_enc"]:
+        return first_block[2 * int(parts[2])]
+    return 19
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_transxnet_tiny_under_each_kind_of_model(name: str) -> None:
+    model = build(name)
+    found = groups(model, norm_decay_mult=0.0)
+    norms = {
+        f"{prefix}.{kind}"
+        for prefix, module in model.named_modules()
+        for kind in ("weight", "bias")
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
+    }
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for parameter, group in found.items():
+        assert group["layer_depth"] == depth_in_transxnet_tiny(parameter), parameter
+        assert group["lr"] == 0.5 ** (19 - group["layer_depth"]), parameter
+        assert group["weight_decay"] == (0 if parameter in norms else 0.1), parameter
+    # The stem and each of the 18 blocks, and heads: one group with weight decay, one without.
+    assert len({id(group) for group in found.values()}) == 2 * 20
+
+
+def test_the_groups_are_printed() -> None:
+    command = [
+        *(sys.executable, ROOT / "tools" / "print_groups.py"),
+        ROOT / "configs" / "upernet_transxnet_t_ade20k.py",
+        *("--cfg-options", f"optim_wrapper.constructor={OURS}"),
+        "optim_wrapper.paramwise_cfg.layer_decay_rate=0.5",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["group", "depth", "lr", "weight", "decay", "values", "name"]
+    cfg = Config.fromfile(ROOT / "configs" / "upernet_transxnet_t_ade20k.py")
+    lr = cfg.optim_wrapper.optimizer.lr
+    printed = {line.split()[-1]: line.split() for line in lines}
+    assert list(printed) == [name for name, _ in build("UperNet").named_parameters()]
+    for name, (_, depth, rate, _, _, _) in printed.items():
+        assert int(depth) == depth_in_transxnet_tiny(name)
+        assert float(rate) == pytest.approx(lr * 0.5 ** (19 - int(depth)), rel=1e-3)
+    assert printed["backbone.relative_pos_enc.0"][4] == "153,664"
+
+
+def test_what_cannot_be_printed_is_told() -> None:
+    command = [
+        *(sys.executable, ROOT / "tools" / "print_groups.py"),
+        ROOT / "configs" / "upernet_transxnet_t_ade20k.py",
+        *("--cfg-options", f"optim_wrapper.constructor={OURS}"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert "layer_decay_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
+def test_their_own_constructors_refuse_the_same_model(scope: str) -> None:
+    """Why there is one here: theirs look for ConvNeXt in the name of the backbone's class."""
+    model = build("Mask R-CNN" if scope == "mmdet" else "UperNet")
+    theirs = f"{scope}.LearningRateDecayOptimizerConstructor"
+    with pytest.raises(NotImplementedError):
+        groups(model, theirs, decay_rate=0.5, decay_type="layer_wise", num_layers=6)
+
+
+def test_the_one_of_mmpretrain_refuses_detectors() -> None:
+    """Its models must have ``get_layer_depth`` themselves; only classifiers have."""
+    theirs = "mmpretrain.LearningRateDecayOptimWrapperConstructor"
+    with pytest.raises(NotImplementedError, match="get_layer_depth"):
+        groups(build("Mask R-CNN"), theirs, layer_decay_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        dict(type="TransXNet"),
+        dict(type="mmpretrain.ConvNeXt", arch="atto"),
+        dict(type="mmpretrain.SwinTransformer"),
+        dict(type="mmpretrain.VisionTransformer", arch="deit-t"),
+        dict(type="mmpretrain.BEiTViT", arch="deit-t"),
+        dict(type="mmpretrain.ResNet", depth=50),
+    ],
+    ids=lambda backbone: backbone["type"],
+)
+def test_classifiers_get_what_mmpretrain_gives_them(backbone: dict) -> None:
+    init_default_scope("mmpretrain")
+    model = MODELS.build(dict(type="mmpretrain.ImageClassifier", backbone=backbone))
+    rules = dict(norm_decay_mult=0.0, bias_decay_mult=0.5, flat_decay_mult=0.25)
+    rules["custom_keys"] = {"norm": dict(decay_mult=2.0)}
+    theirs = "mmpretrain.LearningRateDecayOptimWrapperConstructor"
+    expected = groups(model, theirs, layer_decay_rate=0.5, **rules)
+    for name, group in groups(model, **rules).items():
+        for key in ("lr", "weight_decay"):
+            assert group[key] == expected[name][key], (name, key)
+        assert group["layer_depth"] == expected[name]["layer_id"]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_every_family(family: type[nn.Module]) -> None:
+    with torch.device("meta"):
+        model = with_head(family())
+    found = groups(model)
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    rates = {group["lr"] for group in found.values()}
+    assert max(rates) == found["head.weight"]["lr"] == 1
+    # From the stem on, every depth halves the learning rate.
+    assert rates - {1.0} == {min(rates) * 2**i for i in range(len(rates - {1.0}))}
+
+
+def test_a_backbone_of_mmpretrain_with_shortcuts() -> None:
+    inner = dict(type="mmpretrain.VisionTransformer", arch="deit-t", out_type="featmap")
+    init_default_scope("mmpretrain")
+    model = with_head(MODELS.build(dict(type="mmhybrid.DepthwiseShortcutBackbone", backbone=inner)))
+    found = groups(model)
+    assert found["backbone.backbone.layers.3.ln1.weight"]["layer_depth"] == 4
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_rules_of_the_default_constructor() -> None:
+    model = with_head(backbones.TransXNet("tiny"))
+    rules = dict(
+        norm_decay_mult=0.0,
+        flat_decay_mult=0.5,
+        bias_decay_mult=0.25,
+        custom_keys={"network.6.2": dict(lr_mult=0.1, decay_mult=3.0), "head": dict(lr_mult=10.0)},
+    )
+    found = groups(model, **rules)
+    plain = groups(model, "DefaultOptimWrapperConstructor", **rules)
+    for name, group in found.items():
+        assert group["weight_decay"] == plain[name]["weight_decay"], name
+        decay = 0.5 ** (19 - depth_in_transxnet_tiny(name))
+        assert group["lr"] == pytest.approx(plain[name]["lr"] * decay), name
+    assert found["head.bias"]["lr"] == 10
+    last_block = found["backbone.network.6.2.pos_embed.weight"]
+    assert (last_block["lr"], last_block["weight_decay"]) == pytest.approx((0.05, 0.3))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = with_head(backbones.TransXNet("tiny", frozen_stages=2))
+    found = groups(model)
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert min(group["layer_depth"] for group in found.values()) == 7
+
+
+def test_a_teacher_and_a_student() -> None:
+    """Two backbones in one model each keep their own depths."""
+    parts = {name: with_head(backbones.XFormer()) for name in ("teacher", "student")}
+    found = groups(nn.ModuleDict(parts))
+    for name, group in found.items():
+        twin = name.replace("teacher", "student")
+        assert group["layer_depth"] == found[twin]["layer_depth"]
+
+
+def test_a_step_moves_deep_layers_more() -> None:
+    model = with_head(backbones.XFormer())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optim_wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type="SGD", lr=1.0),
+            constructor=OURS,
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
+    optim_wrapper.update_params(sum(p.sum() for p in model.parameters()))  # all gradients are 1
+    rates = groups(model)
+    for name, parameter in model.named_parameters():
+        step = (before[name] - parameter.detach()).mean().item()
+        assert step == pytest.approx(rates[name]["lr"], rel=1e-2, abs=1e-5), name
+
+
+@pytest.mark.parametrize("rate", [None, 0, -0.5, 1.5, "0.75"])
+def test_a_bad_rate_is_told(rate: object) -> None:
+    with pytest.raises(ValueError, match=r"layer_decay_rate=0\.75"):
+        groups(with_head(backbones.XFormer()), layer_decay_rate=rate)
+
+
+def test_no_learning_rate_is_told() -> None:
+    cfg = dict(optimizer=dict(type="SGD"), constructor=OURS, paramwise_cfg=dict(layer_decay_rate=1))
+    with pytest.raises(ValueError, match=r"optimizer\.lr"):
+        build_optim_wrapper(with_head(backbones.XFormer()), cfg)
+
+
+def test_a_backbone_that_knows_no_depths_is_told() -> None:
+    with pytest.raises(ValueError, match="Conv2d has no get_layer_depth"):
+        groups(with_head(nn.Conv2d(3, 8, 3)))
+
+
+def test_no_openmmlab_package_has_this_name() -> None:
+    """Another class of the same name would win, or refuse ours, without a word."""
+    import mmdet.engine
+    import mmpretrain.engine
+    import mmseg.engine
+
+    name = OURS.removeprefix("mmhybrid.")
+    for package in (mmdet, mmseg, mmpretrain):
+        assert name not in package.registry.OPTIM_WRAPPER_CONSTRUCTORS.module_dict
+    assert mmhybrid.registry.OPTIM_WRAPPER_CONSTRUCTORS.get(name).__module__.startswith("mmhybrid.")

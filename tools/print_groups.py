@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Print what the optimizer does with each parameter: group, depth, learning rate, weight decay.
+
+Needs neither data nor a GPU, and works with any optimizer wrapper constructor. With layer-wise
+decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of each parameter too.
+"""
+
+import argparse
+import sys
+
+from command_line import add_cfg_options, prepare
+
+EXAMPLES = """examples:
+  The weight decay of each parameter, as the config has it:
+    python tools/print_groups.py configs/mask_rcnn_transxnet_t_coco.py
+  What layer-wise decay would do to it:
+    python tools/print_groups.py configs/mask_rcnn_transxnet_t_coco.py --cfg-options \\
+        optim_wrapper.constructor=mmhybrid.LayerwiseDecayOptimWrapperConstructor \\
+        optim_wrapper.paramwise_cfg.layer_decay_rate=0.75
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    prepare()
+    args = parse_args()
+
+    from mmengine.logging import MMLogger
+    from mmengine.optim import build_optim_wrapper
+
+    from mmhybrid.analysis.models import model_of
+    from mmhybrid.engine.layer_decay import parameter_groups
+    from mmhybrid.engine.run_config import RunError, load_config
+
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        if "optimizer" not in cfg.get("optim_wrapper", {}):
+            raise RunError(f"{args.config} has no optim_wrapper with an optimizer")
+        # Mixed precision and the accumulation of gradients change no group.
+        keys = ("optimizer", "constructor", "paramwise_cfg")
+        wrapper = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
+        MMLogger.get_current_instance().setLevel("WARNING")
+        model = model_of(cfg)
+        try:
+            optimizer = build_optim_wrapper(model, wrapper).optimizer
+        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+            raise RunError(f"the optim_wrapper of {args.config}: {error}") from error
+    except RunError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(parameter_groups(model, optimizer)))
+
+
+if __name__ == "__main__":
+    main()
