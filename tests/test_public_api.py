@@ -1,0 +1,103 @@
+"""Public names are documented and typed, their examples run, and docs/api.md lists them all."""
+
+import doctest
+import importlib
+import importlib.util
+import inspect
+import logging
+import pkgutil
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+from mmengine.logging import MMLogger
+
+import mmhybrid
+
+ROOT = Path(__file__).resolve().parents[1]
+_spec = importlib.util.spec_from_file_location("write_api", ROOT / "docs" / "write_api.py")
+write_api = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(write_api)
+
+PUBLIC = {
+    f"{module}.{name}": thing
+    for module in write_api.MODULES
+    for name, thing in write_api.public(module)
+}
+OURS = {name: thing for name, thing in PUBLIC.items() if thing.__module__.startswith("mmhybrid")}
+every_name = pytest.mark.parametrize("name", OURS)
+
+
+def functions(thing: object) -> dict[str, object]:
+    """A function, or the constructor, methods and properties that a class itself defines."""
+    if not inspect.isclass(thing):
+        return {thing.__name__: thing}
+    return {
+        name: value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        for name, value in vars(thing).items()
+        if (name == "__init__" or not name.startswith("_"))
+        and isinstance(value, property | classmethod | staticmethod | type(lambda: None))
+    }
+
+
+def test_all_names_are_ours_and_sorted() -> None:
+    assert OURS == PUBLIC
+    for module in write_api.MODULES:
+        names = importlib.import_module(module).__all__
+        assert len(set(names)) == len(names)
+
+
+@every_name
+def test_has_a_docstring(name: str) -> None:
+    # Not an inherited one, and not the one that Python gives to dataclasses.
+    text = vars(OURS[name]).get("__doc__") if inspect.isclass(OURS[name]) else OURS[name].__doc__
+    assert text, name
+    assert not text.startswith(f"{OURS[name].__name__}("), name
+
+
+@every_name
+def test_is_typed(name: str) -> None:
+    for function in functions(OURS[name]).values():
+        signature = inspect.signature(function)
+        untyped = [
+            argument.name
+            for argument in signature.parameters.values()
+            if argument.annotation is argument.empty and argument.name not in ("self", "cls")
+        ]
+        assert untyped == [], f"{name}.{function.__name__}"
+        assert signature.return_annotation is not signature.empty, f"{name}.{function.__name__}"
+
+
+def test_the_page_lists_what_there_is() -> None:
+    assert write_api.PAGE.read_text() == write_api.page(), "run: python docs/write_api.py"
+
+
+def modules_with_examples() -> list[str]:
+    """Modules of the package in whose source a docstring has an example."""
+    found = []
+    for info in pkgutil.walk_packages(mmhybrid.__path__, "mmhybrid."):
+        spec = importlib.util.find_spec(info.name)
+        if spec.origin and ">>> " in Path(spec.origin).read_text():
+            found.append(info.name)
+    return found
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MMLogger.get_current_instance(), "level", logging.ERROR)
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, tried = doctest.testmod(importlib.import_module(name), optionflags=options)
+    assert tried > 0
+    assert failed == 0
+
+
+def test_what_is_built_by_hand_has_an_example() -> None:
+    """Configs build hooks, loops and samplers; results and errors come from what has an example."""
+    by_others = ("Hook", "Loop", "BatchSampler", "Error", "HybridBackbone")
+    called = {name: thing for name, thing in OURS.items() if not name.endswith(by_others)}
+    without = [
+        name
+        for name, thing in called.items()
+        if not is_dataclass(thing) and ">>> " not in (thing.__doc__ or "")
+    ]
+    assert without == []
