@@ -2,9 +2,13 @@
 # make test    lint and all tests
 # make lint    ruff alone
 # make bench   the speed table
-# Each makes the environment in .venv first when it is missing.
+# make torture kill quick trainings 20 times over (RUNS=20), resume them, compare how they end
+# make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
+# Each makes the environment in .venv first when it is missing. With STACK=onedl all run on the
+# maintained forks of OpenMMLab's packages instead, in .venv-onedl.
 
-VENV ?= .venv
+STACK ?= openmmlab
+VENV ?= .venv$(if $(filter-out openmmlab,$(STACK)),-$(STACK))
 # The first fit Python; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
@@ -12,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench torture soak
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -27,6 +31,12 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) tools/bench.py
 
+torture: $(READY)
+	$(RUN) tests/torture.py --runs $(or $(RUNS),20)
+
+soak: $(READY)
+	$(RUN) tests/soak.py --hours $(or $(HOURS),2)
+
 $(READY): $(wildcard requirements/*.txt) setup.py tools/bootstrap.py
-	$(PYTHON) tools/bootstrap.py $(VENV)
+	$(PYTHON) tools/bootstrap.py $(VENV) $(STACK)
 	@touch $@

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmhybrid.analysis import transxnet_speed as speed
+from mmhybrid.analysis.fused_speed import fused_speed
 from mmhybrid.analysis.timing import peak_memory, ratio, time_interleaved
 
 SMALL = (64, 96)
@@ -54,6 +55,14 @@ def test_errors_against_float64() -> None:
     assert errors["float32"] < 1e-3
     assert errors["float32, fused"] < 1e-3
     assert errors["float16 autocast"] < errors["bfloat16 autocast"] < 0.2
+
+
+def test_rows_of_fused_models() -> None:
+    rows = fused_speed(64, repeats=1)
+    assert len({row["model"] for row in rows}) == 3
+    assert all(row["seconds"] > 0 for row in rows)
+    assert all(row["error"] < 1e-4 and row["error_float64"] < 1e-10 for row in rows)
+    assert any(row["error"] > 0 for row in rows if row["form"] == "fused")
 
 
 def test_fitted_exponent() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmhybrid.analysis.transxnet_speed import randomised
+from mmhybrid.analysis.randomised import randomised
 from mmhybrid.backbones import TransXNet
 from mmhybrid.deploy import fuse
 

@@ -484,3 +484,34 @@ def test_exports_with_free_sizes(host, small) -> None:
         x = torch.randn(3, 3, *size)
         for a, b in zip(model(x), exported(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        (DWVisionTransformer, dict(arch=dict(embed_dims=24, depth=2), image_size=64)),
+        (DWCaiT, dict(arch=dict(embed_dims=48, depth=2), image_size=64)),
+        (DWSwinTransformer, dict(arch=dict(embed_dims=24, depths=(1, 1, 1, 1)))),
+    ],
+)
+def test_identity_shortcuts_add_the_blocks_inputs_once_more(backbone, options) -> None:
+    """The paper's ablation: no more parameters than the plain host, another output."""
+    identity = backbone(**options, dw_kernel_sizes="identity").eval()
+    plain = backbone(**options, dw_kernel_sizes=()).eval()
+    plain.load_state_dict(identity.state_dict())  # strictly: the same parameters
+    x = torch.randn(1, 3, 64, 64)
+    assert not torch.allclose(identity(x)[-1], plain(x)[-1])
+
+
+def test_identity_shortcut_leaves_the_class_token_alone() -> None:
+    shortcuts = DepthwiseShortcuts(4, 1, kernel_sizes="identity", span=1, norm_cfg=dict(type="BN"))
+    tokens = torch.randn(2, 1 + 6, 4)
+    added = shortcuts[0](tokens, (2, 3), 1)
+    assert torch.equal(added[:, 1:], tokens[:, 1:])
+    assert torch.equal(added[:, 0], torch.zeros(2, 4))
+
+
+def test_parameters_of_the_identity_ablation() -> None:
+    with torch.device("meta"):
+        model = DWVisionTransformer("tiny", dw_kernel_sizes="identity", out_type="cls_token")
+    assert sum(one.numel() for one in model.parameters()) + 193 * 10 == 5_519_434

@@ -9,7 +9,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint as mmengine_load
 from torch import Tensor, nn
 
+from mmhybrid import load_checkpoint
 from mmhybrid.backbones import DepthwiseShortcutBackbone
+from mmhybrid.checkpoints import CheckpointError
 
 SWIN = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 PVT = dict(embed_dims=16, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 4, 8])
@@ -149,6 +151,51 @@ def test_pretrained_weights_load_in_every_way(tmp_path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(inside.eval()(x), again.eval()(x), strict=True))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kernel_sizes", [(3,), (3, 5, 7)])
+def test_load_checkpoint_tells_what_it_loaded(inside, kernel_sizes, tmp_path) -> None:
+    """Into the wrapper alone or inside a detector, from files with and without the wrapper."""
+
+    def build() -> nn.Module:
+        wrapped = DepthwiseShortcutBackbone(
+            config("mmdet.SwinTransformer"), dw_kernel_sizes=kernel_sizes
+        )
+        if not inside:
+            return wrapped
+        detector = nn.Module()
+        detector.backbone = wrapped
+        return detector
+
+    plain = MODELS.build(config("mmdet.SwinTransformer")).state_dict()
+    whole = {f"backbone.{key}": tensor for key, tensor in plain.items()}
+    neck = {"neck.weight": torch.ones(1)}
+    for weights, left_over in ((plain, []), ({**whole, **neck}, ["neck.weight"])):
+        torch.save(dict(state_dict=weights), tmp_path / "plain.pth")
+        model = build()
+        report = load_checkpoint(model, tmp_path / "plain.pth")
+        wrapped = model.backbone if inside else model
+        state = wrapped.backbone.state_dict()
+        assert all(torch.equal(state[key], plain[key]) for key in plain)
+        assert len(report.loaded) == len(plain)
+        assert report.missing
+        assert all("shortcuts." in name for name in report.missing)
+        assert (report.left_over, report.mismatched) == (left_over, {})
+
+    own = wrapped.state_dict()
+    for prefix in ("", "backbone."):
+        weights = {f"{prefix}{key}": tensor for key, tensor in own.items()}
+        torch.save(dict(state_dict=weights), tmp_path / "own.pth")
+        model = build()
+        report = load_checkpoint(model, tmp_path / "own.pth")
+        assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
+        state = (model.backbone if inside else model).state_dict()
+        assert all(torch.equal(state[key], own[key]) for key in own)
+
+    torch.save(dict(state_dict={"layer1.0.conv1.weight": torch.ones(1)}), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="does not fit DepthwiseShortcutBackbone"):
+        load_checkpoint(build(), tmp_path / "other.pth")
+
+
 def test_copies_have_shortcuts_of_their_own() -> None:
     """MMEngine's averaging of weights copies models."""
     wrapped = DepthwiseShortcutBackbone(config("mmdet.SwinTransformer")).eval()
@@ -206,3 +253,13 @@ def test_mask_rcnn_of_mmdet_starts_bit_for_bit_the_same() -> None:
     x = torch.randn(1, 3, 96, 128)
     for a, b in zip(plain.extract_feat(x), wrapped.extract_feat(x), strict=True):
         assert torch.equal(a, b)
+    from mmdet.structures import DetDataSample
+
+    # The whole forward: proposals, and boxes and masks of each.
+    sample = DetDataSample(metainfo=dict(img_shape=(96, 128), scale_factor=(1.0, 1.0)))
+    with torch.no_grad():
+        found, ours = (
+            tensors(model.train(False)(x, [sample], mode="tensor")) for model in (plain, wrapped)
+        )
+    assert len(found) > 2
+    assert all(torch.equal(a, b) for a, b in zip(found, ours, strict=True))

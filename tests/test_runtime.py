@@ -20,7 +20,7 @@ import mmhybrid
 from mmhybrid import runtime
 from mmhybrid.checkpoints import CheckpointError, UnsafeCheckpointError
 from mmhybrid.runtime import distribution_names, package_metadata
-from mmhybrid.runtime.when_imported import when_imported
+from mmhybrid.when_imported import when_imported
 
 
 def run_python(code: str) -> str:
@@ -365,6 +365,6 @@ def test_hue_jitter_in_a_pipeline():
 def test_mmseg_under_the_name_of_its_fork(installed, expected, monkeypatch):
     names = types.SimpleNamespace(**{"mmseg": "mmsegmentation"}).__dict__
     monkeypatch.setattr(distribution_names, "MODULE2PACKAGE", names)
-    monkeypatch.setattr(distribution_names, "_is_installed", installed.__contains__)
+    monkeypatch.setattr(distribution_names, "is_installed", installed.__contains__)
     distribution_names.apply()
     assert names["mmseg"] == expected

@@ -29,17 +29,10 @@ def prepare() -> None:
         )
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing have in common."""
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, as all tools of OpenMMLab have it."""
     from mmengine.config import DictAction
 
-    parser.add_argument(
-        "--work-dir",
-        help="folder to write to (default: work_dirs/CONFIG, or work_dirs/CONFIG_quick)",
-    )
-    parser.add_argument(
-        "--data-root", help="folder that takes the place of every data_root in the config"
-    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -47,6 +40,18 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change the config: a.b.c=1 d='[1,2]' e=\"[(1,2),(3,4)]\", without blanks",
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing have in common."""
+    parser.add_argument(
+        "--work-dir",
+        help="folder to write to (default: work_dirs/CONFIG, or work_dirs/CONFIG_quick)",
+    )
+    parser.add_argument(
+        "--data-root", help="folder that takes the place of every data_root in the config"
+    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],

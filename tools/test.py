@@ -15,6 +15,8 @@ EXAMPLES = """examples:
     python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
   With pictures of the predictions:
     python tools/test.py CONFIG CHECKPOINT --show-dir predictions
+  For the leaderboard:
+    python tools/test.py CONFIG CHECKPOINT --result results/NAME.json
 """
 
 
@@ -36,6 +38,10 @@ def parse_args() -> argparse.Namespace:
         choices=["pred", "metrics"],
         default="pred",
         help="what --out keeps; metrics go to a .json or .pkl file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--result",
+        help="write the metrics with their origin to this JSON file, for the leaderboard",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="folder for pictures of the predictions")
@@ -87,16 +93,24 @@ def main() -> None:
             run.set_half_precision_test(cfg)
         run.forget_pretrained(cfg)
         check_data(cfg, ("test_dataloader",))
-        runner = run.build_runner(cfg)
-        if args.fuse:
-            from mmhybrid.deploy import FuseHook
+        with run.plain_errors():
+            runner = run.build_runner(cfg)
+            if args.fuse:
+                from mmhybrid.deploy import FuseHook
 
-            runner.register_hook(FuseHook())
-        metrics = runner.test()
+                runner.register_hook(FuseHook())
+            metrics = runner.test()
     except run.RunError as error:
         sys.exit(f"error: {error}")
     if args.out and args.out_item == "metrics":
         dump(metrics, args.out)
+    if args.result:
+        from mmhybrid.analysis.results import write_test_result
+
+        try:
+            write_test_result(args.result, metrics, runner, args.config, args.quick)
+        except run.RunError as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

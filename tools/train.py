@@ -21,6 +21,11 @@ EXAMPLES = """examples:
   From random weights, one picture at a time:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=1
+  Go on after Ctrl-C, SIGTERM, a crash or a full disk (see docs/recovery.md):
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --resume
+  Leave out updates whose loss or gradient is not finite, instead of stopping:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
+        --cfg-options default_hooks.non_finite.policy=skip
   On 8 GPUs of this machine:
     tools/dist_train.sh configs/mask_rcnn_transxnet_t_coco.py 8
 """
@@ -91,13 +96,20 @@ def main() -> None:
             run.set_auto_scale_lr(cfg)
         run.set_resume(cfg, args.resume)
         check_data(cfg, ("train_dataloader", "val_dataloader"))
-        runner = run.build_runner(cfg)
-        if args.quick:
-            quieten(runner)
-        runner.train()
+        run.set_safeguards(cfg)
+        with run.plain_errors():
+            runner = run.build_runner(cfg)
+            if args.quick:
+                quieten(runner)
+            runner.train()
     except run.RunError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # before training began; from then on, mmhybrid.SignalHook saves and leaves
 
+    from mmhybrid.analysis.results import write_training_result
+
+    write_training_result(runner, args.config, args.quick)
     if args.quick:
         from mmhybrid.engine.report import tell, write_report
 

@@ -15,12 +15,13 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 def apply() -> None:
     """Points ``mmseg::`` at the fork where only the fork is installed."""
-    if _is_installed("mmsegmentation") or not _is_installed("onedl-mmsegmentation"):
+    if is_installed("mmsegmentation") or not is_installed("onedl-mmsegmentation"):
         return
     MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether a distribution of that name is installed."""
     try:
         distribution(name)
     except PackageNotFoundError:

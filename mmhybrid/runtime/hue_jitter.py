@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from mmhybrid.runtime.when_imported import when_imported
+from mmhybrid.when_imported import when_imported
 
 
 def _patch(photometric: ModuleType) -> None:

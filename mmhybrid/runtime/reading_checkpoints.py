@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmhybrid.runtime.when_imported import when_imported
+from mmhybrid.when_imported import when_imported
 
 
 class _TorchThatReadsSafely(ModuleType):

@@ -2,8 +2,8 @@
 
 mmcv's kernels have no wheel for a current PyTorch (https://github.com/open-mmlab/mmcv/issues/3319).
 The ``mmcv-lite`` wheel holds the Python half of ``mmcv.ops`` and lacks only the compiled module
-``mmcv._ext``. `apply` lets Python find that module here: ``module.py``, whose kernels come from
-torchvision and torch.
+``mmcv._ext``; so does the fork ``onedl-mmcv`` as pip builds it by default. `apply`
+lets Python find that module here: ``module.py``, whose kernels come from torchvision and torch.
 """
 
 import importlib.util

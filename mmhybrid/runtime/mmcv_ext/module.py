@@ -7,6 +7,7 @@ and raise an error when they are called.
 from collections.abc import Callable
 from typing import NoReturn
 
+from mmhybrid.runtime.distribution_names import is_installed
 from mmhybrid.runtime.mmcv_ext.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -64,16 +65,27 @@ __all__ = [
 ]
 
 
+def _way_to_full_mmcv() -> str:
+    if is_installed("onedl-mmcv"):
+        return (
+            "pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir "
+            "onedl-mmcv, which compiles it"
+        )
+    return (
+        'pip uninstall mmcv-lite && pip install "mmcv==2.1.0" (see '
+        "https://mmcv.readthedocs.io/en/latest/get_started/installation.html)"
+    )
+
+
 def __getattr__(name: str) -> Callable[..., NoReturn]:
     if name.startswith("__"):
         raise AttributeError(name)
 
     def missing_kernel(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
-            f"mmcv's kernel '{name}' is compiled code that mmcv-lite does not hold and mmhybrid "
+            f"mmcv's kernel '{name}' is compiled code that this mmcv does not hold and mmhybrid "
             "does not replace. Install full mmcv, built for the PyTorch in use: "
-            'pip uninstall mmcv-lite && pip install "mmcv==2.1.0" (see '
-            "https://mmcv.readthedocs.io/en/latest/get_started/installation.html)"
+            + _way_to_full_mmcv()
         )
 
     missing_kernel.__name__ = name

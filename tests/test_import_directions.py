@@ -1,0 +1,104 @@
+"""Imports run one way: tools, then engine, deploy and analysis, then backbones, then layers.
+
+What a module imports is read from its source, imports inside functions included.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mmhybrid"
+
+# What each part of the package may import of the others. A part is a folder or a file here.
+MAY_IMPORT = {
+    "version": set(),
+    "registry": set(),
+    "when_imported": set(),
+    "layers": set(),
+    "backbones": {"layers"},
+    "checkpoints": {"when_imported"},
+    # Reading MMEngine's own checkpoints is an obstacle too, and what reads them is in checkpoints.
+    "runtime": {"checkpoints", "when_imported"},
+    "deploy": {"backbones", "layers", "checkpoints", "engine"},
+    "engine": {"backbones", "checkpoints"},
+    "analysis": {"backbones", "layers", "checkpoints", "deploy", "engine", "version"},
+}
+# What a user of a backbone has installed anyway.
+OF_A_BACKBONE = {"torch", "mmengine", "mmhybrid"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    """``layers`` for ``mmhybrid/layers/norm.py``, ``version`` for ``mmhybrid/version.py``."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not read by this test"
+            yield node.module
+            # `from mmhybrid import backbones` imports mmhybrid.backbones.
+            if node.module == "mmhybrid":
+                yield from (f"mmhybrid.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path: Path) -> set[str]:
+    known = {part_of(other) for other in modules()}
+    names = (name.split(".") for name in imports(path))
+    return {name[1] for name in names if name[0] == "mmhybrid" and len(name) > 1} & known
+
+
+@pytest.mark.parametrize("part", sorted({part_of(path) for path in modules()} - {"__init__"}))
+def test_parts_import_in_one_direction(part: str) -> None:
+    assert part in MAY_IMPORT, f"say in this test what mmhybrid/{part} may import"
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(parts_imported(path) - MAY_IMPORT[part] - {part})
+        for path in modules()
+        if part_of(path) == part
+    }
+    assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_what_is_allowed_has_no_circle() -> None:
+    left = {part: set(others) for part, others in MAY_IMPORT.items()}
+    while free := [part for part, others in left.items() if not others & left.keys()]:
+        for part in free:
+            del left[part]
+    assert not left
+
+
+@pytest.mark.parametrize("part", ["layers", "backbones"])
+def test_a_backbone_needs_torch_and_mmengine_alone(part: str) -> None:
+    allowed = OF_A_BACKBONE | sys.stdlib_module_names
+    for path in modules():
+        if part_of(path) == part:
+            assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+
+
+def test_the_package_imports_neither_tools_nor_tests() -> None:
+    own = {path.stem for folder in ("tools", "tests") for path in (ROOT / folder).glob("*.py")}
+    own = (own | {"tools", "tests"}) - sys.stdlib_module_names
+    for path in modules():
+        assert not {name.split(".")[0] for name in imports(path)} & own, path
+
+
+def test_a_wrong_import_is_found(tmp_path: Path) -> None:
+    """The reading itself: all forms of imports, inside functions too."""
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import os, mmhybrid.deploy.fuse\n"
+        "from mmhybrid import engine as e\n"
+        "def f():\n    from mmhybrid.analysis.timing import time_of\n"
+    )
+    assert parts_imported(path) == {"deploy", "engine", "analysis"}
