@@ -4,6 +4,7 @@
 # make bench   the speed table
 # make torture kill quick trainings 20 times over (RUNS=20), resume them, compare how they end
 # make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
+# make readme  follow the README word for word in a fresh clone
 # Each makes the environment in .venv first when it is missing. With STACK=onedl all run on the
 # maintained forks of OpenMMLab's packages instead, in .venv-onedl.
 
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: demo test lint bench torture soak
+.PHONY: demo test lint bench torture soak readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -36,6 +37,9 @@ torture: $(READY)
 
 soak: $(READY)
 	$(RUN) tests/soak.py --hours $(or $(HOURS),2)
+
+readme:
+	$(PYTHON) tests/follow_readme.py
 
 $(READY): $(wildcard requirements/*.txt) setup.py tools/bootstrap.py
 	$(PYTHON) tools/bootstrap.py $(VENV) $(STACK)

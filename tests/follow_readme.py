@@ -1,0 +1,104 @@
+#!/usr/bin/env python
+"""Follow the README word for word in a fresh clone: every command, every config, every example.
+
+Commands run in their order, in one clone, with the environment that the first of them makes. A
+config is put beside the one it inherits from, built, and its model run. A command whose data set is
+not on this machine must say so in one sentence.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[str]:
+    """The lines of shell, without comments, and what `pip` is to install."""
+    joined = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
+    lines = [line.partition(" #")[0].strip() for line in joined.splitlines()]
+    installs = re.findall(r"`(pip install [^`]*)`", text)
+    return [line for line in lines if line and not line.startswith("#")] + installs
+
+
+def place(config: str, clone: Path) -> Path:
+    """Write a config beside the one that it inherits from, in the clone or an OpenMMLab package."""
+    base = re.search(r'"\./([^"]+\.py)"', config)[1]
+    folders = [clone / "configs", *clone.glob(".venv/lib/*/site-packages/*/.mim/configs")]
+    found = [path for folder in folders for path in folder.rglob(Path(base).name)]
+    beside = next(path for path in found if str(path).endswith(base))
+    for _ in Path(base).parts:
+        beside = beside.parent
+    path = beside / "from_the_readme.py"
+    path.write_text(config)
+    return path
+
+
+def run(command: str, clone: Path) -> tuple[str, int]:
+    """Run a command, showing what it prints; returns its last line and its exit code."""
+    print(f"\n$ {command}", flush=True)
+    process = subprocess.Popen(
+        command, shell=True, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    last = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        last = line.strip() or last
+    return last, process.wait()
+
+
+def follow(clone: Path) -> list[tuple[str, str, bool]]:
+    """Do all that the README says; returns what was done, how it ended, and if that is right."""
+    text = (clone / "README.md").read_text()
+    done = []
+    for command in commands(text):
+        start = time.perf_counter()
+        last, code = run(re.sub(r"^pip", ".venv/bin/python -m pip", command), clone)
+        folder = re.search(r"--data-root (\S+)", command)
+        if folder and not Path(folder[1]).exists():
+            right = code == 1 and last.startswith("error:") and folder[1] in last
+            done.append((command, "refused, its data is not here", right))
+        else:
+            seconds = time.perf_counter() - start
+            done.append((command, f"exit code {code} after {seconds:.0f} s", code == 0))
+    for code in blocks(text, "python"):
+        name = " ".join(code.split())[:60]
+        if "_base_ =" in code:
+            path = place(code, clone)
+            last, status = run(f".venv/bin/python tools/get_flops.py {path} --shape 224", clone)
+            path.unlink()
+        else:
+            (clone / "from_the_readme.py").write_text(code)
+            last, status = run(".venv/bin/python from_the_readme.py", clone)
+        done.append((name, f"exit code {status}", status == 0))
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--clone", type=Path, help="folder for the clone, kept (default: a temporary one)"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clone = args.clone or Path(folder) / "mmhybrid"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        done = follow(clone)
+    print()
+    for what, how, right in done:
+        print(f"{'ok    ' if right else 'FAILED'} {what}: {how}")
+    print(f"{sum(right for *_, right in done)} of {len(done)} as the README says")
+    sys.exit(any(not right for *_, right in done))
+
+
+if __name__ == "__main__":
+    main()
