@@ -21,6 +21,7 @@ from mmhybrid.deploy.onnx_export import (
     _difference,
     compare,
     export_onnx,
+    random_pictures,
     session_of,
 )
 from mmhybrid.deploy.onnx_operations import (
@@ -77,7 +78,7 @@ BACKBONES = {
 def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     model = randomised(BACKBONES[name]()).eval()
     export_onnx(model, tmp_path / "model.onnx", safetensors=True)
-    rows = compare(model, tmp_path / "model.onnx", SHAPES)
+    rows = compare(model, tmp_path / "model.onnx", map(torch.randn, SHAPES))
     assert len(rows) == len(SHAPES) * len(model.out_indices)
     assert max(row.largest for row in rows) < 1e-4
     assert min(row.scale for row in rows) > 0.1
@@ -97,7 +98,8 @@ def test_a_whole_segmentor(tmp_path: Path) -> None:
     cfg.model.decode_head.norm_cfg = dict(type="BN")
     model = randomised(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx")
-    rows = compare(model, tmp_path / "model.onnx", [(1, 3, 75, 101), (3, 3, 128, 64)])
+    batches = [random_pictures(model, shape) for shape in ((1, 3, 75, 101), (3, 3, 128, 64))]
+    rows = compare(model, tmp_path / "model.onnx", batches)
     assert {row.output for row in rows} == {"labels", "logits"}
     assert max(row.largest for row in rows) < 1e-3
 
@@ -150,3 +152,5 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 1
     assert "error: --check takes sizes such as 480x640" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    wrong = run(model, "--out", out, "--pictures", str(ROOT / "docs" / "pictures"))
+    assert "error: --pictures need a whole model" in wrong.stderr

@@ -3,18 +3,27 @@
 
 A backbone gives its feature maps, a classifier logits, a segmentor labels and logits, a detector
 what its head gives before boxes are decoded. Whole models take RGB pictures, values 0 to 255. The
-comparison runs on random pictures of sizes that the export has not seen, in float32.
+comparison runs on noise at sizes that the export has not seen, and on pictures given, in float32.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from command_line import add_cfg_options, prepare
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLES = """examples:
   A whole segmentor, fused:
     python tools/export_onnx.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --out upernet.onnx
+  The same, compared on pictures of one's own as well:
+    python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx --pictures FOLDER
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
@@ -44,7 +53,14 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         metavar="HxW",
         default=["256x320", "480x640"],
-        help="sizes to compare at (default: 256x320 480x640)",
+        help="sizes to compare at, on noise (default: 256x320 480x640)",
+    )
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="pictures, or folders of them, to compare a whole model on as well",
     )
     parser.add_argument(
         "--tolerance",
@@ -62,21 +78,31 @@ def main() -> None:
     args = parse_args()
 
     from mmhybrid.analysis.trained_model import first_backbone, trained_model
-    from mmhybrid.deploy.onnx_export import OnnxExportError, compare, export_onnx
+    from mmhybrid.deploy.onnx_export import (
+        OnnxExportError,
+        compare,
+        export_onnx,
+        random_pictures,
+    )
+    from mmhybrid.deploy.predict import find_inputs
     from mmhybrid.engine.run_config import RunError
 
     try:
         sizes = [_size(text) for text in args.check]
         if Path(args.out).suffix != ".onnx":
             raise RunError(f"--out writes an .onnx file, and {args.out} has another name")
+        files = [path for path, _ in find_inputs(args.pictures)]
         model = trained_model(args.model, args.checkpoint, args.cfg_options)
+        if files and (args.backbone or not hasattr(model, "data_preprocessor")):
+            raise RunError("--pictures need a whole model, which normalises them")
         if args.backbone:
             model = first_backbone(model, args.model)
         print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
         export_onnx(model, args.out, fused=not args.no_fuse, safetensors=args.safetensors)
         print(f"written: {args.out}", flush=True)
         shapes = [(1, 3, *sizes[0]), *((3, 3, *size) for size in sizes[1:])]
-        rows = compare(model, args.out, shapes)
+        noise = [random_pictures(model, shape) for shape in shapes]
+        rows = compare(model, args.out, chain(noise, map(_picture, files)))
     except (RunError, OnnxExportError, ValueError) as error:
         sys.exit(f"error: {error}")
     print("largest difference from PyTorch, and PyTorch's largest value:")
@@ -90,6 +116,15 @@ def main() -> None:
             f"error: {worst.output} at {worst.shape} differs by {worst.largest:.2e}, more than "
             f"--tolerance {args.tolerance} allows"
         )
+
+
+def _picture(path: Path) -> torch.Tensor:
+    import torch
+
+    from mmhybrid.deploy.predict import read_picture
+
+    rgb = read_picture(path)[..., ::-1].copy()
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
 
 
 def _size(text: str) -> tuple[int, int]:

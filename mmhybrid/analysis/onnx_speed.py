@@ -60,8 +60,8 @@ def onnx_rows(
         export_onnx(model, path)
     session = session_of(path)
     for shape in shapes:
-        differences = compare(model, path, [shape])
         x = torch.randn(shape)
+        differences = compare(model, path, [x])
         seconds = time_interleaved(_calls(model, fused, session, x), repeats=repeats)
         rows.append(
             {

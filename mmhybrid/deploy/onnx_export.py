@@ -114,29 +114,38 @@ def export_onnx(
 def compare(
     model: nn.Module,
     path: str | os.PathLike,
-    shapes: Iterable[tuple[int, ...]],
+    batches: Iterable[Tensor],
 ) -> list[Difference]:
-    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same random pictures.
+    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same pictures.
 
     Args:
         model: what was exported.
         path: of the .onnx file.
-        shapes: of the pictures, (B, C, H, W) each.
+        batches: of pictures, (B, C, H, W) each, see :func:`random_pictures`.
 
     Returns:
-        One row a shape and output.
+        One row a batch and output.
     """
     session = session_of(path)
     reference = copy.deepcopy(NamedOutputs(model)).eval()
     rows = []
-    for shape in shapes:
-        x = torch.randn(shape) if isinstance(model, HybridBackbone) else torch.rand(shape) * 255
+    for x in batches:
         with torch.no_grad():
             expected = reference(x)
         got = session.run(list(expected), {"image": x.numpy()})
         for (name, y), array in zip(expected.items(), got, strict=True):
-            rows.append(_difference(tuple(shape), name, y, torch.from_numpy(array)))
+            rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
     return rows
+
+
+def random_pictures(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
+
+    Args:
+        model: what is to see it.
+        shape: (B, C, H, W).
+    """
+    return torch.randn(shape) if isinstance(model, HybridBackbone) else torch.rand(shape) * 255
 
 
 def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:
