@@ -1,11 +1,13 @@
 """Predicting on files: three kinds of models, folders with broken files, videos."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,39 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     assert outcome.done == 3
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [Path(row["file"]).name for row in found] == ["ride.avi#0", "ride.avi#1", "ride.avi#2"]
+    drawn = mmcv.VideoReader(str(tmp_path / "out" / "videos" / "ride.mp4"))
+    assert len(drawn) == 3
+    assert drawn.fps == 5
+
+
+PYTHON = {
+    "mask_rcnn_transxnet_t_coco": ("mmdet.apis", "init_detector", "inference_detector"),
+    "semantic_fpn_dmformer_s_ade20k": ("mmseg.apis", "init_model", "inference_model"),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_openmmlabs_own_functions(models, tmp_path: Path, name: str) -> None:
+    package, make, infer = PYTHON[name]
+    package = importlib.import_module(package)
+    config, weights = models[name]
+    write(tmp_path / "a.png", picture())
+    model = getattr(package, make)(str(config), str(weights), device="cpu")
+    found = getattr(package, infer)(model, str(tmp_path / "a.png"))
+    if name.startswith("mask"):
+        assert found.pred_instances.masks.shape == (3, 64, 96)
+    else:
+        assert found.pred_sem_seg.data.shape == (1, 64, 96)
+
+
+def test_mmpretrains_own_inferencer(models, tmp_path: Path) -> None:
+    from mmpretrain.apis import ImageClassificationInferencer
+
+    config, weights = models["dw_vit_t_cifar10"]
+    write(tmp_path / "a.png", picture())
+    infer = ImageClassificationInferencer(str(config), pretrained=str(weights), device="cpu")
+    (found,) = infer(str(tmp_path / "a.png"))
+    assert found["pred_scores"].shape == (10,)
 
 
 def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:

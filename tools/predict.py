@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Detect, segment or classify pictures and videos with a trained model.
 
-Writes into the output folder: pictures/ with the predictions drawn; for boxes and masks
+Writes into the output folder: pictures/ and videos/ with the predictions drawn; for boxes and masks
 predictions.json in COCO's format, for segmentation labels/ with one PNG a picture, for
 classification predictions.json with the five best classes. What cannot be read is named and left
 out.

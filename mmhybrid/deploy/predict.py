@@ -198,7 +198,8 @@ def predict(
 ) -> Outcome:
     """Predicts on all inputs and writes what comes out.
 
-    ``FOLDER/pictures`` gets the drawn pictures. Boxes and masks go to ``FOLDER/predictions.json``
+    ``FOLDER/pictures`` gets the drawn pictures and frames, ``FOLDER/videos`` the drawn videos.
+    Boxes and masks go to ``FOLDER/predictions.json``
     in COCO's format, with a ``score`` each; the ``category_id`` of a class is its label + 1. Label
     maps go to ``FOLDER/labels``, one PNG a picture. Classes go to ``FOLDER/predictions.json``, the
     five best of each picture.
@@ -241,9 +242,30 @@ def predict(
                 seen.add(source)
                 bar.update()
     print(flush=True)
+    if pictures:
+        for path, name in files:
+            if path.suffix.lower() in VIDEOS:
+                _join_frames(path, name, folder)
     if results:
         collected.write(folder)
     return outcome
+
+
+def _join_frames(path: Path, name: str, folder: Path) -> None:
+    """Makes the drawn frames of a video one again, at its own speed."""
+    count = len(list((folder / "pictures").glob(f"{glob.escape(name)}_*.jpg")))
+    if count:
+        (folder / "videos").mkdir(exist_ok=True)  # OpenCV is silent where it cannot write
+        template = name.replace("{", "{{").replace("}", "}}") + "_{:06d}.jpg"
+        mmcv.frames2video(
+            str(folder / "pictures"),
+            str(folder / "videos" / f"{name}.mp4"),
+            fps=cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS),
+            fourcc="mp4v",
+            filename_tmpl=template,
+            end=count,
+            show_progress=False,
+        )
 
 
 def _innermost(dataset: Any) -> Any:
