@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,20 @@ def test_accumulated_gradients_survive(toy_config, tmp_path) -> None:
     whole = train(toy_config)
     toy_config.work_dir = str(tmp_path / "killed")
     assert_same(state(whole), state(train_with_kills(toy_config, (11,))))
+
+
+def test_the_scale_of_mixed_precision_survives(toy_config, tmp_path, monkeypatch) -> None:
+    # MMEngine takes it for a thing of GPUs; PyTorch does not.
+    module = "mmengine.optim.optimizer.amp_optimizer_wrapper"
+    monkeypatch.setattr(f"{module}.is_cuda_available", lambda: True)
+    monkeypatch.setattr(f"{module}.GradScaler", partial(torch.amp.GradScaler, "cpu"))
+    scale = dict(init_scale=4.0, growth_interval=5)
+    toy_config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=scale)
+    whole = train(toy_config)
+    scaler = whole.optim_wrapper.state_dict()["loss_scaler"]
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (64.0, 4)  # 24 steps
+    toy_config.work_dir = str(tmp_path / "killed")
+    assert_same(state(whole), state(train_with_kills(toy_config, (3, 14))))
 
 
 def test_a_seed_that_nobody_chose_survives(toy_config) -> None:
