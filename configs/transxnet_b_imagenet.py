@@ -8,20 +8,6 @@ model = dict(
 # Weights are averaged with a decay of 0.99985.
 custom_hooks = [dict(type="EMAHook", momentum=1.5e-4, priority="ABOVE_NORMAL")]
 # Evaluated on the central 95 %: 224 / 0.95
-val_dataloader = dict(
-    dataset=dict(
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(
-                type="ResizeEdge",
-                scale=235,
-                edge="short",
-                backend="pillow",
-                interpolation="bicubic",
-            ),
-            dict(type="CenterCrop", crop_size=224),
-            dict(type="PackInputs"),
-        ]
-    )
-)
+val_dataloader = _base_.val_dataloader
+val_dataloader.dataset.pipeline[1].scale = 235
 test_dataloader = val_dataloader
