@@ -1,5 +1,6 @@
 """Export to ONNX: the same as PyTorch at sizes and batches that the export has not seen."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from mmhybrid.analysis.randomised import randomised
 from mmhybrid.backbones import DWSwinTransformer, TransXNet
+from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.deploy.onnx_export import (
     Difference,
     OnnxExportError,
@@ -154,3 +156,65 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
     wrong = run(model, "--out", out, "--pictures", str(ROOT / "docs" / "pictures"))
     assert "error: --pictures need a whole model" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])
+def test_boxes_are_those_of_mmdet(name: str) -> None:
+    cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
+    init_default_scope("mmdet")
+    head = MODELS.build(cfg.model.bbox_head | dict(test_cfg=cfg.model.test_cfg))
+    yolo = name.startswith("yolo")
+    strides = head.featmap_strides if yolo else [16, 32, 64]
+    if not yolo:
+        head.prior_generator.base_anchors = head.prior_generator.base_anchors[1:4]
+        head.prior_generator.strides = head.prior_generator.strides[1:4]
+    sizes = [(128 // stride, 192 // stride) for stride in strides]
+    channels = [head.num_attrib * 3] if yolo else [9 * 80, 9 * 4]
+    lists = [[torch.randn(1, c, *size) for size in sizes] for c in channels]
+    metas = [dict(img_shape=(128, 192))]
+    (expected,) = head.predict_by_feat(
+        *[[y.clone() for y in one] for one in lists], batch_img_metas=metas
+    )
+    got = boxes_of(head, lists, (128, 192))
+    assert len(expected) == 100
+    assert torch.equal(got["labels"], expected.labels)
+    assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
+    assert (got["scores"] - expected.scores).abs().max() < 1e-6
+
+    # Fewer than there may be.
+    head.test_cfg.score_thr = 0.98
+    (expected,) = head.predict_by_feat(
+        *[[y.clone() for y in one] for one in lists], batch_img_metas=metas
+    )
+    got = boxes_of(head, lists, (128, 192))
+    assert 0 < len(expected) < 100
+    assert torch.equal(got["labels"], expected.labels)
+    assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
+
+
+def test_a_detector_with_its_boxes(tmp_path: Path) -> None:
+    cfg = Config.fromfile(ROOT / "configs" / "retinanet_transxnet_t_coco.py")
+    init_default_scope("mmdet")
+    arch = dict(depths=(1, 1, 1, 1))
+    cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
+    model = randomised(MODELS.build(cfg.model)).eval()
+    export_onnx(model, tmp_path / "model.onnx", boxes=True)
+    batches = [random_pictures(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]
+    rows = compare(model, tmp_path / "model.onnx", batches, boxes=True)
+    assert [row.output for row in rows] == ["scores", "scores"]
+    assert max(row.largest for row in rows) < 1e-3
+
+    x = batches[0]
+    boxes, labels = session_of(tmp_path / "model.onnx").run(
+        ["boxes", "labels"], {"image": x.numpy()}
+    )
+    with torch.no_grad():
+        expected = NamedOutputs(model, boxes=True)(x)
+    distances = torch.cdist(expected["boxes"], torch.from_numpy(boxes))
+    found = (distances < 0.1) & (expected["labels"][:, None] == torch.from_numpy(labels))
+    assert found.any(1).float().mean() > 0.9
+
+
+def test_boxes_of_other_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="is no one-stage detector"):
+        NamedOutputs(TransXNet("tiny", init_cfg=None), boxes=True)

@@ -2,8 +2,9 @@
 """Export a trained model to ONNX, for any batch, height and width, and compare it with PyTorch.
 
 A backbone gives its feature maps, a classifier logits, a segmentor labels and logits, a detector
-what its head gives before boxes are decoded. Whole models take RGB pictures, values 0 to 255. The
-comparison runs on noise at sizes that the export has not seen, and on pictures given, in float32.
+what its head gives before boxes are decoded, or with --boxes these. Whole models take RGB pictures,
+values 0 to 255. The comparison runs on noise at sizes that the export has not seen, and on pictures
+given, in float32.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ EXAMPLES = """examples:
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
+  A one-stage detector with its boxes, from a picture to what is in it:
+    python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \
+        --out retinanet.onnx
   To see whether it works, with random weights:
     python tools/export_onnx.py "TransXNet('tiny')" --out transxnet.onnx
 """
@@ -42,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, help=".onnx file to write")
     parser.add_argument("--backbone", action="store_true", help="export the backbone alone")
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="have a one-stage detector give boxes, scores and labels, for one picture at a time",
+    )
     parser.add_argument("--no-fuse", action="store_true", help="export the model as it was trained")
     parser.add_argument(
         "--safetensors",
@@ -98,11 +107,18 @@ def main() -> None:
         if args.backbone:
             model = first_backbone(model, args.model)
         print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
-        export_onnx(model, args.out, fused=not args.no_fuse, safetensors=args.safetensors)
+        export_onnx(
+            model,
+            args.out,
+            fused=not args.no_fuse,
+            boxes=args.boxes,
+            safetensors=args.safetensors,
+        )
         print(f"written: {args.out}", flush=True)
-        shapes = [(1, 3, *sizes[0]), *((3, 3, *size) for size in sizes[1:])]
+        shapes = [(1, 3, *sizes[0]), *((1 if args.boxes else 3, 3, *size) for size in sizes[1:])]
         noise = [random_pictures(model, shape) for shape in shapes]
-        rows = compare(model, args.out, chain(noise, map(_picture, files)))
+        batches = chain(noise, map(_picture, files))
+        rows = compare(model, args.out, batches, boxes=args.boxes)
     except (RunError, OnnxExportError, ValueError) as error:
         sys.exit(f"error: {error}")
     print("largest difference from PyTorch, and PyTorch's largest value:")

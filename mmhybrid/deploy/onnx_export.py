@@ -56,6 +56,7 @@ def export_onnx(
     path: str | os.PathLike,
     *,
     fused: bool = True,
+    boxes: bool = False,
     in_channels: int = 3,
     safetensors: bool = False,
 ) -> None:
@@ -67,6 +68,7 @@ def export_onnx(
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
         path: of the .onnx file.
         fused: fuse first, see :func:`mmhybrid.deploy.fuse`.
+        boxes: of a one-stage detector, export boxes instead of maps, for one picture at a time.
         in_channels: of the pictures.
         safetensors: write the weights beside the graph, into a .safetensors file of the same name,
             instead of into it.
@@ -80,10 +82,11 @@ def export_onnx(
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
     path = Path(path)
-    exportable = fuse(NamedOutputs(model)) if fused else copy.deepcopy(NamedOutputs(model)).eval()
+    exportable = NamedOutputs(model, boxes)
+    exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
-    x = torch.randn(TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
-    names = {0: "batch", 2: "height", 3: "width"}
+    x = torch.randn(1 if boxes else TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
+    names = {2: "height", 3: "width"} if boxes else {0: "batch", 2: "height", 3: "width"}
     dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
     try:
         with torch.no_grad():
@@ -115,6 +118,7 @@ def compare(
     model: nn.Module,
     path: str | os.PathLike,
     batches: Iterable[Tensor],
+    boxes: bool = False,
 ) -> list[Difference]:
     """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same pictures.
 
@@ -122,19 +126,22 @@ def compare(
         model: what was exported.
         path: of the .onnx file.
         batches: of pictures, (B, C, H, W) each, see :func:`random_pictures`.
+        boxes: it was exported with boxes; these are compared by their scores alone, since boxes of
+            nearly the same score may change places.
 
     Returns:
         One row a batch and output.
     """
     session = session_of(path)
-    reference = copy.deepcopy(NamedOutputs(model)).eval()
+    reference = copy.deepcopy(NamedOutputs(model, boxes)).eval()
     rows = []
     for x in batches:
         with torch.no_grad():
             expected = reference(x)
         got = session.run(list(expected), {"image": x.numpy()})
         for (name, y), array in zip(expected.items(), got, strict=True):
-            rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
+            if name == "scores" or not boxes:
+                rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
     return rows
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.deploy.onnx_boxes import boxes_of
 
 
 class NamedOutputs(nn.Module):
@@ -28,12 +29,14 @@ class NamedOutputs(nn.Module):
 
     Args:
         model: one of these.
+        boxes: have a one-stage detector decode and suppress, too: it takes one picture and gives
+            what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or no one-stage detector where ``boxes`` is asked for.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, boxes: bool = False) -> None:
         super().__init__()
         kinds = {
             "decode_head": _segmented,
@@ -42,7 +45,11 @@ class NamedOutputs(nn.Module):
             "head": _classified,
         }
         found = [k for k in kinds if isinstance(getattr(model, k, None), nn.Module)]
-        if isinstance(model, HybridBackbone):
+        if boxes and found[:1] != ["bbox_head"]:
+            raise ValueError(f"{type(model).__name__} is no one-stage detector, and gives no boxes")
+        if boxes:
+            self.outputs_of = _boxes
+        elif isinstance(model, HybridBackbone):
             self.outputs_of = _stages
         elif found and hasattr(model, "data_preprocessor"):
             self.outputs_of = kinds[found[0]]
@@ -86,6 +93,11 @@ def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 def _detected(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return _levels(model.bbox_head(model.extract_feat(normalised(model, image))))
+
+
+def _boxes(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    maps = model.bbox_head(model.extract_feat(normalised(model, image)))
+    return boxes_of(model.bbox_head, maps, image.shape[-2:])
 
 
 def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
