@@ -1,6 +1,8 @@
 """Packaging of mmhybrid."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -18,6 +20,21 @@ def requirements(*names: str) -> list[str]:
     return sorted({line for line in lines if line and not line.startswith("#")})
 
 
+def provide_for_mim() -> None:
+    """Put what mim looks for into PACKAGE/.mim, as links, which a wheel turns into files."""
+    folder = HERE / "mmhybrid" / ".mim"
+    folder.mkdir(exist_ok=True)
+    for name in ("configs", "tools", "model-index.yml"):
+        if (folder / name).exists():
+            continue
+        try:
+            (folder / name).symlink_to(os.path.join("..", "..", name))
+        except OSError:  # a system without links
+            copy = shutil.copytree if (HERE / name).is_dir() else shutil.copy
+            copy(HERE / name, folder / name)
+
+
+provide_for_mim()
 OPENMMLAB = requirements("openmmlab")
 COMMON = [r for r in OPENMMLAB if not re.match("mmdet|mmsegmentation|mmpretrain|pycocotools", r)]
 DET = [*COMMON, *(r for r in OPENMMLAB if re.match("mmdet|pycocotools", r))]
@@ -32,7 +49,6 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     packages=find_packages(include=["mmhybrid", "mmhybrid.*"]),
-    # mim looks for configs, tools and the index in PACKAGE/.mim: links there, files in a wheel.
     package_data={
         "mmhybrid": [
             "analysis/leaderboard.html",

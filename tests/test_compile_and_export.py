@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmhybrid.analysis.randomised import randomised
-from mmhybrid.backbones import TransXNet
+from mmhybrid.backbones import DMFormer, TransXNet, XFormer
 from mmhybrid.deploy import fuse
 
 SMALL = dict(
@@ -13,8 +14,29 @@ SMALL = dict(
     num_heads=(1, 2, 3, 4),
     mlp_ratios=(2, 2, 2, 2),
 )
-# The first is traced. In the last two, the table of positions is resized and fits as it is.
-SIZES = [(2, 64, 96), (3, 75, 101), (2, 224, 224)]
+SMALL_XFORMER = dict(
+    stem_channels=(8, 8),
+    channels=(8, 8, 16, 16),
+    mobile_depths=(2, 1, 1, 1),
+    embed_dims=(8, 16, 16),
+    xf_depths=(1, 2, 1),
+)
+BACKBONES = {
+    "TransXNet": lambda: TransXNet(SMALL),
+    "DMFormer": lambda: DMFormer(dict(embed_dims=(8, 16, 24, 32), depths=(2, 1, 1, 1))),
+    "XFormer-context_score": lambda: XFormer(SMALL_XFORMER, attention="context_score"),
+    "XFormer-cross_covariance": lambda: XFormer(SMALL_XFORMER, attention="cross_covariance"),
+}
+# The first is traced. Of TransXNet, the table of positions is resized at 75x101 and fits at 224.
+# Maps are even and odd in every stage.
+SIZES = [(2, 96, 160), (3, 75, 101), (2, 224, 224), (4, 90, 70)]
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+fused_or_not = pytest.mark.parametrize("fused", [False, True])
+
+
+def made(name: str, fused: bool) -> torch.nn.Module:
+    model = randomised(BACKBONES[name]()).eval()
+    return fuse(model) if fused else model
 
 
 def check(traced, eager) -> None:
@@ -24,13 +46,18 @@ def check(traced, eager) -> None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@every_backbone
+@fused_or_not
 @torch.no_grad()
-def test_compiles_in_one_graph_for_any_size(fused) -> None:
-    model = randomised(TransXNet(SMALL)).eval()
-    model = fuse(model) if fused else model
+def test_compiles_in_one_graph_for_any_size(name, fused) -> None:
+    model = made(name, fused)
     # Everything but the generation of machine code, which takes minutes and is PyTorch's own.
-    check(torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager"), model)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    compiled(torch.randn(SIZES[0][0], 3, *SIZES[0][1:]))
+    graphs = counter.frame_count
+    check(compiled, model)
+    assert counter.frame_count == graphs
 
 
 def test_trains_in_one_graph() -> None:
@@ -54,11 +81,11 @@ def test_every_preset_traces_without_a_break(arch) -> None:
     assert explanation.graph_break_count == 0
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@every_backbone
+@fused_or_not
 @torch.no_grad()
-def test_exports_for_any_size(fused) -> None:
-    model = randomised(TransXNet(SMALL)).eval()
-    model = fuse(model) if fused else model
+def test_exports_for_any_size(name, fused) -> None:
+    model = made(name, fused)
     batch, height, width = SIZES[0]
     dynamic = torch.export.Dim.DYNAMIC
     shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)

@@ -165,25 +165,6 @@ def test_weights_load_by_name(tmp_path) -> None:
 
 
 @torch.no_grad()
-def test_compiles_and_exports_in_one_graph_for_any_size() -> None:
-    model = DMFormer(SMALL).eval()
-    x = torch.randn(2, 3, 96, 160)
-    dynamic = torch.export.Dim.DYNAMIC
-    shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-    exported = torch.export.export(model, (x,), dynamic_shapes=shapes).module()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
-    compiled(x)
-    graphs = counter.frame_count
-    for size in ((2, 96, 160), (3, 75, 101), (2, 65, 224), (4, 90, 70)):
-        x = torch.randn(size[0], 3, *size[1:])
-        for a, b, c in zip(compiled(x), exported(x), model(x), strict=True):
-            torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(b, c, rtol=1e-4, atol=1e-4)
-    assert counter.frame_count == graphs
-
-
-@torch.no_grad()
 def test_fusing_changes_nothing_but_rounding() -> None:
     model = DMFormer(SMALL).double()
     model(torch.randn(2, 3, 64, 64).double())  # some running statistics

@@ -1,6 +1,5 @@
 """Export to ONNX: the same as PyTorch at sizes and batches that the export has not seen."""
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
