@@ -1,6 +1,7 @@
 """What lets today's OpenMMLab run on today's PyTorch."""
 
 import hashlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -248,14 +249,16 @@ def test_questions_to_pkg_resources():
     import mmdet
     import mmengine
 
+    # The maintained fork has a name of its own.
+    mmsegmentation = importlib.metadata.packages_distributions()["mmseg"][0]
     assert package_metadata.is_installed("mmdet")
-    assert package_metadata.is_installed("mmsegmentation")
+    assert package_metadata.is_installed(mmsegmentation)
     assert package_metadata.is_installed("mmseg")
     assert not package_metadata.is_installed("no-such-distribution")
     assert package_metadata.get_installed_path("mmdet") == os.path.dirname(mmdet.__file__)
     assert package_metadata.get_installed_path("mmengine") == os.path.dirname(mmengine.__file__)
-    assert os.path.basename(package_metadata.get_installed_path("mmsegmentation")) == "mmseg"
-    assert package_metadata.package2module("mmsegmentation") == "mmseg"
+    assert os.path.basename(package_metadata.get_installed_path(mmsegmentation)) == "mmseg"
+    assert package_metadata.package2module(mmsegmentation) == "mmseg"
     with pytest.raises(ModuleNotFoundError):
         package_metadata.get_installed_path("no-such-distribution")
 
