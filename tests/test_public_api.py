@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import logging
@@ -69,6 +70,8 @@ def test_is_typed(name: str) -> None:
 
 
 def test_the_page_lists_what_there_is() -> None:
+    if importlib.metadata.packages_distributions()["mmengine"][0] != "mmengine":
+        pytest.skip("written with mmengine, whose loops take other arguments than its fork's")
     assert write_api.PAGE.read_text() == write_api.page(), "run: python docs/write_api.py"
 
 
