@@ -167,10 +167,20 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     for index in range(3):
         video.write(picture(index)[..., ::-1].copy())
     video.release()
-    outcome = run(models, "dw_vit_t_cifar10", [path], tmp_path / "out", batch_size=2)
-    assert outcome.done == 3
+    write(tmp_path / "ride_000001.png", picture())
+    # Of an earlier, longer video of this name.
+    write(tmp_path / "out" / "pictures" / "ride" / "000003.jpg", picture())
+    inputs = [path, tmp_path / "ride_000001.png"]
+    outcome = run(models, "dw_vit_t_cifar10", inputs, tmp_path / "out", batch_size=2)
+    assert outcome.done == 4
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [Path(row["file"]).name for row in found] == ["ride.avi#0", "ride.avi#1", "ride.avi#2"]
+    names = [Path(row["file"]).name for row in found]
+    assert names == ["ride.avi#0", "ride.avi#1", "ride.avi#2", "ride_000001.png"]
+    pictures = (tmp_path / "out" / "pictures").rglob("*.jpg")
+    assert sorted(str(path.relative_to(tmp_path / "out" / "pictures")) for path in pictures) == [
+        *(f"ride/00000{index}.jpg" for index in range(4)),
+        "ride_000001.jpg",
+    ]
     drawn = mmcv.VideoReader(str(tmp_path / "out" / "videos" / "ride.mp4"))
     assert len(drawn) == 3
     assert drawn.fps == 5

@@ -137,10 +137,9 @@ def main() -> None:
 def _picture(path: Path) -> torch.Tensor:
     import torch
 
-    from mmhybrid.deploy.predict import read_picture
+    from mmhybrid.deploy.predict import read_rgb
 
-    rgb = read_picture(path)[..., ::-1].copy()
-    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+    return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -65,10 +65,8 @@ def main() -> None:
             cfg = load_config(args.model, args.cfg_options)
             shape = shape if args.shape else models.size_of(cfg)
             model = models.model_of(cfg)
-        elif args.cfg_options:
-            raise RunError("--cfg-options change a config; a class takes its arguments in brackets")
         else:
-            model = models.make_model(args.model)
+            model = models.make_model(args.model, args.cfg_options)
         result = count(model, shape)
     except (RunError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -59,6 +59,7 @@ def main() -> None:
 
     from mmhybrid.analysis.looking_page import draw_page
     from mmhybrid.analysis.trained_model import first_backbone, trained_model
+    from mmhybrid.deploy.predict import read_rgb
     from mmhybrid.engine.run_config import RunError
     from mmhybrid.engine.sample_data.shapes import scene
 
@@ -68,7 +69,7 @@ def main() -> None:
         if args.short_side < 32:
             raise RunError(f"--short-side {args.short_side}: give 32 or more")
         if args.picture:
-            picture = read(args.picture)
+            picture = read_rgb(args.picture)
         else:
             picture = scene(np.random.default_rng(4), 320, 240, range(5), 4)[0]
         height, width = picture.shape[:2]
@@ -94,17 +95,6 @@ def main() -> None:
             "pip install --no-deps -r requirements/visualize.txt"
         )
     print(f"written: {args.out}")
-
-
-def read(name: str):
-    """A picture as RGB."""
-    from mmhybrid.deploy.predict import read_picture
-    from mmhybrid.engine.run_config import RunError
-
-    try:
-        return read_picture(Path(name))[..., ::-1]
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {name}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmhybrid  # noqa: F401  (registers the backbones)
+from mmhybrid.engine.data_paths import datasets_of
 from mmhybrid.engine.run_config import RunError, forget_pretrained, load_config
 
 DETECTOR_SIZE = (800, 1280)  # that papers count at; a test at (1333, 800) pads to about this
@@ -27,10 +28,13 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
         options: of ``--cfg-options``, for a config.
 
     Raises:
-        RunError: no such config, class or model, or it does not take these arguments.
+        RunError: no such config, class or model, or it does not take these arguments; or there are
+            options for a class.
     """
-    if name.endswith(".py"):
+    if is_config(name):
         return model_of(load_config(name, options))
+    if options:
+        raise RunError("--cfg-options change a config; a class takes its arguments in brackets")
     package, kind, args, kwargs = _parsed(name)
     try:
         if package == "timm":
@@ -87,10 +91,7 @@ def size_of(cfg: Config) -> tuple[int, int]:
     keys = {"CenterCrop": "crop_size", "RandomResizedCrop": "scale", "RandomCrop": "crop_size"}
     if not classifier:
         keys["Resize"] = "scale"
-    for loader in ("test_dataloader", "train_dataloader"):
-        dataset = cfg.get(loader, {}).get("dataset", {})
-        while "dataset" in dataset:
-            dataset = dataset["dataset"]
+    for _, dataset in datasets_of(cfg, ("test_dataloader", "train_dataloader")):
         for step in dataset.get("pipeline", []):
             kind = step["type"].removeprefix("mmdet.")
             if kind not in keys:

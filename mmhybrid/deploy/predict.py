@@ -6,6 +6,7 @@ import glob
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +24,7 @@ from PIL import Image
 
 from mmhybrid.checkpoints import CheckpointError
 from mmhybrid.deploy.fuse import fuse
-from mmhybrid.engine.data_paths import classes_of
+from mmhybrid.engine.data_paths import classes_of, datasets_of
 from mmhybrid.engine.run_config import RunError, forget_pretrained
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -94,7 +95,7 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config) -> dict[str, Any]:
     """Classes and colours of the data set that a config tests on."""
-    dataset = _innermost(cfg.test_dataloader.dataset)
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     classes = classes_of(dataset, cfg.default_scope)
     given = dataset.get("metainfo") or {}
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
@@ -152,6 +153,18 @@ def read_picture(path: Path) -> np.ndarray:
     return image
 
 
+def read_rgb(name: str | Path) -> np.ndarray:
+    """The same picture as (H, W, 3), RGB, for a command line that names one.
+
+    Raises:
+        RunError: it is no picture, or is cut short.
+    """
+    try:
+        return read_picture(Path(name))[..., ::-1].copy()
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {name}: {error}") from error
+
+
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The frames of a video, as :func:`read_picture` gives pictures.
 
@@ -171,12 +184,15 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 def read_all(
     files: Iterable[tuple[Path, str]], outcome: Outcome, report: Callable[[str], None]
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yields (path, name, picture) of every picture and frame; what cannot be read is reported."""
+    """Yields (path, name, picture) of every picture and frame; what cannot be read is reported.
+
+    A frame's name is that of its video, as a folder, and its number.
+    """
     for path, name in files:
         try:
             if path.suffix.lower() in VIDEOS:
                 for index, frame in enumerate(read_frames(path)):
-                    yield f"{path}#{index}", f"{name}_{index:06d}", frame
+                    yield f"{path}#{index}", f"{name}/{index:06d}", frame
             else:
                 yield str(path), name, read_picture(path)
         except (OSError, ValueError, cv2.error, Image.DecompressionBombError) as error:
@@ -198,10 +214,10 @@ def predict(
 ) -> Outcome:
     """Predicts on all inputs and writes what comes out.
 
-    ``FOLDER/pictures`` gets the drawn pictures and frames, ``FOLDER/videos`` the drawn videos.
-    Boxes and masks go to ``FOLDER/predictions.json``
-    in COCO's format, with a ``score`` each; the ``category_id`` of a class is its label + 1. Label
-    maps go to ``FOLDER/labels``, one PNG a picture. Classes go to ``FOLDER/predictions.json``, the
+    ``FOLDER/pictures`` gets the drawn pictures, and a folder with the frames of each video, which
+    ``FOLDER/videos`` gets as a video. Boxes and masks go to ``FOLDER/predictions.json`` in COCO's
+    format, with a ``score`` each; the ``category_id`` of a class is its label + 1. Label maps go to
+    ``FOLDER/labels``, one PNG a picture or frame. Classes go to ``FOLDER/predictions.json``, the
     five best of each picture.
 
     Args:
@@ -225,7 +241,7 @@ def predict(
     collected = _Collected(list(inferencer.model.dataset_meta["classes"]))
     bar = ProgressBar(len(files))
     bar.start()
-    seen: set[str] = set()
+    pictures_of: Counter[str] = Counter()  # of an input: 1, or as many as a video has frames
     stream = read_all(files, outcome, lambda text: report(f"\n{text}"))
     while batch := list(islice(stream, batch_size)):
         samples = _samples(inferencer, [image for _, _, image in batch])
@@ -237,41 +253,31 @@ def predict(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _draw(inferencer, image, sample, str(target), score_threshold, collected.classes)
             outcome.done += 1
-            source = path.partition("#")[0]
-            if source not in seen:
-                seen.add(source)
+            source = name.partition("/")[0]
+            pictures_of[source] += 1
+            if pictures_of[source] == 1:
                 bar.update()
     print(flush=True)
     if pictures:
         for path, name in files:
-            if path.suffix.lower() in VIDEOS:
-                _join_frames(path, name, folder)
+            if path.suffix.lower() in VIDEOS and pictures_of[name]:
+                _join_frames(path, name, folder, pictures_of[name])
     if results:
         collected.write(folder)
     return outcome
 
 
-def _join_frames(path: Path, name: str, folder: Path) -> None:
+def _join_frames(path: Path, name: str, folder: Path, count: int) -> None:
     """Makes the drawn frames of a video one again, at its own speed."""
-    count = len(list((folder / "pictures").glob(f"{glob.escape(name)}_*.jpg")))
-    if count:
-        (folder / "videos").mkdir(exist_ok=True)  # OpenCV is silent where it cannot write
-        template = name.replace("{", "{{").replace("}", "}}") + "_{:06d}.jpg"
-        mmcv.frames2video(
-            str(folder / "pictures"),
-            str(folder / "videos" / f"{name}.mp4"),
-            fps=cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS),
-            fourcc="mp4v",
-            filename_tmpl=template,
-            end=count,
-            show_progress=False,
-        )
-
-
-def _innermost(dataset: Any) -> Any:
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
+    (folder / "videos").mkdir(exist_ok=True)  # OpenCV is silent where it cannot write
+    mmcv.frames2video(
+        str(folder / "pictures" / name),
+        str(folder / "videos" / f"{name}.mp4"),
+        fps=cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS),
+        fourcc="mp4v",
+        end=count,
+        show_progress=False,
+    )
 
 
 def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
@@ -289,8 +295,8 @@ def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
 
 def _takes_rgb(cfg: Config) -> bool:
     """Whether pictures come from the data set as RGB, and not from files, which are BGR."""
-    pipeline = _innermost(cfg.test_dataloader.dataset).pipeline
-    return not any(step["type"].endswith("LoadImageFromFile") for step in pipeline)
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
+    return not any(step["type"].endswith("LoadImageFromFile") for step in dataset.pipeline)
 
 
 def _draw(

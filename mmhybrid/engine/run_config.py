@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmhybrid.checkpoints import CheckpointError
 from mmhybrid.engine.check_config import check_config
+from mmhybrid.engine.data_paths import datasets_of
 from mmhybrid.engine.run_error import RunError
 from mmhybrid.engine.sample_loading import EvaluationDataHook
 
@@ -349,9 +350,7 @@ def set_test_time_augmentation(cfg: Config) -> None:
         else:
             kind = "AverageClsScoreTTA" if scope == "mmpretrain" else "SegTTAModel"
             cfg.tta_model = dict(type=kind)
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     if "tta_pipeline" not in cfg:
         *before, pack = deepcopy(dataset.pipeline)
         if scope == "mmdet":
