@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner import Runner
 from PIL import Image
 
 from mmhybrid.engine.check_data import KINDS, check_dataset, check_picture
@@ -152,8 +151,7 @@ def test_what_is_left_out_is_not_its_own_replacement() -> None:
         load_or_replace(TwoSamples([0]), 0)
 
 
-def test_run_trains_on_what_is_left(toy_config, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+def test_run_trains_on_what_is_left(toy_config, capfd) -> None:
     toy_config.train_dataloader.dataset.data_list[5]["unreadable"] = True
     toy_config.train_dataloader.num_workers = 2
     set_safeguards(toy_config)
@@ -165,8 +163,7 @@ def test_run_trains_on_what_is_left(toy_config, monkeypatch, capfd) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("loop", ["val", "test"])
-def test_evaluation_names_what_it_cannot_read(toy_config, monkeypatch, loop, workers) -> None:
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+def test_evaluation_names_what_it_cannot_read(toy_config, loop, workers) -> None:
     toy_config.val_dataloader.num_workers = workers
     toy_config.val_dataloader.dataset.data_list[5]["unreadable"] = True
     for part in ("dataloader", "cfg", "evaluator"):
@@ -178,8 +175,7 @@ def test_evaluation_names_what_it_cannot_read(toy_config, monkeypatch, loop, wor
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_run_stops_where_nothing_can_be_read(toy_config, monkeypatch, workers) -> None:
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+def test_run_stops_where_nothing_can_be_read(toy_config, workers) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
         record["unreadable"] = True
     toy_config.train_dataloader.num_workers = workers

@@ -26,12 +26,6 @@ from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
 from mmhybrid.engine.run_error import RunError
 
 
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch) -> None:
-    """Leave out what a runner prints of compilers and libraries: it takes a second a run."""
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
-
-
 class Killed(Exception):
     """Stands for SIGKILL; tests/torture.py sends the real one."""
 

@@ -15,11 +15,6 @@ from mmhybrid.engine.run_config import build_runner, set_safeguards
 from mmhybrid.engine.run_error import RunError
 
 
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch) -> None:
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
-
-
 class WrongGradient(torch.autograd.Function):
     """What it gets, forwards; backwards something that is not a number."""
 

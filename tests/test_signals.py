@@ -18,11 +18,6 @@ from mmhybrid.checkpoints import read_checkpoint
 from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
 
 
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch) -> None:
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
-
-
 class SendSignal(Hook):
     """Sends this process a signal, in a training iteration or in a step of validation."""
 
