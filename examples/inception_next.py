@@ -66,27 +66,3 @@ class InceptionNeXt(HybridBackbone):
                 blocks.insert(0, nn.Sequential(build_norm(norm_cfg, dims[i - 1]), halve))
             self.stages.append(nn.ModuleList(blocks))
         self.freeze_stages()
-
-    def forward(self, x):
-        self.check_input(x)
-        x = self.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            for layer in stage:
-                x = self.run_block(layer, x)  # with_cp works through this
-            if i in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
-
-    def stage_parts(self, stage):  # frozen_stages works through this
-        return [self.stem] if stage < 0 else self.stages[stage : stage + 1]
-
-    def get_layer_depth(self, param_name, prefix=""):  # layer-wise decay works through this
-        layers = [0] + [len(stage) for stage in self.stages]
-        part, *place = param_name.removeprefix(prefix).split(".")
-        if part == "stem":
-            return 0, sum(layers) + 2
-        if part == "stages":
-            stage, layer = int(place[0]), int(place[1])
-            return 1 + sum(layers[: stage + 1]) + layer, sum(layers) + 2
-        return sum(layers) + 1, sum(layers) + 2

@@ -22,10 +22,9 @@ Self = TypeVar("Self", bound="HybridBackbone")
 class HybridBackbone(BaseModule):
     """Base of all backbones.
 
-    A subclass calls ``super().__init__``, builds its parts, calls :meth:`freeze_stages`, and
-    implements ``forward``, :meth:`stage_parts` and :meth:`get_layer_depth`. ``forward`` takes (B,
-    ``in_channels``, H, W), at least 32 pixels on each side, and returns a tuple of (B, C, h, w),
-    one a stage of ``out_indices``.
+    A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
+    and calls :meth:`freeze_stages`. One with other parts implements :meth:`forward`,
+    :meth:`stage_parts` and :meth:`get_layer_depth` for them.
 
     Args:
         channels: of all stages.
@@ -70,9 +69,22 @@ class HybridBackbone(BaseModule):
         self.feature_channels = tuple(channels[i] for i in self.out_indices)
         self.feature_strides = tuple(strides[i] for i in self.out_indices)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W), at least 32 pixels on each side, to one (B, C, h, w) a stage
+        of ``out_indices``."""
+        self.check_input(x)
+        x = self.stem(x)
+        outputs = []
+        for stage, blocks in enumerate(self.stages):
+            for block in blocks:
+                x = self.run_block(block, x)
+            if stage in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
     def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
         """The modules and parameters of a stage, or of the stem for ``stage=-1``."""
-        raise NotImplementedError
+        return [self.stem] if stage < 0 else self.stages[stage : stage + 1]
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay.
@@ -85,7 +97,15 @@ class HybridBackbone(BaseModule):
             The depth, 0 for the stem, and the number of depths. Output norms and what is no part of
             the backbone are the deepest.
         """
-        raise NotImplementedError
+        depths = [len(blocks) for blocks in self.stages]
+        num_depths = sum(depths) + 2
+        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        if kind == "stem":
+            return 0, num_depths
+        if kind == "stages":
+            stage, block = map(int, rest.split(".")[:2])
+            return 1 + sum(depths[:stage]) + block, num_depths
+        return num_depths - 1, num_depths
 
     def freeze_stages(self) -> None:
         """Stops gradients and running statistics of the stem and the first ``frozen_stages``

@@ -327,37 +327,13 @@ class XFormer(HybridBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        self.check_input(x)
-        x = self.stem(x)
-        outputs = []
-        for stage in range(self.out_indices[-1] + 1):
-            for block in self.stages[stage]:
-                x = self.run_block(block, x)
-            if stage in self.out_indices:
-                outputs.append(x)
-        if self.head is not None:
-            outputs[-1] = self.head(x)
-        return tuple(outputs)
+        *outputs, last = super().forward(x)
+        return (*outputs, last if self.head is None else self.head(last))
 
     def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [self.stem]
-        if stage > self.out_indices[-1]:
-            return []
+        parts = super().stage_parts(stage)
         last = stage == self.num_stages - 1 and self.head is not None
-        return [self.stages[stage], self.head] if last else [self.stages[stage]]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        depths = [len(blocks) for blocks in self.stages]
-        # Nothing follows the last block, which is therefore as deep as a head.
-        num_depths = sum(depths) + 1
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "stem":
-            return 0, num_depths
-        if kind == "stages":
-            stage, block = map(int, rest.split(".")[:2])
-            return 1 + sum(depths[:stage]) + block, num_depths
-        return num_depths - 1, num_depths
+        return [*parts, self.head] if last else parts
 
 
 def _named(choices: Mapping[str, Any], argument: str, name: str) -> Any:
