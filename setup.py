@@ -67,6 +67,6 @@ setup(
         "onedl": requirements("onedl"),
         "export": requirements("export"),
         "docs": requirements("docs"),
-        "dev": requirements("openmmlab", "export", "tests"),
+        "dev": requirements("openmmlab", "export", "docs", "tests"),
     },
 )

@@ -53,7 +53,7 @@ def test_pins_agree_with_the_ranges(stack: str, root: Path) -> None:
         assert package.specifier.contains(version), package
 
 
-@pytest.mark.parametrize("name", ["runtime", "export", "tests"])
+@pytest.mark.parametrize("name", ["runtime", "export", "docs", "tests"])
 def test_what_both_stacks_share_brings_neither(name: str, root: Path) -> None:
     shared = read(root / "requirements" / f"{name}.txt")
     assert not [each for each in shared if is_of_openmmlab(each.name)]
@@ -67,8 +67,9 @@ def test_a_stack_is_installed_from_its_own_files(
     monkeypatch.setattr(bootstrap, "run", commands.append)
     monkeypatch.setattr(bootstrap, "is_installed", lambda python, package: False)
     bootstrap.main(environment, stack)
-    files = {Path(word).name for word in commands[0] if word.endswith(".txt")}
-    assert files == {"runtime.txt", "export.txt", "tests.txt", f"{stack}.txt", STACKS[stack]}
+    files = {Path(word).stem for word in commands[0] if word.endswith(".txt")}
+    versions = STACKS[stack].removesuffix(".txt")
+    assert files == {"runtime", stack, "export", "docs", "tests", versions}
 
 
 @pytest.mark.parametrize(

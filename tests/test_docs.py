@@ -1,12 +1,13 @@
 """The documentation: links lead somewhere, files that it names exist, figures are measured ones."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -116,10 +117,6 @@ def test_the_page_shows_the_very_example() -> None:
         assert f"```python\n{(ROOT / 'examples' / name).read_text()}```" in page, name
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the extra `docs`")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    from mkdocs.commands.build import build
-    from mkdocs.config import load_config
-
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
     assert (tmp_path / "site" / "index.html").is_file()

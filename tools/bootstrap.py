@@ -1,10 +1,10 @@
 """Makes the environment that the Makefile's commands run in.
 
 ``python tools/bootstrap.py FOLDER [STACK]`` creates a virtual environment in FOLDER and installs
-mmhybrid with everything that training, testing, export and development need. STACK is openmmlab,
-OpenMMLab's own packages (the default), or onedl, their maintained forks. Both install the modules
-mmengine, mmcv, mmdet, ..., hence each needs an environment of its own. Uses the standard library
-alone, and old syntax, so that an unfit Python can still say what is wrong.
+mmhybrid with everything that training, testing, export, documentation and development need. STACK
+is openmmlab, OpenMMLab's own packages (the default), or onedl, their maintained forks. Both install
+the modules mmengine, mmcv, mmdet, ..., hence each needs an environment of its own. Uses the
+standard library alone, and old syntax, so that an unfit Python can still say what is wrong.
 """
 
 import os
@@ -55,7 +55,7 @@ def main(folder, stack):
     requirements = os.path.join(ROOT, "requirements")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["-c", os.path.join(requirements, STACKS[stack][0])]
-    for name in ("runtime", stack, "export", "tests"):
+    for name in ("runtime", stack, "export", "docs", "tests"):
         command += ["-r", os.path.join(requirements, name + ".txt")]
     print("Installing (PyTorch alone is about 2 GB to download) ...", flush=True)
     run(command)
