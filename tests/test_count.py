@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmhybrid.analysis import count
 from mmhybrid.backbones import DMFormer, DWSwinTransformer, DWVisionTransformer, TransXNet, XFormer
+from mmhybrid.deploy import fuse
 from mmhybrid.engine.run_config import forget_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -152,14 +153,29 @@ def test_mm_style_of_each_kind_of_module() -> None:
 
 def test_the_model_stays_as_it_is() -> None:
     model = TransXNet("tiny").train()
+    model.network[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     count(model, (3, 64, 64))
     assert model.training
+    assert not model.network[0].training
+    assert model.network[2].training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(
         isinstance(y, torch.Tensor) and y.isfinite().all() for y in model(torch.rand(2, 3, 64, 64))
     )
+
+
+def test_a_fused_model_still_runs_after_a_count() -> None:
+    model = fuse(TransXNet("tiny").eval())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(x)
+    count(model, (64, 96))
+    with torch.no_grad():
+        assert all(type(y) is torch.Tensor for y in model(torch.rand(1, 3, 64, 96)))
+        after = model(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(), (224,), (1, 3, 64, 64), (0, 64)])

@@ -125,6 +125,32 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
     assert drawn[0] > 200 > 50 > drawn[2]
 
 
+@pytest.mark.parametrize("name", ["mask_rcnn_transxnet_t_coco", "semantic_fpn_dmformer_s_ade20k"])
+def test_a_batch_of_pictures_of_two_sizes(models, tmp_path: Path, name: str) -> None:
+    for index, width in enumerate((96, 80, 80)):
+        write(tmp_path / f"{index}.png", picture(index)[:, :width])
+    inputs = [tmp_path / f"{index}.png" for index in range(3)]
+    outcome = run(models, name, inputs, tmp_path / "together", batch_size=3)
+    assert outcome.done == 3
+    run(models, name, inputs, tmp_path / "alone", pictures=False)
+    for alone in tmp_path.glob("alone/labels/*"):
+        together = tmp_path / "together" / "labels" / alone.name
+        assert together.read_bytes() == alone.read_bytes()
+
+
+def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
+    config, weights = models["dw_vit_t_cifar10"]
+    checkpoint = torch.load(weights)
+    mine = [f"mine{index}" for index in range(10)]
+    checkpoint["meta"]["dataset_meta"] = dict(classes=mine)
+    torch.save(checkpoint, tmp_path / "mine.pth")
+    write(tmp_path / "a.png", picture())
+    mine_too = {"mine": (config, tmp_path / "mine.pth")}
+    run(mine_too, "mine", [tmp_path / "a.png"], tmp_path / "out", pictures=False)
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert found[0]["name"] in mine
+
+
 def test_a_folder_with_broken_files(models, mixed_folder: Path, tmp_path: Path) -> None:
     messages = []
     outcome = run(

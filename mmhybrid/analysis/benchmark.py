@@ -164,7 +164,7 @@ def _prepare(
     on_cpu = torch.device(settings.device).type == "cpu"
     calls: dict[str, Callable[[], object]] = {}
     try:
-        # What is fused remembers tables, which must not be those of a count.
+        # The row of a fused model has the counts from before fusing, as tables have them.
         one.row.update(_counted(make_model(spec) if mode == "fused" else model, size))
         for kind in _kinds(mode, settings):
             if on_cpu and mode != "compiled" and os.path.exists("/proc/self/clear_refs"):

@@ -130,7 +130,7 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     # What is on the meta device has no values already.
     fake = nullcontext() if device.type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
-    was_training = model.training
+    were_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad(), fake, counter, activations:
@@ -138,7 +138,8 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)
+        for module in were_training:
+            module.training = True
     macs, mm_macs, values = totals()
     return Count(
         "",

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
+from mmengine.runner import CheckpointLoader
 from mmengine.utils import ProgressBar
 from PIL import Image
 
@@ -84,7 +85,7 @@ def make_inferencer(
     inferencer.model = revert_sync_batchnorm(inferencer.model).eval()
     if fused:
         inferencer.model = fuse(inferencer.model)
-    meta = _dataset_meta(cfg)
+    meta = _dataset_meta(cfg, checkpoint)
     inferencer.model.dataset_meta = meta
     if scope == "mmdet":
         inferencer.visualizer.dataset_meta = meta
@@ -93,8 +94,12 @@ def make_inferencer(
     return inferencer
 
 
-def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """Classes and colours of the data set that a config tests on."""
+def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
+    """Classes and colours that the checkpoint names, or else of the data set of the config."""
+    saved = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu").get("meta") or {}
+    trained_on = saved.get("dataset_meta") or {}
+    if trained_on.get("classes"):
+        return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     classes = classes_of(dataset, cfg.default_scope)
     given = dataset.get("metainfo") or {}
@@ -287,10 +292,14 @@ def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
             images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         batches = inferencer.preprocess(images, len(images))
         return [sample for batch in batches for sample in inferencer.forward(batch)]
-    found = inferencer(images, batch_size=len(images), return_datasamples=True)
-    if isinstance(found, dict):
-        found = found["predictions"]
-    return found if isinstance(found, list) else [found]
+    if not hasattr(inferencer.model, "decode_head"):
+        return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
+    samples = []
+    for _, alike in groupby(images, np.shape):  # all that mmsegmentation takes as a batch
+        alike = list(alike)
+        found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
+        samples += found if isinstance(found, list) else [found]
+    return samples
 
 
 def _takes_rgb(cfg: Config) -> bool:
