@@ -112,12 +112,17 @@ class ToyAccuracy(BaseMetric):
 
 @pytest.fixture
 def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Of a run that does not ask for the versions of compilers, which takes a second."""
+    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
+    return make_toy_config(tmp_path)
+
+
+def make_toy_config(folder: Path) -> Config:
     """The config of a run of a few milliseconds a step, with all that must survive a crash.
 
     Pictures of noise with random flips, dropout, batch normalisation, AdamW, a schedule and
-    averaged weights: 4 epochs of 6 batches of 4. A runner does not ask for versions of compilers.
+    averaged weights: 4 epochs of 6 batches of 4.
     """
-    monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
     pictures = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
     loader = dict(
         batch_size=4,
@@ -149,6 +154,6 @@ def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
             custom_hooks=[dict(type="EMAHook", momentum=0.1)],
             randomness=dict(seed=3),
             launcher="none",
-            work_dir=str(tmp_path / "run"),
+            work_dir=str(folder / "run"),
         )
     )

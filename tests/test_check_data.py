@@ -275,7 +275,10 @@ def test_pictures_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None
     assert found.counts == {"picture without a box": 1, "picture named twice": 1}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}'])
+WITHOUT_A_NAME = '{"images": [{"id": 1}], "annotations": [], "categories": []}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}', WITHOUT_A_NAME])
 def test_broken_annotation_file_is_told(content: str, tmp_path: Path) -> None:
     dataset = coco(tmp_path, [])
     (tmp_path / "boxes.json").write_text(content)
@@ -335,6 +338,17 @@ def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warn
     (told,) = warnings
     assert "640 pixels of the mask of" in told
     assert "labels [7], but there are 2 classes" in told
+
+
+def test_masks_of_mmdet_have_labels_of_their_own(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, [])
+    Image.fromarray(np.full((48, 64), 182, np.uint8)).save(tmp_path / "img" / "1.png")
+    Image.fromarray(np.full((48, 64), 182, np.uint8)).save(tmp_path / "img" / "2.png")
+    dataset.data_prefix.seg = "img/"
+    dataset.pipeline[1].with_seg = True
+    init_default_scope("mmdet")
+    sample = load_or_replace(DATASETS.build(dataset), 0)
+    assert sample["data_samples"].gt_sem_seg.sem_seg.unique().tolist() == [182]
 
 
 def test_missing_mask_is_left_out_of_training(tmp_path: Path) -> None:

@@ -128,6 +128,26 @@ def test_resuming_within_an_epoch(toy_config, tmp_path) -> None:
     assert_same(state(whole), state(train_with_kills(toy_config, (11,))))
 
 
+def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, capfd) -> None:
+    toy_config.train_dataloader.batch_size = 2
+    toy_config.train_cfg.max_epochs = 2
+    train(toy_config)  # 22 iterations
+    toy_config.train_dataloader.batch_size = 4
+    toy_config.train_cfg.max_epochs = 4
+    assert train(toy_config, resume=True).iter == 22 + 2 * 6
+
+
+def test_resuming_within_an_epoch_with_another_batch_size_begins_it_anew(toy_config, capfd) -> None:
+    toy_config.default_hooks.checkpoint.update(interval=4, by_epoch=False)
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[Kill(11)])  # saved are 8, two of the second epoch
+    toy_config.train_dataloader.batch_size = 2
+    assert train(toy_config, resume=True).iter == 8 + 3 * 11
+    assert "Epoch 2 had 6 batches, of which 2 were seen, and now has 11" in "".join(
+        capfd.readouterr()
+    )
+
+
 def test_accumulated_gradients_survive(toy_config, tmp_path) -> None:
     toy_config.optim_wrapper.accumulative_counts = 3
     by_iteration(toy_config, "InfiniteSampler")
@@ -295,6 +315,21 @@ def test_training_survives_a_disk_that_is_full_for_a_while(toy_config, monkeypat
     assert told.count("NOT SAVED: cannot write") == 2
     assert "No space left on device" in told
     assert "tries again" in told
+
+
+def test_what_is_saved_at_the_end_is_named_after_the_end(toy_config, monkeypatch) -> None:
+    toy_config.train_cfg.max_epochs = 3
+    toy_config.default_hooks.checkpoint.update(interval=2, save_last=False)
+    save = torch.save
+
+    def full_at_first(value: Any, file: Any) -> None:
+        disk_full() if value["meta"]["epoch"] == 2 else save(value, file)
+
+    monkeypatch.setattr(torch, "save", full_at_first)
+    train(toy_config)
+    saved = read_checkpoint(newest_whole_checkpoint(toy_config.work_dir))
+    assert (saved["meta"]["epoch"], saved["meta"]["iter"]) == (3, 18)
+    assert [path.name for path in Path(toy_config.work_dir).glob("*.pth")] == ["epoch_3.pth"]
 
 
 def test_run_whose_end_cannot_be_saved_fails(toy_config, monkeypatch) -> None:

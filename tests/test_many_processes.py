@@ -34,7 +34,7 @@ class Keep(Hook):
 def train(rank, world, out, stop_at=None):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
-    cfg = conftest.toy_config.__wrapped__(pathlib.Path(out))
+    cfg = conftest.make_toy_config(pathlib.Path(out))
     cfg.launcher = "pytorch" if world > 1 else "none"
     cfg.train_dataloader.batch_size = 8 // world
     cfg.model.update(norm_cfg=dict(type="SyncBN"), dropout=0.0)
@@ -52,7 +52,7 @@ def train(rank, world, out, stop_at=None):
 def train_sharded(out):
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=sys.argv[4])
-    cfg = conftest.toy_config.__wrapped__(pathlib.Path(out, "sharded"))
+    cfg = conftest.make_toy_config(pathlib.Path(out, "sharded"))
     cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
     cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
     cfg.train_cfg.max_epochs = 1
@@ -82,6 +82,61 @@ for rank, world in ((0, 1), (0, 2), (1, 2)):
     if world == 1:
         os.waitpid(child, 0)
 sys.exit(max(os.waitpid(child, 0)[1] for child in children[1:]) != 0)
+"""
+
+
+# A run of two processes that is killed between two updates, and resumed.
+RESUME = """
+import os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import conftest, torch
+torch.set_num_threads(1)
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
+Runner._log_env = lambda *args: None
+
+class Kill(Hook):
+    priority = "LOWEST"
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter + 1 == 4:
+            raise KeyboardInterrupt
+
+def train(folder, hooks=(), resume=False):
+    cfg = conftest.make_toy_config(pathlib.Path(folder))
+    cfg.launcher = "pytorch"
+    cfg.experiment_name = f"toy_{os.path.basename(folder)}_{resume}"
+    cfg.model.update(norm_cfg=dict(type="SyncBN"))  # other statistics are each process's own
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.default_hooks.checkpoint.update(interval=3, by_epoch=False)
+    # 11 batches in the one process and 10 in the other.
+    cfg.val_dataloader.update(
+        batch_size=1, sampler=dict(type="DefaultSampler", shuffle=False, round_up=False))
+    cfg.val_dataloader.dataset.data_list = cfg.val_dataloader.dataset.data_list[:21]
+    if resume:
+        set_resume(cfg, "auto")
+    set_safeguards(cfg)
+    runner = build_runner(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner.model.state_dict()
+
+def work(rank):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
+    whole = train(sys.argv[2] + "/whole")
+    try:
+        train(sys.argv[2] + "/killed", [Kill()])
+    except KeyboardInterrupt:
+        pass
+    resumed = train(sys.argv[2] + "/killed", resume=True)
+    for key in whole:
+        assert torch.equal(whole[key], resumed[key]), key
+
+child = os.fork()
+work(int(not child))
+os._exit(0) if not child else sys.exit(os.waitpid(child, 0)[1] != 0)
 """
 
 
@@ -125,6 +180,13 @@ def test_two_processes_compute_what_one_does(trained: Path) -> None:
         for key in ("norm.weight", "norm.running_var", "linear.weight", "linear.bias"):
             found = torch.tensor(rank["state"][key])
             torch.testing.assert_close(found, torch.tensor(one["state"][key]), rtol=0, atol=1e-3)
+
+
+def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RESUME, str(ROOT / "tests"), str(tmp_path), free_port()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow

@@ -126,15 +126,57 @@ def test_weights_that_were_wrong_before_are_told(toy_config) -> None:
         train(toy_config, hook=Break())
 
 
-def test_infinite_loss_without_a_gradient_is_caught(toy_config, monkeypatch) -> None:
-    hook = NonFiniteHook()
-    runner = build_runner(Config(toy_config.to_dict()))
-    hook.batch = dict(inputs=torch.zeros(2, 3, 8, 8), data_samples=[])
-    hook.told = False
-    monkeypatch.setattr("mmhybrid.engine.non_finite_hook.find_non_finite", lambda *args: "There.")
-    runner.train_loop  # noqa: B018 (builds the loop, which counts iterations)
-    with pytest.raises(RunError, match=r"the loss of iteration 1 is not finite. There"):
-        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float("inf"))))
+class SpoilLoss(Hook):
+    """Adds what has no gradient to the loss, in some iterations, and keeps what is trained."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, at: tuple[int, ...]) -> None:
+        self.at = at
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        model = runner.model
+        self.states[runner.iter + 1] = {k: v.clone() for k, v in model.state_dict().items()}
+        if runner.iter + 1 in self.at:
+            model.parse_losses = lambda losses: type(model).parse_losses(
+                model, losses | dict(loss_more=losses["loss"].detach() / 0)
+            )
+        else:
+            vars(model).pop("parse_losses", None)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_infinite_loss_without_a_gradient_changes_nothing(toy_config, policy) -> None:
+    hook = SpoilLoss(at=(3, 7))
+    if policy == "stop":
+        with pytest.raises(RunError, match=r"the loss of iteration 3 is not finite"):
+            train(toy_config, policy, hook)
+        assert list(hook.states) == [1, 2, 3]
+        return
+    runner = train(toy_config, policy, hook)
+    assert runner.message_hub.get_info("skipped_updates") == 2
+    for number in hook.at:
+        before, after = hook.states[number], hook.states[number + 1]
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_averages_never_see_what_was_not_finite(toy_config) -> None:
+    toy_config.custom_hooks[0].update_buffers = True
+    runner = train(toy_config, "skip", Spoil("conv", "infinite", at=(3,)))
+    average = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook").ema_model
+    assert all(torch.isfinite(value).all() for value in average.state_dict().values())
+
+
+def test_accumulated_gradients_are_left_out_together_and_not_added_to(toy_config) -> None:
+    toy_config.optim_wrapper.accumulative_counts = 2
+    hook = SpoilLoss(at=(3,))
+    runner = train(toy_config, "skip", hook)
+    assert runner.message_hub.get_info("skipped_updates") == 1
+    for a, b, same in ((3, 4, True), (4, 5, True), (6, 7, False)):
+        names = [name for name, _ in runner.model.named_parameters()]
+        kept = all(torch.equal(hook.states[a][n], hook.states[b][n]) for n in names)
+        assert kept == same, (a, b)
 
 
 def test_run_without_trouble_is_the_same_with_and_without(toy_config, tmp_path) -> None:

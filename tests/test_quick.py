@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from mmhybrid.engine.data_paths import check_data
 from mmhybrid.engine.quick import make_quick
+from mmhybrid.engine.run_error import RunError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -28,3 +31,32 @@ def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> N
     cfg.quick = dict(train_pictures=2, val_pictures=1)
     make_quick(cfg)
     assert cfg.model.backbone.backbone.init_cfg is None
+
+
+def test_pictures_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
+    for number in range(30):
+        for split in ("train", "val"):
+            path = tmp_path / "data" / split / f"class_{number // 10}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    cfg = Config.fromfile(CONFIGS / "dmformer_s_imagenet.py")
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = cfg[loader].dataset
+        dataset.update(type="CustomDataset", data_prefix=dataset.pop("split"))
+    cfg.work_dir = str(tmp_path)
+    cfg.quick = dict(iterations=6, batch_size=2, train_pictures=6, val_pictures=2)
+    make_quick(cfg, str(tmp_path / "data"))
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    labels = [dataset.get_data_info(index)["gt_label"] for index in range(len(dataset))]
+    assert labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_data_elsewhere_than_on_this_machine_is_not_looked_for() -> None:
+    cfg = Config.fromfile(CONFIGS / "mask_rcnn_transxnet_t_coco.py")
+    with pytest.raises(RunError, match="data set is missing"):
+        check_data(cfg, ("train_dataloader",))
+    cfg.train_dataloader.dataset.backend_args = dict(backend="petrel")
+    check_data(cfg, ("train_dataloader",))
+    cfg.train_dataloader.dataset.update(backend_args=None, data_root="s3://bucket/coco/")
+    check_data(cfg, ("train_dataloader",))

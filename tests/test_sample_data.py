@@ -172,6 +172,16 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     assert json.loads(real.read_text()) == {}
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    cfg = read("coco", tmp_path / "data")
+    mine = tmp_path / "data" / "coco" / "mine.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    with pytest.raises(RunError, match=r"which holds something else.*--work-dir"):
+        draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
+    assert mine.exists()
+
+
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
     cfg = read("coco", tmp_path / "data")
     cfg.train_dataloader.dataset.type = "LVISV1Dataset"

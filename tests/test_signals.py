@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from mmhybrid.checkpoints import read_checkpoint
 from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.signal_hook import SIGNALS
 
 
 class SendSignal(Hook):
@@ -91,18 +92,62 @@ def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
     assert "NOT SAVED" in "".join(capfd.readouterr())
 
 
+HOOK = """
+import os, signal, sys, time, types
+from mmhybrid.engine.signal_hook import SignalHook
+runner = types.SimpleNamespace(train_loop=None, val_loop=None)
+SignalHook().before_train(runner)
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)  # at once: handed on by a launcher
+print("still here", flush=True)
+time.sleep(1.1)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)
+print("never printed")
+"""
+
+
 def test_second_signal_leaves_at_once() -> None:
-    code = (
-        "import os, signal, time\n"
-        "from mmhybrid.engine.signal_hook import SignalHook\n"
-        "SignalHook().before_train(None)\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "print('still here', flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "time.sleep(5)\n"
-        "print('never printed')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout == "still here\n"
-    assert "SIGTERM: saving at the end of this iteration" in done.stderr
+    assert done.stderr.count("SIGTERM: saving at the end of this iteration") == 1
+
+
+# In a process group of its own, which is signalled as a whole while the model computes.
+GROUP = """
+import os, pathlib, subprocess, sys, time
+sys.path.insert(0, sys.argv[1])
+import conftest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmhybrid.engine.run_config import build_runner, set_safeguards
+Runner._log_env = lambda *args: None
+
+class SignalAll(Hook):
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 7:
+            command = ["kill", "-" + sys.argv[3], "--", f"-{os.getpgrp()}"]
+            subprocess.run(command, start_new_session=True)
+            time.sleep(1.5)  # in which workers die, if they do
+
+cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
+cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+set_safeguards(cfg)
+runner = build_runner(cfg)
+runner.register_hook(SignalAll())
+runner.train()
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_to_the_whole_process_group_saves(number, root, tmp_path) -> None:
+    command = [sys.executable, "-c", GROUP, str(root / "tests"), str(tmp_path), number.name[3:]]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, start_new_session=True, timeout=300
+    )
+    assert done.returncode == 128 + number, done.stderr[-3000:]
+    assert done.stderr.count("saving at the end of this iteration") == 1
+    assert read_checkpoint(tmp_path / "run" / "interrupted.pth")["meta"]["iter"] == 8

@@ -130,7 +130,7 @@ def check_dataset(
 ) -> Findings:
     """Read everything of one data set; arguments as in :func:`check_datasets`."""
     findings = Findings()
-    if str(dataset["type"]).rpartition(".")[2].startswith("Coco") and dataset.get("ann_file"):
+    if str(dataset["type"]).rpartition(".")[2] == "CocoDataset" and dataset.get("ann_file"):
         pictures = _check_coco(dataset, classes_of(dataset, scope), findings)
     else:
         pictures = _check_samples(dataset, scope, findings)
@@ -207,6 +207,7 @@ def _check_coco(dataset: Any, classes: tuple[str, ...], findings: Findings) -> l
         content = json.loads(path.read_bytes())
         images, boxes = content["images"], content.get("annotations", [])
         categories = {one["id"]: one["name"] for one in content["categories"]}
+        files = [(one["id"], one["file_name"]) for one in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
         findings.add(
             "annotation file that cannot be read", f"{path}: {type(error).__name__} {error}"
@@ -221,10 +222,10 @@ def _check_coco(dataset: Any, classes: tuple[str, ...], findings: Findings) -> l
     for name in set(categories.values()) - set(classes):
         findings.add("category of the file that the config lacks", repr(name))
     sizes: dict[Any, tuple[int, int]] = {}
-    for image in images:
-        if image["id"] in sizes:
-            findings.add("picture named twice", f"id {image['id']}, {image['file_name']}")
-        sizes[image["id"]] = image.get("width"), image.get("height")
+    for (number, name), image in zip(files, images, strict=True):
+        if number in sizes:
+            findings.add("picture named twice", f"id {number}, {name}")
+        sizes[number] = image.get("width"), image.get("height")
     with_boxes = set()
     masks = str(dataset.get("pipeline") or "").replace('"', "'")
     for one in boxes:
@@ -237,11 +238,11 @@ def _check_coco(dataset: Any, classes: tuple[str, ...], findings: Findings) -> l
     folder = dataset.get("data_prefix") or {}
     folder = folder if isinstance(folder, str) else folder.get("img", folder.get("img_path", ""))
     pictures: list[Check] = []
-    for image in images:
-        file = Path(dataset.get("data_root") or "") / folder / image["file_name"]
-        if image["id"] not in with_boxes:
-            findings.add("picture without a box", image["file_name"])
-        size = sizes[image["id"]] if None not in sizes[image["id"]] else None
+    for number, name in files:
+        file = Path(dataset.get("data_root") or "") / folder / name
+        if number not in with_boxes:
+            findings.add("picture without a box", name)
+        size = sizes[number] if None not in sizes[number] else None
         pictures.append(lambda file=file, size=size: check_picture(file, size))
     return pictures
 

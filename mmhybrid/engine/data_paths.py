@@ -1,5 +1,6 @@
 """Where the data of a config lies, and what to say when it does not lie there."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,17 +126,17 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     """
     for _, dataset in datasets_of(cfg, loaders):
         for path in _paths(dataset):
-            if "://" not in str(path) and not path.exists():
-                root = Path(dataset.get("data_root") or cfg.get("data_root") or path.parent)
+            if "://" not in path and not os.path.exists(path):
+                root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)
                 raise RunError(
-                    f"the data set is missing: {path.absolute()} does not exist.\n"
+                    f"the data set is missing: {os.path.abspath(path)} does not exist.\n"
                     f"  To get it: {how_to_get(dataset, root)}\n"
                     "  If it lies elsewhere: --data-root FOLDER\n"
                     "  To try without: --quick draws a small data set and needs none."
                 )
 
 
-def how_to_get(dataset: Any, root: Path) -> str:
+def how_to_get(dataset: Any, root: str) -> str:
     """One line that says where a data set comes from."""
     name = dataset["type"].rsplit(".", 1)[-1]
     for beginning, text in HOW_TO_GET.items():
@@ -144,16 +145,19 @@ def how_to_get(dataset: Any, root: Path) -> str:
     return f"see the documentation of {name}"
 
 
-def _paths(dataset: Any) -> Iterator[Path]:
-    """Every file and folder that a dataset reads."""
-    root = Path(dataset.get("data_root") or "")
+def _paths(dataset: Any) -> Iterator[str]:
+    """Every file and folder that a dataset reads from this machine, and addresses."""
+    if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
+        return
+    root = dataset.get("data_root") or ""
     name = dataset["type"].rsplit(".", 1)[-1]
     if name in ("CIFAR10", "CIFAR100"):
         if not dataset.get("download", True):  # otherwise mmpretrain fetches the files itself
-            yield root / ("cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python")
+            folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
+            yield os.path.join(root, folder)
         return
     if dataset.get("ann_file"):
-        yield root / dataset["ann_file"]
+        yield os.path.join(root, dataset["ann_file"])
     prefix = dataset.get("data_prefix") or dataset.get("split") or ""
     for folder in [prefix] if isinstance(prefix, str) else prefix.values():
-        yield root / folder
+        yield os.path.join(root, folder)

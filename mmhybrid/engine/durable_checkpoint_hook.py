@@ -16,6 +16,12 @@ from mmengine.runner import Runner
 
 from mmhybrid.checkpoints import CheckpointError, CheckpointWriteError, read_checkpoint
 from mmhybrid.checkpoints.writing import UNFINISHED, durable_file
+from mmhybrid.engine.accumulation import (
+    accumulated_gradients,
+    average_accumulated,
+    is_accumulating,
+    load_accumulated_gradients,
+)
 from mmhybrid.engine.run_error import RunError
 
 INTERRUPTED = "interrupted.pth"  # what a signal saves
@@ -34,12 +40,13 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.unsaved: tuple[int, dict[str, Any]] | None = None
+        self.unsaved = False
         if is_main_process():
             for rest in Path(str(self.out_dir)).glob(f"*.pth{UNFINISHED}"):
                 rest.unlink()  # a run was killed while it was writing this
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        average_accumulated(runner)
         info = runner.message_hub.runtime_info
         before = dict(info)
         kept: list[int] = []
@@ -66,10 +73,10 @@ class DurableCheckpointHook(CheckpointHook):
         except (OSError, CheckpointWriteError) as error:
             info.clear()
             info.update(before)
-            self.unsaved = step, meta
+            self.unsaved = True
             _tell_unsaved(runner, error)
             return
-        self.unsaved = None
+        self.unsaved = False
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :], self.max_keep_ckpts)
         if is_main_process():
@@ -115,9 +122,11 @@ class DurableCheckpointHook(CheckpointHook):
         return [getattr(self, "best_ckpt_path", None), *several.values()]
 
     def after_train(self, runner: Runner) -> None:
-        if self.unsaved is not None:
-            self._save_checkpoint_with_step(runner, *self.unsaved)
-        if self.unsaved is not None:
+        if self.unsaved:
+            # The weights are those of now, and so is the step that they are saved under.
+            now = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, now["epoch" if self.by_epoch else "iter"], now)
+        if self.unsaved:
             raise RunError(
                 f"the last checkpoint could not be written to {self.out_dir}. Make room, or name "
                 "another folder with --work-dir, and go on from the one before it with --resume."
@@ -125,19 +134,12 @@ class DurableCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if "optimizer" in checkpoint and not _has_stepped(runner.optim_wrapper):
-            checkpoint["accumulated_gradients"] = {
-                name: parameter.grad.cpu()
-                for name, parameter in _plain(runner.model).named_parameters()
-                if parameter.grad is not None
-            }
+        if "optimizer" in checkpoint and is_accumulating(runner):
+            checkpoint["accumulated_gradients"] = accumulated_gradients(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        gradients = checkpoint.get("accumulated_gradients") or {}
-        if runner._resume and gradients:
-            for name, parameter in _plain(runner.model).named_parameters():
-                if name in gradients:
-                    parameter.grad = gradients[name].to(parameter.device)
+        if runner._resume:
+            load_accumulated_gradients(runner, checkpoint.get("accumulated_gradients") or {})
 
 
 class _LaterRemover:
@@ -154,16 +156,6 @@ class _LaterRemover:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
-
-
-def _has_stepped(optim_wrapper: Any) -> bool:
-    should_update = getattr(optim_wrapper, "should_update", None)
-    return should_update is None or should_update()
-
-
-def _plain(model: Any) -> Any:
-    """The model without the wrapper of a run of several processes."""
-    return getattr(model, "module", model)
 
 
 def _tell_unsaved(runner: Runner, error: Exception) -> None:

@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmhybrid.engine.accumulation import wrappers_of
 from mmhybrid.engine.resumable_loops import seed_iteration
 from mmhybrid.engine.run_error import RunError
 
@@ -27,7 +28,8 @@ class NonFiniteHook(Hook):
     Told are the iteration, the losses, the pictures of the batch and the first module that gave
     a value that is not finite from values that are: the batch goes through the model once more for
     this. With a scaled loss (``AmpOptimWrapper``) the scaler leaves out updates whose gradients
-    overflow, as it should; there, the loss alone is looked at.
+    overflow, as it should; there, the loss alone is looked at. Where gradients are accumulated, a
+    loss that is not finite leaves out the update that it would have been part of.
 
     Args:
         policy: ``'stop'`` ends the run; ``'skip'`` leaves the update out, puts the statistics of
@@ -49,15 +51,35 @@ class NonFiniteHook(Hook):
         self.in_a_row = 0
 
     def before_train(self, runner: Runner) -> None:
-        wrapper = runner.optim_wrapper
-        if isinstance(wrapper, OptimWrapper) and not isinstance(wrapper, AmpOptimWrapper):
-            original = wrapper.step
+        for wrapper in wrappers_of(runner.optim_wrapper):
+            self._watch(runner, wrapper)
 
-            @functools.wraps(original)
-            def step(**options: Any) -> None:
-                self._step(runner, original, **options)
+    def _watch(self, runner: Runner, wrapper: OptimWrapper) -> None:
+        update_params, step = wrapper.update_params, wrapper.step
+        leave_out = False  # a loss of those that are being accumulated was not finite
 
-            wrapper.step = step
+        @functools.wraps(update_params)
+        def watched_update(loss: Tensor, *args: Any, **options: Any) -> None:
+            nonlocal leave_out
+            bad = not _all_finite([loss])
+            leave_out = leave_out or bad
+            # Backwards it goes all the same, for DistributedDataParallel waits for gradients.
+            update_params(loss, *args, **options)
+            if bad and not self.told:
+                self._trouble(runner, "the loss")
+
+        @functools.wraps(step)
+        def watched_step(**options: Any) -> None:
+            nonlocal leave_out
+            left_out, leave_out = leave_out, False
+            if left_out:
+                return
+            if isinstance(wrapper, AmpOptimWrapper) or _all_finite(_gradients(wrapper)):
+                step(**options)
+            else:
+                self._trouble(runner, "a gradient")
+
+        wrapper.update_params, wrapper.step = watched_update, watched_step
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.batch = data_batch
@@ -65,30 +87,11 @@ class NonFiniteHook(Hook):
         if self.policy == "skip":
             self.buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
-    def _step(self, runner: Runner, step: Any, **options: Any) -> None:
-        gradients = [
-            parameter.grad
-            for group in runner.optim_wrapper.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        if _all_finite(gradients):
-            step(**options)
-        else:
-            self._trouble(runner, "a gradient")
-
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        losses = [value for value in (outputs or {}).values() if isinstance(value, Tensor)]
-        if not self.told and not _all_finite(losses):
-            self._trouble(runner, "the loss")
         if not self.told:
             self.in_a_row = 0
-        elif self.policy == "skip":
-            with torch.no_grad():
-                for buffer, before in zip(runner.model.buffers(), self.buffers, strict=True):
-                    buffer.copy_(before)
         self.batch = None  # let its memory go
 
     def _trouble(self, runner: Runner, what: str) -> None:
@@ -106,6 +109,9 @@ class NonFiniteHook(Hook):
                 "--cfg-options default_hooks.non_finite.policy=skip; otherwise try a lower "
                 "learning rate, a longer warm-up or optim_wrapper.clip_grad."
             )
+        with torch.no_grad():
+            for buffer, before in zip(runner.model.buffers(), self.buffers, strict=True):
+                buffer.copy_(before)
         hub = runner.message_hub
         count = 1 + (hub.get_info(SKIPPED) if SKIPPED in hub.runtime_info else 0)
         hub.update_info(SKIPPED, count)
@@ -114,6 +120,11 @@ class NonFiniteHook(Hook):
             raise RunError(
                 f"{self.in_a_row} updates one after the other were not finite; the last: {message}"
             )
+
+
+def _gradients(wrapper: OptimWrapper) -> list[Tensor]:
+    parameters = [p for group in wrapper.param_groups for p in group["params"]]
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
@@ -152,6 +163,8 @@ def find_non_finite(runner: Runner, batch: Any) -> str:
         return f"The weights {bad[0]} were not finite before already."
     buffers = [buffer.clone() for buffer in model.buffers()]
     gradients = [parameter.grad for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = None  # not added to
     found: list[str] = []
     handles: list[Any] = []
     try:

@@ -98,7 +98,7 @@ def make_quick(cfg: Config, data_root: str | None = None) -> None:
     else:
         set_data_root(cfg, data_root)
         check_data(cfg, LOADERS)
-        quick.train_pictures = _take_first(cfg, quick.train_pictures)
+        quick.train_pictures = _take_some(cfg, quick.train_pictures)
     for name in LOADERS:
         if cfg.get(name):
             cfg[name].update(num_workers=0, persistent_workers=False, batch_size=quick.batch_size)
@@ -118,8 +118,11 @@ def _repeat_once(dataset: Any) -> None:
         _repeat_once(dataset["dataset"])
 
 
-def _take_first(cfg: Config, most: int) -> int:
-    """Train on the first pictures of each data set, ``most`` in all; return how many there are."""
+def _take_some(cfg: Config, most: int) -> int:
+    """Train on some pictures of each data set, ``most`` in all; return how many there are.
+
+    They are spread evenly, for folders of classes are read one after the other.
+    """
     datasets = [dataset for _, dataset in datasets_of(cfg, ("train_dataloader",))]
     total = 0
     for dataset in datasets:
@@ -127,7 +130,7 @@ def _take_first(cfg: Config, most: int) -> int:
             length = len(registry.build(dataset))
         share = most // len(datasets)
         if length > share:
-            dataset["indices"] = share
+            dataset["indices"] = [i * length // share for i in range(share)]
         total += min(length, share)
     return total
 

@@ -5,7 +5,8 @@ Beyond what MMEngine's do:
 * Before each iteration the random numbers (Python, NumPy, PyTorch) are seeded by the seed of the
   run, the iteration and the process, so that dropout and the sampling of boxes need no saved state.
 * A run that resumes leaves out the batches that it has seen, without loading them, also within an
-  epoch; log lines and hooks count on.
+  epoch; log lines and hooks count on. Where an epoch has another number of batches now (another
+  batch size, more processes), one that was interrupted begins anew.
 * A validation that was due when the run was interrupted is made up for.
 """
 
@@ -23,6 +24,8 @@ from mmhybrid.engine.resumable_sampling import ResumableBatchSampler, set_random
 
 # In the message hub, and so in checkpoints: the epoch, or else the iteration.
 VALIDATED = "last_validation"
+# There too: [epoch, iteration that it began at, batches that it has].
+EPOCH = "running_epoch"
 
 
 def seed_iteration(runner: Runner) -> None:
@@ -79,12 +82,28 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        seen = self._iter - self._epoch * len(self.dataloader)
+        seen = self._batches_seen()
         self._start_at(self._epoch, seen)
         for index, batch in enumerate(self.dataloader, seen):
             self.run_iter(index, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def _batches_seen(self) -> int:
+        """Of this epoch, by the run that this one goes on from."""
+        hub, batches = self.runner.message_hub, len(self.dataloader)
+        epoch, began, had = -1, 0, 0
+        if EPOCH in hub.runtime_info:
+            epoch, began, had = hub.get_info(EPOCH)
+        seen = self._iter - began if epoch == self._epoch else 0
+        if seen and had != batches:
+            self.runner.logger.warning(
+                f"Epoch {epoch + 1} had {had} batches, of which {seen} were seen, and now has "
+                f"{batches}: it begins anew."
+            )
+            seen = 0
+        hub.update_info(EPOCH, [self._epoch, self._iter - seen, batches])
+        return seen
 
 
 @LOOPS.register_module()

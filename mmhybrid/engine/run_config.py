@@ -192,7 +192,8 @@ def build_runner(cfg: Config) -> Runner:
     """
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # MMEngine's own start of several processes takes a GPU for each for granted.
-        torch.distributed.init_process_group("gloo")
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
         cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
         cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not torch.cuda.is_available():

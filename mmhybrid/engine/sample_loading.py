@@ -77,7 +77,8 @@ def _without_unknown_labels(dataset: Any, index: int, sample: Any) -> Any:
     """Ignore the pixels of a segmentation mask whose label is not that of a class."""
     truth = getattr(sample.get("data_samples"), "gt_sem_seg", None) if sample else None
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    if truth is None or not classes:
+    # mmsegmentation's masks are called so; mmdet's, of things and stuff, have labels of their own.
+    if truth is None or "data" not in truth or not classes:
         return sample
     ignored = getattr(dataset, "ignore_index", 255)
     labels = truth.data

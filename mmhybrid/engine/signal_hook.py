@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmhybrid.checkpoints import CheckpointWriteError
+from mmhybrid.engine.accumulation import average_accumulated
 from mmhybrid.engine.durable_checkpoint_hook import INTERRUPTED, set_last_checkpoint
 from mmhybrid.engine.resumable_loops import VALIDATED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SIGNAL = 1.0  # seconds in which several count as one
 
 
 @HOOKS.register_module()
@@ -28,15 +33,18 @@ class SignalHook(Hook):
 
     Slurm sends SIGTERM when it takes a machine back, a keyboard SIGINT (Ctrl-C). The exit code is
     128 plus the number of the signal, as a shell has it: 143 or 130. ``--resume`` goes on from the
-    file ``interrupted.pth``, which the next checkpoint replaces. A second signal ends the process
-    at once. All processes of a run leave at the same iteration, whichever of them got the signal.
+    file ``interrupted.pth``, which the next checkpoint replaces. A second signal, a second later or
+    more, ends the process at once. All processes of a run leave at the same iteration, whichever of
+    them got the signal. Workers of data loaders, which a terminal and Slurm signal too, stay.
     """
 
     priority = "LOWEST"  # after the hooks that step, average and save
 
     def __init__(self) -> None:
         self.received = 0
+        self.received_at = 0.0
         self.validating = False
+        self.common_batches = 0
         self.group: Any = None
         self.handlers: dict[int, Any] = {}
 
@@ -45,6 +53,9 @@ class SignalHook(Hook):
             self.group = torch.distributed.new_group(backend="gloo")  # spares waiting for the GPU
         if threading.current_thread() is threading.main_thread():
             self.handlers = {one: signal.signal(one, self._receive) for one in SIGNALS}
+        loops = (runner.train_loop, runner.val_loop)
+        for loader in (loop.dataloader for loop in loops if loop is not None):
+            loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
         for number, handler in self.handlers.items():
@@ -54,9 +65,9 @@ class SignalHook(Hook):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # Nothing but this: a handler may run between any two instructions of the main thread.
         if self.received:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.received = number
+            _leave_if_again(number, self.received_at)
+            return
+        self.received, self.received_at = number, time.monotonic()
         os.write(
             2,
             f"\n{signal.Signals(number).name}: saving at the end of this iteration, then leaving. "
@@ -65,6 +76,8 @@ class SignalHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.validating = True
+        # Where processes have different numbers of batches, all agree until the first is done.
+        self.common_batches = self._agree(len(runner.val_dataloader), "min")
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.validating = False
@@ -72,7 +85,9 @@ class SignalHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self._leave_if_told(runner, runner.iter + 1)
 
-    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        if batch_idx >= self.common_batches:
+            return
         averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         if not self.validating or any(getattr(hook, "evaluate_on_origin", 0) for hook in averages):
             return  # then it is not known which weights are in place
@@ -85,11 +100,7 @@ class SignalHook(Hook):
         self._leave_if_told(runner, runner.iter, restore)
 
     def _leave_if_told(self, runner: Runner, iteration: int, restore: Any = None) -> None:
-        number = self.received
-        if self.group is not None:
-            told = torch.tensor(number)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, self.group)
-            number = int(told)
+        number = self._agree(self.received, "max")
         if not number:
             return
         if restore is not None:
@@ -98,7 +109,16 @@ class SignalHook(Hook):
         barrier()  # the first process to leave would have the others killed
         raise SystemExit(128 + number)
 
+    def _agree(self, number: int, how: str) -> int:
+        """The least or the greatest of the numbers of all processes."""
+        if self.group is None:
+            return number
+        shared = torch.tensor(number)
+        all_reduce(shared, how, self.group)
+        return int(shared)
+
     def _save(self, runner: Runner, iteration: int) -> None:
+        average_accumulated(runner)
         path = str(Path(runner.work_dir) / INTERRUPTED)
         meta = dict(epoch=runner.epoch, iter=iteration)
         try:
@@ -109,3 +129,28 @@ class SignalHook(Hook):
             runner.logger.error(f"NOT SAVED: {error}. --resume takes the checkpoint before.")
         else:
             runner.logger.info(f"Saved iteration {iteration} to {path}. Go on with --resume.")
+
+
+def _start_worker(start: Callable[[int], None] | None, index: int) -> None:
+    """Have a worker of a data loader live through the first signal, then do what else it should."""
+    received_at: float | None = None
+
+    def stay(number: int, frame: FrameType | None) -> None:
+        nonlocal received_at
+        if received_at is not None:
+            _leave_if_again(number, received_at)
+            return
+        received_at = time.monotonic()
+
+    for one in SIGNALS:
+        signal.signal(one, stay)
+    if start is not None:
+        start(index)
+
+
+def _leave_if_again(number: int, first_at: float) -> None:
+    """End the process at a second signal."""
+    # torchrun hands on what the terminal or Slurm sent to all: that is no second one.
+    if time.monotonic() - first_at >= SAME_SIGNAL:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

@@ -65,6 +65,11 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
     stamp = json.dumps([seed, sorted((key, count) for key, (_, _, count) in plan.items())])
     if _holds(folder, stamp):
         return
+    if folder.exists() and not (folder / STAMP).exists():
+        raise RunError(
+            f"--quick would draw its data in {folder.absolute()}, which holds something else; name "
+            "another folder for the run: --work-dir FOLDER"
+        )
     # Another process may be drawing the same: each works in a folder of its own, and the one that
     # is done first gives it the final name.
     own = folder.with_name(f"{folder.name}.{os.getpid()}")

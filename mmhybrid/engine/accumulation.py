@@ -1,0 +1,59 @@
+"""Gradients that are being accumulated when a run is saved.
+
+They are part of its state: between two updates a checkpoint needs them, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dist import all_reduce
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+def wrappers_of(optim_wrapper: BaseOptimWrapper) -> list[OptimWrapper]:
+    """Those that step: several where a model has several optimizers, none of DeepSpeed's."""
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return list(optim_wrapper.values())
+    return [optim_wrapper] if isinstance(optim_wrapper, OptimWrapper) else []
+
+
+def is_accumulating(runner: Runner) -> bool:
+    """Whether there are gradients that no update has used."""
+    return not all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
+
+
+def average_accumulated(runner: Runner) -> None:
+    """Give all processes the mean of their gradients, before the first of them saves.
+
+    While DistributedDataParallel accumulates, each process has its own. The mean that it takes at
+    the end is the same. Called by all processes.
+    """
+    if isinstance(runner.model, DistributedDataParallel) and is_accumulating(runner):
+        for parameter in runner.model.parameters():
+            if parameter.grad is not None:
+                all_reduce(parameter.grad, op="mean")
+
+
+def accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
+    """Those of all parameters that have one, on the CPU."""
+    return {
+        name: parameter.grad.cpu()
+        for name, parameter in _plain(runner.model).named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def load_accumulated_gradients(runner: Runner, gradients: dict[str, Tensor]) -> None:
+    """Puts back what :func:`accumulated_gradients` gave."""
+    for name, parameter in _plain(runner.model).named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
+
+
+def _plain(model: Any) -> Any:
+    """The model without the wrapper of a run of several processes."""
+    return getattr(model, "module", model)
