@@ -1,11 +1,5 @@
 # Mask R-CNN with Swin-T and depth-wise shortcuts on COCO from scratch, as published.
-_base_ = [
-    "./_base_/mmhybrid.py",
-    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
-    "mmdet::_base_/datasets/coco_instance.py",
-    "mmdet::_base_/schedules/schedule_1x.py",  # 12 epochs, steps at 8, 11; warm-up 500 iterations
-    "mmdet::_base_/default_runtime.py",
-]
+_base_ = ["./_base_/mmhybrid.py", "./_base_/mask_rcnn_coco_1x.py"]
 
 model = dict(
     backbone=dict(
@@ -14,15 +8,10 @@ model = dict(
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 
-# 4 GPUs x 2 pictures = 8
-train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     # The weight decay is not published; 0.05 is that of Swin's own recipe, as are its exceptions.
-    optimizer=dict(_delete_=True, type="AdamW", lr=5e-5, weight_decay=0.05),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            relative_position_bias_table=dict(decay_mult=0.0), norm=dict(decay_mult=0.0)
-        )
-    ),
+    optimizer=dict(lr=5e-5, weight_decay=0.05),
+    paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))),
 )
+# 4 GPUs x 2 pictures = 8
 auto_scale_lr = dict(base_batch_size=8)

@@ -1,7 +1,7 @@
 # YOLOv3 at 320x320 with a reconstruction of XFormer on COCO. The recipe is not known; this is
 # mmdet's of the mobile YOLOv3, 96 channels in neck and head, 300 epochs.
 # No weights of XFormer are published: give your own by model.backbone.init_cfg.
-_base_ = ["./_base_/mmhybrid.py", "mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py"]
+_base_ = ["./_base_/mmhybrid.py", "./_base_/yolov3_coco_300e.py"]
 
 model = dict(
     backbone=dict(
@@ -13,7 +13,6 @@ model = dict(
     ),
     neck=dict(in_channels=[160, 128, 96]),  # the deepest first
 )
-find_unused_parameters = False
 # The learned scales of cross feature attention do not decay.
 no_decay = {"temperature": dict(decay_mult=0.0), "attention.scale": dict(decay_mult=0.0)}
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=no_decay))

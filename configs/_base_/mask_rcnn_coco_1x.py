@@ -10,5 +10,7 @@ _base_ = [
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.05),
+    # `norm` in the name of a parameter frees it from decay: in TransXNet, norm1 and norm2 of a
+    # block, mlp.norm and the output norms. All else decays, other norms and biases too.
     paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
 )

@@ -38,6 +38,7 @@ HOW_TO_GET = {
         "the folder tiny-imagenet-200"
     ),
     "CustomDataset": "put one folder of pictures a class there",
+    "BaseSegDataset": "put pictures and label maps there, as docs/data.md has them for CamVid",
 }
 
 
