@@ -7,7 +7,7 @@ import torch
 
 from mmhybrid.analysis import transxnet_speed as speed
 from mmhybrid.analysis.fused_speed import fused_speed
-from mmhybrid.analysis.timing import peak_memory, ratio, time_interleaved
+from mmhybrid.analysis.timing import peak_memory, ratio, synchronise, time_interleaved
 
 SMALL = (64, 96)
 
@@ -36,6 +36,21 @@ def test_peak_memory_counts_what_is_freed_again() -> None:
     assert 200 < large - small < 250
     with pytest.raises(RuntimeError, match="failed"):
         peak_memory(lambda: 1 / 0)
+
+
+def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    values = dict(memory_allocated=100, max_memory_allocated=350)
+    for name in ("synchronize", "reset_peak_memory_stats", *values):
+        monkeypatch.setattr(
+            torch.cuda, name, lambda device, name=name: asked.append(device) or values.get(name)
+        )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert peak_memory(lambda: None, device="cuda:1") == 250
+    synchronise("cuda:1")
+    assert asked == ["cuda:1"] * 6
+    synchronise("cpu")
+    assert len(asked) == 6
 
 
 def test_rows_of_the_speed_table() -> None:

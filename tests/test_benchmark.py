@@ -57,7 +57,7 @@ def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         module,
         "_sample",
-        lambda one, kind: (order.append((one.row["model"], kind)), real(one, kind)),
+        lambda one, *more: (order.append((one.row["model"], more[0])), real(one, *more)),
     )
     settings = Settings(repeats=2)
     benchmark({"a": "mmdet.ResNet(depth=18)", "b": PEER}, [(64, 64)], ["eager"], settings)
@@ -98,6 +98,27 @@ def test_autocast_and_channels_last_reach_the_model() -> None:
     assert x.is_contiguous(memory_format=torch.channels_last)
     with settings.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_memory_of_training_counts_the_gradients_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: it has neither memory to measure nor work to time."""
+    left, made = [], []
+    real = module.make_model
+    monkeypatch.setattr(module, "make_model", lambda spec: made.append(real(spec)) or made[-1])
+
+    def peak_memory(function, *, device: str) -> int:
+        left.append(any(weight.grad is not None for weight in made[0].parameters()))
+        function()
+        return 2**20
+
+    monkeypatch.setattr(module, "peak_memory", peak_memory)
+    waited = []
+    monkeypatch.setattr(module, "synchronise", waited.append)
+    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=Settings(device="meta", repeats=1))
+    assert "error" not in row
+    assert row["training_memory"] == 2**20
+    assert left == [False, False]
+    assert set(waited) == {"meta"}
 
 
 def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:

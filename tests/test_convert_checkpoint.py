@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_to_the_authors_and_back_on_the_command_line(tmp_path: Path) -> None:
     theirs = read_checkpoint(tmp_path / "theirs.pth")["state_dict"]
     assert theirs["classifier.2.weight"].shape == (5, 32, 1, 1)
     assert_same(to_ours(theirs).weights, weights)
+
+
+def test_a_hashed_name_leaves_a_file_called_out_alone(tmp_path: Path) -> None:
+    torch.save({"state_dict": TransXNet(**SMALL).state_dict()}, tmp_path / "epoch_3.pth")
+    before = (tmp_path / "epoch_3.pth").read_bytes()
+    result = convert(tmp_path / "epoch_3.pth", tmp_path / "epoch_3.pth")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "epoch_3.pth").read_bytes() == before
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2
+    assert re.fullmatch(r"epoch_3-[0-9a-f]{8}\.pth", names[0])
+
+
+def test_the_file_to_read_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "epoch_3.pth").write_bytes(b"weights and optimizer")
+    result = convert(tmp_path / "epoch_3.pth", tmp_path / "." / "epoch_3.pth", "--no-hash")
+    assert result.returncode == 1
+    assert "is the file to read" in result.stderr
+    assert (tmp_path / "epoch_3.pth").read_bytes() == b"weights and optimizer"
+    # One that is not there is told as such, whatever OUT is.
+    result = convert(tmp_path / "none.pth", tmp_path / "epoch_3.pth", "--no-hash")
+    assert result.stderr.startswith("error: there is no checkpoint")
 
 
 def test_one_clear_error(tmp_path: Path) -> None:

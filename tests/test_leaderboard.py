@@ -21,7 +21,7 @@ from mmhybrid.analysis.model_index import read_costs
 from mmhybrid.analysis.results import (
     accuracy_rows,
     check_accuracy,
-    converted_origin,
+    checkpoint_origin,
     read_results,
     write_results,
     write_test_result,
@@ -138,6 +138,32 @@ def test_origins_have_columns_of_their_own(results: dict) -> None:
     assert len(series) == 3
 
 
+TTA = dict(config="transxnet_t_imagenet", note="test-time augmentation")
+
+
+def test_only_runs_that_differ_in_their_seed_are_averaged() -> None:
+    rows = [
+        *ROWS["accuracy"][:4],
+        accuracy("TransXNet-T", 81.7, CONVERTED, **TTA),
+        accuracy("TransXNet-T", 81.4, TRAINED, **TTA),
+        accuracy("TransXNet-T", 81.9, CONVERTED, config="transxnet_t_imagenet"),  # corrected
+    ]
+    board = leaderboard.leaderboard(dict(accuracy=rows, benchmark=[]), COSTS)
+    plain, augmented = board["tables"][0]["rows"]
+    assert plain["top-1/trained"] == 81.1
+    assert plain["top-1/converted"] == 81.9
+    assert augmented["method"] == "test-time augmentation"
+    assert (augmented["top-1/trained"], augmented["top-1/converted"]) == (81.4, 81.7)
+    shown = [(point["method"], point["value"]) for point in board["points"]]
+    assert shown == [
+        ("", 81.6),
+        ("", 81.1),
+        ("", 81.9),
+        ("test-time augmentation", 81.7),
+        ("test-time augmentation", 81.4),
+    ]
+
+
 def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
     table = leaderboard.leaderboard(results, COSTS)["tables"][-1]
     assert table["title"] == "Speed and memory at 512x512"
@@ -169,8 +195,15 @@ def test_metrics_of_an_evaluation_become_rows() -> None:
 
 def test_published_weights_are_told_by_their_digest(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"abc")
-    origin = converted_origin(tmp_path / "weights.pth")
+    origin = checkpoint_origin(tmp_path / "weights.pth", published=True)
+    assert origin["kind"] == "converted"
     assert origin["sha256"].startswith("ba7816bf")
+    assert checkpoint_origin("https://example.com/weights.pth")["kind"] == "converted"
+    unknown = checkpoint_origin(tmp_path / "weights.pth")
+    assert unknown == origin | dict(kind="evaluated")
+    row = accuracy("TransXNet-T", 81.5, unknown)
+    check_accuracy(row)
+    assert leaderboard.describe_origin(row).startswith("a checkpoint evaluated here: ")
 
 
 def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
@@ -204,17 +237,21 @@ def test_training_and_testing_leave_results(tmp_path: Path) -> None:
     assert first["origin"]["kind"] == "trained"
     assert first["origin"]["seed"] == 7
 
-    # Weights beside a training's result were trained here; others are somebody's.
+    # Weights beside a training's result were trained here; of others nobody knows.
     other = tmp_path / "other"
     other.mkdir()
-    for folder, kind in ((tmp_path, "trained"), (other, "converted")):
+    for folder, kind in ((tmp_path, "trained"), (other, "evaluated")):
         (folder / "epoch_1.pth").write_bytes(b"weights")
         runner = fake_runner(folder, str(folder / "epoch_1.pth"))
         out = folder / "tested.json"
         write_test_result(str(out), {"coco/bbox_mAP": 0.3}, runner, config, quick=True)
         (row,) = read_results([out])["accuracy"]
+        assert "note" not in row
         assert row["origin"]["kind"] == kind
         assert row["dataset"] == "COCO, quick run"
+    write_test_result(str(out), {"mIoU": 0.3}, runner, config, tta=True, published=True)
+    (row,) = read_results([out])["accuracy"]
+    assert (row["note"], row["origin"]["kind"]) == ("test-time augmentation", "converted")
     with pytest.raises(RunError, match="none of these metrics is for a table: time"):
         write_test_result(str(out), {"time": 1.0}, runner, config)
     assert write_training_result(fake_runner(other), config) is None

@@ -1,5 +1,6 @@
 """The model index: every config in it, none dangling, and its figures those of what is built."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_what_was_trained_here_comes_before_what_a_paper_says() -> None:
     assert entry["Metadata"]["Results From"] == "trained here: python train.py"
 
 
+def test_several_runs_are_their_mean_as_in_the_leaderboard() -> None:
+    name = "upernet_dmformer_s_ade20k"
+    origin = dict(kind="trained", command="python train.py", commit="c", device="d")
+    row = dict(model="m", dataset="ADE20K", metric="mIoU", config=name)
+    rows = [dict(row, value=40 + seed, origin=dict(origin, seed=seed)) for seed in (0, 1, 2)]
+    rows.append(rows[0] | dict(value=99.0, note="test-time augmentation"))
+    files = make_index({name: dict(parameters=1, flops=2, size=[3, 4])}, rows)
+    (entry,) = files["configs/metafiles/dmformer.yml"]["Models"]
+    assert entry["Results"][0]["Metrics"] == {"mIoU": 41}
+    told = entry["Metadata"]["Results From"]
+    assert told == "trained here, mean of 3 runs: python train.py"
+
+
 def test_names_of_configs_are_understood() -> None:
     name = parse_config_name("cascade_mask_rcnn_dw_swin_t_coco")
     assert (name.method, name.model, name.dataset) == ("Cascade Mask R-CNN", "DW-Swin-T", "COCO")
@@ -99,9 +113,26 @@ def test_names_of_configs_are_understood() -> None:
     assert len(COLLECTIONS) == 4
 
 
-def test_the_package_carries_what_mim_looks_for(tmp_path: Path) -> None:
-    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def setup(folder: Path, *words: object) -> None:
+    """Run ``setup.py`` of a folder."""
+    command = [sys.executable, "setup.py", "-q", *map(str, words)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def unpacked_archive(folder: Path) -> Path:
+    """The source archive as who installs from it unpacks it."""
+    folder.mkdir()
+    setup(ROOT, "egg_info", "--egg-base", folder, "sdist", "--dist-dir", folder)
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder / "unpacked")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return unpacked
+
+
+@pytest.mark.parametrize("source", ["checkout", "archive"])
+def test_the_package_carries_what_mim_looks_for(source: str, tmp_path: Path) -> None:
+    folder = ROOT if source == "checkout" else unpacked_archive(tmp_path / "archive")
+    setup(folder, "build_py", "--build-lib", tmp_path)
     carried = tmp_path / "mmhybrid" / ".mim"
     index = yaml.safe_load((carried / "model-index.yml").read_text())
     for file in index["Import"]:

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,7 +57,9 @@ def test_help_says_how_to_use_it(name: str, tmp_path: Path) -> None:
     result = tool(name, "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("usage:")
-    assert "examples:" in result.stdout
+    examples = result.stdout.partition("examples:")[2]
+    assert examples
+    assert not re.search(r"\S {2,}\S", examples), "two lines in one"
 
 
 def test_the_options_of_openmmlab_are_there(tmp_path: Path) -> None:
@@ -92,10 +96,92 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
     assert_one_error(result, "there is no checkpoint none.pth")
 
 
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """tools/test.py in this process, with a runner that has metrics ready; ``runs`` grows by it."""
+    from mmhybrid.engine import data_paths, run_config
+
+    tests = []
+    runner = SimpleNamespace(rank=0, test=lambda: tests.append(1) or {"accuracy/top1": 50.0})
+    monkeypatch.setattr(run_config, "build_runner", lambda cfg: runner)
+    monkeypatch.setattr(data_paths, "check_data", lambda *args: None)
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the tool sets it, and it must not stay
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").touch()
+    config = str(ROOT / "configs" / "dw_vit_t_cifar10.py")
+
+    def test(*options: str, rank: int = 0) -> None:
+        runner.rank = rank
+        monkeypatch.setattr(sys, "argv", ["test.py", config, "weights.pth", *options])
+        runpy.run_path(str(ROOT / "tools" / "test.py"), run_name="__main__")
+
+    test.runs = tests
+    return test
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--out-item", "metrics"], "needs a file to write them to: --out FILE.json"),
+        (["--out-item", "metrics", "--out", "m.txt"], "--out m.txt: metrics go to a .json or .pkl"),
+        (["--result", "m.txt"], "--result m.txt: metrics go to a .json file"),
+        (["--result", "weights.pth/m.json"], "--result weights.pth/m.json cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_run(tested, options, told: str) -> None:
+    with pytest.raises(SystemExit, match=f"error: .*{told}"):
+        tested(*options)
+    assert not tested.runs
+
+
+def test_metrics_are_written_once(tested, tmp_path: Path) -> None:
+    options = ["--out-item", "metrics", "--out", "new/m.json"]
+    tested(*options, rank=1)
+    assert not (tmp_path / "new" / "m.json").exists()
+    tested(*options)
+    assert json.loads((tmp_path / "new" / "m.json").read_text()) == {"accuracy/top1": 50.0}
+
+
+def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmhybrid.analysis import results
+
+    told = []
+    monkeypatch.setattr(results, "write_test_result", lambda *args, **more: told.append(more))
+    tested("--result", "m.json")
+    tested("--result", "m.json", "--tta", "--published")
+    assert told == [dict(tta=False, published=False), dict(tta=True, published=True)]
+
+
 def test_unknown_quick_setting(tmp_path: Path) -> None:
     options = ["--cfg-options", "quick.steps=3"]
     result = tool("train.py", CONFIG, "--quick", *options, cwd=tmp_path)
     assert_one_error(result, "quick.steps", "iterations")
+
+
+WRONG_TYPES = {
+    "get_flops.py": ("model.backbone.frozen_stage=1", "did you mean 'frozen_stages'?"),
+    "print_groups.py": ("model.backbone.arch=tinny", "'tinny' is unknown; choose from"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_wrong_model(name: str, tmp_path: Path) -> None:
+    option, told = WRONG_TYPES[name]
+    result = tool(name, CONFIG, "--cfg-options", option, cwd=tmp_path)
+    assert_one_error(result, "model.backbone", told)
+
+
+@pytest.mark.parametrize("device", ["gpu", "foo:1", "cuda:99"])
+@pytest.mark.parametrize("words", [["benchmark.py", "XFormer"], ["predict.py", "C", "K", "P"]])
+def test_device_that_is_not_there(device, words, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr(sys, "argv", [*words, "--device", device])
+    with pytest.raises(
+        SystemExit, match=f"^error: --device {device} cannot be used here, .*$"
+    ) as told:
+        runpy.run_path(str(ROOT / "tools" / words[0]), run_name="__main__")
+    assert "\n" not in told.value.code
 
 
 def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
@@ -210,6 +296,15 @@ def test_quick_on_real_pictures(shared: Path, small_config: Path, tmp_path: Path
     again = tool("test.py", small_config, checkpoint, *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert final_metrics(again.stdout) == final_metrics(result.stdout)
+
+
+def test_page_of_onnx_names_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    page = runpy.run_path(str(ROOT / "tools" / "bench_onnx.py"))["page"]
+    machines = {name: dict(threads=threads) for name, threads in (("A", 2), ("B", 4), ("C", 2))}
+    results = dict(machine=machines, rows=dict(A=[], B=[], C=[]))
+    assert "\n\n- A, C: threads: 2\n- B: threads: 4\n\n|" in page(results, ["A", "B", "C"])
+    assert "\n\nthreads: 2\n\n|" in page(results, ["A", "C"])
 
 
 @pytest.mark.parametrize("name", SHELL_TOOLS)

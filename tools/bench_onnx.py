@@ -95,7 +95,13 @@ def page(results: dict, names: list[str]) -> str:
         for name in names
         for row in results["rows"][name]
     ]
-    machine = results["machine"][names[0]]
+    machines: dict[str, list[str]] = {}
+    for name in names:
+        about = ", ".join(f"{key}: {value}" for key, value in results["machine"][name].items())
+        machines.setdefault(about, []).append(name)
+    measured = list(machines)
+    if len(machines) > 1:
+        measured = [f"- {', '.join(models)}: {about}" for about, models in machines.items()]
     lines = [
         "# ONNX",
         "",
@@ -103,7 +109,7 @@ def page(results: dict, names: list[str]) -> str:
         "largest difference from PyTorch, float32, random weights, the largest value, and how many",
         "times as fast onnxruntime is as eager PyTorch, unfused and fused, on the same threads.",
         "",
-        ", ".join(f"{key}: {value}" for key, value in machine.items()),
+        *measured,
         "",
         *markdown_table(head, rows),
         "",

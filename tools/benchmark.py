@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import prepare
+from command_line import check_device, prepare
 
 EXAMPLES = """examples:
   Our four families and their peers as backbones of detectors, within ten minutes on two threads:
@@ -98,6 +98,7 @@ def main() -> None:
     # Nothing else should run beside a measurement, and threads may wait as fast as they can.
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     prepare()
+    check_device(args.device)
     import torch
 
     from mmhybrid.analysis.benchmark import PRESETS, Settings, benchmark
@@ -121,8 +122,6 @@ def main() -> None:
     file = Path(args.out) / f"{args.name}.json"
 
     try:
-        if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
-            raise RunError(f"--device {args.device} needs a GPU, and PyTorch sees none")
         about = made(args.device)
 
         def save(rows: list[dict]) -> None:

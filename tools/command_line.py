@@ -42,6 +42,20 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_device(name: str | None) -> None:
+    """Stop with one sentence where PyTorch has no device of this name; None leaves it the choice.
+
+    Called after :func:`prepare`, not while arguments are parsed: PyTorch is imported.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        sys.exit(f"error: --device {name} cannot be used here, and cpu can: {reason}")
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
     parser.add_argument(

@@ -3,7 +3,9 @@
 
 import argparse
 import json
+import math
 import sys
+from collections import Counter
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ def main() -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The seed of the newest run in a work folder, its losses and metrics by iteration."""
+    """The seed of the newest run in a work folder, and its losses and metrics by iteration, those
+    of the runs that it resumed included."""
     from mmengine.config import Config
 
     from mmhybrid.engine.report import headlines
@@ -60,29 +63,46 @@ def read_run(folder: Path) -> dict[str, Any]:
     logs = sorted(folder.glob("*/vis_data/scalars.json"))
     if not logs:
         sys.exit(f"error: {folder} holds no log of a run (TIME/vis_data/scalars.json)")
-    losses, metrics, step = [], [], 0
-    for line in map(json.loads, logs[-1].read_text().splitlines()):
-        if "loss" in line:
-            step = line["step"]
-            losses.append((step, line["loss"]))
-        else:  # an evaluation; its own step may count epochs
-            metrics.append((step, headlines(line)))
+    losses, metrics = [], []
+    for log in logs:
+        lines = list(map(json.loads, log.read_text().splitlines()))
+        # What a run that broke had done beyond its checkpoint, the next one did again.
+        start = next((line["step"] for line in lines if "loss" in line), math.inf)
+        losses = [point for point in losses if point[0] < start]
+        metrics = [point for point in metrics if point[0] < start]
+        step = losses[-1][0] if losses else 0
+        for line in lines:
+            if "loss" in line:
+                step = line["step"]
+                losses.append((step, line["loss"]))
+            else:  # an evaluation; its own step may count epochs
+                metrics.append((step, headlines(line)))
     randomness = Config.fromfile(logs[-1].parent / "config.py").get("randomness", {})
-    return {"seed": randomness.get("seed"), "losses": losses, "metrics": metrics}
+    seed = randomness.get("seed")
+    return {"folder": str(folder), "seed": seed, "losses": losses, "metrics": metrics}
 
 
 def table_of(runs: list[dict[str, Any]]) -> list[str]:
-    """The last metrics of each run, one row a seed and one column a name and metric."""
-    names = list(dict.fromkeys(run["name"] for run in runs))
-    labels = list((runs[0]["metrics"] or [(0, {})])[-1][1])
+    """The last metrics of each run, one row a seed and one column a name and metric.
+
+    A run whose seed is not known, or is that of another run of its name, has a row of its own.
+    """
+    seeds = Counter((run["name"], run["seed"]) for run in runs)
+    last: dict[Any, dict[tuple[str, str], float]] = {}
+    for run in runs:
+        known = run["seed"] is not None and seeds[run["name"], run["seed"]] == 1
+        row = last.setdefault(run["seed"] if known else run["folder"], {})
+        for _, metrics in run["metrics"][-1:]:
+            row |= {(run["name"], label): value for label, value in metrics.items()}
+    names = dict.fromkeys(run["name"] for run in runs)
+    labels = dict.fromkeys(label for row in last.values() for _, label in row)
     columns = [(name, label) for label in labels for name in names]
-    last = {(r["seed"], r["name"]): r["metrics"][-1][1] for r in runs if r["metrics"]}
-    lines = ["| seed | " + " | ".join(f"{name}, {label}" for name, label in columns) + " |"]
+    head = "run" if any(isinstance(title, str) for title in last) else "seed"
+    lines = [f"| {head} | " + " | ".join(f"{name}, {label}" for name, label in columns) + " |"]
     lines.append("|" + " --- |" * (len(columns) + 1))
-    for seed in dict.fromkeys(run["seed"] for run in runs):
-        values = [last.get((seed, name), {}).get(label) for name, label in columns]
-        cells = ["" if value is None else f"{value:.2f}" for value in values]
-        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
+    for title, row in last.items():
+        cells = [f"{row[column]:.2f}" if column in row else "" for column in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return lines
 
 

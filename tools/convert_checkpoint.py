@@ -7,7 +7,6 @@ first eight digits of the file's SHA-256 go into its name, as in OpenMMLab's mod
 
 import argparse
 import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -59,6 +58,8 @@ def main() -> None:
     out = Path(args.out)
     if out.suffix not in (".pth", ".safetensors"):
         sys.exit(f"error: {out} must end in .pth or .safetensors")
+    if args.no_hash and out.resolve() == Path(args.checkpoint).resolve():
+        sys.exit(f"error: {out} is the file to read, whose optimizer and the like would be lost")
     try:
         checkpoint = read_checkpoint(args.checkpoint)
         entry, weights = find_weights(checkpoint, False if args.no_ema else None, args.checkpoint)
@@ -109,19 +110,19 @@ def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
 
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
+    # The hash is known at the end; until then a file called OUT stays as it is.
+    path = out.with_name(f"{out.stem}.unnamed{out.suffix}") if hashed else out
     if out.suffix == ".pth":
-        write_checkpoint({"state_dict": weights, "meta": meta}, out)
+        write_checkpoint({"state_dict": weights, "meta": meta}, path)
     else:
         from safetensors.torch import save
 
-        with durable_file(out) as file:
+        with durable_file(path) as file:
             file.write(save({k: v.clone() for k, v in weights.items()}, {"format": "pt"}))
     if not hashed:
         return out
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    named = out.with_name(f"{out.stem}-{digest[:8]}{out.suffix}")
-    os.replace(out, named)
-    return named
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.replace(out.with_name(f"{out.stem}-{digest[:8]}{out.suffix}"))
 
 
 if __name__ == "__main__":

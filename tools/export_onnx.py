@@ -29,7 +29,7 @@ EXAMPLES = """examples:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
   A one-stage detector with its boxes, from a picture to what is in it:
-    python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \
+    python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \\
         --out retinanet.onnx
   To see whether it works, with random weights:
     python tools/export_onnx.py "TransXNet('tiny')" --out transxnet.onnx

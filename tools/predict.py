@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, check_device, prepare
 
 EXAMPLES = """examples:
   A folder of pictures:
@@ -63,6 +63,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.deploy.predict import find_inputs, make_inferencer, predict
     from mmhybrid.engine.run_config import RunError, existing_file, load_config

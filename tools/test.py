@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from command_line import add_common_arguments, prepare
 
@@ -43,6 +44,11 @@ def parse_args() -> argparse.Namespace:
         "--result",
         help="write the metrics with their origin to this JSON file, for the leaderboard",
     )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="have --result call the checkpoint published weights, as it does those of an address",
+    )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="folder for pictures of the predictions")
     parser.add_argument(
@@ -61,6 +67,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Find before the run what would keep its metrics from being written after it."""
+    from mmhybrid.engine.run_error import RunError
+
+    if args.out_item == "metrics" and not args.out:
+        raise RunError("--out-item metrics needs a file to write them to: --out FILE.json")
+    files = [("--result", args.result, [".json"])] if args.result else []
+    if args.out_item == "metrics":
+        files.append(("--out", args.out, [".json", ".pkl"]))
+    for option, name, endings in files:
+        if Path(name).suffix not in endings:
+            raise RunError(f"{option} {name}: metrics go to a {' or '.join(endings)} file")
+        try:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{option} {name} cannot be written: {error}") from error
+
+
 def main() -> None:
     prepare()
     args = parse_args()
@@ -72,6 +96,7 @@ def main() -> None:
     from mmhybrid.engine.data_paths import check_data, set_data_root
 
     try:
+        check_files(args)
         cfg = run.load_config(args.config, args.cfg_options)
         run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
         cfg.load_from = run.existing_file(args.checkpoint, "checkpoint")
@@ -102,13 +127,21 @@ def main() -> None:
             metrics = runner.test()
     except run.RunError as error:
         sys.exit(f"error: {error}")
-    if args.out and args.out_item == "metrics":
+    if args.out_item == "metrics" and runner.rank == 0:
         dump(metrics, args.out)
     if args.result:
         from mmhybrid.analysis.results import write_test_result
 
         try:
-            write_test_result(args.result, metrics, runner, args.config, args.quick)
+            write_test_result(
+                args.result,
+                metrics,
+                runner,
+                args.config,
+                args.quick,
+                tta=args.tta,
+                published=args.published,
+            )
         except run.RunError as error:
             sys.exit(f"error: {error}")
 

@@ -174,6 +174,7 @@ def _prepare(
             calls = calls or _calls(model, mode, size, settings)
             calls[kind]()  # warms up, compiles
             if not on_cpu:
+                model.zero_grad()  # gradients of the warm-up: their memory counts, as on a CPU
                 one.row[f"{kind}_memory"] = peak_memory(calls[kind], device=settings.device)
             one.calls[kind] = calls[kind]
     except Exception as error:
@@ -272,14 +273,14 @@ def _rounds(
                 break
             for one in contestants:
                 if kind in one.calls:
-                    _sample(one, kind)
+                    _sample(one, kind, settings.device)
             say(f"{kind}: round {turn + 1} of {settings.repeats} ({spent:.0f} s so far)")
             yield kind
         if seconds is not None:
             seconds -= time.perf_counter() - started
 
 
-def _sample(one: Contestant, kind: str) -> None:
+def _sample(one: Contestant, kind: str, device: str) -> None:
     """Times a call twice, or as often as fills the shortest time worth measuring.
 
     The quickest counts: the first call finds cold caches, for others ran before it, and what else
@@ -288,10 +289,10 @@ def _sample(one: Contestant, kind: str) -> None:
     call, times = one.calls[kind], []
     try:
         while len(times) < 2 or sum(times) < SHORTEST_SAMPLE:
-            synchronise()
+            synchronise(device)
             start = time.perf_counter()
             call()
-            synchronise()
+            synchronise(device)
             times.append(time.perf_counter() - start)
         one.samples.setdefault(kind, []).append(min(times))
     except Exception as error:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmhybrid.analysis.config_names import FAMILIES, parse_config_name
-from mmhybrid.analysis.results import ORIGIN_NAMES, ORIGINS, Row
+from mmhybrid.analysis.results import ORIGIN_NAMES, ORIGINS, Row, figures_of, subject, variant
 from mmhybrid.analysis.tables import markdown_table
 
 PAGE = Path(__file__).with_name("leaderboard.html")
@@ -68,24 +67,20 @@ def _accuracy_table(
                 columns.append(dict(key=f"{metric}/{kind}", title=title, digits=2))
     columns.append(dict(key="sources", title="origin", digits=None))
 
-    lines: dict[tuple[str, str], Row] = {}
-    figures: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
+    lines: dict[tuple[Any, str], Row] = {}
+    for row in figures_of(rows):
         # What has a config is one line, however its method is called.
-        method = row.get("method", "")
-        place = ("", row["config"]) if "config" in row else (row["model"], method)
-        line = lines.setdefault(place, dict(model=row["model"], method=method, sources=[]))
+        empty = dict(model=row["model"], method=_method(row), sources=[])
+        line = lines.setdefault(subject(row), empty)
         cost = costs.get(row.get("config", ""), {})
         if cost:
             line.update(parameters=cost["parameters"] / 1e6, flops=cost["flops"] / 1e9)
             line["config"] = row["config"]
-        number = _number(origins, describe_origin(row))
-        if number not in line["sources"]:
-            line["sources"].append(number)
-        key = f"{row['metric']}/{row['origin']['kind']}"
-        values = figures.setdefault((*place, key), [])
-        values.append(row["value"])
-        line[key] = statistics.mean(values)  # of several runs
+        for run in row["runs"]:
+            number = _number(origins, describe_origin(run))
+            if number not in line["sources"]:
+                line["sources"].append(number)
+        line[f"{row['metric']}/{row['origin']['kind']}"] = row["value"]
     for line in lines.values():
         line["sources"] = " ".join(f"[{number}]" for number in line["sources"])
         line["ours"] = is_ours(line["model"])
@@ -95,6 +90,10 @@ def _accuracy_table(
         columns=columns,
         rows=list(lines.values()),
     )
+
+
+def _method(row: Row) -> str:
+    return ", ".join(filter(None, [row.get("method"), variant(row)]))
 
 
 def _number(origins: list[str], text: str) -> int:
@@ -109,16 +108,15 @@ def describe_origin(row: Row) -> str:
     kind = origin["kind"]
     if kind == "paper":
         text = f"the paper's: {origin['source']}, {origin['where']}"
-    elif kind == "converted":
-        text = (
-            f"published weights, evaluated here: {origin['checkpoint']} (SHA-256 "
-            f"{origin['sha256'][:12]}), {origin['command']}, commit {origin['commit']}, "
-            f"{origin['device']}"
-        )
-    else:
+    elif kind == "trained":
         text = (
             f"trained here: {origin['command']}, seed {origin['seed']}, commit "
             f"{origin['commit']}, {origin['device']}"
+        )
+    else:
+        text = (
+            f"{ORIGIN_NAMES[kind]}: {origin['checkpoint']} (SHA-256 {origin['sha256'][:12]}), "
+            f"{origin['command']}, commit {origin['commit']}, {origin['device']}"
         )
     return f"{text}; {row['note']}" if "note" in row else text
 
@@ -187,12 +185,12 @@ def _points(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> list[
     """Accuracies with the costs that are known of their models, for charts."""
     speed = {row["model"]: row for row in results["benchmark"] if row["mode"] == "eager"}
     points = []
-    for row in results["accuracy"]:
+    for row in figures_of(results["accuracy"]):
         cost = costs.get(row.get("config", ""), {})
         measured = speed.get(row["model"], {})
         point = dict(
             model=row["model"],
-            method=row.get("method", ""),
+            method=_method(row),
             series=f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['kind']]}",
             value=row["value"],
             ours=is_ours(row["model"]),

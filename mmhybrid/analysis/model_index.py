@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmhybrid.analysis.config_names import ConfigName, parse_config_name
 from mmhybrid.analysis.counting import count
 from mmhybrid.analysis.models import model_of, size_of
-from mmhybrid.analysis.results import ORIGIN_NAMES, Row
+from mmhybrid.analysis.results import ORIGIN_NAMES, Row, figures_of, variant
 from mmhybrid.engine.run_config import load_config
 from mmhybrid.version import __version__
 
@@ -49,7 +49,7 @@ COLLECTIONS = {
 }
 # As OpenMMLab's own indices write them.
 METRIC_NAMES = {"top-1": "Top 1 Accuracy", "top-5": "Top 5 Accuracy"}
-ORIGIN_ORDER = ("trained", "converted", "paper")
+ORIGIN_ORDER = ("trained", "converted", "evaluated", "paper")
 
 
 def cost_of(config: str | Path) -> Row:
@@ -105,15 +105,15 @@ def make_index(
     Args:
         costs: of :func:`costs_of`.
         accuracy: rows of results; those that name a config, on its data set, are entered, of a
-            single origin each: trained here, else published weights evaluated here, else the
-            paper's.
+            single origin each: trained here, else published weights evaluated here, else another
+            checkpoint evaluated here, else the paper's.
         weights: addresses of published weights, by config.
 
     Returns:
         By path under the checkout, what YAML holds.
     """
     figures: dict[str, list[Row]] = {}
-    for row in accuracy:
+    for row in figures_of(accuracy):
         # A quick run is of other data than its config.
         if "config" in row and row["dataset"] == parse_config_name(row["config"]).dataset:
             figures.setdefault(row["config"], []).append(row)
@@ -156,6 +156,8 @@ def _entry(stem: str, cost: Row, figures: list[Row], weights: str | None) -> Row
     kind = next((kind for kind in ORIGIN_ORDER if kind in kinds), None)
     if kind is not None:
         chosen = [row for row in figures if row["origin"]["kind"] == kind]
+        plainest = min(map(variant, chosen))  # without test-time augmentation where it can be
+        chosen = [row for row in chosen if variant(row) == plainest]
         results = {}
         for row in chosen:
             metric = METRIC_NAMES.get(row["metric"], row["metric"])
@@ -164,7 +166,9 @@ def _entry(stem: str, cost: Row, figures: list[Row], weights: str | None) -> Row
             results.setdefault(task, result)["Metrics"][metric] = row["value"]
         origin = chosen[0]["origin"]
         where = origin.get("source") or origin["command"]
-        entry["Metadata"]["Results From"] = f"{ORIGIN_NAMES[kind]}: {where}"
+        runs = len(chosen[0]["runs"])
+        mean = f", mean of {runs} runs" if runs > 1 else ""
+        entry["Metadata"]["Results From"] = f"{ORIGIN_NAMES[kind]}{mean}: {where}"
         entry["Results"] = list(results.values())
     if weights:
         entry["Weights"] = weights

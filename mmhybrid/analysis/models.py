@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmhybrid  # noqa: F401  (registers the backbones)
+from mmhybrid.engine.check_config import check_config
 from mmhybrid.engine.data_paths import datasets_of
 from mmhybrid.engine.run_config import RunError, forget_pretrained, load_config
 
@@ -72,9 +73,15 @@ def _parsed(name: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 
 
 def model_of(cfg: Config) -> nn.Module:
-    """The model of a config, without its pretrained weights."""
+    """The model of a config, without its pretrained weights.
+
+    Raises:
+        RunError: a name in the model does not exist, or its parts do not fit together.
+    """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     forget_pretrained(cfg)
+    # The model alone: it need not fit data that nobody reads.
+    check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
     return MODELS.build(cfg.model)
 
 

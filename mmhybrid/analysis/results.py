@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,21 @@ from mmhybrid.engine.run_config import RunError
 Row = dict[str, Any]
 KINDS = ("benchmark", "accuracy")
 # What each kind of origin must say, and how it is called.
+EVALUATION = ("checkpoint", "sha256", "command", "commit", "device")
 ORIGINS = {
     "paper": ("source", "where"),
-    "converted": ("checkpoint", "sha256", "command", "commit", "device"),
+    "converted": EVALUATION,
+    "evaluated": EVALUATION,
     "trained": ("command", "seed", "commit", "device"),
 }
 ORIGIN_NAMES = {
     "paper": "the paper's",
     "converted": "published weights, evaluated here",
+    "evaluated": "a checkpoint evaluated here",
     "trained": "trained here",
 }
+ADDRESSES = ("http://", "https://", "mim://")
+TTA_NOTE = "test-time augmentation"
 ACCURACY_KEYS = {"model", "dataset", "metric", "value", "origin"}
 OPTIONAL_KEYS = {"method", "config", "note"}
 BENCHMARK_KEYS = {"model", "spec", "mode", "size", "batch_size"}
@@ -172,13 +178,54 @@ def accuracy_rows(metrics: Mapping[str, Any], **row: Any) -> list[Row]:
     return rows
 
 
-def converted_origin(checkpoint: str | Path, device: str = "cpu") -> Row:
-    """The origin of figures that this process evaluates with published weights."""
+def variant(row: Row) -> str:
+    """What sets a figure measured here apart from others of its config and kind: its note."""
+    return "" if row["origin"]["kind"] == "paper" else row.get("note", "")
+
+
+def subject(row: Row) -> tuple[Any, str]:
+    """What a figure is of: a config, or a model by a method, and its variant."""
+    return row.get("config") or (row["model"], row.get("method")), variant(row)
+
+
+def figures_of(rows: Iterable[Row]) -> list[Row]:
+    """The rows of accuracy that tables show.
+
+    Runs trained here that differ in their seed alone are one row with their mean. Of other rows
+    that say the same, the last stays: they are no repetitions.
+
+    Args:
+        rows: of :func:`read_results`.
+
+    Returns:
+        Rows with one key more, ``runs``: those that the value is of.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = (*subject(row), row["dataset"], row["metric"], row["origin"]["kind"])
+        groups.setdefault(key, []).append(row)
+    figures = []
+    for group in groups.values():
+        runs = group if group[0]["origin"]["kind"] == "trained" else group[-1:]
+        mean = statistics.mean(run["value"] for run in runs)
+        value = round(mean, 3) if len(runs) > 1 else runs[0]["value"]
+        figures.append(dict(runs[-1], value=value, runs=runs))
+    return figures
+
+
+def checkpoint_origin(
+    checkpoint: str | Path, device: str = "cpu", *, published: bool = False
+) -> Row:
+    """The origin of figures that this process evaluates with weights that it did not train.
+
+    They count as published where they have an address, or where somebody says so.
+    """
+    published = published or str(checkpoint).startswith(ADDRESSES)
     file, digest = Path(checkpoint), "not kept"
     if file.is_file():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return dict(
-        kind="converted",
+        kind="converted" if published else "evaluated",
         checkpoint=str(checkpoint),
         sha256=digest,
         command=command(),
@@ -216,12 +263,19 @@ def write_training_result(runner: Runner, config: str, quick: bool = False) -> P
 
 
 def write_test_result(
-    path: str, metrics: Mapping[str, Any], runner: Runner, config: str, quick: bool = False
+    path: str,
+    metrics: Mapping[str, Any],
+    runner: Runner,
+    config: str,
+    quick: bool = False,
+    *,
+    tta: bool = False,
+    published: bool = False,
 ) -> None:
     """Writes what an evaluation returned, with its origin.
 
-    That is training here, where ``result.json`` lies beside the checkpoint; otherwise the weights
-    count as published ones.
+    That is training here, where ``result.json`` lies beside the checkpoint, and otherwise
+    :func:`checkpoint_origin`.
 
     Args:
         path: of the file.
@@ -229,6 +283,8 @@ def write_test_result(
         runner: after the evaluation; its ``load_from`` is the checkpoint.
         config: path of the config.
         quick: whether the data are those of a quick run.
+        tta: whether pictures were augmented; the rows say so in their note.
+        published: whether others published the checkpoint.
 
     Raises:
         RunError: there is no metric that tables show.
@@ -238,8 +294,10 @@ def write_test_result(
     if training.is_file():
         origin = read_results([training])["accuracy"][0]["origin"]
     else:
-        origin = converted_origin(checkpoint, _device(runner))
+        origin = checkpoint_origin(checkpoint, _device(runner), published=published)
     about = _about(config, quick, runner.test_dataloader.dataset)
+    if tta:
+        about["note"] = TTA_NOTE
     rows = accuracy_rows(metrics, **about, origin=origin)
     if not rows:
         raise RunError(f"none of these metrics is for a table: {', '.join(metrics)}")

@@ -57,19 +57,19 @@ def peak_memory(function: Callable[[], object], *, device: str = "cpu") -> int:
 
     Args:
         function: what to measure.
-        device: where it works, ``'cpu'`` or ``'cuda'``.
+        device: where it works, ``'cpu'``, ``'cuda'``, ``'cuda:1'`` and so on.
 
     Raises:
         MemoryError: the system ended the forked process, as it does when memory runs out.
         RuntimeError: the call failed in the forked process; says how.
     """
     if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         function()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     return _measured(multiprocessing.get_context("fork"), lambda: function)
 
 
@@ -132,7 +132,7 @@ def _status_bytes(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")
 
 
-def synchronise() -> None:
-    """Waits until the GPU, if there is one, has done what it was told."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def synchronise(device: str | None = None) -> None:
+    """Waits until a GPU, the current one of None, has done what it was told; a CPU always has."""
+    if torch.cuda.is_available() and device != "cpu":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,81 @@
+"""Several runs side by side: every run is in the table, with all that it did."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def write_log(folder: Path, time: str, lines: list[dict], seed: int | None = None) -> None:
+    """What MMEngine leaves of a run in its work folder."""
+    log = folder / time / "vis_data"
+    log.mkdir(parents=True)
+    (log / "scalars.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (log / "config.py").write_text(f"randomness = dict(seed={seed})\n")
+
+
+def losses(*steps: int, value: float = 1.0) -> list[dict]:
+    return [dict(loss=value, step=step) for step in steps]
+
+
+def miou(value: float, step: int = 1) -> dict:
+    return dict(mIoU=value, step=step)
+
+
+def compare(root: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[str]:
+    """The lines of the table that the tool writes, without its rule."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *words, "--out", "out"])
+    monkeypatch.syspath_prepend(root / "tools")
+    runpy.run_path(str(root / "tools" / "compare_runs.py"), run_name="__main__")
+    assert (folder / "out.png").stat().st_size > 1000
+    head, _, *rows = (folder / "out.md").read_text().splitlines()
+    return [head, *rows]
+
+
+def test_a_row_for_each_seed(root: Path, monkeypatch, tmp_path: Path) -> None:
+    for name, value in (("plain", 10), ("dw", 20)):
+        for seed in (0, 1):
+            lines = [*losses(1, 2), miou(value + seed)]
+            write_log(tmp_path / f"{name}_{seed}", "1", lines, seed)
+    assert compare(root, monkeypatch, tmp_path, "plain=plain_*", "shortcut=dw_*") == [
+        "| seed | plain, mIoU | shortcut, mIoU |",
+        "| 0 | 10.00 | 20.00 |",
+        "| 1 | 11.00 | 21.00 |",
+    ]
+
+
+def test_a_row_for_each_run_whose_seed_does_not_tell(root, monkeypatch, tmp_path: Path) -> None:
+    for folder, seed in (("a1", None), ("a2", None), ("b1", 7), ("b2", 7), ("b3", 8)):
+        write_log(tmp_path / folder, "1", [*losses(1), miou(int(folder, 16))], seed)
+    assert compare(root, monkeypatch, tmp_path, "a=a*", "b=b*") == [
+        "| run | a, mIoU | b, mIoU |",
+        "| a1 | 161.00 |  |",
+        "| a2 | 162.00 |  |",
+        "| b1 |  | 177.00 |",
+        "| b2 |  | 178.00 |",
+        "| 8 |  | 179.00 |",
+    ]
+
+
+def test_columns_are_those_of_all_runs(root: Path, monkeypatch, tmp_path: Path) -> None:
+    write_log(tmp_path / "a", "1", losses(1), 0)  # not evaluated yet
+    write_log(tmp_path / "b", "1", [*losses(1), miou(50)], 1)
+    write_log(tmp_path / "c", "1", [*losses(1), dict(miou(60), aAcc=90)], 2)
+    assert compare(root, monkeypatch, tmp_path, "run=[abc]")[0] == (
+        "| seed | run, mIoU | run, pixel accuracy |"
+    )
+
+
+def test_what_came_before_resuming_is_there(root: Path, monkeypatch, tmp_path: Path) -> None:
+    # It broke at 50 and was resumed from the checkpoint of 40, at first in vain.
+    first = [*losses(10, 20), miou(1), *losses(30, 40), miou(2), *losses(50, value=9)]
+    write_log(tmp_path / "run", "20250101_1", first)
+    write_log(tmp_path / "run", "20250101_2", [])
+    write_log(tmp_path / "run", "20250101_3", [*losses(50, 60, value=0.5), miou(3)])
+    compare(root, monkeypatch, tmp_path, "run=run")
+    (run,) = json.loads((tmp_path / "out.json").read_text())
+    assert run["losses"] == [[10, 1], [20, 1], [30, 1], [40, 1], [50, 0.5], [60, 0.5]]
+    assert run["metrics"] == [[20, {"mIoU": 1}], [40, {"mIoU": 2}], [60, {"mIoU": 3}]]
