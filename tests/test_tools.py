@@ -159,16 +159,17 @@ def test_unknown_quick_setting(tmp_path: Path) -> None:
     assert_one_error(result, "quick.steps", "iterations")
 
 
-WRONG_TYPES = {
-    "get_flops.py": ("model.backbone.frozen_stage=1", "did you mean 'frozen_stages'?"),
-    "print_groups.py": ("model.backbone.arch=tinny", "'tinny' is unknown; choose from"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_TYPES)
-def test_wrong_model(name: str, tmp_path: Path) -> None:
-    option, told = WRONG_TYPES[name]
-    result = tool(name, CONFIG, "--cfg-options", option, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("words", "option", "told"),
+    [
+        (["get_flops.py", CONFIG], "frozen_stage=1", "did you mean 'frozen_stages'?"),
+        (["print_groups.py", CONFIG], "arch=tinny", "'tinny' is unknown; choose from"),
+        # Any files: the model is wrong before they are read.
+        (["predict.py", CONFIG, CONFIG, CONFIG], "frozen_stage=1", "'frozen_stages'?"),
+    ],
+)
+def test_wrong_model(words: list[str], option: str, told: str, tmp_path: Path) -> None:
+    result = tool(*words, "--cfg-options", f"model.backbone.{option}", cwd=tmp_path)
     assert_one_error(result, "model.backbone", told)
 
 

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmhybrid  # noqa: F401  (registers the backbones)
-from mmhybrid.engine.check_config import check_config
+from mmhybrid.engine.check_config import check_model
 from mmhybrid.engine.data_paths import datasets_of
 from mmhybrid.engine.run_config import RunError, forget_pretrained, load_config
 
@@ -80,8 +80,7 @@ def model_of(cfg: Config) -> nn.Module:
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     forget_pretrained(cfg)
-    # The model alone: it need not fit data that nobody reads.
-    check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
+    check_model(cfg)
     return MODELS.build(cfg.model)
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from mmhybrid.checkpoints import CheckpointError
 from mmhybrid.deploy.fuse import fuse
+from mmhybrid.engine.check_config import check_model
 from mmhybrid.engine.data_paths import classes_of, datasets_of
 from mmhybrid.engine.run_config import RunError, forget_pretrained
 
@@ -57,10 +58,11 @@ def make_inferencer(
         fused: fuse the model, see :func:`mmhybrid.deploy.fuse`.
 
     Raises:
-        RunError: the config is of another package, or the weights do not fit.
+        RunError: the config is of another package, its model is wrong, or the weights do not fit.
     """
     scope = cfg.get("default_scope")
     forget_pretrained(cfg)
+    check_model(cfg)
     # They warn that they take the classes of COCO or Cityscapes; below, those of the config follow.
     warnings.filterwarnings("ignore", message="dataset_meta or class names are not saved")
     warnings.filterwarnings("ignore", message="Failed to add .*vis_backend")

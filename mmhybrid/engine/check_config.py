@@ -46,6 +46,11 @@ def check_config(cfg: Config) -> None:
     _check_classes(cfg)
 
 
+def check_model(cfg: Config) -> None:
+    """The same of the model alone: it need not fit data that nobody reads."""
+    check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
+
+
 def _model_parts(where: str, node: Any) -> Iterator[tuple[str, Any]]:
     """The model and its parts, those within parts too."""
     if isinstance(node, list | tuple):
