@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mmhybrid.analysis.randomised import randomised
-from mmhybrid.backbones import DWSwinTransformer, TransXNet
+from mmhybrid.backbones import DepthwiseShortcutBackbone, DWSwinTransformer, TransXNet
 from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.deploy.onnx_export import (
     Difference,
@@ -72,6 +72,19 @@ BACKBONES = {
         dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32), num_heads=(1, 1, 2, 2))
     ),
     "DWSwin": lambda: DWSwinTransformer(dict(depths=(2, 1, 1, 1)), out_indices=(0, 3)),
+    "mmseg's MiT with shortcuts": lambda: DepthwiseShortcutBackbone(
+        dict(
+            type="mmseg.MixVisionTransformer",
+            embed_dims=16,
+            num_stages=1,
+            num_layers=(1,),
+            num_heads=(1,),
+            patch_sizes=(7,),
+            strides=(4,),
+            sr_ratios=(8,),
+            out_indices=(0,),
+        )
+    ),
 }
 
 
@@ -130,6 +143,15 @@ def test_differences_are_seen() -> None:
     assert _difference((1, 3, 8, 8), "labels", labels, labels.clamp(max=3)).largest == 0.25
     with pytest.raises(OnnxExportError, match="in onnxruntime"):
         _difference((1, 3, 8, 8), "logits", a, a.t())
+
+
+@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
+def test_swin_of_others_is_refused_at_once(package: str, tmp_path: Path) -> None:
+    """After minutes, torch.export says "Constraints violated (L['args'][0].size()[0])!"."""
+    swin = dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    model = DepthwiseShortcutBackbone(dict(type=f"{package}.SwinTransformer", **swin))
+    with pytest.raises(OnnxExportError, match=rf"{package}'s ShiftWindowMSA.*DWSwinTransformer"):
+        export_onnx(model, tmp_path / "model.onnx")
 
 
 def test_what_is_no_model_is_refused() -> None:

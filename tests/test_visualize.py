@@ -11,7 +11,14 @@ from torch import nn
 from mmhybrid.analysis import looking
 from mmhybrid.analysis.looking_page import draw_page, prepare_picture
 from mmhybrid.analysis.randomised import randomised
-from mmhybrid.backbones import DMFormer, DWSwinTransformer, DWVisionTransformer, TransXNet, XFormer
+from mmhybrid.backbones import (
+    DepthwiseShortcutBackbone,
+    DMFormer,
+    DWSwinTransformer,
+    DWVisionTransformer,
+    TransXNet,
+    XFormer,
+)
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 
 SMALL = dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32))
@@ -21,6 +28,15 @@ MODELS = {
     "XFormer": lambda: XFormer(dict(xf_depths=(1, 1, 1))),
     "DWViT": lambda: DWVisionTransformer(dict(depth=2)),
     "DWSwin": lambda: DWSwinTransformer(dict(depths=(1, 1, 1, 1))),
+    "mmdet's Swin with shortcuts": lambda: DepthwiseShortcutBackbone(
+        dict(
+            type="mmdet.SwinTransformer",
+            embed_dims=24,
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 2, 4, 8),
+            out_indices=(1, 3),
+        )
+    ),
 }
 
 
@@ -116,10 +132,12 @@ def test_a_page_of_every_family(name, tmp_path: Path) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="see requirements/visualize.txt")
     model = randomised(MODELS[name]()).eval()
     picture = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    assert prepare_picture(model, picture, 64)[2].abs().max() < 3  # normalised, as for training
     path = tmp_path / "page.png"
+    hooks = [len(module._forward_hooks) for module in model.modules()]  # shortcuts are some
     draw_page(model, model, picture, path, title=name, place=(0.2, 0.9), short_side=64)
     assert min(Image.open(path).size) > 400
-    assert not any(module._forward_hooks for module in model.modules())
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
 def test_pictures_are_resized_and_normalised() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.layers.cross_feature_attention import CrossCovarianceAttention, unit_length
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcut
@@ -21,7 +21,7 @@ from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAtt
 Call = tuple[nn.Module, tuple[Any, ...]]
 
 
-def calls_of(backbone: HybridBackbone, kind: type[nn.Module], x: Tensor) -> list[Call]:
+def calls_of(backbone: nn.Module, kind: type[nn.Module], x: Tensor) -> list[Call]:
     """Runs a backbone, and returns all modules of a kind with what they were called with."""
     calls: list[Call] = []
     hooks = [
@@ -44,7 +44,7 @@ def last_of_each_size(calls: list[Call]) -> list[Call]:
     return list(last.values())
 
 
-def feature_maps(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
+def feature_maps(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """Each output map as colours: its three principal components over all positions.
 
     Returns:
@@ -67,7 +67,7 @@ def _principal_colours(y: Tensor) -> np.ndarray:
     return colours.unflatten(0, y.shape[1:]).numpy()
 
 
-def effective_receptive_fields(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
+def effective_receptive_fields(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """How much each pixel moves the middle of each output map.
 
     Luo et al., https://arxiv.org/abs/1701.04128: the gradient of the sum of all channels there,
@@ -93,7 +93,7 @@ def area_of(field: np.ndarray, share: float = 0.5) -> float:
     return float((np.searchsorted(values, share * values[-1]) + 1) / values.size)
 
 
-def dynamic_kernels(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
+def dynamic_kernels(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """The kernels that TransXNet mixes for this picture, in the last block of each stage.
 
     Returns:
@@ -105,7 +105,7 @@ def dynamic_kernels(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
 
 
 def attention_of_pixel(
-    backbone: HybridBackbone, x: Tensor, row: float, column: float
+    backbone: nn.Module, x: Tensor, row: float, column: float
 ) -> list[np.ndarray]:
     """Where TransXNet's attention looks from one place, in the last block of each stage.
 
@@ -136,7 +136,7 @@ def attention_of_pixel(
     return maps
 
 
-def gates(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
+def gates(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """The factors of DMFormer's channels for this picture.
 
     Returns:
@@ -151,7 +151,7 @@ def gates(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
     return [torch.stack(blocks).numpy() for blocks in stages.values()]
 
 
-def channel_attentions(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
+def channel_attentions(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """How XFormer's channels attend to each other, in the last encoder layer of each stage.
 
     Returns:
@@ -171,7 +171,7 @@ def channel_attentions(backbone: HybridBackbone, x: Tensor) -> list[np.ndarray]:
     return maps
 
 
-def shortcut_maps(backbone: HybridBackbone, x: Tensor, count: int = 4) -> list[np.ndarray]:
+def shortcut_maps(backbone: nn.Module, x: Tensor, count: int = 4) -> list[np.ndarray]:
     """How much the depth-wise shortcuts add to each token, over the length of the token.
 
     Returns:
@@ -190,7 +190,7 @@ def shortcut_maps(backbone: HybridBackbone, x: Tensor, count: int = 4) -> list[n
 
 
 @contextmanager
-def _last_map_of(backbone: HybridBackbone) -> Iterator[nn.Module]:
+def _last_map_of(backbone: nn.Module) -> Iterator[nn.Module]:
     """A layer that the last output of a backbone goes through, for a library that wants layers."""
     layer = nn.Identity()
     hook = backbone.register_forward_hook(
@@ -214,7 +214,7 @@ class _Scores(nn.Module):
         if "logits" in outputs:
             return outputs["logits"]
         model = self.named.model
-        if isinstance(model, HybridBackbone):
+        if isinstance(model, BACKBONES):
             return list(outputs.values())[-1].mean(dim=(2, 3))
         if "prediction_0" in outputs:  # YOLO: 4 numbers of a box, whether there is one, and classes
             step = model.bbox_head.num_attrib
@@ -224,7 +224,7 @@ class _Scores(nn.Module):
         return torch.cat([y.flatten(1) for y in maps], dim=1)
 
 
-def grad_cam(model: nn.Module, backbone: HybridBackbone, x: Tensor) -> tuple[np.ndarray, int]:
+def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarray, int]:
     """Grad-CAM (https://arxiv.org/abs/1610.02391) at the last map, by the library pytorch-grad-cam.
 
     For the best class of a classifier; for the most frequent of a segmentor, over its pixels; for

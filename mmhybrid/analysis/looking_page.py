@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmhybrid.analysis import looking
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones import BACKBONES
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 KERNELS = 24  # that are shown a stage
@@ -63,12 +63,12 @@ def prepare_picture(
     std = getattr(given, "std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
     normalised = (raw - mean) / std
     shown = raw[0].permute(1, 2, 0).byte().numpy()
-    return shown, normalised, normalised if isinstance(model, HybridBackbone) else raw
+    return shown, normalised, normalised if isinstance(model, BACKBONES) else raw
 
 
 def draw_page(
     model: nn.Module,
-    backbone: HybridBackbone,
+    backbone: nn.Module,
     picture: np.ndarray,
     path: str | Path,
     *,
@@ -80,7 +80,7 @@ def draw_page(
 
     Args:
         model: a backbone, or a classifier, segmentor or detector; in evaluation mode.
-        backbone: the one inside, or itself.
+        backbone: the one of this package inside, or itself.
         picture: (H, W, 3), RGB, uint8.
         path: of the .png, .jpg or .pdf file.
         title: of the page.
@@ -125,13 +125,13 @@ def _compression(path: str | Path) -> dict[str, Any]:
     return {"quality": 85} if str(path).endswith((".jpg", ".jpeg")) else {}
 
 
-def _outputs(backbone: HybridBackbone, x: Tensor) -> tuple[Tensor, ...]:
+def _outputs(backbone: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         return backbone(x)
 
 
 def _rows(
-    backbone: HybridBackbone, x: Tensor, shown: np.ndarray, place: tuple[float, float]
+    backbone: nn.Module, x: Tensor, shown: np.ndarray, place: tuple[float, float]
 ) -> list[Row]:
     """The rows that this backbone has something for."""
 
@@ -145,8 +145,11 @@ def _rows(
     gates = looking.gates(backbone, x)
     channels = looking.channel_attentions(backbone, x)
     shortcuts = looking.shortcut_maps(backbone, x)
-    indices = zip(backbone.out_indices, backbone.feature_strides, strict=False)
-    stages = [f"stage {index + 1}, stride {stride}" for index, stride in indices]
+    # A class token is no map, though the stages may be named.
+    stages = [
+        f"stage {index + 1}, {y.shape[0]}x{y.shape[1]} places"
+        for index, y in zip(backbone.out_indices, maps, strict=False)
+    ]
     rows = [
         Row(
             "Feature maps",
@@ -208,7 +211,7 @@ def _about(model: nn.Module, cam: tuple[np.ndarray, int] | None) -> tuple[str, s
     """A title and a text beside the picture."""
     if cam is None:
         return "", "The backbone returns no map,\nso there is no Grad-CAM."
-    if isinstance(model, HybridBackbone):
+    if isinstance(model, BACKBONES):
         of = f"its strongest channel, {cam[1]}:\nwithout a head there is no class"
     elif hasattr(model, "decode_head"):
         of = f"the pixels of the most\nfrequent class, label {cam[1]}"

@@ -9,6 +9,8 @@ from mmhybrid.backbones.dw_wrapper import DepthwiseShortcutBackbone
 from mmhybrid.backbones.transxnet import TransXNet
 from mmhybrid.backbones.xformer import XFormer
 
+BACKBONES = (HybridBackbone, DepthwiseShortcutBackbone)  # for isinstance: one of this package
+
 __all__ = [
     "DMFormer",
     "DWCaiT",

@@ -104,6 +104,11 @@ class DepthwiseShortcutBackbone(BaseModule):
         if isinstance(patch_embed := getattr(self.backbone, "patch_embed", None), nn.Module):
             patch_embed.register_forward_hook(self._grid.keep)
 
+    @property
+    def out_indices(self) -> tuple[int, ...]:
+        """Those of the wrapped backbone: one for each map that it returns."""
+        return tuple(self.backbone.out_indices)
+
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         """That of the wrapped backbone."""
         return self.backbone(*inputs, **named_inputs)
@@ -118,7 +123,19 @@ class DepthwiseShortcutBackbone(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """That of the wrapped backbone, if it has one; a shortcut is as deep as its last block."""
+        """That of the wrapped backbone; a shortcut is as deep as its last block.
+
+        Raises:
+            ValueError: the wrapped backbone has no such method.
+        """
+        if not hasattr(self.backbone, "get_layer_depth"):
+            wrapped = type(self.backbone)
+            raise ValueError(
+                "layer-wise decay asks the backbone for the depth of each parameter, and "
+                f"{wrapped.__module__.partition('.')[0]}.{wrapped.__name__}, inside of "
+                f"{type(self).__name__}, has no get_layer_depth(param_name, prefix): wrap one "
+                "that has it, such as mmpretrain.SwinTransformer, or train without the decay"
+            )
         kind, _, rest = param_name.removeprefix(prefix).partition(".")
         inner = f"{prefix}backbone."
         if kind == "shortcuts":

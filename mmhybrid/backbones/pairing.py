@@ -20,7 +20,8 @@ def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict
         model = __import__("mmhybrid").with_backbone(_base_.model, _base_.backbone)
 
     A neck with ``in_channels`` says by their number how many of the last stages it takes; those
-    below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it. The
+    below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it, and
+    without that a head takes the last map, or as many of the last as it has ``in_channels``. The
     backbone returns those stages, unless it has ``out_indices`` of its own.
 
     Args:
@@ -29,8 +30,8 @@ def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict
 
     Returns:
         Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
-        ``auxiliary_head``; and ``pretrained=None`` where the model has it, which would overrule
-        the backbone's own ``init_cfg``.
+        ``auxiliary_head``, whole heads where these are lists; and ``pretrained=None`` where the
+        model has it, which would overrule the backbone's own ``init_cfg``.
 
     Raises:
         ValueError: nothing in the model says what it takes, or it takes more maps than there are.
@@ -67,8 +68,11 @@ def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict
             changes["neck"]["start_level"] = 0
         return changes
     for name in ("decode_head", "auxiliary_head"):
-        if model.get(name) is not None:
-            changes[name] = dict(in_channels=_chosen(channels, model[name]["in_index"]))
+        head = model.get(name)
+        if isinstance(head, list | tuple):  # MMEngine replaces a list, and merges no heads in it
+            changes[name] = [dict(one, in_channels=_in_channels(one, channels)) for one in head]
+        elif head is not None:
+            changes[name] = dict(in_channels=_in_channels(head, channels))
     return changes
 
 
@@ -98,5 +102,16 @@ def _with_out_indices(backbone: Mapping[str, Any], out_indices: tuple[int, ...])
     return backbone
 
 
-def _chosen(channels: Sequence[int], index: int | Sequence[int]) -> int | list[int]:
-    return channels[index] if isinstance(index, int) else [channels[i] for i in index]
+def _in_channels(head: Mapping[str, Any], channels: Sequence[int]) -> int | list[int]:
+    """Channels of those maps that a head of mmseg takes, out of the channels of all."""
+    index = head.get("in_index")
+    if index is None:
+        now = head.get("in_channels", 1)
+        index = -1 if isinstance(now, int) else range(-len(now), 0)
+    try:
+        return channels[index] if isinstance(index, int) else [channels[i] for i in index]
+    except IndexError as error:
+        raise ValueError(
+            f"the {head.get('type')} takes more maps than the backbone gives, which are "
+            f"{len(channels)}: change the backbone's out_indices"
+        ) from error

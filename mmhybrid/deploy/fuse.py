@@ -8,9 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones import BACKBONES
 from mmhybrid.backbones.dmformer import DMFormerBlock
-from mmhybrid.backbones.dw_wrapper import DepthwiseShortcutBackbone
 from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
 from mmhybrid.deploy.folding import activate_in_place, fold_norms
 from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
@@ -21,7 +20,6 @@ from mmhybrid.layers.inverted_residual import InvertedResidual
 
 Model = TypeVar("Model", bound=nn.Module)
 
-BACKBONES = (HybridBackbone, DepthwiseShortcutBackbone)
 FUSED_BLOCKS = {
     TransXNetBlock: FusedTransXNetBlock,
     DMFormerBlock: FusedDMFormerBlock,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
@@ -74,7 +74,8 @@ def export_onnx(
             instead of into it.
 
     Raises:
-        OnnxExportError: the exporter refuses.
+        OnnxExportError: the exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
+            of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone`.
 
     Example:
         >>> from mmhybrid.backbones import TransXNet
@@ -82,6 +83,7 @@ def export_onnx(
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
     path = Path(path)
+    _refuse_what_fixes_the_batch(model)
     exportable = NamedOutputs(model, boxes)
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
@@ -112,6 +114,19 @@ def export_onnx(
         onnx_ir.save_safetensors(onnx_program.model, path)
     else:
         onnx_program.save(path)
+
+
+def _refuse_what_fixes_the_batch(model: nn.Module) -> None:
+    """Raises OnnxExportError for what PyTorch would refuse minutes later, with other words."""
+    for module in model.modules():
+        kind = type(module)
+        # By name: mmdet, mmseg and mmpretrain have one each, and none need be there.
+        if kind.__name__ == "ShiftWindowMSA":
+            raise OnnxExportError(
+                f"{type(model).__name__} cannot be exported: {kind.__module__.partition('.')[0]}'s "
+                "ShiftWindowMSA in it works out the batch size in a way that torch.export takes "
+                "for a constant. A Swin that can be exported is mmhybrid's DWSwinTransformer"
+            )
 
 
 def compare(
@@ -152,7 +167,7 @@ def random_pictures(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
         model: what is to see it.
         shape: (B, C, H, W).
     """
-    return torch.randn(shape) if isinstance(model, HybridBackbone) else torch.rand(shape) * 255
+    return torch.randn(shape) if isinstance(model, BACKBONES) else torch.rand(shape) * 255
 
 
 def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:

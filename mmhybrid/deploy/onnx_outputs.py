@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.onnx_boxes import boxes_of
 
 
@@ -49,7 +49,7 @@ class NamedOutputs(nn.Module):
             raise ValueError(f"{type(model).__name__} is no one-stage detector, and gives no boxes")
         if boxes:
             self.outputs_of = _boxes
-        elif isinstance(model, HybridBackbone):
+        elif isinstance(model, BACKBONES):
             self.outputs_of = _stages
         elif found and hasattr(model, "data_preprocessor"):
             self.outputs_of = kinds[found[0]]
@@ -70,7 +70,7 @@ def normalised(model: nn.Module, image: Tensor) -> Tensor:
     return (image - given.mean) / given.std if hasattr(given, "mean") else image
 
 
-def _stages(backbone: HybridBackbone, x: Tensor) -> dict[str, Tensor]:
+def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
     maps = zip(backbone.out_indices, backbone(x), strict=True)
     return {f"stage_{stage}": y for stage, y in maps}
 
