@@ -10,15 +10,16 @@ import torch
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, ExponentialMovingAverage
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
 from mmhybrid import load_checkpoint
-from mmhybrid.backbones import TransXNet
+from mmhybrid.backbones import DWSwinTransformer, TransXNet
 from mmhybrid.checkpoints import CheckpointError
-from mmhybrid.checkpoints.families import describe, recognise
+from mmhybrid.checkpoints.families import describe, recognise, rename
 
 ARCH = dict(
     depths=(1, 1, 1, 1),
@@ -310,6 +311,44 @@ def test_families_of_the_reference_files(shared):
     assert describe([k for k, *_ in keys["keys_cls"]]) == "a classifier built on TransXNet"
 
 
+# Each registered backbone of ours, and what a message calls it.
+OURS = {
+    "DMFormer": "DMFormer",
+    "DWCaiT": "DW-CaiT (mmhybrid's names)",
+    "DWSwinTransformer": "DW-Swin (mmhybrid's names)",
+    "DWVisionTransformer": "DW-ViT (mmhybrid's names)",
+    "DepthwiseShortcutBackbone": "DepthwiseShortcutBackbone",
+    "TransXNet": "TransXNet",
+    "XFormer": "XFormer",
+}
+
+
+def test_describe_names_every_family_of_ours():
+    pytest.importorskip("mmdet")
+    registered = {name: c for name, c in MODELS.module_dict.items() if _is_ours(c)}
+    assert set(OURS) == set(registered)
+    swin = dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    inner = dict(backbone=dict(type="mmdet.SwinTransformer", **swin))
+    for name, kind in registered.items():
+        keys = kind(**inner if name == "DepthwiseShortcutBackbone" else {}).state_dict()
+        assert describe(keys) == f"the weights of {OURS[name]}"
+        whole = [f"backbone.{key}" for key in keys] + ["rpn_head.weight"]
+        assert describe(whole) == f"a detector built on {OURS[name]}"
+
+
+def _is_ours(kind):
+    return kind.__module__.startswith("mmhybrid.backbones.")
+
+
+@pytest.mark.parametrize("kernel_sizes", [(3,), ()])
+def test_a_classifier_of_ours_on_swin_keeps_the_names_of_its_head(kernel_sizes):
+    settings = dict(out_indices=(3,), dw_kernel_sizes=kernel_sizes)
+    with torch.device("meta"):
+        keys = DWSwinTransformer(dict(depths=(1, 1, 1, 1)), **settings).state_dict()
+    keys = [f"backbone.{key}" for key in keys] + ["head.fc.weight", "head.fc.bias"]
+    assert rename(keys, keys) == {key: key for key in keys}
+
+
 @pytest.mark.parametrize("content", [3, {"epoch": 1}, {"state_dict": {}}, [torch.ones(1)]])
 def test_a_file_without_weights_is_an_error(content, tmp_path):
     with pytest.raises(CheckpointError, match=r"weights\.pth holds no weights"):
@@ -369,6 +408,53 @@ def test_load_from_and_inferencers(tmp_path):
     path = saved({"state_dict": {"layer1.0.conv1.weight": torch.ones(1)}}, tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         mmengine_load_checkpoint(model, path)
+
+
+@pytest.fixture(scope="module")
+def semi_supervised():
+    """mmdet's student and teacher, and the config of the detector that each of them is."""
+    pytest.importorskip("mmdet")
+    channels = 16
+    head = dict(type="mmdet.RetinaHead", num_classes=2, stacked_convs=1)
+    detector = dict(
+        type="mmdet.RetinaNet",
+        backbone=dict(type="TransXNet", arch=ARCH, image_size=64),
+        neck=dict(
+            type="mmdet.FPN", in_channels=[16, 16, 32, 32], out_channels=channels, num_outs=5
+        ),
+        bbox_head=dict(head, in_channels=channels, feat_channels=channels),
+    )
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        semi = dict(type="mmdet.SemiBaseDetector", detector=detector, semi_train_cfg=dict())
+        return MODELS.build(semi), MODELS.build(detector)
+
+
+def test_load_from_fills_student_and_teacher(semi_supervised, tmp_path):
+    """Each with the whole detector that the file holds; the file of a backbone fills both too."""
+    model, detector = semi_supervised
+    weights = {key: torch.full_like(value, 7) for key, value in detector.state_dict().items()}
+    mmengine_load_checkpoint(model, saved({"state_dict": weights}, tmp_path))
+    for part in (model.student, model.teacher):
+        assert all((value == 7).all() for value in part.state_dict().values())
+
+    weights = {key: value + 1 for key, value in authors_weights().items()}
+    report = load_checkpoint(model, saved({"model": weights}, tmp_path))
+    assert holds(model, weights, "student.backbone.")
+    assert holds(model, weights, "teacher.backbone.")
+    assert report.left_over == [key for key in weights if key.startswith("classifier.")]
+    assert (model.student.neck.lateral_convs[0].conv.weight == 7).all()
+
+
+def test_a_file_of_student_and_teacher_keeps_them_apart(semi_supervised, tmp_path):
+    model, _ = semi_supervised
+    weights = {
+        key: torch.full_like(value, key.startswith("teacher."))
+        for key, value in model.state_dict().items()
+    }
+    path = saved({"state_dict": {**weights, "extra": torch.ones(1)}}, tmp_path)
+    report = load_checkpoint(model, path)
+    assert (report.missing, report.left_over, report.renamed) == ([], ["extra"], {})
+    assert holds(model, weights)
 
 
 def test_load_from_starts_averages_too(tmp_path):

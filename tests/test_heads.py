@@ -144,6 +144,30 @@ def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
     neck = dict(in_channels=[1, 2, 3])
     with pytest.raises(ValueError, match="takes 3 maps, the backbone gives 1"):
         mmhybrid.with_backbone(dict(neck=neck), dict(type="XFormer", out_indices=(3,)))
+    head = dict(type="SegformerHead", in_channels=[1, 2], in_index=[0, 1])
+    with pytest.raises(ValueError, match="SegformerHead takes more maps than the backbone gives"):
+        mmhybrid.with_backbone(dict(decode_head=head), dict(type="XFormer", out_indices=(3,)))
+
+
+def test_a_list_of_heads_is_fitted_head_by_head() -> None:
+    """MMEngine replaces a list as a whole, so that each head comes back with all that it had."""
+    model = Config.fromstring("_base_ = 'mmseg::_base_/models/ocrnet_r50-d8.py'", ".py").model
+    changes = mmhybrid.with_backbone(model, dict(type="XFormer"))
+    cfg = Config(dict(model=model.to_dict()))
+    cfg.merge_from_dict(dict(model=changes))
+    assert [head.in_channels for head in cfg.model.decode_head] == [128, 160]
+    assert [head.type for head in cfg.model.decode_head] == ["FCNHead", "OCRHead"]
+    assert [head.in_channels for head in model.decode_head] == [1024, 2048]
+
+
+def test_a_head_without_in_index_takes_what_mmseg_gives_it() -> None:
+    heads = dict(
+        decode_head=dict(type="Mask2FormerHead", in_channels=[512, 1024, 2048]),
+        auxiliary_head=[dict(in_channels=7), dict(in_channels=7, in_index=-2)],
+    )
+    changes = mmhybrid.with_backbone(heads, dict(type="XFormer"))
+    assert changes["decode_head"] == dict(in_channels=[96, 128, 160])
+    assert [head["in_channels"] for head in changes["auxiliary_head"]] == [160, 128]
 
 
 @pytest.mark.parametrize("attention", ["cross_covariance", "context_score"])

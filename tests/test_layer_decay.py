@@ -257,6 +257,13 @@ def test_a_backbone_that_knows_no_depths_is_told() -> None:
         groups(with_head(nn.Conv2d(3, 8, 3)))
 
 
+def test_shortcuts_around_a_backbone_that_knows_no_depths_are_told() -> None:
+    swin = dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    inner = dict(type="mmdet.SwinTransformer", **swin)
+    with pytest.raises(ValueError, match=r"mmdet\.SwinTransformer.* has no get_layer_depth.* wrap"):
+        groups(with_head(backbones.DepthwiseShortcutBackbone(inner)))
+
+
 def test_no_openmmlab_package_has_this_name() -> None:
     """Another class of the same name would win, or refuse ours, without a word."""
     import mmdet.engine

@@ -59,7 +59,8 @@ def _vit_pytorch_blocks(before: str, after: str) -> Renames:
 
 
 VIT_PYTORCH_HEAD = ((r"^mlp_head\.0\.", "backbone.norm."), (r"^mlp_head\.1\.", "head.fc."))
-SWIN_HEAD = ((r"^norm\.", "backbone.norm3."), (r"^head\.", "head.fc."))
+SWIN_HEAD = ((r"^norm\.", "backbone.norm3."), (r"^head\.(?=weight|bias)", "head.fc."))
+SHORTCUTS = r"shortcuts\.\d+\.convs\."  # as ours are named
 FAMILIES = (
     Family(
         "TransXNet",
@@ -98,6 +99,17 @@ FAMILIES = (
         backbone=_shortcuts(r"(layers\.\d+\.)"),
         classifier=SWIN_HEAD,
     ),
+    # Ours under our own names; TransXNet's are the authors'.
+    Family("DMFormer", (r"stages\.\d+\.\d+\.attention\.branches\.\d",)),
+    Family("XFormer", (r"stages\.\d+\.\d+\.fusion\.",)),
+    Family("DW-Swin (mmhybrid's names)", (rf"layers\.\d+\.{SHORTCUTS}",)),
+    Family(
+        "DW-CaiT (mmhybrid's names)",
+        (SHORTCUTS, r"(cls_blocks\.\d|blocks\.\d+\.(scale1|attn\.mix_heads))"),
+    ),
+    Family("DW-ViT (mmhybrid's names)", (SHORTCUTS, r"cls_token")),
+    Family("DW-ViT or DW-CaiT (mmhybrid's names)", (SHORTCUTS,)),
+    Family("DepthwiseShortcutBackbone", (r"shortcuts\.\d+\.\d+\.convs\.",)),
     # What users load by mistake. More special ones come first.
     Family("Swin (mmdet's names)", (r"stages\.\d+\.blocks\.\d+\.attn\.w_msa\.",)),
     Family(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -186,8 +187,7 @@ def load_tensors(
     full_names = {without_wrappers(key): key for key in model.state_dict()}
     report = LoadReport(source, entry)
     names = _match_names(weights, target, model)
-    ours = {new: weights[old] for old, new in names.items()}
-    old_names = {new: old for old, new in names.items()}
+    ours = {new: weights[old] for new, old in names.items()}
 
     fitted = dict(ours)
     for prefix, backbone in backbones_of(model).items():
@@ -205,10 +205,11 @@ def load_tensors(
         report.loaded.append(key)
         if key in ours and tensor.shape != ours[key].shape:
             report.adapted.append(key)
-        if old_names.get(key, key) != key:
-            report.renamed[key] = old_names[key]
+        if names.get(key, key) != key:
+            report.renamed[key] = names[key]
     # What a backbone's adapt_state_dict takes out is used up, not left over.
-    report.left_over = [o for o, new in names.items() if new not in target and new in fitted]
+    used = {old for new, old in names.items() if new in target or new not in fitted}
+    report.left_over = [old for old in weights if old not in used]
     _check(report, model, target, weights, min_coverage)
     if strict and (report.missing or report.left_over or report.mismatched):
         raise CheckpointError(f"the checkpoint does not match exactly: {report}")
@@ -315,26 +316,52 @@ def _entry(
 def _match_names(
     weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.Module
 ) -> dict[str, str]:
-    """Maps names in the file to names in the model: those that match most tensors."""
+    """Maps names in the model to names in the file.
+
+    Each backbone is matched by itself: mmdet's semi-supervised detectors hold two, and a file of
+    one detector fills both.
+    """
     renamed = rename(weights, target)
-    best = renamed
+    names = {}
+    for prefix in _pretrained_parts(model) or [""]:
+        # Outside in: '', 'student.', 'student.backbone.'
+        places = ["", *accumulate(f"{part}." for part in prefix.split(".")[:-1])]
+        names.update(_best_match(renamed, weights, target, places))
+    return names
+
+
+def _best_match(
+    renamed: dict[str, str],
+    weights: dict[str, Tensor],
+    target: dict[str, Tensor],
+    places: Sequence[str],
+) -> dict[str, str]:
+    """Of the ways to put what is in the file in one of these places, that which fits most tensors.
+
+    Args:
+        renamed: our names by those in the file.
+        places: prefixes in the model.
+
+    Returns:
+        Names in the file by those in the model.
+    """
+    best = {new: old for old, new in renamed.items()}
     best_count = -1
-    for strip in SOURCE_PREFIXES:
-        for add in {"": None, **backbones_of(model), **_pretrained_parts(model)}:
-            names = {
-                old: add + new.removeprefix(strip)
-                if new not in target and new.startswith(strip)
-                else new
-                for old, new in renamed.items()
-            }
-            if len(set(names.values())) < len(names):
-                continue  # two tensors for one name
-            count = sum(
-                new in target and _fit(weights[old], target[new]).shape == target[new].shape
-                for old, new in names.items()
-            )
-            if count > best_count:
-                best, best_count = names, count
+    for strip, add in product(SOURCE_PREFIXES, places):
+        names = {
+            add + new.removeprefix(strip)
+            if new not in target and new.startswith(strip)
+            else new: old
+            for old, new in renamed.items()
+        }
+        if len(names) < len(renamed):
+            continue  # two tensors for one name
+        count = sum(
+            new in target and _fit(weights[old], target[new]).shape == target[new].shape
+            for new, old in names.items()
+        )
+        if count > best_count:
+            best, best_count = names, count
     return best
 
 

@@ -117,7 +117,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
         the depth of all others.
 
     Raises:
-        ValueError: no part has the method.
+        ValueError: no part has the method, or one wraps a backbone that has not.
 
     Example:
         >>> from torch import nn
