@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import activation, batchnorm, conv, instancenorm, pooling
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
 
 from mmhybrid.layers.layer_scale import LayerScale
 
 PROPOSALS = 1000  # boxes that the second stage of a detector is counted with
 MASKS = 100  # of which get a mask
+# PyTorch 2.7 knows what attention costs on a GPU, but not in its kernel for CPUs.
+flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop)
 
 
 @dataclass
