@@ -172,7 +172,7 @@ def resize_positions(table: Tensor, size: tuple[int, int], num_class_tokens: int
     Returns:
         (1, num_class_tokens + h * w, C).
     """
-    side = math.isqrt(table.shape[1] - num_class_tokens)
+    side = round((table.shape[1] - num_class_tokens) ** 0.5)  # PyTorch 2.7 compiles no math.isqrt
     # No question whether the size fits already: an exported graph serves all sizes.
     grid = table[:, num_class_tokens:].transpose(1, 2).unflatten(2, (side, side))
     grid = F.interpolate(grid, size=size, mode="bicubic").flatten(2).transpose(1, 2)
