@@ -44,7 +44,8 @@ def place(config: str, clone: Path) -> Path:
 
 
 def run(command: str, clone: Path) -> tuple[str, int]:
-    """Run a command, showing what it prints; returns its last line and its exit code."""
+    """Run a command, showing what it prints; returns its last line, or that of its error, and its
+    exit code."""
     print(f"\n$ {command}", flush=True)
     process = subprocess.Popen(
         command, shell=True, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -52,7 +53,8 @@ def run(command: str, clone: Path) -> tuple[str, int]:
     last = ""
     for line in process.stdout:
         print(line, end="", flush=True)
-        last = line.strip() or last
+        if not last.startswith("error:"):
+            last = line.strip() or last
     return last, process.wait()
 
 
