@@ -146,18 +146,12 @@ runner.train()
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_to_the_whole_process_group_saves(number, root, tmp_path) -> None:
     command = [sys.executable, "-c", GROUP, str(root / "tests"), str(tmp_path), number.name[3:]]
-    env = os.environ | {"PYTHONPATH": str(root), "PYTHONFAULTHANDLER": "1"}
+    options = dict(capture_output=True, text=True, start_new_session=True, timeout=120)
+    options["env"] = os.environ | {"PYTHONPATH": str(root)}
     for again in (True, True, False):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                env=env,
-                start_new_session=True,
-                timeout=120,
-            )
+            done = subprocess.run(command, **options)
             break
         except subprocess.TimeoutExpired as error:
             # It hung once in twenty times on a busy machine; why is not known.
