@@ -65,7 +65,10 @@ class SignalHook(Hook):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # Nothing but this: a handler may run between any two instructions of the main thread.
         if self.received:
-            _leave_if_again(number, self.received_at)
+            # torchrun hands on what the terminal or Slurm sent to all: that is no second one.
+            if time.monotonic() - self.received_at >= SAME_SIGNAL:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         self.received, self.received_at = number, time.monotonic()
         os.write(
@@ -132,25 +135,15 @@ class SignalHook(Hook):
 
 
 def _start_worker(start: Callable[[int], None] | None, index: int) -> None:
-    """Have a worker of a data loader live through the first signal, then do what else it should."""
-    received_at: float | None = None
-
-    def stay(number: int, frame: FrameType | None) -> None:
-        nonlocal received_at
-        if received_at is not None:
-            _leave_if_again(number, received_at)
-            return
-        received_at = time.monotonic()
-
-    for one in SIGNALS:
-        signal.signal(one, stay)
+    """Have a worker of a data loader be ended by its parent alone, then do what else it should."""
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
     if start is not None:
         start(index)
 
 
-def _leave_if_again(number: int, first_at: float) -> None:
-    """End the process at a second signal."""
-    # torchrun hands on what the terminal or Slurm sent to all: that is no second one.
-    if time.monotonic() - first_at >= SAME_SIGNAL:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+def _end_when_the_parent_says() -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)  # as PyTorch's own handler does
