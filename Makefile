@@ -30,7 +30,7 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 
 bench: $(READY)
-	$(RUN) tools/bench.py
+	$(RUN) benchmarks/bench.py
 
 torture: $(READY)
 	$(RUN) tests/torture.py --runs $(or $(RUNS),20)

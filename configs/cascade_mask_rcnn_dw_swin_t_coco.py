@@ -14,7 +14,7 @@ model = dict(
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 
-# 4 GPUs x 2 pictures = 8
+# 4 GPUs x 2 images = 8
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     # The weight decay is not published; 0.05 is that of Swin's own recipe, as are its exceptions.

@@ -12,7 +12,7 @@ model = dict(
     ),
     head=dict(in_channels=512),
 )
-# 8 GPUs x 128 pictures = 1024; lr 1e-3, 5 epochs of warm-up from 1e-6, a cosine down to 1e-6
+# 8 GPUs x 128 images = 1024; lr 1e-3, 5 epochs of warm-up from 1e-6, a cosine down to 1e-6
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, end=5, by_epoch=True, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", T_max=295, eta_min=1e-6, begin=5, end=300, by_epoch=True),

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(type="DWSwinTransformer", arch="tiny", out_indices=(3,), drop_path_rate=0.2),
     head=dict(in_channels=768, init_cfg=None),
 )
-# 8 GPUs x 128 pictures = 1024; lr 1e-3, 20 epochs of warm-up
+# 8 GPUs x 128 images = 1024; lr 1e-3, 20 epochs of warm-up
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))),
     clip_grad=dict(max_norm=5.0),

@@ -1,10 +1,10 @@
-# CIFAR-10 at its own 32 pixels in patches of 4, from folders of pictures (train/CLASS/*.jpg and
+# CIFAR-10 at its own 32 pixels in patches of 4, from folders of images (train/CLASS/*.jpg and
 # test/CLASS/*.jpg): the published recipe scaled to minutes on a CPU. For the plain host beside it:
 #   --cfg-options "model.backbone.dw_kernel_sizes=()"
 _base_ = "./dw_vit_t_cifar10.py"
 
 # A third of the augmentation, through which so short a run could not learn. Published: mix every
-# batch, magnitude 9, erase a part of every fourth picture.
+# batch, magnitude 9, erase a part of every fourth image.
 model = dict(
     backbone=dict(patch_size=4, image_size=32),
     train_cfg=dict(probs=[1 / 6, 1 / 6]),
@@ -19,7 +19,7 @@ augment.hparams.pad_val = erase.fill_color = _base_.pad_value[::-1]
 erase.update(erase_prob=0.25 / 3, fill_std=_base_.data_preprocessor.std[::-1])
 train_pipeline, test_pipeline = [load, crop, flip, augment, erase, pack], [load, pack]
 
-folder = dict(_delete_=True, type="CustomDataset", data_root="data/cifar10_pictures")
+folder = dict(_delete_=True, type="CustomDataset", data_root="data/cifar10_images")
 train_set = dict(data_prefix="train", pipeline=train_pipeline, **folder)
 test_set = dict(data_prefix="test", pipeline=test_pipeline, **folder)
 train_dataloader = dict(batch_size=32, dataset=train_set, sampler=dict(type="InfiniteSampler"))

@@ -13,5 +13,5 @@ optim_wrapper = dict(
     optimizer=dict(lr=5e-5, weight_decay=0.05),
     paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))),
 )
-# 4 GPUs x 2 pictures = 8
+# 4 GPUs x 2 images = 8
 auto_scale_lr = dict(base_batch_size=8)

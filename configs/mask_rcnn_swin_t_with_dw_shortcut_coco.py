@@ -5,4 +5,4 @@ _base_ = [
     "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
     "./_base_/backbones/swin_t_with_dw_shortcut.py",
 ]
-model = __import__("mmhybrid").with_backbone(_base_.model, _base_.backbone)
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

@@ -18,4 +18,4 @@ model = dict(
 
 train_dataloader = dict(num_workers=4)
 default_hooks = dict(checkpoint=dict(save_best="auto"))
-quick = dict(iterations=300, train_pictures=160)  # --quick: one stage learns in smaller steps
+quick = dict(iterations=300, train_images=160)  # --quick: one stage learns in smaller steps

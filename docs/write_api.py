@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "api.md"
 MODULES = (
     "mmhybrid",
     "mmhybrid.backbones",
-    "mmhybrid.checkpoints",
+    "mmhybrid.weights",
     "mmhybrid.deploy",
     "mmhybrid.engine",
     "mmhybrid.analysis",

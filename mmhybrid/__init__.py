@@ -1,13 +1,16 @@
 """mmhybrid: hybrid CNN-Transformer backbones for OpenMMLab."""
 
-from mmhybrid import runtime
+from mmhybrid import compat as runtime
 
 runtime.apply()
 
 from mmhybrid import backbones  # noqa: E402
-from mmhybrid.backbones.pairing import with_backbone  # noqa: E402
-from mmhybrid.checkpoints import load_checkpoint  # noqa: E402
+from mmhybrid.backbones.pairing import replace_backbone  # noqa: E402
+from mmhybrid.deprecation import renamed  # noqa: E402
 from mmhybrid.registry import MODELS  # noqa: E402
 from mmhybrid.version import __version__  # noqa: E402
 
-__all__ = ["MODELS", "__version__", "backbones", "load_checkpoint", "with_backbone"]
+__getattr__ = renamed(__name__, {"with_backbone": "mmhybrid.replace_backbone"})
+from mmhybrid.weights import load_checkpoint  # noqa: E402
+
+__all__ = ["MODELS", "__version__", "backbones", "load_checkpoint", "replace_backbone"]

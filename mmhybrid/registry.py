@@ -18,7 +18,7 @@ MODELS = Registry(
     "model",
     parent=ROOT_MODELS,
     scope="mmhybrid",
-    locations=["mmhybrid.backbones", "mmhybrid.engine.gloo_sync_batch_norm"],
+    locations=["mmhybrid.backbones", "mmhybrid.layers.gloo_sync_batch_norm"],
 )
 HOOKS = Registry(
     "hook",
@@ -26,32 +26,35 @@ HOOKS = Registry(
     scope="mmhybrid",
     locations=[
         "mmhybrid.deploy.fuse_hook",
-        "mmhybrid.engine.compile_hook",
-        "mmhybrid.engine.durable_checkpoint_hook",
-        "mmhybrid.engine.non_finite_hook",
-        "mmhybrid.engine.sample_loading",
-        "mmhybrid.engine.signal_hook",
+        "mmhybrid.engine.hooks.compile_hook",
+        "mmhybrid.engine.hooks.durable_checkpoint_hook",
+        "mmhybrid.engine.hooks.non_finite_hook",
+        "mmhybrid.datasets.sample_loading",
+        "mmhybrid.engine.hooks.signal_hook",
     ],
 )
 LOOPS = Registry(
-    "loop", parent=ROOT_LOOPS, scope="mmhybrid", locations=["mmhybrid.engine.resumable_loops"]
+    "loop",
+    parent=ROOT_LOOPS,
+    scope="mmhybrid",
+    locations=["mmhybrid.engine.runner.resumable_loops"],
 )
 DATA_SAMPLERS = Registry(
     "data sampler",
     parent=ROOT_DATA_SAMPLERS,
     scope="mmhybrid",
-    locations=["mmhybrid.engine.resumable_sampling"],
+    locations=["mmhybrid.datasets.resumable_sampling"],
 )
 
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope="mmhybrid",
-    locations=["mmhybrid.engine.layer_decay"],
+    locations=["mmhybrid.engine.optimizers.layer_decay"],
 )
 
 DATASETS = Registry(
-    "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.engine.tiny_imagenet"]
+    "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.datasets.tiny_imagenet"]
 )
 
 __all__ = [

@@ -33,7 +33,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference values and sample pictures; not part of the project."""
+    """The folder with reference values and sample images; not part of the project."""
     folder = Path(os.environ.get("MMHYBRID_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no reference data: {folder} does not exist (set MMHYBRID_SHARED)")
@@ -52,7 +52,7 @@ def _no_default_scope() -> None:
 
 
 @DATASETS.register_module()
-class ToyPictures(BaseDataset):
+class ToyImages(BaseDataset):
     """Noise of three levels, flipped at random by each of the three random generators."""
 
     METAINFO: ClassVar[dict[str, Any]] = {"classes": ("dark", "grey", "bright")}
@@ -69,13 +69,13 @@ class ToyPictures(BaseDataset):
         if record.get("unreadable"):
             raise OSError(f"cannot identify image file {record['img_path']}")
         noise = np.random.default_rng(index).normal(record["gt_label"], 1, (3, 8, 8))
-        picture = torch.tensor(noise, dtype=torch.float32) * record.get("factor", 1.0)
+        image = torch.tensor(noise, dtype=torch.float32) * record.get("factor", 1.0)
         if self.test_mode:
-            return dict(inputs=picture, data_samples=BaseDataElement(metainfo=record))
-        picture = picture.flip(2) if random.random() < 0.5 else picture
-        picture = picture.flip(1) if np.random.rand() < 0.5 else picture  # noqa: NPY002
+            return dict(inputs=image, data_samples=BaseDataElement(metainfo=record))
+        image = image.flip(2) if random.random() < 0.5 else image
+        image = image.flip(1) if np.random.rand() < 0.5 else image  # noqa: NPY002
         return dict(
-            inputs=picture + 0.1 * torch.randn(3, 8, 8),
+            inputs=image + 0.1 * torch.randn(3, 8, 8),
             data_samples=BaseDataElement(metainfo=record),
         )
 
@@ -120,14 +120,14 @@ def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 def make_toy_config(folder: Path) -> Config:
     """The config of a run of a few milliseconds a step, with all that must survive a crash.
 
-    Pictures of noise with random flips, dropout, batch normalisation, AdamW, a schedule and
+    Images of noise with random flips, dropout, batch normalisation, AdamW, a schedule and
     averaged weights: 4 epochs of 6 batches of 4.
     """
-    pictures = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
+    images = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
     loader = dict(
         batch_size=4,
         num_workers=0,
-        dataset=dict(type="ToyPictures", data_list=pictures),
+        dataset=dict(type="ToyImages", data_list=images),
         sampler=dict(type="DefaultSampler", shuffle=True),
         collate_fn=dict(type="default_collate"),
     )

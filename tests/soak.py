@@ -24,7 +24,7 @@ model = dict(
     head=dict(in_channels=96),
 )
 custom_hooks = [dict(type="EMAHook", momentum=0.001)]
-quick = dict(iterations=10_000_000, batch_size=16, train_pictures=480, val_pictures=32, size=64)
+quick = dict(iterations=10_000_000, batch_size=16, train_images=480, val_images=32, size=64)
 """
 OPTIONS = ["default_hooks.checkpoint.interval=4", "train_cfg.val_interval=4"]
 

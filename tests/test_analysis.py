@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from mmhybrid.analysis import transxnet_speed as speed
-from mmhybrid.analysis.fused_speed import fused_speed
+from benchmarks import transxnet_speed as speed
+from benchmarks.fused_speed import fused_speed
 from mmhybrid.analysis.timing import peak_memory, ratio, synchronise, time_interleaved
 
 SMALL = (64, 96)

@@ -12,21 +12,6 @@ import mmhybrid
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.backbones.base import resolve_arch
 
-# Small versions, so that the contract is checked in seconds: constructor arguments by class name.
-SMALL = {
-    "DMFormer": dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))),
-    "DWCaiT": dict(arch=dict(embed_dims=48, depth=4), patch_size=16),
-    "DWSwinTransformer": dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2))),
-    "DWVisionTransformer": dict(arch=dict(embed_dims=48, depth=4), patch_size=16),
-    "TransXNet": dict(
-        arch=dict(
-            depths=(2, 1, 1, 1),
-            embed_dims=(16, 32, 48, 64),
-            num_heads=(1, 2, 3, 4),
-            mlp_ratios=(2, 2, 2, 2),
-        )
-    ),
-}
 BACKBONES = sorted(
     (
         c
@@ -39,7 +24,7 @@ every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda c: c.
 
 
 def build(backbone: type[HybridBackbone], **options) -> HybridBackbone:
-    return backbone(**{**SMALL.get(backbone.__name__, {}), **options})
+    return backbone(**{**backbone.test_options, **options})
 
 
 def total(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -179,7 +164,7 @@ def test_bad_arguments_are_told(backbone) -> None:
 @every_backbone
 def test_built_by_name_in_both_scopes(backbone) -> None:
     name = backbone.__name__
-    cfg = SMALL.get(name, {})
+    cfg = backbone.test_options
     assert type(mmhybrid.MODELS.build(dict(type=name, **cfg))) is backbone
     assert type(MODELS.build(dict(type=f"mmhybrid.{name}", **cfg))) is backbone
 

@@ -11,8 +11,8 @@ import torch
 from mmhybrid.analysis import benchmark as module
 from mmhybrid.analysis.benchmark import Settings, benchmark
 from mmhybrid.analysis.benchmark_report import table
-from mmhybrid.analysis.models import make_model
-from mmhybrid.analysis.results import read_results
+from mmhybrid.apis.models import make_model
+from mmhybrid.engine.runner.results import read_results
 
 TINY = "XFormer"
 PEER = "mmdet.MobileNetV2(out_indices=(2, 4))"
@@ -94,7 +94,7 @@ def test_a_limit_of_time_leaves_three_rounds() -> None:
 
 def test_autocast_and_channels_last_reach_the_model() -> None:
     settings = Settings(precision="bfloat16", channels_last=True)
-    x = settings.pictures((32, 32))
+    x = settings.images((32, 32))
     assert x.is_contiguous(memory_format=torch.channels_last)
     with settings.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

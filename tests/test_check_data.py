@@ -1,4 +1,4 @@
-"""Broken pictures and annotations: what the check before training tells, and what training does."""
+"""Broken images and annotations: what the check before training tells, and what training does."""
 
 import json
 import os
@@ -15,17 +15,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from mmhybrid.engine.check_data import KINDS, check_dataset, check_picture
-from mmhybrid.engine.run_config import build_runner, set_safeguards
-from mmhybrid.engine.run_error import RunError
-from mmhybrid.engine.sample_loading import MOST_UNREADABLE, load_or_replace
+from mmhybrid.datasets.check_data import KINDS, check_dataset, check_image
+from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace
+from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
+from mmhybrid.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def picture(
-    path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any
-) -> Path:
+def image(path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     channels = dict(RGB=3, RGBA=4, CMYK=4).get(mode, 1)
@@ -51,58 +49,58 @@ def _as_mode(image: Image.Image, mode: str) -> Image.Image:
 def turned(path: Path) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return picture(path, exif=exif)
+    return image(path, exif=exif)
 
 
 def cut(path: Path, length: int | None = None) -> Path:
-    picture(path)
+    image(path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2 if length is None else length])
     return path
 
 
-# How to make each kind of picture, and whether training reads it all the same; None where that
+# How to make each kind of image, and whether training reads it all the same; None where that
 # depends on the version of OpenCV.
-PICTURES = {
-    "missing picture": (lambda folder: folder / "absent.jpg", False),
+IMAGES = {
+    "missing image": (lambda folder: folder / "absent.jpg", False),
     "empty file": (lambda folder: cut(folder / "empty.jpg", 0), False),
-    "unreadable picture": (lambda folder: cut(folder / "short.png", 20), False),
-    "truncated picture": (lambda folder: cut(folder / "half.jpg"), None),
-    "CMYK picture": (lambda folder: picture(folder / "cmyk.jpg", "CMYK"), True),
-    "16-bit picture": (lambda folder: picture(folder / "deep.png", "I;16"), True),
-    "palette picture": (lambda folder: picture(folder / "palette.png", "P"), True),
-    "picture with transparency": (lambda folder: picture(folder / "clear.png", "RGBA"), True),
-    "grey picture": (lambda folder: picture(folder / "grey.jpg", "L"), True),
-    "picture turned by EXIF": (lambda folder: turned(folder / "turned.jpg"), True),
-    "picture smaller than 32 pixels": (
-        lambda folder: picture(folder / "small.png", size=(20, 64)),
+    "unreadable image": (lambda folder: cut(folder / "short.png", 20), False),
+    "truncated image": (lambda folder: cut(folder / "half.jpg"), None),
+    "CMYK image": (lambda folder: image(folder / "cmyk.jpg", "CMYK"), True),
+    "16-bit image": (lambda folder: image(folder / "deep.png", "I;16"), True),
+    "palette image": (lambda folder: image(folder / "palette.png", "P"), True),
+    "image with transparency": (lambda folder: image(folder / "clear.png", "RGBA"), True),
+    "grey image": (lambda folder: image(folder / "grey.jpg", "L"), True),
+    "image turned by EXIF": (lambda folder: turned(folder / "turned.jpg"), True),
+    "image smaller than 32 pixels": (
+        lambda folder: image(folder / "small.png", size=(20, 64)),
         True,
     ),
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_picture_is_told(kind: str, tmp_path: Path) -> None:
-    path = PICTURES[kind][0](tmp_path)
-    found = check_picture(path)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_image_is_told(kind: str, tmp_path: Path) -> None:
+    path = IMAGES[kind][0](tmp_path)
+    found = check_image(path)
     assert [one for one, _ in found] == [kind]
     assert str(path) in found[0][1]
 
 
-def test_whole_picture_is_not_told(tmp_path: Path) -> None:
-    assert check_picture(picture(tmp_path / "whole.jpg"), (64, 48)) == []
-    assert [kind for kind, _ in check_picture(tmp_path / "whole.jpg", (48, 64))] == [
-        "picture of another size than annotated"
+def test_whole_image_is_not_told(tmp_path: Path) -> None:
+    assert check_image(image(tmp_path / "whole.jpg"), (64, 48)) == []
+    assert [kind for kind, _ in check_image(tmp_path / "whole.jpg", (48, 64))] == [
+        "image of another size than annotated"
     ]
-    # A picture that is turned has the size that it is shown with.
-    found = check_picture(turned(tmp_path / "turned.jpg"), (48, 64))
-    assert [kind for kind, _ in found] == ["picture turned by EXIF"]
+    # An image that is turned has the size that it is shown with.
+    found = check_image(turned(tmp_path / "turned.jpg"), (48, 64))
+    assert [kind for kind, _ in found] == ["image turned by EXIF"]
 
 
 def folders(tmp_path: Path, **changes: Any) -> ConfigDict:
-    """The config of a classifier's training set with two classes of two pictures."""
+    """The config of a classifier's training set with two classes of two images."""
     for name in ("a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     pipeline = [
         dict(type="LoadImageFromFile"),
         dict(type="Resize", scale=(32, 32)),
@@ -117,23 +115,23 @@ def folders(tmp_path: Path, **changes: Any) -> ConfigDict:
 def warnings(monkeypatch) -> list[str]:
     """What loading warns of."""
     told: list[str] = []
-    monkeypatch.setattr("mmhybrid.engine.sample_loading._warn", told.append)
+    monkeypatch.setattr("mmhybrid.datasets.sample_loading._warn", told.append)
     return told
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_training_survives_a_picture(kind: str, tmp_path: Path, warnings) -> None:
+@pytest.mark.parametrize("kind", IMAGES)
+def test_training_survives_a_image(kind: str, tmp_path: Path, warnings) -> None:
     dataset = folders(tmp_path)
     init_default_scope("mmpretrain")
     built = DATASETS.build(dataset)
-    bad = PICTURES[kind][0](tmp_path / "a")
-    built.data_list = None  # as if the picture had become so after the list was made
+    bad = IMAGES[kind][0](tmp_path / "a")
+    built.data_list = None  # as if the image had become so after the list was made
     built.get_data_info = lambda index: dict(
         img_path=str(bad if index == 0 else tmp_path / "b" / "2.jpg"), gt_label=index % 2
     )
     samples = [load_or_replace(built, index) for index in (0, 1)]
     assert [tuple(sample["inputs"].shape) for sample in samples] == [(3, 32, 32)] * 2
-    readable = PICTURES[kind][1]
+    readable = IMAGES[kind][1]
     if readable is None:
         readable = not warnings
     assert [str(bad) in one for one in warnings] == [True] * (not readable)
@@ -147,7 +145,7 @@ def test_what_is_left_out_is_not_its_own_replacement() -> None:
     for seed in range(8):
         random.seed(seed)
         assert load_or_replace(TwoSamples([0, 1]), 0) == dict(index=1)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_or_replace(TwoSamples([0]), 0)
 
 
@@ -169,7 +167,7 @@ def test_evaluation_names_what_it_cannot_read(toy_config, loop, workers) -> None
     for part in ("dataloader", "cfg", "evaluator"):
         toy_config[f"test_{part}"] = toy_config[f"val_{part}"]
     runner = build_runner(toy_config)
-    with pytest.raises(RunError) as error:
+    with pytest.raises(UserError) as error:
         getattr(runner, loop)()
     assert str(error.value).startswith("cannot evaluate on 5.png (OSError: cannot identify")
 
@@ -180,7 +178,7 @@ def test_run_stops_where_nothing_can_be_read(toy_config, workers) -> None:
         record["unreadable"] = True
     toy_config.train_dataloader.num_workers = workers
     set_safeguards(toy_config)
-    with pytest.raises(RunError) as error:
+    with pytest.raises(UserError) as error:
         build_runner(toy_config).train()
     message = str(error.value)
     assert message.startswith(f"{MOST_UNREADABLE} samples one after the other cannot be read")
@@ -198,19 +196,19 @@ def box(**changes: Any) -> dict[str, Any]:
 
 BOXES = {
     "empty box": box(bbox=[5, 5, 0, 20]),
-    "box outside the picture": box(bbox=[100, 5, 20, 20]),
-    "box that reaches beyond the picture": box(bbox=[50, 5, 40, 20]),
+    "box outside the image": box(bbox=[100, 5, 20, 20]),
+    "box that reaches beyond the image": box(bbox=[50, 5, 40, 20]),
     "box that is no four numbers": box(bbox=[5, 5, float("nan"), 20]),
     "crowd box": box(iscrowd=1, segmentation=dict(counts="", size=[48, 64])),
     "box of an unknown category": box(category_id=7),
-    "box of an unknown picture": box(image_id=9),
+    "box of an unknown image": box(image_id=9),
     "object without a mask": box(segmentation=[]),
 }
 
 
 def coco(tmp_path: Path, boxes: list[dict], names: tuple[str, ...] = ("cat", "dog")) -> ConfigDict:
-    picture(tmp_path / "img" / "1.jpg")
-    picture(tmp_path / "img" / "2.jpg")
+    image(tmp_path / "img" / "1.jpg")
+    image(tmp_path / "img" / "2.jpg")
     content = dict(
         images=[dict(id=i, file_name=f"{i}.jpg", width=64, height=48) for i in (1, 2)],
         annotations=[box(), box(id=2, image_id=2, category_id=2), *boxes],
@@ -264,7 +262,7 @@ def test_names_that_do_not_match_are_told_with_what_is_near(tmp_path: Path) -> N
     assert "it has 'dogs'" in found.examples["class of the config that the file lacks"][0]
 
 
-def test_pictures_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None:
+def test_images_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None:
     dataset = coco(tmp_path, [])
     path = tmp_path / "boxes.json"
     content = json.loads(path.read_text())
@@ -272,7 +270,7 @@ def test_pictures_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None
     content["images"].append(content["images"][0])
     path.write_text(json.dumps(content))
     found = check_dataset(dataset, "mmdet")
-    assert found.counts == {"picture without a box": 1, "picture named twice": 1}
+    assert found.counts == {"image without a box": 1, "image named twice": 1}
 
 
 WITHOUT_A_NAME = '{"images": [{"id": 1}], "annotations": [], "categories": []}'
@@ -291,7 +289,7 @@ def test_broken_annotation_file_is_told(content: str, tmp_path: Path) -> None:
 
 
 def masks(tmp_path: Path, labels: np.ndarray | None) -> ConfigDict:
-    picture(tmp_path / "img" / "0.jpg")
+    image(tmp_path / "img" / "0.jpg")
     if labels is not None:
         (tmp_path / "ann").mkdir(exist_ok=True)
         Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "ann" / "0.png")
@@ -316,7 +314,7 @@ def labels(value: int = 1) -> np.ndarray:
 
 MASKS = {
     "missing mask": None,
-    "mask of another size than its picture": labels()[:40],
+    "mask of another size than its image": labels()[:40],
     "mask in colour": np.stack([labels()] * 3, 2),
     "label outside the classes": labels(7),
 }
@@ -354,7 +352,7 @@ def test_masks_of_mmdet_have_labels_of_their_own(tmp_path: Path) -> None:
 def test_missing_mask_is_left_out_of_training(tmp_path: Path) -> None:
     init_default_scope("mmseg")
     dataset = DATASETS.build(masks(tmp_path, None))
-    with pytest.raises(RunError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
+    with pytest.raises(UserError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
         load_or_replace(dataset, 0)
 
 
@@ -363,12 +361,12 @@ def test_labels_of_a_classifier_are_told(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a/0.jpg 0\nb/2.jpg 5\n")
     dataset.update(ann_file="list.txt", with_label=True, metainfo=dict(classes=("a", "b")))
     found = check_dataset(dataset, "mmpretrain")
-    assert found.counts == {"class label out of range": 1, "class without a picture": 1}
+    assert found.counts == {"class label out of range": 1, "class without an image": 1}
 
 
 def test_kinds_are_all_tested() -> None:
     text = Path(__file__).read_text()
-    assert [kind for kind in KINDS if kind not in text and kind != "no pictures"] == []
+    assert [kind for kind in KINDS if kind not in text and kind != "no images"] == []
 
 
 # --- the tool -------------------------------------------------------------------------------------
@@ -376,7 +374,7 @@ def test_kinds_are_all_tested() -> None:
 
 def test_tool_tells_counts_and_examples(tmp_path: Path) -> None:
     dataset = coco(tmp_path, [BOXES["empty box"] | dict(id=3), BOXES["crowd box"] | dict(id=4)])
-    PICTURES["empty file"][0](tmp_path)
+    IMAGES["empty file"][0](tmp_path)
     os.replace(tmp_path / "empty.jpg", tmp_path / "img" / "2.jpg")
     cfg = Config(dict(default_scope="mmdet", model=dict(), train_dataloader=dict(dataset=dataset)))
     cfg.dump(tmp_path / "config.py")

@@ -25,7 +25,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-from mmhybrid.checkpoints import (
+from mmhybrid.weights import (
     CheckpointError,
     DamagedCheckpointError,
     UnsafeCheckpointError,
@@ -497,6 +497,6 @@ def test_flipped_bytes_of_a_legacy_file_never_crash(tmp_path):
 
 
 def test_this_file_needs_no_module_of_openmmlab_but_mmengine():
-    code = "import sys, mmhybrid.checkpoints; print('mmdet' in sys.modules)"
+    code = "import sys, mmhybrid.weights; print('mmdet' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

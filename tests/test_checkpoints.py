@@ -18,8 +18,8 @@ from torch import nn
 
 from mmhybrid import load_checkpoint
 from mmhybrid.backbones import DWSwinTransformer, TransXNet
-from mmhybrid.checkpoints import CheckpointError
-from mmhybrid.checkpoints.families import describe, recognise, rename
+from mmhybrid.weights import CheckpointError
+from mmhybrid.weights.families import describe, recognise, rename
 
 ARCH = dict(
     depths=(1, 1, 1, 1),
@@ -241,7 +241,7 @@ def test_stem_of_other_channels(channels, tmp_path):
     assert report.adapted == ([] if channels == 3 else [name])
     stem, pretrained = model.state_dict()[name], weights[name]
     grey = torch.rand(1, 1, 7, 7)
-    # A grey picture means the same to both, where all three colours are there equally often.
+    # A grey image means the same to both, where all three colours are there equally often.
     if channels % 3 == 0 or channels == 1:
         expected = nn.functional.conv2d(grey.expand(1, 3, 7, 7), pretrained)
         torch.testing.assert_close(
@@ -251,7 +251,7 @@ def test_stem_of_other_channels(channels, tmp_path):
         torch.testing.assert_close(stem[:, 0], pretrained[:, 0] * 3 / channels)
 
 
-def test_tables_of_another_picture_size_are_resized(tmp_path):
+def test_tables_of_another_image_size_are_resized(tmp_path):
     weights = backbone(image_size=64).state_dict()
     model = backbone(image_size=96)
     report = load_checkpoint(model, saved(weights, tmp_path))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import DMFormer, TransXNet, XFormer
 from mmhybrid.deploy import fuse
 
@@ -35,7 +35,7 @@ fused_or_not = pytest.mark.parametrize("fused", [False, True])
 
 
 def made(name: str, fused: bool) -> torch.nn.Module:
-    model = randomised(BACKBONES[name]()).eval()
+    model = random_init(BACKBONES[name]()).eval()
     return fuse(model) if fused else model
 
 
@@ -62,7 +62,7 @@ def test_compiles_in_one_graph_for_any_size(name, fused) -> None:
 
 
 def test_trains_in_one_graph() -> None:
-    model = randomised(TransXNet(SMALL)).train()
+    model = random_init(TransXNet(SMALL)).train()
     x = torch.randn(2, 3, 64, 96)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     gradients = []

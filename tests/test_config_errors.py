@@ -10,11 +10,11 @@ import torch
 from mmengine.config import Config
 
 from mmhybrid.backbones import TransXNet
-from mmhybrid.checkpoints import CheckpointError, write_checkpoint
-from mmhybrid.checkpoints.downloading import load_url
-from mmhybrid.engine.check_config import check_config
-from mmhybrid.engine.run_config import load_config, plain_errors, set_auto_scale_lr
-from mmhybrid.engine.run_error import RunError
+from mmhybrid.engine.runner.check_config import check_config
+from mmhybrid.engine.runner.run_config import load_config, plain_errors, set_auto_scale_lr
+from mmhybrid.errors import UserError
+from mmhybrid.weights import CheckpointError, write_checkpoint
+from mmhybrid.weights.downloading import load_url
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -94,7 +94,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_config(case: str) -> None:
     options, told = WRONG[case]
-    with pytest.raises(RunError, match=told) as error:
+    with pytest.raises(UserError, match=told) as error:
         check_config(config(**options))
     assert "\n" not in str(error.value)
 
@@ -103,24 +103,24 @@ def test_unknown_transform() -> None:
     cfg = config()
     cfg.train_dataloader.dataset.pipeline[1].type = "LoadAnotations"
     told = r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(UserError, match=told):
         check_config(cfg)
 
 
 def test_unknown_argument_of_a_transform() -> None:
     cfg = config()
     cfg.train_dataloader.dataset.pipeline[-2].probb = 0.5
-    with pytest.raises(RunError, match=r"RandomFlip has no argument 'probb'; did you mean 'prob'"):
+    with pytest.raises(UserError, match=r"RandomFlip has no argument 'probb'; did you mean 'prob'"):
         check_config(cfg)
 
 
 def test_segmentation_head_that_does_not_fit() -> None:
     name = "segformer_transxnet_t_cityscapes"
-    with pytest.raises(RunError, match=r"model.decode_head: in_channels=.*gives \[48, 96, 224"):
+    with pytest.raises(UserError, match=r"model.decode_head: in_channels=.*gives \[48, 96, 224"):
         check_config(config(name, model__decode_head__in_channels=[32, 64, 160, 256]))
-    with pytest.raises(RunError, match=r"in_index=\[1, 2, 3, 4\].*gives 4 maps"):
+    with pytest.raises(UserError, match=r"in_index=\[1, 2, 3, 4\].*gives 4 maps"):
         check_config(config(name, model__decode_head__in_index=[1, 2, 3, 4]))
-    with pytest.raises(RunError, match=r"decode_head: num_classes=5, but .* 19 classes"):
+    with pytest.raises(UserError, match=r"decode_head: num_classes=5, but .* 19 classes"):
         check_config(config(name, model__decode_head__num_classes=5))
 
 
@@ -129,9 +129,9 @@ def test_right_configs_pass(name: str) -> None:
     check_config(config(name))
 
 
-def test_picture_smaller_than_32_pixels() -> None:
+def test_image_smaller_than_32_pixels() -> None:
     model = TransXNet(dict(depths=(1, 1, 1, 1)))
-    with pytest.raises(RunError, match=r"at least 32x32 pixels.*16"), plain_errors():
+    with pytest.raises(UserError, match=r"at least 32x32 pixels.*16"), plain_errors():
         model(torch.zeros(1, 3, 16, 64))
 
 
@@ -148,34 +148,36 @@ def test_checkpoint_of_another_model(tmp_path) -> None:
 
     write_checkpoint(dict(state_dict=resnet18().state_dict()), tmp_path / "resnet.pth")
     told = r"resnet\.pth.*XFormer|XFormer.*resnet\.pth"
-    with pytest.raises(RunError, match=told), plain_errors():
+    with pytest.raises(UserError, match=told), plain_errors():
         load_checkpoint(XFormer(), str(tmp_path / "resnet.pth"))
 
 
 def test_missing_base_batch_size() -> None:
-    with pytest.raises(RunError, match=r"--auto-scale-lr needs auto_scale_lr=dict\(base_batch"):
+    with pytest.raises(UserError, match=r"--auto-scale-lr needs auto_scale_lr=dict\(base_batch"):
         set_auto_scale_lr(Config(dict()))
 
 
 def test_config_that_is_no_python(tmp_path) -> None:
     (tmp_path / "broken.py").write_text("model = dict(type='FasterRCNN'\n")
-    with pytest.raises(RunError, match=r"broken\.py.*line 1"):
+    with pytest.raises(UserError, match=r"broken\.py.*line 1"):
         load_config(str(tmp_path / "broken.py"))
 
 
 def test_base_config_that_does_not_exist(tmp_path) -> None:
     (tmp_path / "leaf.py").write_text("_base_ = ['./absent.py']\n")
-    with pytest.raises(RunError, match=r"leaf\.py.*absent\.py"):
+    with pytest.raises(UserError, match=r"leaf\.py.*absent\.py"):
         load_config(str(tmp_path / "leaf.py"))
 
 
 def test_option_that_does_not_fit() -> None:
-    with pytest.raises(RunError, match=r"--cfg-options do not fit .*default_scope"):
+    with pytest.raises(UserError, match=r"--cfg-options do not fit .*default_scope"):
         load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"default_scope.a": 1})
 
 
 def test_option_in_the_place_of_a_dictionary() -> None:
-    with pytest.raises(RunError, match=r"train_cfg=.*'\{1\}'.* Set its keys.*train_cfg\.KEY=VALUE"):
+    with pytest.raises(
+        UserError, match=r"train_cfg=.*'\{1\}'.* Set its keys.*train_cfg\.KEY=VALUE"
+    ):
         load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"train_cfg": "{1}"})
     cfg = load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"val_cfg": None, "train_cfg.by": 1})
     assert cfg.val_cfg is None

@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhybrid  # noqa: F401  (MMEngine reads 'mmdet::...' through it)
-from mmhybrid.engine.run_config import forget_pretrained
+from mmhybrid.engine.runner.run_config import forget_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))

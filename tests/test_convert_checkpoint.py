@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer, TransXNet
-from mmhybrid.checkpoints import CheckpointError, read_checkpoint
-from mmhybrid.checkpoints.converting import to_authors, to_ours
+from mmhybrid.weights import CheckpointError, read_checkpoint
+from mmhybrid.weights.converting import to_authors, to_ours
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "convert_checkpoint.py"
 DW = {

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmhybrid.analysis import count
 from mmhybrid.backbones import DMFormer, DWSwinTransformer, DWVisionTransformer, TransXNet, XFormer
 from mmhybrid.deploy import fuse
-from mmhybrid.engine.run_config import forget_pretrained
+from mmhybrid.engine.runner.run_config import forget_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -13,17 +13,17 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmhybrid.checkpoints import (
+from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.errors import UserError
+from mmhybrid.weights import (
     CheckpointError,
     CheckpointWriteError,
     DamagedCheckpointError,
     read_checkpoint,
     write_checkpoint,
 )
-from mmhybrid.checkpoints.writing import UNFINISHED
-from mmhybrid.engine.durable_checkpoint_hook import newest_whole_checkpoint
-from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
-from mmhybrid.engine.run_error import RunError
+from mmhybrid.weights.writing import UNFINISHED
 
 
 class Killed(Exception):
@@ -339,7 +339,7 @@ def test_run_whose_end_cannot_be_saved_fails(toy_config, monkeypatch) -> None:
         save(value, file) if value["meta"]["epoch"] < 4 else disk_full()
 
     monkeypatch.setattr(torch, "save", full_in_the_end)
-    with pytest.raises(RunError, match="last checkpoint could not be written"):
+    with pytest.raises(UserError, match="last checkpoint could not be written"):
         train(toy_config)
     assert newest_whole_checkpoint(toy_config.work_dir).endswith("epoch_3.pth")
 
@@ -375,7 +375,7 @@ def test_folder_of_damaged_checkpoints_is_told(toy_config) -> None:
     train(toy_config)
     for path in Path(toy_config.work_dir).glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RunError, match=r"no checkpoint in .* can be used(.|\n)*--resume"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used(.|\n)*--resume"):
         newest_whole_checkpoint(toy_config.work_dir)
 
 

@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer
-from mmhybrid.checkpoints import load_weights
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcut, DepthwiseShortcuts
 from mmhybrid.layers.transformer_block import TransformerBlock
 from mmhybrid.layers.window_attention import WindowAttention, cut_windows
+from mmhybrid.weights import load_weights
 
 VIT = dict(type="mmhybrid.DWVisionTransformer", out_type="cls_token")
 CAIT = dict(type="mmhybrid.DWCaiT", out_type="cls_token")
@@ -84,7 +84,7 @@ def published_weights(shared: Path, name: str, zeroed: bool = False) -> dict[str
     return weights
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.sin(0.01 * torch.arange(2 * 3 * 224 * 224, dtype=torch.float64)).view(
         2, 3, 224, 224
     )
@@ -96,7 +96,7 @@ def test_equals_the_published_code(shared, name) -> None:
     model = classifier(backbone, channels).double()
     report = load_weights(model, published_weights(shared, name))
     assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
-    x = picture()
+    x = image()
     got = {"eval": logits(model.eval(), x)}
     got["train"] = logits(model.train(), x)
     load_weights(model, published_weights(shared, name, zeroed=True))
@@ -121,7 +121,7 @@ def test_the_plain_host_is_the_model_without_shortcuts(shared, name) -> None:
     assert report.missing == []
     assert all(".convs." in key or ".batchnorms." in key for key in report.left_over)
     expected = torch.tensor(golden(shared)[name]["eval_dw_zeroed"], dtype=torch.float64)
-    got = logits(model.eval(), picture())[0, : len(expected)]
+    got = logits(model.eval(), image())[0, : len(expected)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
 
 
@@ -354,7 +354,7 @@ def test_position_biases_are_resized_to_another_window() -> None:
     assert not report.mismatched
 
 
-def test_what_lies_outside_the_picture_is_cut_off() -> None:
+def test_what_lies_outside_the_image_is_cut_off() -> None:
     model = DWVisionTransformer(**TINY_VIT).eval()
     x = torch.randn(1, 3, 45, 50)
     padded = F.pad(x, (0, 14, 0, 3))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmhybrid import load_checkpoint
 from mmhybrid.backbones import DepthwiseShortcutBackbone
-from mmhybrid.checkpoints import CheckpointError
+from mmhybrid.weights import CheckpointError
 
 SWIN = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 PVT = dict(embed_dims=16, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 4, 8])

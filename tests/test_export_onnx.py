@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from safetensors import safe_open
 from torch import nn
 
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import DepthwiseShortcutBackbone, DWSwinTransformer, TransXNet
 from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.deploy.onnx_export import (
@@ -22,12 +22,12 @@ from mmhybrid.deploy.onnx_export import (
     _difference,
     compare,
     export_onnx,
-    random_pictures,
+    random_images,
     session_of,
 )
 from mmhybrid.deploy.onnx_operations import (
     adaptive_average_pool,
-    convolve_each_picture,
+    convolve_each_image,
     resize_bicubic,
 )
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
@@ -61,10 +61,10 @@ def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:
 
 
 @torch.no_grad()
-def test_one_picture_after_the_other_is_the_same_convolution() -> None:
-    conv = randomised(InputDependentDepthwiseConv(8, norm_cfg=dict(type="BN"))).eval()
+def test_one_image_after_the_other_is_the_same_convolution() -> None:
+    conv = random_init(InputDependentDepthwiseConv(8, norm_cfg=dict(type="BN"))).eval()
     x = torch.randn(3, 8, 9, 11)
-    torch.testing.assert_close(convolve_each_picture(conv, x), conv(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(convolve_each_image(conv, x), conv(x), rtol=1e-5, atol=1e-5)
 
 
 BACKBONES = {
@@ -90,7 +90,7 @@ BACKBONES = {
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
-    model = randomised(BACKBONES[name]()).eval()
+    model = random_init(BACKBONES[name]()).eval()
     export_onnx(model, tmp_path / "model.onnx", safetensors=True)
     rows = compare(model, tmp_path / "model.onnx", map(torch.randn, SHAPES))
     assert len(rows) == len(SHAPES) * len(model.out_indices)
@@ -110,19 +110,19 @@ def test_a_whole_segmentor(tmp_path: Path) -> None:
     cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
     cfg.model.neck.in_channels = [16, 16, 32, 32]
     cfg.model.decode_head.norm_cfg = dict(type="BN")
-    model = randomised(MODELS.build(cfg.model)).eval()
+    model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx")
-    batches = [random_pictures(model, shape) for shape in ((1, 3, 75, 101), (3, 3, 128, 64))]
+    batches = [random_images(model, shape) for shape in ((1, 3, 75, 101), (3, 3, 128, 64))]
     rows = compare(model, tmp_path / "model.onnx", batches)
     assert {row.output for row in rows} == {"labels", "logits"}
     assert max(row.largest for row in rows) < 1e-3
 
     # What the graph says is what the model predicts, preprocessor and all.
-    picture = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     session = session_of(tmp_path / "model.onnx")
-    (labels,) = session.run(["labels"], {"image": picture.flip(0)[None].float().numpy()})
+    (labels,) = session.run(["labels"], {"image": image.flip(0)[None].float().numpy()})
     with torch.no_grad():
-        (sample,) = model.test_step(dict(inputs=[picture], data_samples=[_sample()]))
+        (sample,) = model.test_step(dict(inputs=[image], data_samples=[_sample()]))
     same = torch.from_numpy(labels) == sample.pred_sem_seg.data
     assert same.float().mean() > 0.999
 
@@ -175,8 +175,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 1
     assert "error: --check takes sizes such as 480x640" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    wrong = run(model, "--out", out, "--pictures", str(ROOT / "docs" / "pictures"))
-    assert "error: --pictures need a whole model" in wrong.stderr
+    wrong = run(model, "--out", out, "--images", str(ROOT / "docs" / "images"))
+    assert "error: --images need a whole model" in wrong.stderr
 
 
 @pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])
@@ -218,9 +218,9 @@ def test_a_detector_with_its_boxes(tmp_path: Path) -> None:
     init_default_scope("mmdet")
     arch = dict(depths=(1, 1, 1, 1))
     cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
-    model = randomised(MODELS.build(cfg.model)).eval()
+    model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx", boxes=True)
-    batches = [random_pictures(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]
+    batches = [random_images(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]
     rows = compare(model, tmp_path / "model.onnx", batches, boxes=True)
     assert [row.output for row in rows] == ["scores", "scores"]
     assert max(row.largest for row in rows) < 1e-3

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 @pytest.mark.parametrize("arch", ["tiny", "small", "base"])
 def test_fused_backbone_equals_the_unfused(arch) -> None:
-    model = randomised(TransXNet(arch)).eval().double()
+    model = random_init(TransXNet(arch)).eval().double()
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         expected, fused = model(x), fuse(model)
@@ -40,7 +40,7 @@ def test_fused_backbone_equals_the_unfused(arch) -> None:
 
 
 def test_the_model_itself_stays_as_it_is() -> None:
-    model = randomised(TransXNet(dict(depths=(1, 1, 1, 1)))).train()
+    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     fused = fuse(model)
     assert model.training
@@ -51,9 +51,9 @@ def test_the_model_itself_stays_as_it_is() -> None:
 
 
 def test_positions_are_fitted_anew_for_another_size_or_other_weights() -> None:
-    model = randomised(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
+    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
     fused = fuse(model)
-    other = randomised(TransXNet(dict(depths=(1, 1, 1, 1))), seed=1).eval()
+    other = random_init(TransXNet(dict(depths=(1, 1, 1, 1))), seed=1).eval()
     small, large = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 96, 64)
     with torch.inference_mode():
         for x in (small, small, large, small):
@@ -84,7 +84,7 @@ def test_a_model_without_our_backbone_is_refused() -> None:
 )
 def test_blocks_with_another_normalisation_stay(norm_cfg) -> None:
     arch = dict(depths=(1, 1, 1, 1))
-    model = randomised(TransXNet(arch, norm_cfg=norm_cfg)).eval().double()
+    model = random_init(TransXNet(arch, norm_cfg=norm_cfg)).eval().double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     for a, b in zip(model(x), fuse(model)(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -117,7 +117,7 @@ def test_blocks_with_another_normalisation_stay(norm_cfg) -> None:
     ids=["swin", "vit", "cait", "wrapper"],
 )
 def test_models_with_depthwise_shortcuts(model) -> None:
-    model = randomised(model()).eval().double()
+    model = random_init(model()).eval().double()
     x = torch.randn(2, 3, 75, 64, dtype=torch.float64)
     expected = model(x)
     fused = fuse(model)
@@ -131,7 +131,7 @@ def test_models_with_depthwise_shortcuts(model) -> None:
 
 
 def test_fusing_in_inference_mode() -> None:
-    model = randomised(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
+    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         fused = fuse(model)
@@ -153,7 +153,7 @@ SMALL_XFORMER = dict(
 # TransXNet is in test_compile_and_export.py.
 @torch.no_grad()
 def test_fused_dmformer_compiles_and_exports_for_any_size() -> None:
-    fused = fuse(randomised(DMFormer(SMALL_DMFORMER)))
+    fused = fuse(random_init(DMFormer(SMALL_DMFORMER)))
     dynamic = torch.export.Dim.DYNAMIC
     shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
     exported = torch.export.export(fused, (torch.randn(2, 3, 64, 96),), dynamic_shapes=shapes)
@@ -170,7 +170,7 @@ def test_fused_dmformer_compiles_and_exports_for_any_size() -> None:
     "make", [lambda: DMFormer(SMALL_DMFORMER), lambda: XFormer(SMALL_XFORMER)], ids=["dm", "xf"]
 )
 def test_fused_models_under_autocast(make) -> None:
-    model = randomised(make()).eval()
+    model = random_init(make()).eval()
     x = torch.randn(1, 3, 64, 96)
     exact = model(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,7 +187,7 @@ def test_fused_detector_and_segmentor_equal_the_unfused(config, size) -> None:
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.norm_cfg = dict(type="BN")
     model = MODELS.build(cfg.model).eval()
-    randomised(model.backbone)
+    random_init(model.backbone)
     model = model.double()
     fused = fuse(model)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import DMFormer
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
@@ -20,7 +20,7 @@ TINY = dict(embed_dims=(8, 16, 24, 32), depths=(2, 1, 1, 1))
 
 @torch.no_grad()
 def test_small_in_both_precisions() -> None:
-    model = randomised(DMFormer("small")).eval().double()
+    model = random_init(DMFormer("small")).eval().double()
     x = torch.randn(2, 3, 67, 95, dtype=torch.float64)
     expected = model(x)
     for a, b in zip(expected, fuse(model)(x), strict=True):
@@ -46,7 +46,7 @@ def test_small_in_both_precisions() -> None:
     ids=lambda options: "-".join(f"{key}={value}" for key, value in options.items()),
 )
 def test_every_switch(options) -> None:
-    model = randomised(DMFormer(TINY, **options)).eval().double()
+    model = random_init(DMFormer(TINY, **options)).eval().double()
     fused = fuse(model)
     assert sum(isinstance(m, FusedDMFormerBlock) for m in fused.modules()) == sum(
         len(stage) for stage in model.stages
@@ -66,7 +66,7 @@ def test_every_switch(options) -> None:
     ],
 )
 def test_blocks_with_another_normalisation_stay(options) -> None:
-    model = randomised(DMFormer(TINY, **options)).eval().double()
+    model = random_init(DMFormer(TINY, **options)).eval().double()
     fused = fuse(model)
     assert not any(isinstance(m, FusedDMFormerBlock) for m in fused.modules())
     x = torch.randn(2, 3, 65, 90, dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_blocks_with_another_normalisation_stay(options) -> None:
 
 
 def test_the_model_itself_stays_as_it_is() -> None:
-    model = randomised(DMFormer(TINY)).train()
+    model = random_init(DMFormer(TINY)).train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     fuse(model)
     assert model.training
@@ -90,7 +90,7 @@ def test_mask_rcnn() -> None:
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.update(init_cfg=None, arch=dict(depths=(1, 1, 1, 1)))
     model = MODELS.build(cfg.model).eval()
-    randomised(model.backbone)
+    random_init(model.backbone)
     model = model.double()
     fused = fuse(model)
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import XFormer
 from mmhybrid.deploy import fuse
 
@@ -25,7 +25,7 @@ TINY = dict(
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["cross_covariance", "context_score"])
 def test_small_in_both_precisions(attention) -> None:
-    model = randomised(XFormer("small", attention=attention, head_channels=640)).eval().double()
+    model = random_init(XFormer("small", attention=attention, head_channels=640)).eval().double()
     x = torch.randn(2, 3, 67, 95, dtype=torch.float64)
     expected, fused = model(x), fuse(model)
     for a, b in zip(expected, fused(x), strict=True):
@@ -49,7 +49,7 @@ def test_small_in_both_precisions(attention) -> None:
     ids=lambda options: "-".join(f"{key}={value}" for key, value in options.items()),
 )
 def test_every_switch(options) -> None:
-    model = randomised(XFormer(TINY, **options)).eval().double()
+    model = random_init(XFormer(TINY, **options)).eval().double()
     x = torch.randn(2, 3, 65, 90, dtype=torch.float64)
     for a, b in zip(model(x), fuse(model)(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -57,7 +57,7 @@ def test_every_switch(options) -> None:
 
 @torch.no_grad()
 def test_the_input_stays_as_it_is() -> None:
-    fused = fuse(randomised(XFormer(TINY)))
+    fused = fuse(random_init(XFormer(TINY)))
     x = torch.randn(1, 3, 64, 64)
     before = x.clone()
     fused(x)
@@ -65,7 +65,7 @@ def test_the_input_stays_as_it_is() -> None:
 
 
 def test_the_model_itself_stays_as_it_is() -> None:
-    model = randomised(XFormer(TINY)).train()
+    model = random_init(XFormer(TINY)).train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     fuse(model)
     assert model.training
@@ -80,7 +80,7 @@ def test_segmentor() -> None:
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.update(init_cfg=None, norm_cfg=dict(type="BN"))
     model = MODELS.build(cfg.model).eval()
-    randomised(model)
+    random_init(model)
     model = model.double()
     x = torch.randn(1, 3, 96, 64, dtype=torch.float64)
     expected, fused = model.encode_decode(x, [dict(img_shape=(96, 64))]), fuse(model)

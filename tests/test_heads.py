@@ -83,7 +83,7 @@ def test_one_step_trains(head: str, backbone: str) -> None:
     base = head_config(head)
     init_default_scope(base.default_scope)
     cfg = Config(dict(model=base.model.to_dict()))
-    changes = mmhybrid.with_backbone(cfg.model, dict(type=backbone, **SMALL.get(backbone, {})))
+    changes = mmhybrid.replace_backbone(cfg.model, dict(type=backbone, **SMALL.get(backbone, {})))
     cfg.merge_from_dict(dict(model=changes))
     cfg.merge_from_dict({f"model.{key}": value for key, value in HEADS[head].items()})
     detects = base.default_scope == "mmdet"
@@ -93,8 +93,8 @@ def test_one_step_trains(head: str, backbone: str) -> None:
     optimizer = build_optim_wrapper(model, base.optim_wrapper)
 
     samples = [detection_sample() if detects else segmentation_sample() for _ in range(2)]
-    pictures = list(torch.randint(0, 256, (2, 3, HEIGHT, WIDTH), dtype=torch.uint8))
-    data = model.data_preprocessor(dict(inputs=pictures, data_samples=samples), True)
+    images = list(torch.randint(0, 256, (2, 3, HEIGHT, WIDTH), dtype=torch.uint8))
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     assert torch.isfinite(loss)
     before = {name: one.detach().clone() for name, one in model.backbone.named_parameters()}
@@ -116,7 +116,7 @@ def test_bases_of_heads_and_backbones_pair(head: str, tmp_path: Path) -> None:
         path.write_text(
             f"_base_ = ['{BASES}/mmhybrid.py', '{BASES}/{head}.py',"
             f" '{BASES}/backbones/{name}.py']\n"
-            "model = __import__('mmhybrid').with_backbone(_base_.model, _base_.backbone)\n"
+            "model = __import__('mmhybrid').replace_backbone(_base_.model, _base_.backbone)\n"
         )
         cfg = Config.fromfile(path)
         assert cfg.model.type == head_config(head).model.type
@@ -140,19 +140,19 @@ def test_bases_of_heads_and_backbones_pair(head: str, tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"cannot fit a backbone to a DETR.* by hand"):
-        mmhybrid.with_backbone(dict(type="DETR", neck=dict(type="X")), dict(type="XFormer"))
+        mmhybrid.replace_backbone(dict(type="DETR", neck=dict(type="X")), dict(type="XFormer"))
     neck = dict(in_channels=[1, 2, 3])
     with pytest.raises(ValueError, match="takes 3 maps, the backbone gives 1"):
-        mmhybrid.with_backbone(dict(neck=neck), dict(type="XFormer", out_indices=(3,)))
+        mmhybrid.replace_backbone(dict(neck=neck), dict(type="XFormer", out_indices=(3,)))
     head = dict(type="SegformerHead", in_channels=[1, 2], in_index=[0, 1])
     with pytest.raises(ValueError, match="SegformerHead takes more maps than the backbone gives"):
-        mmhybrid.with_backbone(dict(decode_head=head), dict(type="XFormer", out_indices=(3,)))
+        mmhybrid.replace_backbone(dict(decode_head=head), dict(type="XFormer", out_indices=(3,)))
 
 
 def test_a_list_of_heads_is_fitted_head_by_head() -> None:
     """MMEngine replaces a list as a whole, so that each head comes back with all that it had."""
     model = Config.fromstring("_base_ = 'mmseg::_base_/models/ocrnet_r50-d8.py'", ".py").model
-    changes = mmhybrid.with_backbone(model, dict(type="XFormer"))
+    changes = mmhybrid.replace_backbone(model, dict(type="XFormer"))
     cfg = Config(dict(model=model.to_dict()))
     cfg.merge_from_dict(dict(model=changes))
     assert [head.in_channels for head in cfg.model.decode_head] == [128, 160]
@@ -165,7 +165,7 @@ def test_a_head_without_in_index_takes_what_mmseg_gives_it() -> None:
         decode_head=dict(type="Mask2FormerHead", in_channels=[512, 1024, 2048]),
         auxiliary_head=[dict(in_channels=7), dict(in_channels=7, in_index=-2)],
     )
-    changes = mmhybrid.with_backbone(heads, dict(type="XFormer"))
+    changes = mmhybrid.replace_backbone(heads, dict(type="XFormer"))
     assert changes["decode_head"] == dict(in_channels=[96, 128, 160])
     assert [head["in_channels"] for head in changes["auxiliary_head"]] == [160, 128]
 

@@ -14,19 +14,28 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmhybrid"
 
 # What each part of the package may import of the others. A part is a folder or a file here.
+BASIC = {"deprecation", "errors", "import_hooks", "registry", "version"}
+MODELS = {"backbones", "layers"}
+DATA = {*MODELS, "analysis", "datasets", "weights"}
 MAY_IMPORT = {
-    "version": set(),
+    "deprecation": set(),
+    "errors": set(),
+    "import_hooks": set(),
     "registry": set(),
-    "when_imported": set(),
+    "version": set(),
     "layers": set(),
     "backbones": {"layers"},
-    "checkpoints": {"when_imported"},
-    # Reading MMEngine's own checkpoints is an obstacle too, and what reads them is in checkpoints.
-    "runtime": {"checkpoints", "when_imported"},
-    "deploy": {"backbones", "layers", "checkpoints", "engine"},
-    "engine": {"backbones", "checkpoints"},
-    "analysis": {"backbones", "layers", "checkpoints", "deploy", "engine", "version"},
+    "weights": {"backbones", "layers"},
+    "datasets": {"backbones", "layers"},
+    "analysis": {"backbones", "layers"},
+    "compat": {"weights"},
+    "deploy": DATA,
+    "engine": {*DATA, "deploy"},
+    "apis": {*DATA, "deploy", "engine"},
+    "visualization": {*DATA, "deploy", "engine"},
 }
+for part in MAY_IMPORT.keys() - BASIC:
+    MAY_IMPORT[part] = MAY_IMPORT[part] | BASIC
 # What a user of a backbone has installed anyway.
 OF_A_BACKBONE = {"torch", "mmengine", "mmhybrid"}
 

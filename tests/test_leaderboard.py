@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmhybrid.analysis import leaderboard
-from mmhybrid.analysis.model_index import read_costs
-from mmhybrid.analysis.results import (
+from benchmarks import leaderboard
+from benchmarks.model_index import read_costs
+from mmhybrid.engine.runner.results import (
     accuracy_rows,
     check_accuracy,
     checkpoint_origin,
@@ -27,7 +27,7 @@ from mmhybrid.analysis.results import (
     write_test_result,
     write_training_result,
 )
-from mmhybrid.engine.run_config import RunError
+from mmhybrid.engine.runner.run_config import UserError
 
 PAPER = dict(kind="paper", source="https://arxiv.org/abs/2310.19380", where="table </script> 1")
 TRAINED = dict(kind="trained", command="python train.py", seed=0, commit="abc", device="a CPU")
@@ -91,20 +91,20 @@ def results(tmp_path: Path) -> dict[str, list]:
 )
 def test_nothing_without_an_origin_gets_in(change: dict, message: str, tmp_path: Path) -> None:
     row = accuracy("TransXNet-T", 81.6) | change
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UserError, match=message):
         check_accuracy(row)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UserError, match=message):
         write_results(tmp_path / "rows.json", "accuracy", [row])
     assert not (tmp_path / "rows.json").exists()
     (tmp_path / "rows.json").write_text(json.dumps(dict(kind="accuracy", rows=[row])))
-    with pytest.raises(RunError, match=rf"rows\.json: .*{message}"):
+    with pytest.raises(UserError, match=rf"rows\.json: .*{message}"):
         read_results([tmp_path])
 
 
 def test_a_row_without_the_key_origin_is_an_error() -> None:
     row = accuracy("TransXNet-T", 81.6)
     del row["origin"]
-    with pytest.raises(RunError, match="lacks origin"):
+    with pytest.raises(UserError, match="lacks origin"):
         check_accuracy(row)
 
 
@@ -252,7 +252,7 @@ def test_training_and_testing_leave_results(tmp_path: Path) -> None:
     write_test_result(str(out), {"mIoU": 0.3}, runner, config, tta=True, published=True)
     (row,) = read_results([out])["accuracy"]
     assert (row["note"], row["origin"]["kind"]) == ("test-time augmentation", "converted")
-    with pytest.raises(RunError, match="none of these metrics is for a table: time"):
+    with pytest.raises(UserError, match="none of these metrics is for a table: time"):
         write_test_result(str(out), {"time": 1.0}, runner, config)
     assert write_training_result(fake_runner(other), config) is None
 
@@ -267,7 +267,7 @@ def test_tool_and_what_the_project_publishes(root: Path, monkeypatch, tmp_path: 
     """The files in docs/ are those that the files in results/ give."""
     run_tool(monkeypatch, root, "--out", str(tmp_path))
     for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html"):
-        again = "python tools/leaderboard.py"
+        again = "python benchmarks/make_leaderboard.py"
         assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
 
 

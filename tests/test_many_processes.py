@@ -23,7 +23,8 @@ conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(conftest)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmhybrid.engine.run_config import build_runner, set_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
+from mmhybrid.engine.runner.run_config import set_safeguards
 Runner._log_env = lambda *args: None
 
 class Keep(Hook):
@@ -93,7 +94,9 @@ import conftest, torch
 torch.set_num_threads(1)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
+from mmhybrid.engine.runner.run_config import set_resume
+from mmhybrid.engine.runner.run_config import set_safeguards
 Runner._log_env = lambda *args: None
 
 class Kill(Hook):

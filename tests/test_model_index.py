@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmhybrid.analysis.config_names import parse_config_name
-from mmhybrid.analysis.model_index import COLLECTIONS, cost_of, make_index, read_costs
-from mmhybrid.analysis.results import read_results
+from benchmarks.config_names import parse_config_name
+from benchmarks.model_index import COLLECTIONS, cost_of, make_index, read_costs
+from mmhybrid.engine.runner.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-AGAIN = "python tools/leaderboard.py --index"
+AGAIN = "python benchmarks/make_leaderboard.py --index"
 
 
 def read(name: str) -> dict:

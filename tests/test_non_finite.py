@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmhybrid.engine.non_finite_hook import NonFiniteHook
-from mmhybrid.engine.run_config import build_runner, set_safeguards
-from mmhybrid.engine.run_error import RunError
+from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
+from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
+from mmhybrid.errors import UserError
 
 
 class WrongGradient(torch.autograd.Function):
@@ -69,11 +69,11 @@ def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> R
     ],
 )
 def test_run_stops_and_says_where(toy_config, module, how, told) -> None:
-    with pytest.raises(RunError, match=told) as error:
+    with pytest.raises(UserError, match=told) as error:
         train(toy_config, hook=Spoil(module, how))
     message = str(error.value)
     assert "iteration 7 is not finite" in message
-    # Epoch 2 begins with iteration 7; these are its first four pictures.
+    # Epoch 2 begins with iteration 7; these are its first four images.
     order = torch.randperm(22, generator=torch.Generator().manual_seed(3 + 1)).tolist()
     assert ", ".join(f"{index}.png" for index in order[:4]) in message
     assert "default_hooks.non_finite.policy=skip" in message
@@ -89,7 +89,7 @@ def test_weights_do_not_change(toy_config) -> None:
                 kept.append(runner)
                 kept.append([p.detach().clone() for p in runner.model.parameters()])
 
-    with pytest.raises(RunError):
+    with pytest.raises(UserError):
         train(toy_config, hook=Keep("conv", "infinite"))
     runner, before = kept
     for now, then in zip(runner.model.parameters(), before, strict=True):
@@ -106,14 +106,14 @@ def test_updates_are_left_out_and_counted(toy_config, how) -> None:
 
 def test_endless_trouble_ends_the_run(toy_config) -> None:
     toy_config.default_hooks.non_finite = dict(policy="skip", most_skips=4)
-    with pytest.raises(RunError, match=r"4 updates one after the other were not finite"):
+    with pytest.raises(UserError, match=r"4 updates one after the other were not finite"):
         train(toy_config, hook=Spoil("conv", "infinite", at=tuple(range(5, 20))))
 
 
-def test_pictures_that_are_not_numbers_are_told(toy_config) -> None:
+def test_images_that_are_not_numbers_are_told(toy_config) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
         record["factor"] = float("nan") if record["img_path"] == "9.png" else 1.0
-    with pytest.raises(RunError, match=r"pictures themselves are so.*9\.png"):
+    with pytest.raises(UserError, match=r"images themselves are so.*9\.png"):
         train(toy_config)
 
 
@@ -122,7 +122,7 @@ def test_weights_that_were_wrong_before_are_told(toy_config) -> None:
         def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
             nn.init.constant_(runner.model.linear.bias, float("inf"))
 
-    with pytest.raises(RunError, match=r"The weights linear\.bias were not finite before"):
+    with pytest.raises(UserError, match=r"The weights linear\.bias were not finite before"):
         train(toy_config, hook=Break())
 
 
@@ -150,7 +150,7 @@ class SpoilLoss(Hook):
 def test_infinite_loss_without_a_gradient_changes_nothing(toy_config, policy) -> None:
     hook = SpoilLoss(at=(3, 7))
     if policy == "stop":
-        with pytest.raises(RunError, match=r"the loss of iteration 3 is not finite"):
+        with pytest.raises(UserError, match=r"the loss of iteration 3 is not finite"):
             train(toy_config, policy, hook)
         assert list(hook.states) == [1, 2, 3]
         return

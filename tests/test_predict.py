@@ -16,9 +16,9 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.deploy.predict import find_inputs, make_inferencer, predict, read_picture
-from mmhybrid.engine.run_config import RunError, load_config
-from mmhybrid.engine.sample_data.shapes import scene
+from mmhybrid.apis.predict import find_inputs, make_inferencer, predict, read_image
+from mmhybrid.datasets.synthetic.shapes import scene
+from mmhybrid.engine.runner.run_config import UserError, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPTHS = "arch=dict(_delete_=True, depths=(1, 1, 1, 1))"
@@ -38,7 +38,7 @@ test_dataloader = dict(dataset=dict(pipeline=[
 }
 
 
-def picture(seed: int = 0) -> np.ndarray:
+def image(seed: int = 0) -> np.ndarray:
     return scene(np.random.default_rng(seed), 96, 64, range(4), 3)[0]
 
 
@@ -76,16 +76,16 @@ def mixed_folder(tmp_path: Path) -> Path:
     """Twenty files, of which two are broken and one is a text."""
     folder = tmp_path / "mixed"
     for index in range(19):
-        write(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}", picture(index))
+        write(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}", image(index))
     for name in ("03.jpg", "08.png"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
 def test_boxes_and_masks_in_cocos_format(models, tmp_path: Path) -> None:
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", image())
     outcome = run(models, "mask_rcnn_transxnet_t_coco", [tmp_path / "a.png"], tmp_path / "out")
     assert outcome.done == 1
     coco = COCO(str(tmp_path / "out" / "predictions.json"))
@@ -98,7 +98,7 @@ def test_boxes_and_masks_in_cocos_format(models, tmp_path: Path) -> None:
         assert row["area"] == coco.annToMask(row).sum()
         assert 0 <= row["score"] <= 1
         assert len(row["bbox"]) == 4
-    assert cv2.imread(str(tmp_path / "out" / "pictures" / "a.jpg")).shape == (64, 96, 3)
+    assert cv2.imread(str(tmp_path / "out" / "images" / "a.jpg")).shape == (64, 96, 3)
 
 
 def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> None:
@@ -114,25 +114,25 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
     inferencer.model.forward = lambda inputs, *a, **k: (
         seen.append(inputs) or forward(inputs, *a, **k)
     )
-    inferencer.visualizer.alpha = 0.0  # the picture alone
+    inferencer.visualizer.alpha = 0.0  # the image alone
     predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out")
     assert seen[0][0, 0].mean() > seen[0][0, 2].mean()  # R before B, as the model is trained
     labels = np.array(Image.open(tmp_path / "out" / "labels" / "red.png"))
     assert labels.shape == (64, 96)
     assert labels.dtype == np.uint8
     assert labels.max() < 150
-    drawn = np.array(Image.open(tmp_path / "out" / "pictures" / "red.jpg")).reshape(-1, 3).mean(0)
+    drawn = np.array(Image.open(tmp_path / "out" / "images" / "red.jpg")).reshape(-1, 3).mean(0)
     assert drawn[0] > 200 > 50 > drawn[2]
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_transxnet_t_coco", "semantic_fpn_dmformer_s_ade20k"])
-def test_a_batch_of_pictures_of_two_sizes(models, tmp_path: Path, name: str) -> None:
+def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> None:
     for index, width in enumerate((96, 80, 80)):
-        write(tmp_path / f"{index}.png", picture(index)[:, :width])
+        write(tmp_path / f"{index}.png", image(index)[:, :width])
     inputs = [tmp_path / f"{index}.png" for index in range(3)]
     outcome = run(models, name, inputs, tmp_path / "together", batch_size=3)
     assert outcome.done == 3
-    run(models, name, inputs, tmp_path / "alone", pictures=False)
+    run(models, name, inputs, tmp_path / "alone", images=False)
     for alone in tmp_path.glob("alone/labels/*"):
         together = tmp_path / "together" / "labels" / alone.name
         assert together.read_bytes() == alone.read_bytes()
@@ -144,9 +144,9 @@ def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
     mine = [f"mine{index}" for index in range(10)]
     checkpoint["meta"]["dataset_meta"] = dict(classes=mine)
     torch.save(checkpoint, tmp_path / "mine.pth")
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", image())
     mine_too = {"mine": (config, tmp_path / "mine.pth")}
-    run(mine_too, "mine", [tmp_path / "a.png"], tmp_path / "out", pictures=False)
+    run(mine_too, "mine", [tmp_path / "a.png"], tmp_path / "out", images=False)
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert found[0]["name"] in mine
 
@@ -165,7 +165,7 @@ def test_a_folder_with_broken_files(models, mixed_folder: Path, tmp_path: Path) 
     assert len(messages) == 3
     assert {Path(path).name for path in outcome.unreadable} == {"03.jpg", "08.png", "notes.txt"}
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(found) == len(list((tmp_path / "out" / "pictures").iterdir())) == 17
+    assert len(found) == len(list((tmp_path / "out" / "images").iterdir())) == 17
     assert len(found[0]["best"]) == 5
     assert found[0]["name"] == found[0]["best"][0]["name"]
 
@@ -181,7 +181,7 @@ def test_cifar_models_get_rgb_as_in_training(models, tmp_path: Path) -> None:
     inferencer.model.forward = lambda inputs, *a, **k: (
         seen.append(inputs) or forward(inputs, *a, **k)
     )
-    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out", pictures=False)
+    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out", images=False)
     assert seen[0][0, 0].mean() > 0 > seen[0][0, 2].mean()
 
 
@@ -191,19 +191,19 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     if not video.isOpened():
         pytest.skip("this OpenCV writes no video")
     for index in range(3):
-        video.write(picture(index)[..., ::-1].copy())
+        video.write(image(index)[..., ::-1].copy())
     video.release()
-    write(tmp_path / "ride_000001.png", picture())
+    write(tmp_path / "ride_000001.png", image())
     # Of an earlier, longer video of this name.
-    write(tmp_path / "out" / "pictures" / "ride" / "000003.jpg", picture())
+    write(tmp_path / "out" / "images" / "ride" / "000003.jpg", image())
     inputs = [path, tmp_path / "ride_000001.png"]
     outcome = run(models, "dw_vit_t_cifar10", inputs, tmp_path / "out", batch_size=2)
     assert outcome.done == 4
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     names = [Path(row["file"]).name for row in found]
     assert names == ["ride.avi#0", "ride.avi#1", "ride.avi#2", "ride_000001.png"]
-    pictures = (tmp_path / "out" / "pictures").rglob("*.jpg")
-    assert sorted(str(path.relative_to(tmp_path / "out" / "pictures")) for path in pictures) == [
+    images = (tmp_path / "out" / "images").rglob("*.jpg")
+    assert sorted(str(path.relative_to(tmp_path / "out" / "images")) for path in images) == [
         *(f"ride/00000{index}.jpg" for index in range(4)),
         "ride_000001.jpg",
     ]
@@ -223,7 +223,7 @@ def test_openmmlabs_own_functions(models, tmp_path: Path, name: str) -> None:
     package, make, infer = PYTHON[name]
     package = importlib.import_module(package)
     config, weights = models[name]
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", image())
     model = getattr(package, make)(str(config), str(weights), device="cpu")
     found = getattr(package, infer)(model, str(tmp_path / "a.png"))
     if name.startswith("mask"):
@@ -236,7 +236,7 @@ def test_mmpretrains_own_inferencer(models, tmp_path: Path) -> None:
     from mmpretrain.apis import ImageClassificationInferencer
 
     config, weights = models["dw_vit_t_cifar10"]
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", image())
     infer = ImageClassificationInferencer(str(config), pretrained=str(weights), device="cpu")
     (found,) = infer(str(tmp_path / "a.png"))
     assert found["pred_scores"].shape == (10,)
@@ -244,19 +244,19 @@ def test_mmpretrains_own_inferencer(models, tmp_path: Path) -> None:
 
 def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
     for name in ("a/x.png", "b/x.png", "b/y.png"):
-        write(tmp_path / name, picture())
+        write(tmp_path / name, image())
     found = find_inputs([str(tmp_path / "**" / "*.png")])
     assert len(found) == len({name for _, name in found}) == 3
-    with pytest.raises(RunError, match="no picture"):
+    with pytest.raises(UserError, match="no image"):
         find_inputs([str(tmp_path / "none*.png")])
 
 
-def test_a_truncated_picture_is_not_filled_with_grey(tmp_path: Path) -> None:
-    write(tmp_path / "a.jpg", picture())
+def test_a_truncated_image_is_not_filled_with_grey(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", image())
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(OSError, match="truncated"):
-        read_picture(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
 
 
 def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
@@ -265,9 +265,9 @@ def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
     words = [str(mixed_folder), "--out-dir", str(tmp_path / "out"), "--batch-size", "8"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
-    assert "17 pictures done, 3 inputs not readable" in done.stdout
+    assert "17 images done, 3 inputs not readable" in done.stdout
     assert sum(line.startswith("cannot read") for line in done.stderr.splitlines()) == 3
     assert "Traceback" not in done.stderr
     wrong = subprocess.run([*command, "nothing.png"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 1
-    assert "error: there is no picture nothing.png" in wrong.stderr
+    assert "error: there is no image nothing.png" in wrong.stderr

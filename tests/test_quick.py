@@ -6,18 +6,18 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmhybrid.engine.data_paths import check_data
-from mmhybrid.engine.quick import make_quick
-from mmhybrid.engine.run_error import RunError
+from mmhybrid.datasets.data_paths import check_data
+from mmhybrid.engine.runner.quick import make_quick
+from mmhybrid.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def test_an_epoch_sees_each_picture_once(tmp_path: Path) -> None:
+def test_an_epoch_sees_each_image_once(tmp_path: Path) -> None:
     cfg = Config.fromfile(CONFIGS / "yolov3_xformer_s_coco.py")
     assert cfg.train_dataloader.dataset.type == "RepeatDataset"
     cfg.work_dir = str(tmp_path)
-    cfg.quick = dict(iterations=6, batch_size=2, train_pictures=4, val_pictures=2)
+    cfg.quick = dict(iterations=6, batch_size=2, train_images=4, val_images=2)
     make_quick(cfg)
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
@@ -28,12 +28,12 @@ def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> N
     cfg = Config.fromfile(CONFIGS / "mask_rcnn_swin_t_with_dw_shortcut_coco.py")
     assert cfg.model.backbone.backbone.init_cfg
     cfg.work_dir = str(tmp_path)
-    cfg.quick = dict(train_pictures=2, val_pictures=1)
+    cfg.quick = dict(train_images=2, val_images=1)
     make_quick(cfg)
     assert cfg.model.backbone.backbone.init_cfg is None
 
 
-def test_pictures_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
+def test_images_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
     for number in range(30):
         for split in ("train", "val"):
             path = tmp_path / "data" / split / f"class_{number // 10}" / f"{number}.jpg"
@@ -44,7 +44,7 @@ def test_pictures_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> Non
         dataset = cfg[loader].dataset
         dataset.update(type="CustomDataset", data_prefix=dataset.pop("split"))
     cfg.work_dir = str(tmp_path)
-    cfg.quick = dict(iterations=6, batch_size=2, train_pictures=6, val_pictures=2)
+    cfg.quick = dict(iterations=6, batch_size=2, train_images=6, val_images=2)
     make_quick(cfg, str(tmp_path / "data"))
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -54,7 +54,7 @@ def test_pictures_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> Non
 
 def test_data_elsewhere_than_on_this_machine_is_not_looked_for() -> None:
     cfg = Config.fromfile(CONFIGS / "mask_rcnn_transxnet_t_coco.py")
-    with pytest.raises(RunError, match="data set is missing"):
+    with pytest.raises(UserError, match="data set is missing"):
         check_data(cfg, ("train_dataloader",))
     cfg.train_dataloader.dataset.backend_args = dict(backend="petrel")
     check_data(cfg, ("train_dataloader",))

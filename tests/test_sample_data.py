@@ -14,11 +14,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import mmhybrid  # noqa: F401
-from mmhybrid.engine.data_paths import check_data, set_data_root
-from mmhybrid.engine.run_config import RunError
-from mmhybrid.engine.sample_data import draw_data
-from mmhybrid.engine.sample_data.files import spread
-from mmhybrid.engine.sample_data.shapes import KINDS, outline, place
+from mmhybrid.datasets.data_paths import check_data, set_data_root
+from mmhybrid.datasets.synthetic import draw_data
+from mmhybrid.datasets.synthetic.files import spread
+from mmhybrid.datasets.synthetic.shapes import KINDS, outline, place
+from mmhybrid.engine.runner.run_config import UserError
 
 SOURCES = dict(
     coco="mmdet::_base_/datasets/coco_instance.py",
@@ -83,7 +83,7 @@ def test_same_seed_same_bytes(source: str, tmp_path: Path) -> None:
     assert first != third
 
 
-def test_training_and_held_out_pictures_differ(tmp_path: Path) -> None:
+def test_training_and_held_out_images_differ(tmp_path: Path) -> None:
     drawn("coco", tmp_path / "data")
     train, val = (
         set(digest(tmp_path / "data" / part).values()) for part in ("train2017", "val2017")
@@ -95,10 +95,10 @@ def test_training_and_held_out_pictures_differ(tmp_path: Path) -> None:
 def test_what_is_there_is_kept_and_what_does_not_fit_is_drawn_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     drawn("coco", folder)
-    picture = folder / "train2017" / "000000000001.jpg"
-    before = picture.stat().st_mtime_ns
+    image = folder / "train2017" / "000000000001.jpg"
+    before = image.stat().st_mtime_ns
     drawn("coco", folder)
-    assert picture.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
     drawn("coco", folder, train=3)
     assert len(list((folder / "train2017").iterdir())) == 3
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["data"]
@@ -113,20 +113,20 @@ def test_coco_annotations_are_valid(tmp_path: Path) -> None:
     assert {one["category_id"] for one in coco.anns.values()} == {1, 21, 41, 61}
     assert set(coco.getImgIds()) == {one["image_id"] for one in coco.anns.values()}
     for annotation in coco.anns.values():
-        image = coco.imgs[annotation["image_id"]]
-        picture = cv2.imread(str(folder / "train2017" / image["file_name"]))
-        assert picture.shape == (image["height"], image["width"], 3)
+        record = coco.imgs[annotation["image_id"]]
+        image = cv2.imread(str(folder / "train2017" / record["file_name"]))
+        assert image.shape == (record["height"], record["width"], 3)
         mask = coco.annToMask(annotation).astype(bool)
         assert mask.sum() == pytest.approx(annotation["area"], rel=0.06)
         left, top, width, height = coco_mask.toBbox(coco.annToRLE(annotation))
         assert (left, top, width, height) == pytest.approx(annotation["bbox"], abs=2)
         # The mask covers one colour: that of the shape, unlike the background.
-        inside = picture[mask].astype(float)
+        inside = image[mask].astype(float)
         assert inside.std(axis=0).max() < 25
     assert cfg.val_evaluator.ann_file == str(folder / "annotations/instances_val2017.json")
 
 
-def test_objects_of_a_picture_do_not_touch(tmp_path: Path) -> None:
+def test_objects_of_a_image_do_not_touch(tmp_path: Path) -> None:
     drawn("coco", tmp_path / "data", train=20)
     coco = COCO(tmp_path / "data" / "annotations" / "instances_train2017.json")
     for image in coco.getImgIds():
@@ -167,7 +167,7 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     real = tmp_path / "real.json"
     real.write_text("{}")
     cfg.train_dataloader.dataset.ann_file = str(real)
-    with pytest.raises(RunError, match="relative to data_root"):
+    with pytest.raises(UserError, match="relative to data_root"):
         draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
     assert json.loads(real.read_text()) == {}
 
@@ -177,7 +177,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     mine = tmp_path / "data" / "coco" / "mine.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
-    with pytest.raises(RunError, match=r"which holds something else.*--work-dir"):
+    with pytest.raises(UserError, match=r"which holds something else.*--work-dir"):
         draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
     assert mine.exists()
 
@@ -185,7 +185,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
     cfg = read("coco", tmp_path / "data")
     cfg.train_dataloader.dataset.type = "LVISV1Dataset"
-    with pytest.raises(RunError, match="cannot draw data for a LVISV1Dataset"):
+    with pytest.raises(UserError, match="cannot draw data for a LVISV1Dataset"):
         draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
 
 

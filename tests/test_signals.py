@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmhybrid.checkpoints import read_checkpoint
-from mmhybrid.engine.run_config import build_runner, set_resume, set_safeguards
-from mmhybrid.engine.signal_hook import SIGNALS
+from mmhybrid.engine.hooks.signal_hook import SIGNALS
+from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.weights import read_checkpoint
 
 
 class SendSignal(Hook):
@@ -94,7 +94,7 @@ def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
 
 HOOK = """
 import os, signal, sys, time, types
-from mmhybrid.engine.signal_hook import SignalHook
+from mmhybrid.engine.hooks.signal_hook import SignalHook
 runner = types.SimpleNamespace(train_loop=None, val_loop=None)
 SignalHook().before_train(runner)
 os.kill(os.getpid(), signal.SIGTERM)
@@ -122,7 +122,8 @@ import conftest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmhybrid.engine.run_config import build_runner, set_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
+from mmhybrid.engine.runner.run_config import set_safeguards
 Runner._log_env = lambda *args: None
 
 class SignalAll(Hook):

@@ -10,7 +10,7 @@ import mmhybrid  # noqa: F401  (mmdet needs what it supplies)
 import mmdet.datasets  # isort: skip
 import numpy as np
 
-from mmhybrid.engine.sample_data import coco
+from mmhybrid.datasets.synthetic import coco
 
 ROOT = Path(__file__).resolve().parents[1]
 MMDET = Path(mmdet.__file__).parent / ".mim"

@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import DATASETS
 
 import mmhybrid  # noqa: F401  (its scope)
-from mmhybrid.engine.sample_data import tiny_imagenet
+from mmhybrid.datasets.synthetic import tiny_imagenet
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def build(folder: Path, split: str):
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 10)])
-def test_pictures_and_labels(folder: Path, split: str, count: int) -> None:
+def test_images_and_labels(folder: Path, split: str, count: int) -> None:
     dataset = build(folder, split)
     ids = (folder / "wnids.txt").read_text().split()
     annotations = (folder / "val" / "val_annotations.txt").read_text()

@@ -20,8 +20,8 @@ SHELL_TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.sh"))
 TINY = [
     "quick.iterations=2",
     "quick.batch_size=2",
-    "quick.train_pictures=4",
-    "quick.val_pictures=2",
+    "quick.train_images=4",
+    "quick.val_images=2",
 ]
 
 
@@ -99,7 +99,8 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 @pytest.fixture
 def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """tools/test.py in this process, with a runner that has metrics ready; ``runs`` grows by it."""
-    from mmhybrid.engine import data_paths, run_config
+    from mmhybrid.datasets import data_paths
+    from mmhybrid.engine.runner import run_config
 
     tests = []
     runner = SimpleNamespace(rank=0, test=lambda: tests.append(1) or {"accuracy/top1": 50.0})
@@ -144,7 +145,7 @@ def test_metrics_are_written_once(tested, tmp_path: Path) -> None:
 
 
 def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmhybrid.analysis import results
+    from mmhybrid.engine.runner import results
 
     told = []
     monkeypatch.setattr(results, "write_test_result", lambda *args, **more: told.append(more))
@@ -213,12 +214,12 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
     folder, output = trained
     assert (folder / "epoch_1.pth").stat().st_size > 1e6
     assert (folder / "curves.png").stat().st_size > 1e4
-    assert len(list((folder / "pictures").glob("*.png"))) == 2
+    assert len(list((folder / "images").glob("*.png"))) == 2
     report = json.loads((folder / "metrics.json").read_text())
     assert report["iterations"] == 2
     assert set(report["final"]) == {"box AP", "box AP50", "mask AP", "mask AP50"}
     assert report["losses"][0]["loss"] > 0
-    for text in ("box AP50", "mask AP50", str(folder / "pictures")):
+    for text in ("box AP50", "mask AP50", str(folder / "images")):
         assert text in output
     assert "use BN in this run" in output
     # The weights of the base config are not asked for.
@@ -230,7 +231,7 @@ def test_truth_and_prediction_stand_side_by_side(trained: tuple[Path, str]) -> N
     import cv2
 
     folder, _ = trained
-    for path in (folder / "pictures").glob("*.png"):
+    for path in (folder / "images").glob("*.png"):
         source = cv2.imread(str(folder / "data" / "val2017" / f"{path.stem}.jpg"))
         assert cv2.imread(str(path)).shape == (source.shape[0], 2 * source.shape[1], 3)
 
@@ -284,7 +285,7 @@ def test_resume_continues_where_the_run_ended(
     assert (tmp_path / "epoch_2.pth").exists()
 
 
-def test_quick_on_real_pictures(shared: Path, small_config: Path, tmp_path: Path) -> None:
+def test_quick_on_real_images(shared: Path, small_config: Path, tmp_path: Path) -> None:
     sample = shared / "data" / "coco_sample"
     options = ["--quick", "--data-root", sample, "--work-dir", tmp_path / "run"]
     more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
@@ -321,7 +322,7 @@ def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Pat
     script = ROOT / "tools" / "dist_train.sh"
     result = run("bash", script, small_config, 2, *options, cwd=tmp_path, PORT="29617")
     assert result.returncode == 0, result.stderr
-    # Two processes of batch 2 go through the four pictures in one step.
+    # Two processes of batch 2 go through the four images in one step.
     assert "Epoch(train) [1][1/1]" in result.stdout
     script = ROOT / "tools" / "dist_test.sh"
     checkpoint = tmp_path / "epoch_1.pth"

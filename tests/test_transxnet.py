@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.analysis.plain_transxnet import plain_transxnet
+from benchmarks.plain_transxnet import plain_transxnet
 from mmhybrid.backbones import TransXNet
 
 TINY = dict(
@@ -74,7 +74,7 @@ def assert_as_published(output: Tensor, reference: dict) -> None:
         assert value.item() == pytest.approx(reference[name], abs=1e-9)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def random_init(model: nn.Module) -> nn.Module:
     """Random values in every parameter and statistic: at initialisation LayerScale hides
     everything."""
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_parameter_counts(arch) -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_output_and_every_gradient_equal_the_plain_formula(size, training) -> None:
     # Made for 64 pixels, so that one of the sizes needs no resizing.
-    model = randomised(TransXNet(TINY, image_size=64).double()).train(training)
+    model = random_init(TransXNet(TINY, image_size=64).double()).train(training)
     x = torch.randn(3, 3, *size, dtype=torch.float64)
     ours = model(x)
     plain = plain_transxnet(model, x)
@@ -153,7 +153,7 @@ def test_output_and_every_gradient_equal_the_plain_formula(size, training) -> No
 
 
 def test_batches_do_not_mix_in_evaluation() -> None:
-    model = randomised(TransXNet(TINY).double()).eval()
+    model = random_init(TransXNet(TINY).double()).eval()
     x = torch.randn(3, 3, 128, 160, dtype=torch.float64)
     with torch.no_grad():
         for together, *alone in zip(model(x), *(model(one[None]) for one in x), strict=True):
@@ -175,7 +175,7 @@ def test_gate_statistics_are_updated_twice_as_published() -> None:
 
 def test_tables_of_another_size_are_resized_on_loading() -> None:
     small, large = TransXNet(TINY, image_size=64), TransXNet(TINY, image_size=96)
-    state_dict = randomised(small).state_dict()
+    state_dict = random_init(small).state_dict()
     large.load_state_dict(large.adapt_state_dict(state_dict))
     assert large.relative_pos_enc[0].shape[-2:] == (24 * 24, 9)
 

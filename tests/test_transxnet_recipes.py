@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhybrid  # noqa: F401  (MMEngine reads 'mmseg::...' through it)
-from mmhybrid.engine.run_config import forget_pretrained
+from mmhybrid.engine.runner.run_config import forget_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Parameters of the whole segmentor, from the published backbone and mmseg's heads.

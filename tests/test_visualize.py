@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmhybrid.analysis import looking
-from mmhybrid.analysis.looking_page import draw_page, prepare_picture
-from mmhybrid.analysis.randomised import randomised
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
@@ -20,6 +18,8 @@ from mmhybrid.backbones import (
     XFormer,
 )
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
+from mmhybrid.visualization import attention_maps as looking
+from mmhybrid.visualization.page import draw_page, prepare_image
 
 SMALL = dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32))
 MODELS = {
@@ -41,7 +41,7 @@ MODELS = {
 
 
 def transxnet() -> TransXNet:
-    return randomised(TransXNet(dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64)))).eval()
+    return random_init(TransXNet(dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64)))).eval()
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
@@ -68,7 +68,7 @@ def test_attention_of_a_place_is_a_row_of_the_whole_matrix(size) -> None:
 
 
 @torch.no_grad()
-def test_dynamic_kernels_depend_on_the_picture() -> None:
+def test_dynamic_kernels_depend_on_the_image() -> None:
     model = transxnet()
     one, other = (looking.dynamic_kernels(model, torch.randn(1, 3, 64, 64)) for _ in range(2))
     assert [k.shape for k in one] == [(c, 7, 7) for c in (8, 16, 24, 32)]
@@ -76,7 +76,7 @@ def test_dynamic_kernels_depend_on_the_picture() -> None:
 
 
 def test_receptive_fields_grow_and_are_where_the_middle_is() -> None:
-    model = randomised(DMFormer(SMALL)).eval()
+    model = random_init(DMFormer(SMALL)).eval()
     fields = looking.effective_receptive_fields(model, torch.randn(1, 3, 128, 128))
     areas = [looking.area_of(field) for field in fields]
     assert areas == sorted(areas)
@@ -86,7 +86,7 @@ def test_receptive_fields_grow_and_are_where_the_middle_is() -> None:
 
 
 def test_gates_are_factors() -> None:
-    gates = looking.gates(randomised(DMFormer(SMALL)).eval(), torch.randn(1, 3, 64, 64))
+    gates = looking.gates(random_init(DMFormer(SMALL)).eval(), torch.randn(1, 3, 64, 64))
     # The first two stages have as many channels as each other.
     assert [g.shape for g in gates] == [(2, 16), (2, 32)]
     assert all(0 <= g.min() < g.max() <= 1 for g in gates)
@@ -94,7 +94,7 @@ def test_gates_are_factors() -> None:
 
 def test_channel_attentions_are_distributions() -> None:
     maps = looking.channel_attentions(
-        randomised(MODELS["XFormer"]()).eval(), torch.randn(1, 3, 64, 64)
+        random_init(MODELS["XFormer"]()).eval(), torch.randn(1, 3, 64, 64)
     )
     assert [m.shape for m in maps] == [(36, 36), (48, 48), (60, 60)]
     for weights in maps:
@@ -130,19 +130,19 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_page_of_every_family(name, tmp_path: Path) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="see requirements/visualize.txt")
-    model = randomised(MODELS[name]()).eval()
-    picture = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    assert prepare_picture(model, picture, 64)[2].abs().max() < 3  # normalised, as for training
+    model = random_init(MODELS[name]()).eval()
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    assert prepare_image(model, image, 64)[2].abs().max() < 3  # normalised, as for training
     path = tmp_path / "page.png"
     hooks = [len(module._forward_hooks) for module in model.modules()]  # shortcuts are some
-    draw_page(model, model, picture, path, title=name, place=(0.2, 0.9), short_side=64)
+    draw_page(model, model, image, path, title=name, place=(0.2, 0.9), short_side=64)
     assert min(Image.open(path).size) > 400
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
-def test_pictures_are_resized_and_normalised() -> None:
-    picture = np.full((100, 200, 3), 128, np.uint8)
-    shown, x, whole = prepare_picture(nn.Linear(1, 1), picture, 50)
+def test_images_are_resized_and_normalised() -> None:
+    image = np.full((100, 200, 3), 128, np.uint8)
+    shown, x, whole = prepare_image(nn.Linear(1, 1), image, 50)
     assert shown.shape == (50, 100, 3)
     assert x.shape == whole.shape == (1, 3, 50, 100)
     assert abs(x).max() < 1

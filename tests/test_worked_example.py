@@ -71,7 +71,7 @@ def test_freezes_and_knows_its_depths(inception_next: type) -> None:
 def test_trains_under_mask_rcnn(tmp_path: Path) -> None:
     options = [
         *("quick.iterations=3", "quick.batch_size=2"),
-        *("quick.train_pictures=6", "quick.val_pictures=2"),
+        *("quick.train_images=6", "quick.val_images=2"),
         *("model.backbone.dims=[16,32,48,64]", "model.backbone.depths=[1,1,1,1]"),
         *("model.neck.in_channels=[16,32,48,64]",),
     ]

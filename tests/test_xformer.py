@@ -213,7 +213,7 @@ def test_context_score_is_its_formula() -> None:
     q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
     context = attention.key_score(k).T @ k / 20
     torch.testing.assert_close(attention(x), 3 * q * context * v + v)
-    # The same tokens twice: another picture size, the same context.
+    # The same tokens twice: another image size, the same context.
     torch.testing.assert_close(attention(torch.cat([x, x])), attention(x).repeat(2, 1))
 
 

@@ -25,7 +25,7 @@ model = dict(
     head=dict(in_channels=48),
 )
 custom_hooks = [dict(type="EMAHook", momentum=0.01)]
-quick = dict(iterations=12, batch_size=8, train_pictures=48, val_pictures=8, size=32)
+quick = dict(iterations=12, batch_size=8, train_images=48, val_images=8, size=32)
 """
 OPTIONS = ["default_hooks.checkpoint.interval=2", "default_hooks.checkpoint.by_epoch=False"]
 SAVES = 6
@@ -96,7 +96,7 @@ def kill_at_random(child: int, folder: Path, seconds: float, in_save: bool) -> s
 
 def result(folder: Path) -> dict[str, Any]:
     """All of the last checkpoint that must not depend on interruptions."""
-    from mmhybrid.checkpoints import read_checkpoint
+    from mmhybrid.weights import read_checkpoint
 
     checkpoint = read_checkpoint((folder / "run" / "last_checkpoint").read_text())
     names = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
@@ -148,16 +148,16 @@ def main() -> None:
     from mmengine.runner import Runner
     from mmpretrain.utils import register_all_modules
 
-    import mmhybrid.engine.check_config
-    import mmhybrid.engine.quick
-    import mmhybrid.engine.report
-    import mmhybrid.engine.run_config
-    import mmhybrid.engine.signal_hook
+    import mmhybrid.engine.hooks.signal_hook
+    import mmhybrid.engine.runner.check_config
+    import mmhybrid.engine.runner.quick
+    import mmhybrid.engine.runner.report
+    import mmhybrid.engine.runner.run_config
 
     register_all_modules(init_default_scope=False)
     # What a runner prints of compilers and libraries takes longer than these trainings.
     Runner._log_env = lambda *args: None
-    mmhybrid.engine.report.write_report = lambda runner: {}
+    mmhybrid.engine.runner.report.write_report = lambda runner: {}
     random.seed(args.seed)
     folder = args.folder / f"{time.strftime('%Y%m%d_%H%M%S')}_{args.seed}"
     began = time.monotonic()

@@ -49,12 +49,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--preset",
         choices=["dense"],
-        help="backbones for dense prediction: 512x512, one picture, two threads",
+        help="backbones for dense prediction: 512x512, one image, two threads",
     )
     parser.add_argument(
-        "--size", type=size, nargs="+", metavar="HxW", help="of the pictures (default: 224)"
+        "--size", type=size, nargs="+", metavar="HxW", help="of the images (default: 224)"
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images (default: 1)")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "float16"],
@@ -103,9 +103,9 @@ def main() -> None:
 
     from mmhybrid.analysis.benchmark import PRESETS, Settings, benchmark
     from mmhybrid.analysis.benchmark_report import chart, table
-    from mmhybrid.analysis.provenance import made
-    from mmhybrid.analysis.results import write_results
-    from mmhybrid.engine.run_config import RunError
+    from mmhybrid.engine.runner.provenance import made
+    from mmhybrid.engine.runner.results import write_results
+    from mmhybrid.engine.runner.run_config import UserError
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -135,7 +135,7 @@ def main() -> None:
             save=save,
             say=lambda line: print(line, flush=True),
         )
-    except RunError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; what was measured is in {file}")

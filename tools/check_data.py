@@ -11,7 +11,7 @@ EXAMPLES = """examples:
     python tools/check_data.py configs/mask_rcnn_transxnet_t_coco.py
   Data that lies elsewhere:
     python tools/check_data.py configs/semantic_fpn_transxnet_t_ade20k.py --data-root /datasets/ade
-  Annotations whole, but only a thousand pictures of each data set:
+  Annotations whole, but only a thousand images of each data set:
     python tools/check_data.py configs/mask_rcnn_transxnet_t_coco.py --most 1000
 
 The exit code is 0 where nothing is wrong, and 1 where there are errors. Notes are no errors.
@@ -27,10 +27,10 @@ def parse_args() -> argparse.Namespace:
         "--data-root", help="folder that takes the place of every data_root in the config"
     )
     parser.add_argument(
-        "--most", type=int, metavar="N", help="open N pictures of each data set, evenly spread"
+        "--most", type=int, metavar="N", help="open N images of each data set, evenly spread"
     )
     parser.add_argument(
-        "--workers", type=int, default=4, help="threads that open pictures (default: %(default)s)"
+        "--workers", type=int, default=4, help="threads that open images (default: %(default)s)"
     )
     add_cfg_options(parser)
     return parser.parse_args()
@@ -40,9 +40,9 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.engine.check_data import check_datasets
-    from mmhybrid.engine.data_paths import LOADERS, check_data, set_data_root
-    from mmhybrid.engine.run_config import RunError, load_config
+    from mmhybrid.datasets.check_data import check_datasets
+    from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root
+    from mmhybrid.engine.runner.run_config import UserError, load_config
 
     try:
         cfg = load_config(args.config, args.cfg_options)
@@ -50,7 +50,7 @@ def main() -> None:
             set_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         found = check_datasets(cfg, LOADERS, args.most, args.workers)
-    except RunError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     for name, findings in found.items():
         print(name)

@@ -58,7 +58,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     of the runs that it resumed included."""
     from mmengine.config import Config
 
-    from mmhybrid.engine.report import headlines
+    from mmhybrid.engine.runner.report import headlines
 
     logs = sorted(folder.glob("*/vis_data/scalars.json"))
     if not logs:

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         "--image-size",
         type=int,
         default=224,
-        help="of the pictures that the authors' DW-Swin takes (default: %(default)s)",
+        help="of the images that the authors' DW-Swin takes (default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -51,9 +51,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    from mmhybrid.checkpoints import CheckpointError, read_checkpoint
-    from mmhybrid.checkpoints.converting import to_authors, to_ours
-    from mmhybrid.checkpoints.loading import find_weights, without_wrappers
+    from mmhybrid.weights import CheckpointError, read_checkpoint
+    from mmhybrid.weights.converting import to_authors, to_ours
+    from mmhybrid.weights.loading import find_weights, without_wrappers
 
     out = Path(args.out)
     if out.suffix not in (".pth", ".safetensors"):
@@ -106,7 +106,7 @@ def meta_of(checkpoint: dict) -> dict:
 
 def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
     """Writes the file and gives it its name."""
-    from mmhybrid.checkpoints.writing import durable_file, write_checkpoint
+    from mmhybrid.weights.writing import durable_file, write_checkpoint
 
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 """Export a trained model to ONNX, for any batch, height and width, and compare it with PyTorch.
 
 A backbone gives its feature maps, a classifier logits, a segmentor labels and logits, a detector
-what its head gives before boxes are decoded, or with --boxes these. Whole models take RGB pictures,
-values 0 to 255. The comparison runs on noise at sizes that the export has not seen, and on pictures
+what its head gives before boxes are decoded, or with --boxes these. Whole models take RGB images,
+values 0 to 255. The comparison runs on noise at sizes that the export has not seen, and on images
 given, in float32.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   A whole segmentor, fused:
     python tools/export_onnx.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --out upernet.onnx
-  The same, compared on pictures of one's own as well:
-    python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx --pictures FOLDER
+  The same, compared on images of one's own as well:
+    python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx --images FOLDER
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
-  A one-stage detector with its boxes, from a picture to what is in it:
+  A one-stage detector with its boxes, from an image to what is in it:
     python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \\
         --out retinanet.onnx
   To see whether it works, with random weights:
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--boxes",
         action="store_true",
-        help="have a one-stage detector give boxes, scores and labels, for one picture at a time",
+        help="have a one-stage detector give boxes, scores and labels, for one image at a time",
     )
     parser.add_argument("--no-fuse", action="store_true", help="export the model as it was trained")
     parser.add_argument(
@@ -65,11 +65,11 @@ def parse_args() -> argparse.Namespace:
         help="sizes to compare at, on noise (default: 256x320 480x640)",
     )
     parser.add_argument(
-        "--pictures",
+        "--images",
         nargs="+",
         metavar="PATH",
         default=[],
-        help="pictures, or folders of them, to compare a whole model on as well",
+        help="images, or folders of them, to compare a whole model on as well",
     )
     parser.add_argument(
         "--tolerance",
@@ -86,24 +86,24 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.analysis.trained_model import first_backbone, trained_model
+    from mmhybrid.apis.predict import find_inputs
+    from mmhybrid.apis.trained_model import first_backbone, trained_model
     from mmhybrid.deploy.onnx_export import (
         OnnxExportError,
         compare,
         export_onnx,
-        random_pictures,
+        random_images,
     )
-    from mmhybrid.deploy.predict import find_inputs
-    from mmhybrid.engine.run_config import RunError
+    from mmhybrid.engine.runner.run_config import UserError
 
     try:
         sizes = [_size(text) for text in args.check]
         if Path(args.out).suffix != ".onnx":
-            raise RunError(f"--out writes an .onnx file, and {args.out} has another name")
-        files = [path for path, _ in find_inputs(args.pictures)]
+            raise UserError(f"--out writes an .onnx file, and {args.out} has another name")
+        files = [path for path, _ in find_inputs(args.images)]
         model = trained_model(args.model, args.checkpoint, args.cfg_options)
         if files and (args.backbone or not hasattr(model, "data_preprocessor")):
-            raise RunError("--pictures need a whole model, which normalises them")
+            raise UserError("--images need a whole model, which normalises them")
         if args.backbone:
             model = first_backbone(model, args.model)
         print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
@@ -116,10 +116,10 @@ def main() -> None:
         )
         print(f"written: {args.out}", flush=True)
         shapes = [(1, 3, *sizes[0]), *((1 if args.boxes else 3, 3, *size) for size in sizes[1:])]
-        noise = [random_pictures(model, shape) for shape in shapes]
-        batches = chain(noise, map(_picture, files))
+        noise = [random_images(model, shape) for shape in shapes]
+        batches = chain(noise, map(_image, files))
         rows = compare(model, args.out, batches, boxes=args.boxes)
-    except (RunError, OnnxExportError, ValueError) as error:
+    except (UserError, OnnxExportError, ValueError) as error:
         sys.exit(f"error: {error}")
     print("largest difference from PyTorch, and PyTorch's largest value:")
     for row in rows:
@@ -134,20 +134,20 @@ def main() -> None:
         )
 
 
-def _picture(path: Path) -> torch.Tensor:
+def _image(path: Path) -> torch.Tensor:
     import torch
 
-    from mmhybrid.deploy.predict import read_rgb
+    from mmhybrid.apis.predict import read_rgb
 
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
 
 
 def _size(text: str) -> tuple[int, int]:
-    from mmhybrid.engine.run_config import RunError
+    from mmhybrid.engine.runner.run_config import UserError
 
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise RunError(f"--check takes sizes such as 480x640, not {text!r}")
+        raise UserError(f"--check takes sizes such as 480x640, not {text!r}")
     return int(parts[0]), int(parts[1])
 
 

@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width of the picture, or one number for both (default: of a config, what "
+        help="height and width of the image, or one number for both (default: of a config, what "
         "the published tables use: 800 1280 for detection, else the test size; of a class 224)",
     )
     parser.add_argument(
@@ -53,13 +53,14 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.analysis import count, models
+    from mmhybrid.analysis import count
     from mmhybrid.analysis.tables import markdown_table
-    from mmhybrid.engine.run_config import RunError, load_config
+    from mmhybrid.apis import models
+    from mmhybrid.engine.runner.run_config import UserError, load_config
 
     try:
         if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
-            raise RunError(f"--shape takes height and width, not {args.shape}")
+            raise UserError(f"--shape takes height and width, not {args.shape}")
         shape = tuple(args.shape * 2)[:2] if args.shape else (224, 224)
         if models.is_config(args.model):
             cfg = load_config(args.model, args.cfg_options)
@@ -68,7 +69,7 @@ def main() -> None:
         else:
             model = models.make_model(args.model, args.cfg_options)
         result = count(model, shape)
-    except (RunError, ValueError) as error:
+    except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
 
     if args.depth > 0:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Detect, segment or classify pictures and videos with a trained model.
+"""Detect, segment or classify images and videos with a trained model.
 
-Writes into the output folder: pictures/ and videos/ with the predictions drawn; for boxes and masks
-predictions.json in COCO's format, for segmentation labels/ with one PNG a picture, for
+Writes into the output folder: images/ and videos/ with the predictions drawn; for boxes and masks
+predictions.json in COCO's format, for segmentation labels/ with one PNG an image, for
 classification predictions.json with the five best classes. What cannot be read is named and left
 out.
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from command_line import add_cfg_options, check_device, prepare
 
 EXAMPLES = """examples:
-  A folder of pictures:
-    python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT pictures/
+  A folder of images:
+    python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT images/
   Some files, eight at a time, fused for speed:
     python tools/predict.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT "street/*.jpg" \\
         --batch-size 8 --fuse --out-dir street_labels
@@ -36,12 +36,12 @@ def parse_args() -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help='picture, video, folder, or a pattern in quotes: "street/**/*.jpg"',
+        help='image, video, folder, or a pattern in quotes: "street/**/*.jpg"',
     )
     parser.add_argument(
         "--out-dir", default="predictions", help="folder to write to (default: %(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures at a time (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: 1)")
     parser.add_argument(
         "--device", help="such as cuda:0 or cpu (default: the GPU, if there is one)"
     )
@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--fuse", action="store_true", help="fold what can be folded first: the same, but faster"
     )
-    parser.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
+    parser.add_argument("--no-save-vis", action="store_true", help="draw no images")
     parser.add_argument("--no-save-pred", action="store_true", help="write no results")
     add_cfg_options(parser)
     return parser.parse_args()
@@ -65,12 +65,12 @@ def main() -> None:
     args = parse_args()
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
-    from mmhybrid.deploy.predict import find_inputs, make_inferencer, predict
-    from mmhybrid.engine.run_config import RunError, existing_file, load_config
+    from mmhybrid.apis.predict import find_inputs, make_inferencer, predict
+    from mmhybrid.engine.runner.run_config import UserError, existing_file, load_config
 
     try:
         if args.batch_size < 1:
-            raise RunError(f"--batch-size {args.batch_size}: give 1 or more")
+            raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
         cfg = load_config(args.config, args.cfg_options)
         existing_file(args.checkpoint, "checkpoint")
         find_inputs(args.inputs)  # a wrong name is told before the model is built
@@ -81,13 +81,13 @@ def main() -> None:
             Path(args.out_dir),
             batch_size=args.batch_size,
             score_threshold=args.pred_score_thr,
-            pictures=not args.no_save_vis,
+            images=not args.no_save_vis,
             results=not args.no_save_pred,
             report=lambda text: print(text, file=sys.stderr),
         )
-    except RunError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
-    print(f"{outcome.done} pictures done, {len(outcome.unreadable)} inputs not readable")
+    print(f"{outcome.done} images done, {len(outcome.unreadable)} inputs not readable")
     print(f"written to {args.out_dir}")
     if outcome.unreadable:
         sys.exit(3 if outcome.done else 1)

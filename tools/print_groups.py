@@ -36,14 +36,14 @@ def main() -> None:
     from mmengine.logging import MMLogger
     from mmengine.optim import build_optim_wrapper
 
-    from mmhybrid.analysis.models import model_of
-    from mmhybrid.engine.layer_decay import parameter_groups
-    from mmhybrid.engine.run_config import RunError, load_config
+    from mmhybrid.apis.models import model_of
+    from mmhybrid.engine.optimizers.layer_decay import parameter_groups
+    from mmhybrid.engine.runner.run_config import UserError, load_config
 
     try:
         cfg = load_config(args.config, args.cfg_options)
         if "optimizer" not in cfg.get("optim_wrapper", {}):
-            raise RunError(f"{args.config} has no optim_wrapper with an optimizer")
+            raise UserError(f"{args.config} has no optim_wrapper with an optimizer")
         # Mixed precision and the accumulation of gradients change no group.
         keys = ("optimizer", "constructor", "paramwise_cfg")
         wrapper = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
@@ -52,8 +52,8 @@ def main() -> None:
         try:
             optimizer = build_optim_wrapper(model, wrapper).optimizer
         except (KeyError, NotImplementedError, TypeError, ValueError) as error:
-            raise RunError(f"the optim_wrapper of {args.config}: {error}") from error
-    except RunError as error:
+            raise UserError(f"the optim_wrapper of {args.config}: {error}") from error
+    except UserError as error:
         sys.exit(f"error: {error}")
     print("\n".join(parameter_groups(model, optimizer)))
 

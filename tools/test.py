@@ -14,7 +14,7 @@ EXAMPLES = """examples:
         work_dirs/mask_rcnn_transxnet_t_coco/epoch_12.pth
   What `train.py --quick` made, on its data:
     python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
-  With pictures of the predictions:
+  With images of the predictions:
     python tools/test.py CONFIG CHECKPOINT --show-dir predictions
   For the leaderboard:
     python tools/test.py CONFIG CHECKPOINT --result results/NAME.json
@@ -50,9 +50,9 @@ def parse_args() -> argparse.Namespace:
         help="have --result call the checkpoint published weights, as it does those of an address",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="folder for pictures of the predictions")
+    parser.add_argument("--show-dir", help="folder for images of the predictions")
     parser.add_argument(
-        "--wait-time", type=float, default=2, help="seconds that --show shows a picture"
+        "--wait-time", type=float, default=2, help="seconds that --show shows an image"
     )
     parser.add_argument(
         "--tta",
@@ -69,20 +69,20 @@ def parse_args() -> argparse.Namespace:
 
 def check_files(args: argparse.Namespace) -> None:
     """Find before the run what would keep its metrics from being written after it."""
-    from mmhybrid.engine.run_error import RunError
+    from mmhybrid.errors import UserError
 
     if args.out_item == "metrics" and not args.out:
-        raise RunError("--out-item metrics needs a file to write them to: --out FILE.json")
+        raise UserError("--out-item metrics needs a file to write them to: --out FILE.json")
     files = [("--result", args.result, [".json"])] if args.result else []
     if args.out_item == "metrics":
         files.append(("--out", args.out, [".json", ".pkl"]))
     for option, name, endings in files:
         if Path(name).suffix not in endings:
-            raise RunError(f"{option} {name}: metrics go to a {' or '.join(endings)} file")
+            raise UserError(f"{option} {name}: metrics go to a {' or '.join(endings)} file")
         try:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{option} {name} cannot be written: {error}") from error
+            raise UserError(f"{option} {name} cannot be written: {error}") from error
 
 
 def main() -> None:
@@ -92,8 +92,8 @@ def main() -> None:
 
     from mmengine.fileio import dump
 
-    from mmhybrid.engine import run_config as run
-    from mmhybrid.engine.data_paths import check_data, set_data_root
+    from mmhybrid.datasets.data_paths import check_data, set_data_root
+    from mmhybrid.engine.runner import run_config as run
 
     try:
         check_files(args)
@@ -101,7 +101,7 @@ def main() -> None:
         run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
         cfg.load_from = run.existing_file(args.checkpoint, "checkpoint")
         if args.quick:
-            from mmhybrid.engine.quick import make_quick
+            from mmhybrid.engine.runner.quick import make_quick
 
             make_quick(cfg, args.data_root)
             cfg.load_from = args.checkpoint
@@ -125,12 +125,12 @@ def main() -> None:
 
                 runner.register_hook(FuseHook())
             metrics = runner.test()
-    except run.RunError as error:
+    except run.UserError as error:
         sys.exit(f"error: {error}")
     if args.out_item == "metrics" and runner.rank == 0:
         dump(metrics, args.out)
     if args.result:
-        from mmhybrid.analysis.results import write_test_result
+        from mmhybrid.engine.runner.results import write_test_result
 
         try:
             write_test_result(
@@ -142,7 +142,7 @@ def main() -> None:
                 tta=args.tta,
                 published=args.published,
             )
-        except run.RunError as error:
+        except run.UserError as error:
             sys.exit(f"error: {error}")
 
 

@@ -10,15 +10,15 @@ from command_line import add_common_arguments, prepare
 EXAMPLES = """examples:
   See it learn, without any data:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
-  The same, with more steps (all settings: mmhybrid/engine/quick.py):
+  The same, with more steps (all settings: mmhybrid/engine/runner/quick.py):
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick \\
         --cfg-options quick.iterations=300
   On COCO in data/coco, or elsewhere:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --data-root /datasets/coco
-  A short run on small copies of one's own pictures:
+  A short run on small copies of one's own images:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick --data-root FOLDER
-  From random weights, one picture at a time:
+  From random weights, one image at a time:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=1
   Go on after Ctrl-C, SIGTERM, a crash or a full disk (see docs/recovery.md):
@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="draw a small data set, shrink pictures and schedule for a CPU, train, evaluate, "
-        "and leave checkpoints, metrics, curves and pictures of predictions",
+        help="draw a small data set, shrink images and schedule for a CPU, train, evaluate, "
+        "and leave checkpoints, metrics, curves and images of predictions",
     )
     parser.add_argument(
         "--resume",
@@ -73,21 +73,21 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
-    from mmhybrid.engine import run_config as run
-    from mmhybrid.engine.data_paths import check_data, set_data_root
+    from mmhybrid.datasets.data_paths import check_data, set_data_root
+    from mmhybrid.engine.runner import run_config as run
 
     try:
         cfg = run.load_config(args.config, args.cfg_options)
         run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
         if args.quick:
-            from mmhybrid.engine.quick import make_quick, quieten
+            from mmhybrid.engine.runner.quick import make_quick, silence
 
             make_quick(cfg, args.data_root)
             cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
         elif args.data_root:
             set_data_root(cfg, args.data_root)
         if args.quick and args.no_validate:
-            raise run.RunError("--quick evaluates what it trained: leave out --no-validate")
+            raise run.UserError("--quick evaluates what it trained: leave out --no-validate")
         if args.no_validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         if args.amp:
@@ -100,18 +100,18 @@ def main() -> None:
         with run.plain_errors():
             runner = run.build_runner(cfg)
             if args.quick:
-                quieten(runner)
+                silence(runner)
             runner.train()
-    except run.RunError as error:
+    except run.UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # before training began; from then on, mmhybrid.SignalHook saves and leaves
 
-    from mmhybrid.analysis.results import write_training_result
+    from mmhybrid.engine.runner.results import write_training_result
 
     write_training_result(runner, args.config, args.quick)
     if args.quick:
-        from mmhybrid.engine.report import tell, write_report
+        from mmhybrid.engine.runner.report import tell, write_report
 
         tell(runner, write_report(runner))
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Draw a page of what a network looks at in a picture.
+"""Draw a page of what a network looks at in an image.
 
 Of every model: its feature maps, its effective receptive field, Grad-CAM. Of TransXNet also the
-kernels that it mixes for this picture and the attention of one place; of DMFormer the gate; of
+kernels that it mixes for this image and the attention of one place; of DMFormer the gate; of
 XFormer how channels attend to each other; of models with depth-wise shortcuts what these add.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from command_line import add_cfg_options, prepare
 
 EXAMPLES = """examples:
-  A trained segmentor and a picture:
-    python tools/visualize.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --picture street.jpg
+  A trained segmentor and an image:
+    python tools/visualize.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --image street.jpg
   Where the place 200 pixels from the left and 80 from the top looks:
-    python tools/visualize.py CONFIG CHECKPOINT --picture street.jpg --place 200 80
-  A backbone with random weights, and a drawn picture:
+    python tools/visualize.py CONFIG CHECKPOINT --image street.jpg --place 200 80
+  A backbone with random weights, and a drawn image:
     python tools/visualize.py "TransXNet('tiny')" --out transxnet.jpg
 """
 
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", nargs="?", help="file or address of the weights (default: random weights)"
     )
-    parser.add_argument("--picture", help="file to look at (default: a drawn picture)")
+    parser.add_argument("--image", help="file to look at (default: a drawn image)")
     parser.add_argument(
         "--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)"
     )
@@ -39,13 +39,13 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=("X", "Y"),
-        help="pixel of the picture whose attention is shown (default: the middle)",
+        help="pixel of the image whose attention is shown (default: the middle)",
     )
     parser.add_argument(
         "--short-side",
         type=int,
         default=320,
-        help="that the picture is resized to, in pixels (default: %(default)s)",
+        help="that the image is resized to, in pixels (default: %(default)s)",
     )
     parser.add_argument("--title", help="of the page (default: the model and the checkpoint)")
     add_cfg_options(parser)
@@ -57,37 +57,37 @@ def main() -> None:
     args = parse_args()
     import numpy as np
 
-    from mmhybrid.analysis.looking_page import draw_page
-    from mmhybrid.analysis.trained_model import first_backbone, trained_model
-    from mmhybrid.deploy.predict import read_rgb
-    from mmhybrid.engine.run_config import RunError
-    from mmhybrid.engine.sample_data.shapes import scene
+    from mmhybrid.apis.predict import read_rgb
+    from mmhybrid.apis.trained_model import first_backbone, trained_model
+    from mmhybrid.datasets.synthetic.shapes import scene
+    from mmhybrid.engine.runner.run_config import UserError
+    from mmhybrid.visualization.page import draw_page
 
     try:
         if Path(args.out).suffix not in (".png", ".jpg", ".pdf"):
-            raise RunError(f"--out writes a .png, .jpg or .pdf file, and not {args.out}")
+            raise UserError(f"--out writes a .png, .jpg or .pdf file, and not {args.out}")
         if args.short_side < 32:
-            raise RunError(f"--short-side {args.short_side}: give 32 or more")
-        if args.picture:
-            picture = read_rgb(args.picture)
+            raise UserError(f"--short-side {args.short_side}: give 32 or more")
+        if args.image:
+            image = read_rgb(args.image)
         else:
-            picture = scene(np.random.default_rng(4), 320, 240, range(5), 4)[0]
-        height, width = picture.shape[:2]
+            image = scene(np.random.default_rng(4), 320, 240, range(5), 4)[0]
+        height, width = image.shape[:2]
         x, y = args.place or (width // 2, height // 2)
         if not (0 <= x < width and 0 <= y < height):
-            raise RunError(f"--place {x} {y} is outside of the picture, {width}x{height} pixels")
+            raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
         model = trained_model(args.model, args.checkpoint, args.cfg_options)
         weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
         draw_page(
             model,
             first_backbone(model, args.model),
-            picture,
+            image,
             args.out,
             title=args.title or f"{Path(args.model).stem}, {weights}",
             place=((y + 0.5) / height, (x + 0.5) / width),
             short_side=args.short_side,
         )
-    except RunError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
         sys.exit(

@@ -13,7 +13,7 @@ losses = [
     dict(type="LovaszLoss", reduction="none", loss_weight=1.0),
 ]
 
-# Half of the pictures' 480x360.
+# Half of the images' 480x360.
 size, crop_size = (240, 180), (128, 128)
 train_pipeline = [
     dict(type="LoadImageFromFile"),

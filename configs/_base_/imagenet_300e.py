@@ -16,7 +16,7 @@ model = dict(
     ),
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
 )
-# 8 GPUs x 128 pictures = 1024
+# 8 GPUs x 128 images = 1024
 train_dataloader = dict(batch_size=128)
 val_dataloader = dict(batch_size=128)
 test_dataloader = val_dataloader

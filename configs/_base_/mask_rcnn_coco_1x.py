@@ -6,7 +6,7 @@ _base_ = [
     "mmdet::_base_/default_runtime.py",
 ]
 
-# 8 GPUs x 2 pictures = 16; 118k pictures x 12 epochs = 88k iterations
+# 8 GPUs x 2 images = 16; 118k images x 12 epochs = 88k iterations
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.05),

@@ -14,6 +14,6 @@ model = dict(
 )
 # The head learns ten times as fast.
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0))))
-# 8 GPUs x 1 picture = 8
+# 8 GPUs x 1 image = 8
 train_dataloader = dict(batch_size=1, num_workers=4)
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -12,7 +12,7 @@ data_preprocessor = dict(size=crop_size)
 model = dict(
     data_preprocessor=data_preprocessor, pretrained=None, decode_head=dict(num_classes=150)
 )
-# 8 GPUs x 2 pictures = 16
+# 8 GPUs x 2 images = 16
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     _delete_=True,

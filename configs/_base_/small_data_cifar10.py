@@ -2,7 +2,7 @@
 _base_ = "./small_data_300e.py"
 
 model = dict(head=dict(num_classes=10))
-# The pictures of the pickles are RGB already.
+# The images of the pickles are RGB already.
 data_preprocessor = dict(
     num_classes=10, mean=[125.307, 122.961, 113.8575], std=[62.985, 62.0925, 66.708], to_rgb=False
 )
@@ -39,7 +39,7 @@ test_pipeline = [
     dict(type="PackInputs"),
 ]
 
-# 4 GPUs x 32 pictures = 128
+# 4 GPUs x 32 images = 128
 train_dataloader = dict(
     batch_size=32,
     num_workers=4,

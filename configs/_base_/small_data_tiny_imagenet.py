@@ -2,7 +2,7 @@
 _base_ = "./small_data_300e.py"
 
 model = dict(head=dict(num_classes=200))
-# Statistics of ImageNet, as published; pictures are read as BGR.
+# Statistics of ImageNet, as published; images are read as BGR.
 data_preprocessor = dict(
     num_classes=200, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
@@ -41,7 +41,7 @@ test_pipeline = [
     dict(type="PackInputs"),
 ]
 
-# 4 GPUs x 32 pictures = 128
+# 4 GPUs x 32 images = 128
 train_dataloader = dict(
     batch_size=32,
     num_workers=4,

@@ -14,6 +14,6 @@ model = dict(
     decode_head=dict(num_classes=150),
     auxiliary_head=dict(num_classes=150),
 )
-# 8 GPUs x 2 pictures = 16
+# 8 GPUs x 2 images = 16
 train_dataloader = dict(batch_size=2)
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from mmhybrid.analysis.counting import count, run_parts
-from mmhybrid.analysis.models import make_model
 from mmhybrid.analysis.timing import peak_memory, peak_memory_of, synchronise
+from mmhybrid.apis.models import make_model
 from mmhybrid.deploy import fuse
 
 Row = dict[str, Any]
@@ -51,9 +51,9 @@ class Settings:
     """What all rows of a run share.
 
     Attributes:
-        batch_size: pictures in a call.
+        batch_size: images in a call.
         precision: ``'float32'``, or ``'bfloat16'`` or ``'float16'`` by autocast.
-        channels_last: give pictures and weights in that memory format.
+        channels_last: give images and weights in that memory format.
         device: ``'cpu'`` or ``'cuda'``, or ``'cuda:1'`` and so on.
         repeats: timed rounds.
         train: measure training steps too: forward, and backward from the mean of all outputs,
@@ -69,7 +69,7 @@ class Settings:
     train: bool = True
     seconds: float | None = None
 
-    def pictures(self, size: tuple[int, int]) -> Tensor:
+    def images(self, size: tuple[int, int]) -> Tensor:
         """(batch_size, 3, H, W), random."""
         x = torch.randn(self.batch_size, 3, *size, device=self.device)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
@@ -110,8 +110,8 @@ def benchmark(
     A model that needs more memory than there is, or fails otherwise, gets a row that says so.
 
     Args:
-        models: what :func:`mmhybrid.analysis.models.make_model` takes, by the name to show.
-        sizes: (height, width) of the pictures.
+        models: what :func:`mmhybrid.apis.models.make_model` takes, by the name to show.
+        sizes: (height, width) of the images.
         modes: of :data:`MODES`. Fused, of :func:`mmhybrid.deploy.fuse`, is left out of models that
             it does not fuse, and never trained.
         settings: the defaults unless given.
@@ -199,7 +199,7 @@ def _calls(
     model = model.to(settings.device)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    x = settings.pictures(size)
+    x = settings.images(size)
     run = run_parts
     if mode == "compiled":
         run = torch.compile(run_parts)

@@ -16,7 +16,7 @@ HEAD = (
     "activations, M",
     "latency, ms",
     "spread",
-    "pictures/s",
+    "images/s",
     "latency ratio",
     "training step, ms",
     "spread",
@@ -36,7 +36,7 @@ def table(rows: list[Row], made: dict[str, str], settings: Settings) -> str:
 
     Args:
         rows: of :func:`mmhybrid.analysis.benchmark.benchmark`.
-        made: of :func:`mmhybrid.analysis.provenance.made`.
+        made: of :func:`mmhybrid.engine.runner.provenance.made`.
         settings: of the run.
     """
     lines = [

@@ -43,7 +43,7 @@ class ModuleCount:
         name: where it is in the model, ``''`` for the whole.
         type: its class.
         parameters: all of them, frozen ones too.
-        macs: multiply-accumulates of one picture, see :mod:`mmhybrid.analysis.counting`.
+        macs: multiply-accumulates of one image, see :mod:`mmhybrid.analysis.counting`.
         mm_macs: the same as OpenMMLab's tables count them.
         activations: values that come out of convolutions, linear layers, matrix products and
             attention.
@@ -62,7 +62,7 @@ class Count(ModuleCount):
     """What a model costs: the whole, and every module that ran, in the order of the model.
 
     Attributes:
-        shape: (C, H, W) of the picture.
+        shape: (C, H, W) of the image.
         modules: the rows. A module inside another is counted in both.
     """
 
@@ -71,7 +71,7 @@ class Count(ModuleCount):
 
 
 def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
-    """Counts a model for one picture.
+    """Counts a model for one image.
 
     A detector is counted with backbone, neck, first stage, and a second stage over 1000 boxes, of
     which 100 get masks; a segmentor without its auxiliary head; as the published tables are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -39,11 +40,13 @@ class HybridBackbone(BaseModule):
 
     Attributes:
         family: whose checkpoints fit.
+        test_options: constructor arguments that make a model of a few milliseconds, for tests.
         feature_channels: channels of each returned map.
         feature_strides: stride of each returned map.
     """
 
     family: str = ""
+    test_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -139,10 +142,10 @@ class HybridBackbone(BaseModule):
         )
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError for pictures too small for the last stage."""
+        """Raises ValueError for images too small for the last stage."""
         if not torch.compiler.is_compiling() and min(x.shape[-2:]) < SMALLEST_INPUT:
             raise ValueError(
-                f"{type(self).__name__} takes pictures of at least "
+                f"{type(self).__name__} takes images of at least "
                 f"{SMALLEST_INPUT}x{SMALLEST_INPUT} pixels, not {x.shape[-2]}x{x.shape[-1]}"
             )
 

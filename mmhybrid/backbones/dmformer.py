@@ -96,7 +96,7 @@ class DMFormer(HybridBackbone):
             settings ``embed_dims``, ``depths`` and ``mlp_ratios``, each a tuple of four; the rest
             is taken from ``'small'``. Reconstruction: the paper's stage table is not known, and
             widths and depths are VAN's; the ratio of 3 is what the totals ask for.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
             stages.
@@ -140,6 +140,9 @@ class DMFormer(HybridBackbone):
     """
 
     family = "DMFormer"
+    test_options: Mapping[str, Any] = MappingProxyType(
+        dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
+    )
     # fmt: off
     presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
         "small": dict(

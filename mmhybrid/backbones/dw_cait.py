@@ -33,9 +33,9 @@ class DWCaiT(DWPlainBackbone):
     Args:
         arch: ``'xxs12'`` or ``'xxs24'``, or a dict with any of ``embed_dims``, ``depth``,
             ``cls_depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from ``'xxs12'``.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         patch_size: side of a patch; a multiple of 4.
-        image_size: side of the pictures that the position embedding is made for.
+        image_size: side of the images that the position embedding is made for.
         out_type: ``'featmap'`` for a pyramid of four maps, made of the last patch block (ViTDet's
             simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
             ``'cls_token'`` for the (B, C) vector of the class stage, which is what mmpretrain's
@@ -69,6 +69,7 @@ class DWCaiT(DWPlainBackbone):
     """
 
     family = "DWCaiT"
+    test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
             "xxs12": dict(embed_dims=192, depth=12, cls_depth=2, num_heads=4, mlp_ratio=4),

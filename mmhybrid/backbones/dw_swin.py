@@ -122,7 +122,7 @@ class DWSwinTransformer(HybridBackbone):
         arch: ``'tiny'`` (short ``'t'``), or a dict with any of ``embed_dims``, ``depths``,
             ``num_heads``, ``window_size``, ``patch_size`` and ``mlp_ratio``; the rest is taken from
             ``'tiny'``.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         out_indices: stages to return, at strides 4, 8, 16 and 32, each through a layer
             normalisation of its own. Stages after the last of them are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
@@ -148,6 +148,9 @@ class DWSwinTransformer(HybridBackbone):
     """
 
     family = "DWSwinTransformer"
+    test_options: Mapping[str, Any] = MappingProxyType(
+        dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
+    )
     # fmt: off
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         "tiny": dict(

@@ -22,16 +22,16 @@ class DWVisionTransformer(DWPlainBackbone):
 
     The host is that of the authors' code (https://github.com/ZTX-100/Efficient_ViT_with_DW), in the
     manner of vit-pytorch: no bias on queries, keys and values, positions added to the class token
-    too. Beyond theirs it takes any size (the position embedding is resized bicubically, pictures
+    too. Beyond theirs it takes any size (the position embedding is resized bicubically, images
     are padded to whole patches) and gives dense maps.
 
     Args:
         arch: ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or a dict with any of
             ``embed_dims``, ``depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from
             ``'tiny'``.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         patch_size: side of a patch; a multiple of 4.
-        image_size: side of the pictures that the position embedding is made for.
+        image_size: side of the images that the position embedding is made for.
         out_type: ``'featmap'`` for a pyramid of four maps, made of the last block's tokens without
             the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times
             ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what mmpretrain's
@@ -63,6 +63,7 @@ class DWVisionTransformer(DWPlainBackbone):
     """
 
     family = "DWVisionTransformer"
+    test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
             "tiny": dict(embed_dims=192, depth=12, num_heads=3, mlp_ratio=4),

@@ -10,14 +10,14 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 
-def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
+def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
     """What to merge into a detector's or segmentor's config for another backbone of four stages.
 
     Made for the text of a config, where MMEngine merges the result into the model of the bases::
 
         _base_ = ["./_base_/mmhybrid.py", "./_base_/retinanet_coco_1x.py",
                   "./_base_/backbones/transxnet_t.py"]
-        model = __import__("mmhybrid").with_backbone(_base_.model, _base_.backbone)
+        model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)
 
     A neck with ``in_channels`` says by their number how many of the last stages it takes; those
     below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it, and
@@ -37,9 +37,9 @@ def with_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict
         ValueError: nothing in the model says what it takes, or it takes more maps than there are.
 
     Example:
-        >>> from mmhybrid import with_backbone
+        >>> from mmhybrid import replace_backbone
         >>> model = dict(neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048]))
-        >>> with_backbone(model, dict(type='TransXNet', arch='tiny'))['neck']
+        >>> replace_backbone(model, dict(type='TransXNet', arch='tiny'))['neck']
         {'in_channels': [48, 96, 224, 448]}
     """
     neck, levels = model.get("neck"), 4

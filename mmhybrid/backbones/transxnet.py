@@ -101,7 +101,7 @@ class TransXNet(HybridBackbone):
             with any of the settings ``depths``, ``embed_dims``, ``num_heads``, ``sr_ratios``,
             ``kernel_sizes``, ``num_groups`` and ``mlp_ratios``, each a tuple of four; the rest is
             taken from ``'tiny'``.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         out_indices: stages to return, at strides 4, 8, 16 and 32, each through a group
             normalisation of its own. Later stages than these are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
@@ -124,6 +124,17 @@ class TransXNet(HybridBackbone):
     """
 
     family = "TransXNet"
+    test_options: Mapping[str, Any] = MappingProxyType(
+        dict(
+            arch=dict(
+                depths=(2, 1, 1, 1),
+                embed_dims=(16, 32, 48, 64),
+                num_heads=(1, 2, 3, 4),
+                mlp_ratios=(2, 2, 2, 2),
+            ),
+            image_size=64,
+        )
+    )
     # fmt: off
     presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
         "tiny": dict(

@@ -160,7 +160,7 @@ class XFormer(HybridBackbone):
             ``embed_dims`` and ``xf_depths`` (three each, channels and number of the encoder
             layers). Reconstruction: the paper's table is not known; widths and depths are those of
             MobileViT-S. Other sizes than this one are not known to exist.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
         frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
             stages.
@@ -207,6 +207,17 @@ class XFormer(HybridBackbone):
     """
 
     family = "XFormer"
+    test_options: Mapping[str, Any] = MappingProxyType(
+        dict(
+            arch=dict(
+                stem_channels=(8, 16),
+                channels=(16, 24, 32, 40),
+                mobile_depths=(1, 1, 1, 1),
+                embed_dims=(16, 24, 32),
+                xf_depths=(1, 1, 1),
+            )
+        )
+    )
     # fmt: off
     presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
         "small": dict(

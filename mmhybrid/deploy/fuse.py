@@ -11,11 +11,11 @@ from torch import nn
 from mmhybrid.backbones import BACKBONES
 from mmhybrid.backbones.dmformer import DMFormerBlock
 from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
+from mmhybrid.deploy.cached_relative_position import CachedRelativePosition
 from mmhybrid.deploy.folding import activate_in_place, fold_norms
 from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
 from mmhybrid.deploy.fused_transxnet import FusedTransXNetBlock
 from mmhybrid.deploy.fused_xformer import FusedInvertedResidual
-from mmhybrid.deploy.remembered_positions import RememberedPositions
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,7 +34,7 @@ def fuse(model: Model) -> Model:
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
     Blocks that know a shorter form (see ``FUSED_BLOCKS``) take it; one with normalisations of
-    another kind, which depend on the picture, stays as it is. A model on a CPU works channels last.
+    another kind, which depend on the image, stays as it is. A model on a CPU works channels last.
 
     A batch normalisation before a convolution that pads stays too, as in the depth-wise shortcut:
     the convolution pads with zeros after the shift, which no convolution before the shift can.
@@ -69,7 +69,7 @@ def fuse(model: Model) -> Model:
                 setattr(parent, name, fused(child))
     for module in model.modules():
         if isinstance(module, TransXNet):
-            module.relative_position = RememberedPositions(module)
+            module.relative_position = CachedRelativePosition(module)
     fold_norms(model)
     activate_in_place(model)
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):

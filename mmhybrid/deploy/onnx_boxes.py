@@ -17,11 +17,11 @@ from torchvision.ops import nms
 def boxes_of(
     head: nn.Module, lists: Sequence[Sequence[Tensor]], size: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What mmdet's heads predict for one picture, by the ``test_cfg`` of the head.
+    """What mmdet's heads predict for one image, by the ``test_cfg`` of the head.
 
     Args:
         head: mmdet's ``YOLOV3Head``, or an ``AnchorHead`` with sigmoid scores, as RetinaNet's.
-        lists: what the head returns for a batch of one picture.
+        lists: what the head returns for a batch of one image.
         size: its height and width; boxes of an anchor head end at its border.
 
     Returns:

@@ -68,8 +68,8 @@ def export_onnx(
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
         path: of the .onnx file.
         fused: fuse first, see :func:`mmhybrid.deploy.fuse`.
-        boxes: of a one-stage detector, export boxes instead of maps, for one picture at a time.
-        in_channels: of the pictures.
+        boxes: of a one-stage detector, export boxes instead of maps, for one image at a time.
+        in_channels: of the images.
         safetensors: write the weights beside the graph, into a .safetensors file of the same name,
             instead of into it.
 
@@ -135,12 +135,12 @@ def compare(
     batches: Iterable[Tensor],
     boxes: bool = False,
 ) -> list[Difference]:
-    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same pictures.
+    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
 
     Args:
         model: what was exported.
         path: of the .onnx file.
-        batches: of pictures, (B, C, H, W) each, see :func:`random_pictures`.
+        batches: of images, (B, C, H, W) each, see :func:`random_images`.
         boxes: it was exported with boxes; these are compared by their scores alone, since boxes of
             nearly the same score may change places.
 
@@ -160,7 +160,7 @@ def compare(
     return rows
 
 
-def random_pictures(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
 
     Args:
@@ -184,7 +184,7 @@ def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxrunti
 def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:
     if expected.shape != got.shape:
         raise OnnxExportError(
-            f"{name} of a picture {shape} is {tuple(got.shape)} in onnxruntime and "
+            f"{name} of an image {shape} is {tuple(got.shape)} in onnxruntime and "
             f"{tuple(expected.shape)} in PyTorch"
         )
     if not expected.is_floating_point():

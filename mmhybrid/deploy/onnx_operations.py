@@ -91,16 +91,16 @@ def _cubic_weights(t: Tensor) -> list[Tensor]:
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
 
 
-def convolve_each_picture(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
-    """The dynamic convolution, picture after picture.
+def convolve_each_image(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
+    """The dynamic convolution, image after image.
 
-    PyTorch convolves all pictures at once, in as many groups as there are channels in all of them;
+    PyTorch convolves all images at once, in as many groups as there are channels in all of them;
     in ONNX the number of groups is fixed.
     """
     weight, bias = self.kernels(x)
 
-    def convolve(carry: Tensor, picture: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        x, weight, bias = (part.unsqueeze(0) for part in picture)
+    def convolve(carry: Tensor, image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        x, weight, bias = (part.unsqueeze(0) for part in image)
         y = F.conv2d(
             x,
             weight.transpose(0, 1),
@@ -110,8 +110,8 @@ def convolve_each_picture(self: InputDependentDepthwiseConv, x: Tensor) -> Tenso
         )
         return carry + 1, y.squeeze(0)  # a scan wants something that is carried
 
-    pictures = tuple(part.contiguous() for part in (x, weight, bias))
-    return scan(convolve, torch.zeros(1, device=x.device), pictures)[1]
+    images = tuple(part.contiguous() for part in (x, weight, bias))
+    return scan(convolve, torch.zeros(1, device=x.device), images)[1]
 
 
 def upsample_by_scale(self: nn.Module, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def make_exportable(model: nn.Module) -> None:
     """Replaces, in place, what cannot be exported for every batch and size."""
     for module in model.modules():
         if isinstance(module, InputDependentDepthwiseConv):
-            module.forward = types.MethodType(convolve_each_picture, module)
+            module.forward = types.MethodType(convolve_each_image, module)
         elif _is_mmseg_upsample(module) and not module.size:
             module.forward = types.MethodType(upsample_by_scale, module)
 

@@ -1,4 +1,4 @@
-"""Whole models as functions from pictures to named tensors, which is what a graph can hold."""
+"""Whole models as functions from images to named tensors, which is what a graph can hold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmhybrid.deploy.onnx_boxes import boxes_of
 class NamedOutputs(nn.Module):
     """A model without the classes of OpenMMLab around what goes in and what comes out.
 
-    ``forward`` maps pictures (B, C, H, W) to a dict of tensors. A backbone takes what it was
-    trained with, and gives ``stage_0`` (B, C, h, w) and so on. Whole models take pictures with
+    ``forward`` maps images (B, C, H, W) to a dict of tensors. A backbone takes what it was
+    trained with, and gives ``stage_0`` (B, C, h, w) and so on. Whole models take images with
     values from 0 to 255 and channels in the order of the config's ``mean`` (RGB, in all configs
     here), normalise them, and give
 
     * a classifier of mmpretrain: ``logits`` (B, classes);
     * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
-      they are made of. It sees the whole picture at once, also where its config tests in windows;
+      they are made of. It sees the whole image at once, also where its config tests in windows;
     * a one-stage detector of mmdet: what its head gives of each level before anything is decoded,
       ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both;
     * a two-stage detector: the same of its region proposal network, and the map of each level that
@@ -29,7 +29,7 @@ class NamedOutputs(nn.Module):
 
     Args:
         model: one of these.
-        boxes: have a one-stage detector decode and suppress, too: it takes one picture and gives
+        boxes: have a one-stage detector decode and suppress, too: it takes one image and gives
             what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does.
 
     Raises:
@@ -65,7 +65,7 @@ class NamedOutputs(nn.Module):
 
 
 def normalised(model: nn.Module, image: Tensor) -> Tensor:
-    """Pictures, 0 to 255, as the model's data preprocessor hands them on."""
+    """Images, 0 to 255, as the model's data preprocessor hands them on."""
     given = model.data_preprocessor
     return (image - given.mean) / given.std if hasattr(given, "mean") else image
 

@@ -3,22 +3,25 @@
 A config names the classes of this package ``mmhybrid.CLASS``, and need not import anything.
 """
 
-from mmhybrid.engine.compile_hook import CompileBackboneHook
-from mmhybrid.engine.durable_checkpoint_hook import DurableCheckpointHook
-from mmhybrid.engine.layer_decay import (
+from mmhybrid.datasets.resumable_sampling import ResumableBatchSampler
+from mmhybrid.datasets.sample_loading import EvaluationDataHook
+from mmhybrid.deprecation import renamed
+from mmhybrid.engine.hooks.compile_hook import CompileBackboneHook
+from mmhybrid.engine.hooks.durable_checkpoint_hook import DurableCheckpointHook
+from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
+from mmhybrid.engine.hooks.signal_hook import SignalHook
+from mmhybrid.engine.optimizers.layer_decay import (
     LayerwiseDecayOptimWrapperConstructor,
     layer_depths,
     parameter_groups,
 )
-from mmhybrid.engine.non_finite_hook import NonFiniteHook
-from mmhybrid.engine.resumable_loops import (
+from mmhybrid.engine.runner.resumable_loops import (
     ResumableEpochBasedTrainLoop,
     ResumableIterBasedTrainLoop,
 )
-from mmhybrid.engine.resumable_sampling import ResumableBatchSampler
-from mmhybrid.engine.run_error import RunError
-from mmhybrid.engine.sample_loading import EvaluationDataHook
-from mmhybrid.engine.signal_hook import SignalHook
+from mmhybrid.errors import UserError
+
+__getattr__ = renamed(__name__, {"RunError": "mmhybrid.errors.UserError"})
 
 __all__ = [
     "CompileBackboneHook",
@@ -29,8 +32,8 @@ __all__ = [
     "ResumableBatchSampler",
     "ResumableEpochBasedTrainLoop",
     "ResumableIterBasedTrainLoop",
-    "RunError",
     "SignalHook",
+    "UserError",
     "layer_depths",
     "parameter_groups",
 ]

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class ChannelGate(nn.Sequential):
-    """Factors in [0, 1], one a picture and channel: mean, two 1x1 convolutions, a sigmoid.
+    """Factors in [0, 1], one an image and channel: mean, two 1x1 convolutions, a sigmoid.
 
     The excitation of Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507. It maps
     (B, C, H, W) to (B, C, 1, 1) and leaves the multiplication to the caller.

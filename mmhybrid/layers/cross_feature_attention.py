@@ -63,7 +63,7 @@ class ContextScoreAttention(nn.Module):
               Y = \lambda\, \hat{Q} \odot g \odot V + V
 
     The context is the mean over the tokens, not their sum, so that weights that were learned at one
-    picture size mean the same at another.
+    image size mean the same at another.
 
     Args:
         channels: D of the (..., N, D) input and output.

@@ -12,7 +12,7 @@ from mmhybrid.layers.conv_norm import ConvNorm
 
 
 class InputDependentDepthwiseConv(nn.Module):
-    """A depth-wise convolution whose kernel and bias are mixed anew for every picture.
+    """A depth-wise convolution whose kernel and bias are mixed anew for every image.
 
     TransXNet (https://arxiv.org/abs/2310.19380). A bank of G kernels is mixed by
     weights that a small bottleneck (the gate) predicts from the input pooled to the kernel's own
@@ -71,7 +71,7 @@ class InputDependentDepthwiseConv(nn.Module):
             return torch.cat(
                 [self._convolve(*one) for one in zip(x.split(1), weight, bias, strict=True)]
             )
-        # One grouped convolution over all pictures is as fast as a static depth-wise one.
+        # One grouped convolution over all images is as fast as a static depth-wise one.
         return self._convolve(x.reshape(1, -1, *x.shape[2:]), weight, bias).reshape(x.shape)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,9 +81,9 @@ class InputDependentDepthwiseConv(nn.Module):
 
 
 def _is_faster_one_by_one(x: Tensor) -> bool:
-    """Whether pictures are better convolved one after the other.
+    """Whether images are better convolved one after the other.
 
-    On a CPU a large map is channels last, and all pictures in one convolution would be no more:
+    On a CPU a large map is channels last, and all images in one convolution would be no more:
     the copy there and back costs more than the calls. Measured on two threads, with a batch of 2
     or 8, forward and backward: 1.2 to 1.7 times as fast at 28x28 and above, slower at 14x14.
     """

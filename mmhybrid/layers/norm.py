@@ -17,7 +17,7 @@ class _SingleValueNorm:
     """Normalises one value per channel with the running statistics.
 
     The statistics of one value are meaningless (its variance is zero), and PyTorch refuses to train
-    on them. This happens wherever a global pool meets a batch of one picture. Synchronised across
+    on them. This happens wherever a global pool meets a batch of one image. Synchronised across
     processes there are more values, and the usual path is taken.
     """
 
@@ -38,11 +38,11 @@ class _SingleValueNorm:
 
 
 class BatchNorm2d(_SingleValueNorm, nn.BatchNorm2d):
-    """:class:`torch.nn.BatchNorm2d`, for a batch of one picture too."""
+    """:class:`torch.nn.BatchNorm2d`, for a batch of one image too."""
 
 
 class SyncBatchNorm(_SingleValueNorm, nn.SyncBatchNorm):
-    """:class:`torch.nn.SyncBatchNorm`, for a batch of one picture in one process too."""
+    """:class:`torch.nn.SyncBatchNorm`, for a batch of one image in one process too."""
 
 
 class LayerNorm2d(nn.LayerNorm):

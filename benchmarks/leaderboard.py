@@ -1,0 +1,260 @@
+"""Tables of what was measured and what was reported, none without its origin.
+
+A figure of accuracy stands in a column of its metric *and* the kind of its origin, so that figures
+of the papers, of published weights and of training here never share one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config_names import FAMILIES, parse_config_name
+from mmhybrid.analysis.tables import markdown_table
+from mmhybrid.engine.runner.results import ORIGIN_NAMES, ORIGINS, Row, figures_of, subject, variant
+
+PAGE = Path(__file__).with_name("leaderboard.html")
+# The order of the tables; other data sets follow.
+DATASETS = ("ImageNet-1K", "COCO", "ADE20K", "Cityscapes", "CIFAR-10", "CIFAR-100", "Tiny-ImageNet")
+
+
+def leaderboard(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> dict[str, Any]:
+    """Arranges all results.
+
+    Args:
+        results: of :func:`mmhybrid.engine.runner.results.read_results`.
+        costs: of :func:`benchmarks.model_index.read_costs`.
+
+    Returns:
+        ``tables``, each with ``title``, ``note``, ``columns`` (``key``, ``title``, ``digits`` of
+        figures or None for text) and ``rows``; ``origins``, all of them in words, which rows name
+        by number under ``sources``; and ``points`` for charts.
+    """
+    origins: list[str] = []
+    tables = [
+        _accuracy_table(dataset, rows, costs, origins)
+        for dataset, rows in _by_dataset(results["accuracy"]).items()
+    ]
+    tables += _speed_tables(results["benchmark"])
+    points = _points(results, costs)
+    return dict(tables=tables, origins=origins, points=points)
+
+
+def _by_dataset(rows: list[Row]) -> dict[str, list[Row]]:
+    datasets = dict.fromkeys([*DATASETS, *(row["dataset"] for row in rows)])
+    found = {name: [row for row in rows if row["dataset"] == name] for name in datasets}
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _accuracy_table(
+    dataset: str, rows: list[Row], costs: Mapping[str, Row], origins: list[str]
+) -> Row:
+    columns = [
+        dict(key="model", title="model", digits=None),
+        dict(key="method", title="method", digits=None),
+        dict(key="parameters", title="parameters, M", digits=1),
+        dict(key="flops", title="FLOPs, G", digits=2),
+    ]
+    kinds = [kind for kind in ORIGINS if any(row["origin"]["kind"] == kind for row in rows)]
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        for kind in kinds:
+            if any((row["metric"], row["origin"]["kind"]) == (metric, kind) for row in rows):
+                title = f"{metric}, {ORIGIN_NAMES[kind]}"
+                columns.append(dict(key=f"{metric}/{kind}", title=title, digits=2))
+    columns.append(dict(key="sources", title="origin", digits=None))
+
+    lines: dict[tuple[Any, str], Row] = {}
+    for row in figures_of(rows):
+        # What has a config is one line, however its method is called.
+        empty = dict(model=row["model"], method=_method(row), sources=[])
+        line = lines.setdefault(subject(row), empty)
+        cost = costs.get(row.get("config", ""), {})
+        if cost:
+            line.update(parameters=cost["parameters"] / 1e6, flops=cost["flops"] / 1e9)
+            line["config"] = row["config"]
+        for run in row["runs"]:
+            number = _number(origins, describe_origin(run))
+            if number not in line["sources"]:
+                line["sources"].append(number)
+        line[f"{row['metric']}/{row['origin']['kind']}"] = row["value"]
+    for line in lines.values():
+        line["sources"] = " ".join(f"[{number}]" for number in line["sources"])
+        line["ours"] = is_ours(line["model"])
+    return dict(
+        title=dataset,
+        note="In per cent. FLOPs as OpenMMLab's tables count them, at the size that papers use.",
+        columns=columns,
+        rows=list(lines.values()),
+    )
+
+
+def _method(row: Row) -> str:
+    return ", ".join(filter(None, [row.get("method"), variant(row)]))
+
+
+def _number(origins: list[str], text: str) -> int:
+    if text not in origins:
+        origins.append(text)
+    return origins.index(text) + 1
+
+
+def describe_origin(row: Row) -> str:
+    """The origin of a row of accuracy, in a sentence."""
+    origin = row["origin"]
+    kind = origin["kind"]
+    if kind == "paper":
+        text = f"the paper's: {origin['source']}, {origin['where']}"
+    elif kind == "trained":
+        text = (
+            f"trained here: {origin['command']}, seed {origin['seed']}, commit "
+            f"{origin['commit']}, {origin['device']}"
+        )
+    else:
+        text = (
+            f"{ORIGIN_NAMES[kind]}: {origin['checkpoint']} (SHA-256 {origin['sha256'][:12]}), "
+            f"{origin['command']}, commit {origin['commit']}, {origin['device']}"
+        )
+    return f"{text}; {row['note']}" if "note" in row else text
+
+
+def is_ours(model: str) -> bool:
+    """Whether a model is one of this package's."""
+    return any(model == name or model.startswith(f"{name}-") for name in FAMILIES.values())
+
+
+SPEED_COLUMNS = (
+    ("model", "model", None, 1),
+    ("mode", "mode", None, 1),
+    ("parameters", "parameters, M", 1, 1e-6),
+    ("macs", "MACs, G", 2, 1e-9),
+    ("mm_macs", "FLOPs, G", 2, 1e-9),
+    ("activations", "activations, M", 1, 1e-6),
+    ("latency", "latency, ms", 1, 1e3),
+    ("throughput", "images/s", 2, 1),
+    ("training", "training step, ms", 1, 1e3),
+    ("forward_memory", "memory, MiB", 0, 2**-20),
+    ("training_memory", "training memory, MiB", 0, 2**-20),
+)
+
+
+def _speed_tables(rows: list[Row]) -> list[Row]:
+    """A table for each run and size: times of different runs do not compare."""
+    tables: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        made = row["made"]
+        size = "x".join(map(str, row["size"]))
+        place = (size, json.dumps(made))
+        note = (
+            "Times are medians of rounds in which all models took turns; compare them within this "
+            "table only. Memory is the peak beyond the weights. MACs are all that is multiplied "
+            "and accumulated; FLOPs as OpenMMLab's tables count them, without attention and "
+            "dynamic convolutions."
+        )
+        if made:
+            note += (
+                f" {made['command']}, commit {made['commit']}, {made['date']}: {made['device']}, "
+                f"PyTorch {made['torch']}."
+            )
+        table = tables.setdefault(
+            place,
+            dict(
+                title=f"Speed and memory at {size}",
+                note=note,
+                columns=[dict(key=k, title=t, digits=d) for k, t, d, _ in SPEED_COLUMNS],
+                rows=[],
+            ),
+        )
+        line = {
+            key: row[key] if digits is None else row[key] * factor
+            for key, _, digits, factor in SPEED_COLUMNS
+            if key in row
+        }
+        if "latency" in row:
+            line["throughput"] = row["batch_size"] / row["latency"]
+        if "error" in row:
+            line["mode"] += f" ({row['error']})"
+        table["rows"].append(dict(line, ours=is_ours(row["model"])))
+    return list(tables.values())
+
+
+def _points(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> list[Row]:
+    """Accuracies with the costs that are known of their models, for charts."""
+    speed = {row["model"]: row for row in results["benchmark"] if row["mode"] == "eager"}
+    points = []
+    for row in figures_of(results["accuracy"]):
+        cost = costs.get(row.get("config", ""), {})
+        measured = speed.get(row["model"], {})
+        point = dict(
+            model=row["model"],
+            method=_method(row),
+            series=f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['kind']]}",
+            value=row["value"],
+            ours=is_ours(row["model"]),
+        )
+        if cost:
+            point["flops"] = cost["flops"] / 1e9
+        if "latency" in measured:
+            point["latency"] = measured["latency"] * 1e3
+        if "training_memory" in measured:
+            point["memory"] = measured["training_memory"] / 2**20
+        if len(point) > 5:
+            points.append(point)
+    return points
+
+
+def _shown(value: Any, digits: int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if digits is None else f"{value:.{digits}f}"
+
+
+def to_markdown(board: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    lines = [
+        "# Leaderboard",
+        "",
+        "Written by `benchmarks/make_leaderboard.py` from `results/`.",
+        "",
+    ]
+    for table in board["tables"]:
+        head = [column["title"] for column in table["columns"]]
+        body = [
+            [_shown(row.get(c["key"]), c["digits"]) for c in table["columns"]]
+            for row in table["rows"]
+        ]
+        lines += [f"## {table['title']}", "", table["note"], "", *markdown_table(head, body), ""]
+    lines += ["## Origins", ""]
+    lines += [f"{number}. {text}" for number, text in enumerate(board["origins"], 1)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> str:
+    """Every figure of accuracy as a line, with its whole origin and the cost of its config."""
+    details = list(dict.fromkeys(key for keys in ORIGINS.values() for key in keys))
+    head = ["dataset", "model", "method", "metric", "value", "config", "parameters", "flops"]
+    head += ["note", "origin", *details]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, head, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in results["accuracy"]:
+        origin = row["origin"]
+        cost = costs.get(row.get("config", ""), {})
+        writer.writerow({**cost, **row, **origin, "origin": origin["kind"]})
+    return file.getvalue()
+
+
+def to_html(board: Mapping[str, Any]) -> str:
+    """One page that needs nothing else: sortable tables, charts, all origins."""
+    # No '</script>' can end the script early.
+    data = json.dumps(board, ensure_ascii=False).replace("</", "<\\/")
+    return PAGE.read_text(encoding="utf-8").replace("{/* DATA */}", data)
+
+
+def config_parts(stem: str) -> tuple[str, str, str]:
+    """Model, method and data set of a config, for rows of accuracy."""
+    name = parse_config_name(stem)
+    return name.model, name.method, name.dataset

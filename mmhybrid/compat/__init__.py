@@ -1,0 +1,24 @@
+"""What lets today's OpenMMLab run on today's PyTorch: one obstacle a file."""
+
+from mmhybrid.compat import (
+    distribution_names,
+    hue_jitter,
+    mmcv_ext,
+    optimizer_names,
+    package_metadata,
+    reading_checkpoints,
+)
+
+
+def apply() -> None:
+    """Removes every obstacle that is present here. Calling it again changes nothing."""
+    # First those without which MMEngine's own parts cannot be imported.
+    optimizer_names.apply()
+    package_metadata.apply()
+    distribution_names.apply()
+    mmcv_ext.apply()
+    hue_jitter.apply()
+    reading_checkpoints.apply()
+    from mmhybrid.weights import mmengine_hook
+
+    mmengine_hook.apply()

@@ -1,0 +1,145 @@
+"""Sigmoid and softmax focal loss (https://arxiv.org/abs/1708.02002) as mmcv's kernels give them.
+
+mmcv never takes the logarithm of less than the smallest normal float32, and `1 - p` vanishes where
+p rounds to 1. A more exact formula would give other losses for confident wrong predictions.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmhybrid.compat.mmcv_ext.precision import as_working_precision
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+def _log(probability: Tensor) -> Tensor:
+    return probability.clamp(min=_SMALLEST).log()
+
+
+def _check_target(target: Tensor, largest: int) -> None:
+    if target.numel() and (found := int(target.max())) > largest:
+        raise ValueError(
+            f"focal loss: the target holds class {found}, but the prediction only knows "
+            f"targets up to {largest}; check num_classes"
+        )
+
+
+def _write_per_class(
+    result: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    p: Tensor,
+    if_target: Callable[[Tensor], Tensor],
+    if_other: Callable[[Tensor], Tensor],
+) -> None:
+    """Write `if_target(p)` in each row at its target class, `if_other(p)` elsewhere, weighted."""
+    classes = p.size(1)
+    known = (target >= 0) & (target < classes)
+    target = target.clamp(0, classes - 1)
+    column = target[:, None]
+    values = if_other(p)
+    # Only one value a row is positive: the rest of the table is spared the second formula.
+    positive = if_target(p.gather(1, column))
+    values.scatter_(1, column, torch.where(known[:, None], positive, values.gather(1, column)))
+    if weight.numel():
+        # Background has no weight of its own (mmcv reads past the end of the weights there).
+        values *= torch.where(known, weight.to(values)[target], 1)[:, None]
+    result.copy_(values)
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Write the loss of every logit.
+
+    Args:
+        input: Logits (N, C).
+        target: Class of each row (N,); C or a negative number means background.
+        weight: One weight a class (C,), or empty.
+        output: (N, C), written.
+        gamma: Power of the focusing factor.
+        alpha: Share of the positive term; the negative one has 1 - alpha.
+    """
+    if input.numel() == 0:
+        return
+    _check_target(target, input.size(1))
+    (logit,) = as_working_precision(input)
+    p = 1 / (1 + torch.exp(-logit))
+    _write_per_class(
+        output,
+        target,
+        weight,
+        p,
+        if_target=lambda p: -alpha * (1 - p) ** gamma * _log(p),
+        if_other=lambda p: (alpha - 1) * p**gamma * _log(1 - p),
+    )
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Write the derivative of every loss by its logit; arguments as in the forward kernel."""
+    if input.numel() == 0:
+        return
+    (logit,) = as_working_precision(input)
+    p = 1 / (1 + torch.exp(-logit))
+    _write_per_class(
+        grad_input,
+        target,
+        weight,
+        p,
+        if_target=lambda p: -alpha * (1 - p) ** gamma * (1 - p - gamma * p * _log(p)),
+        if_other=lambda p: (alpha - 1) * p**gamma * (gamma * (1 - p) * _log(1 - p) - p),
+    )
+
+
+def softmax_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Write the loss of every row.
+
+    Args:
+        input: Probabilities after softmax (N, C).
+        target: Class of each row (N,); rows with a negative one do not count.
+        weight: One weight a class (C,), or empty.
+        output: (N,), written.
+        gamma: Power of the focusing factor.
+        alpha: Factor of the loss.
+    """
+    if input.numel() == 0:
+        return
+    _check_target(target, input.size(1) - 1)
+    (probability,) = as_working_precision(input)
+    p = probability.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
+    output.copy_(_weighted(-alpha * (1 - p) ** gamma * _log(p), target, weight))
+
+
+def softmax_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Write the derivative by every logit (N, C); `buff` (N,) is working space."""
+    if input.numel() == 0:
+        return
+    (probability,) = as_working_precision(input)
+    column = target.clamp(min=0)[:, None]
+    p = probability.gather(1, column).squeeze(1)
+    q = 1 - p
+    factor = alpha * (-(q**gamma) + gamma * q ** (gamma - 1) * p * _log(p))
+    factor = _weighted(factor, target, weight)[:, None]
+    grad = -factor * probability
+    grad_input.copy_(grad.scatter_add(1, column, factor))
+    buff.copy_(factor.squeeze(1))
+
+
+def _weighted(per_row: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    if weight.numel():
+        per_row = per_row * weight.to(per_row)[target.clamp(min=0)]
+    return torch.where(target >= 0, per_row, 0)

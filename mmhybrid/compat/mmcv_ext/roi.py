@@ -1,0 +1,237 @@
+"""RoIAlign and RoIPool with the arguments of mmcv's kernels.
+
+Average RoIAlign is torchvision's kernel. The two that take a maximum have no counterpart there
+(torchvision's RoIPool rounds boxes, mmcv's does not) and go box by box.
+"""
+
+import torch
+import torchvision  # noqa: F401  registers torch.ops.torchvision
+from torch import Tensor
+
+from mmhybrid.compat.mmcv_ext.precision import as_working_precision
+
+_MAX = 0
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the pooled features of every box.
+
+    Args:
+        input: Features (B, C, H, W).
+        rois: Boxes (K, 5), as image index, x1, y1, x2, y2.
+        output: (K, C, aligned_height, aligned_width), written.
+        argmax_y: Shape of `output`; where the maximum was found, written with `pool_mode` 0.
+        argmax_x: As `argmax_y`.
+        aligned_height: Bins of a box, vertically.
+        aligned_width: Bins of a box, horizontally.
+        spatial_scale: Pixels of `input` in a unit of `rois`.
+        sampling_ratio: Samples along each side of a bin; 0 for about one a pixel.
+        pool_mode: 0 for the maximum of a bin's samples, 1 for their average.
+        aligned: Whether pixel centres lie half a pixel from their index.
+    """
+    features, boxes = as_working_precision(input, rois)
+    if pool_mode != _MAX:
+        pooled = torch.ops.torchvision.roi_align(
+            features, boxes, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+        )
+        output.copy_(pooled)
+        return
+
+    # mmcv starts its search for the maximum from here, and stays here in a box without samples.
+    lowest = -10000.0 if input.device.type == "cpu" else torch.finfo(torch.float32).min
+    shift = 0.5 if aligned else 0.0
+    start = boxes[:, 1:3] * spatial_scale - shift
+    size = boxes[:, 3:5] * spatial_scale - shift - start
+    if not aligned:
+        size = size.clamp(min=1)
+    bin_size = size / boxes.new_tensor([aligned_width, aligned_height])
+    samples = bin_size.ceil().clamp(min=0).int()
+    if sampling_ratio > 0:
+        samples = torch.full_like(samples, sampling_ratio)
+
+    images = boxes[:, 0].int().tolist()
+    for k, (image, (samples_x, samples_y)) in enumerate(zip(images, samples.tolist(), strict=True)):
+        if samples_x * samples_y == 0:
+            output[k], argmax_y[k], argmax_x[k] = lowest, -1, -1
+            continue
+        x = _sample(start[k, 0], bin_size[k, 0], aligned_width, samples_x)
+        y = _sample(start[k, 1], bin_size[k, 1], aligned_height, samples_y)
+        values = _interpolate(features[image], y.flatten(), x.flatten())
+        maximum, row, column = _bin_maximum(values, y.shape, x.shape)
+        found = maximum > lowest
+        output[k] = maximum.clamp(min=lowest)
+        argmax_y[k] = torch.where(found, y.flatten()[row], -1)
+        argmax_x[k] = torch.where(found, x.flatten()[column], -1)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Add the gradient of the features to `grad_input`; arguments as in `roi_align_forward`."""
+    grad, boxes, y, x = as_working_precision(grad_output, rois, argmax_y, argmax_x)
+    if pool_mode != _MAX:
+        bins = (aligned_height, aligned_width)
+        grad_features = torch.ops.torchvision._roi_align_backward(
+            grad, boxes, spatial_scale, *bins, *grad_input.shape, sampling_ratio, aligned
+        )
+        grad_input.add_(grad_features)
+        return
+
+    height, width = grad_input.shape[2:]
+    grad = torch.where(y != -1, grad, 0)
+    for row, weight_y in _neighbours(y, height):
+        for column, weight_x in _neighbours(x, width):
+            pixel = row * width + column
+            _add_at(grad_input, boxes[:, 0], pixel, grad * weight_y * weight_x)
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Write the largest feature in every bin of every box.
+
+    Args:
+        input: Features (B, C, H, W).
+        rois: Boxes (K, 5), as image index, x1, y1, x2, y2; the last pixel belongs to the box.
+        output: (K, C, pooled_height, pooled_width), written; 0 in an empty bin.
+        argmax: Shape of `output`; index of the pixel, row by row, written; -1 in an empty bin.
+        pooled_height: Bins of a box, vertically.
+        pooled_width: Bins of a box, horizontally.
+        spatial_scale: Pixels of `input` in a unit of `rois`.
+    """
+    features, boxes = as_working_precision(input, rois)
+    height, width = input.shape[2:]
+    start = boxes[:, 1:3] * spatial_scale
+    size = (boxes[:, 3:5] + 1) * spatial_scale - start
+    bin_size = size / boxes.new_tensor([pooled_width, pooled_height])
+    images = boxes[:, 0].int().tolist()
+    for k in (size > 0).all(dim=1).nonzero().flatten().tolist():
+        columns, in_bin_x = _pixels(start[k, 0], bin_size[k, 0], pooled_width, width)
+        rows, in_bin_y = _pixels(start[k, 1], bin_size[k, 1], pooled_height, height)
+        values = features[images[k]][:, rows.flatten()][:, :, columns.flatten()]
+        in_bin = in_bin_y.flatten()[:, None] & in_bin_x.flatten()
+        values = values.masked_fill(~in_bin, -torch.inf)
+        maximum, row, column = _bin_maximum(values, rows.shape, columns.shape)
+        empty = maximum == -torch.inf
+        output[k] = maximum.masked_fill(empty, 0)
+        pixel = rows.flatten()[row] * width + columns.flatten()[column]
+        argmax[k] = pixel.masked_fill(empty, -1)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Add the gradient of the features to `grad_input`; arguments as in `roi_pool_forward`."""
+    grad, images = as_working_precision(grad_output, rois[:, 0])
+    grad = torch.where(argmax != -1, grad, 0)
+    _add_at(grad_input, images, argmax.clamp(min=0).long(), grad)
+
+
+def _sample(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
+    """Coordinates (bins, samples) along one side of a box."""
+    steps = torch.arange(max(bins, samples), device=start.device).to(start)
+    within = (steps[:samples] + 0.5) * bin_size / samples
+    return (start + steps[:bins] * bin_size)[:, None] + within
+
+
+def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """The pixels before and after each position on an axis, each with its linear weight.
+
+    Positions up to one pixel beyond the border count as on it. Those farther out have no weight.
+    """
+    inside = (position >= -1) & (position <= length)
+    position = position.clamp(0, length - 1)
+    before = position.floor()
+    weight = position - before
+    before = before.long()
+    after = (before + 1).clamp(max=length - 1)
+    return [(before, (1 - weight) * inside), (after, weight * inside)]
+
+
+def _interpolate(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Bilinear samples (C, len(y), len(x)) of features (C, H, W) at every pair of y and x."""
+    height, width = features.shape[1:]
+    return sum(
+        (weight_y[:, None] * weight_x) * features[:, row][:, :, column]
+        for row, weight_y in _neighbours(y, height)
+        for column, weight_x in _neighbours(x, width)
+    )
+
+
+def _bin_maximum(
+    values: Tensor, rows: tuple[int, int], columns: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Reduce values (C, bins * samples, bins * samples) to the maximum of each bin.
+
+    Args:
+        values: What each row and column of samples holds.
+        rows: Bins and samples in a bin, vertically.
+        columns: Bins and samples in a bin, horizontally.
+
+    Returns:
+        The maxima (C, bins, bins), and the row and the column of `values` that hold them: of
+        equal values the first, row by row.
+    """
+    values = values.unflatten(2, columns).unflatten(1, rows).transpose(2, 3).flatten(3)
+    best = values.argmax(dim=-1, keepdim=True)
+    maximum = values.gather(-1, best).squeeze(-1)
+    best = best.squeeze(-1)
+    bins_y = torch.arange(rows[0], device=values.device)[:, None]
+    bins_x = torch.arange(columns[0], device=values.device)
+    row = bins_y * rows[1] + best // columns[1]
+    column = bins_x * columns[1] + best % columns[1]
+    return maximum, row, column
+
+
+def _pixels(start: Tensor, bin_size: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
+    """Pixel indices (bins, longest) that each bin of one side covers, and which of them count."""
+    steps = torch.arange(bins + 1, device=start.device).to(start)
+    first = (steps[:-1] * bin_size + start).floor().clamp(0, length).long()
+    end = (steps[1:] * bin_size + start).ceil().clamp(0, length).long()
+    longest = max(int((end - first).max()), 1)
+    pixel = first[:, None] + torch.arange(longest, device=start.device)
+    return pixel.clamp(max=length - 1), pixel < end[:, None]
+
+
+def _add_at(grad_input: Tensor, images: Tensor, pixel: Tensor, values: Tensor) -> None:
+    """Add values (K, C, ...) to `grad_input` (B, C, H, W) at pixel indices of the same shape."""
+    batch, channels, height, width = grad_input.shape
+    plane = images.long()[:, None] * channels + torch.arange(channels, device=images.device)
+    index = plane[:, :, None] * (height * width) + pixel.flatten(2)
+    total = values.new_zeros(batch * channels * height * width)
+    total.index_add_(0, index.flatten(), values.flatten())
+    grad_input.add_(total.view(grad_input.shape))

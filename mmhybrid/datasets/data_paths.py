@@ -1,0 +1,164 @@
+"""Where the data of a config lies, and what to say when it does not lie there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmhybrid.errors import UserError
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+# How to get each data set, by the beginning of the dataset's type.
+HOW_TO_GET = {
+    "Coco": (
+        "COCO 2017: unpack http://images.cocodataset.org/zips/train2017.zip, .../zips/val2017.zip "
+        "and http://images.cocodataset.org/annotations/annotations_trainval2017.zip in {root}"
+    ),
+    "ADE20K": (
+        "ADE20K: unpack http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip "
+        "so that {root} is the folder ADEChallengeData2016"
+    ),
+    "Cityscapes": (
+        "Cityscapes: register at https://www.cityscapes-dataset.com, unpack "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip in {root}, then run mmseg's "
+        "tools/dataset_converters/cityscapes.py {root}"
+    ),
+    "ImageNet": (
+        "ImageNet-1K: register at https://image-net.org, unpack ILSVRC2012 as "
+        "{root}/train/n01440764/*.JPEG and {root}/val/n01440764/*.JPEG"
+    ),
+    "CIFAR100": "unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in {root}",
+    "CIFAR10": "unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in {root}",
+    "TinyImageNet": (
+        "Tiny-ImageNet: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip so that {root} is "
+        "the folder tiny-imagenet-200"
+    ),
+    "CustomDataset": "put one folder of images a class there",
+    "BaseSegDataset": "put images and label maps there, as docs/data.md has them for CamVid",
+}
+
+
+def datasets_of(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> Iterator[tuple[str, Any]]:
+    """Yield (loader, dataset) for all datasets of a config; what RepeatDataset wraps is yielded."""
+    for loader in loaders:
+        if cfg.get(loader):
+            for dataset in _innermost(cfg[loader]["dataset"]):
+                yield loader, dataset
+
+
+def _innermost(dataset: Any) -> Iterator[Any]:
+    wrapped = dataset.get("datasets") or ([dataset["dataset"]] if "dataset" in dataset else [])
+    for one in wrapped:
+        yield from _innermost(one)
+    if not wrapped:
+        yield dataset
+
+
+def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
+    """Names of the classes of a dataset: its ``metainfo``, or else what its type says.
+
+    Args:
+        dataset: The dataset's config.
+        scope: ``default_scope`` of the whole config.
+    """
+    metainfo = dataset.get("metainfo") or {}
+    if "classes" not in metainfo:
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            metainfo = registry.get(dataset["type"]).METAINFO
+    if not metainfo.get("classes"):
+        raise UserError(
+            f"the classes of a {dataset['type']} are not known: name them in its config, "
+            "metainfo=dict(classes=[...])"
+        )
+    return tuple(metainfo["classes"])
+
+
+def set_data_root(cfg: Config, folder: str) -> None:
+    """Make all datasets and evaluators of a config read from another folder.
+
+    Args:
+        cfg: Changed in place.
+        folder: Takes the place of each ``data_root``; what lies below keeps its name.
+    """
+    roots = {cfg.get("data_root") or ""}
+    for _, dataset in datasets_of(cfg):
+        root = dataset.get("data_root") or cfg.get("data_root") or ""
+        roots.add(root)
+        dataset["data_root"] = folder
+        if dataset.get("ann_file"):
+            dataset["ann_file"] = _below(dataset["ann_file"], root)
+        prefix = dataset.get("data_prefix")
+        if isinstance(prefix, str):
+            dataset["data_prefix"] = _below(prefix, root)
+        elif prefix:
+            dataset["data_prefix"] = {key: _below(path, root) for key, path in prefix.items()}
+    for evaluator in _evaluators(cfg):
+        for key in ("ann_file", "seg_prefix"):
+            if evaluator.get(key):
+                path = min((_below(evaluator[key], root) for root in roots), key=len)
+                evaluator[key] = str(Path(folder) / path)
+
+
+def _below(path: str, root: str) -> str:
+    """The path without the root that it begins with."""
+    root = root.rstrip("/")
+    return path[len(root) :].lstrip("/") if root and path.startswith(root + "/") else path
+
+
+def _evaluators(cfg: Config, names: tuple[str, ...] = ("val_evaluator", "test_evaluator")):
+    for name in names:
+        evaluator = cfg.get(name) or []
+        yield from evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look whether the files and folders that a run will read are there.
+
+    Args:
+        cfg: The config of the run.
+        loaders: Those that the run uses.
+
+    Raises:
+        UserError: One is missing. Says which, how to get the data, and what works without.
+    """
+    for _, dataset in datasets_of(cfg, loaders):
+        for path in _paths(dataset):
+            if "://" not in path and not os.path.exists(path):
+                root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)
+                raise UserError(
+                    f"the data set is missing: {os.path.abspath(path)} does not exist.\n"
+                    f"  To get it: {how_to_get(dataset, root)}\n"
+                    "  If it lies elsewhere: --data-root FOLDER\n"
+                    "  To try without: --quick draws a small data set and needs none."
+                )
+
+
+def how_to_get(dataset: Any, root: str) -> str:
+    """One line that says where a data set comes from."""
+    name = dataset["type"].rsplit(".", 1)[-1]
+    for beginning, text in HOW_TO_GET.items():
+        if name.startswith(beginning):
+            return text.format(root=root)
+    return f"see the documentation of {name}"
+
+
+def _paths(dataset: Any) -> Iterator[str]:
+    """Every file and folder that a dataset reads from this machine, and addresses."""
+    if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
+        return
+    root = dataset.get("data_root") or ""
+    name = dataset["type"].rsplit(".", 1)[-1]
+    if name in ("CIFAR10", "CIFAR100"):
+        if not dataset.get("download", True):  # otherwise mmpretrain fetches the files itself
+            folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
+            yield os.path.join(root, folder)
+        return
+    if dataset.get("ann_file"):
+        yield os.path.join(root, dataset["ann_file"])
+    prefix = dataset.get("data_prefix") or dataset.get("split") or ""
+    for folder in [prefix] if isinstance(prefix, str) else prefix.values():
+        yield os.path.join(root, folder)

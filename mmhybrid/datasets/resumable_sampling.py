@@ -1,0 +1,145 @@
+"""The order of the images and the random numbers of their transforms, without a state to save.
+
+Which images make up batch k, and the random numbers that crop and flip each of them, depend on
+the seed and on k alone: not on how many processes or workers load them, nor on where a run was
+interrupted. A resumed run therefore leaves out the first k batches, without loading them, and goes
+on exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler, Sampler
+
+from mmhybrid.datasets.sample_loading import load_or_replace
+
+
+def set_random_state(*numbers: int) -> None:
+    """Seed Python, NumPy and PyTorch by a few whole numbers of at least 0."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (the transforms of OpenMMLab draw from it)
+    torch.manual_seed(seed)
+
+
+class SampleIndex(int):
+    """The index of a sample, with the numbers that seed its transforms.
+
+    Attributes:
+        seeds: The seed of the run, the epoch, and the sample's place in the epoch, counted over all
+            processes.
+    """
+
+    seeds: tuple[int, ...]
+
+    def __reduce__(self) -> tuple:
+        return _sample_index, (int(self), self.seeds)
+
+
+def _sample_index(index: int, seeds: tuple[int, ...]) -> SampleIndex:
+    numbered = SampleIndex(index)
+    numbered.seeds = seeds
+    return numbered
+
+
+class NumberedSampler(Sampler):
+    """Yields what a sampler of MMEngine does, each as a :class:`SampleIndex`.
+
+    Args:
+        sampler: A ``DefaultSampler`` or an ``InfiniteSampler``.
+    """
+
+    def __init__(self, sampler: DefaultSampler | InfiniteSampler) -> None:
+        self.sampler = sampler
+        self.dataset = sampler.dataset
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        sampler = self.sampler
+        if isinstance(sampler, InfiniteSampler):
+            # One of these can be gone through only once; its copy begins anew.
+            sampler = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed)
+        for place, index in enumerate(sampler):
+            place = place * sampler.world_size + sampler.rank
+            yield _sample_index(index, (sampler.seed, self.epoch, place))
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableBatchSampler(Sampler):
+    """Batches that can begin anywhere. Takes the place of a config's ``batch_sampler``.
+
+    Args:
+        sampler: A ``DefaultSampler`` or an ``InfiniteSampler``, built.
+        batch_size: Samples a batch.
+        drop_last: Leave out an incomplete batch at the end.
+        batch_sampler: The config of another batch sampler that makes the batches, such as mmdet's
+            ``AspectRatioBatchSampler``; by default they follow the sampler's order.
+    """
+
+    def __init__(
+        self,
+        sampler: DefaultSampler | InfiniteSampler,
+        batch_size: int,
+        drop_last: bool = False,
+        batch_sampler: dict[str, Any] | None = None,
+    ) -> None:
+        self.sampler = NumberedSampler(sampler)
+        self.batch_size = batch_size
+        if batch_sampler is None:
+            self.batches: Any = BatchSampler(self.sampler, batch_size, drop_last)
+        else:
+            options = dict(sampler=self.sampler, batch_size=batch_size)
+            self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=options)
+        self.skipped = 0
+        # PyTorch's loaders look for this method on the object, in workers too.
+        self.sampler.dataset.__getitems__ = functools.partial(_load_seeded, self.sampler.dataset)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the batches have no end, and so no epochs."""
+        return isinstance(self.sampler.sampler, InfiniteSampler)
+
+    def start_at(self, epoch: int, batch: int, seed: int) -> None:
+        """Have the next pass be that of an epoch, without its first batches.
+
+        Args:
+            epoch: Of the pass; 0 where there are none.
+            batch: The first one to come.
+            seed: Of the run; one that resumes has the seed of the run before.
+        """
+        self.sampler.set_epoch(epoch)
+        self.sampler.sampler.seed = seed
+        self.skipped = batch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        skipped, self.skipped = self.skipped, 0
+        for number, batch in enumerate(self.batches):
+            if number >= skipped:
+                yield batch
+
+
+def _load_seeded(dataset: Any, indices: Sequence[SampleIndex]) -> list[Any]:
+    """Load the samples of a batch, each with its own random numbers."""
+    samples = []
+    for index in indices:
+        set_random_state(*index.seeds)
+        samples.append(load_or_replace(dataset, int(index)))
+    return samples

@@ -1,0 +1,105 @@
+"""Samples that cannot be read: training takes others in their place, evaluation names them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+
+from mmhybrid.errors import UserError
+
+MOST_UNREADABLE = 10  # samples one after the other, before a run gives up
+ADVICE = "`python tools/check_data.py CONFIG` tells what is wrong with the data."
+
+
+def load_or_replace(dataset: Any, index: int) -> Any:
+    """Load a sample for training; one that cannot be read is told, and another takes its place.
+
+    Raises:
+        UserError: Ten samples one after the other cannot be read.
+    """
+    for _ in range(MOST_UNREADABLE):
+        try:
+            return _without_unknown_labels(dataset, index, dataset[index])
+        except Exception as error:  # whatever a decoder or a transform raises at broken data
+            last = f"{_name(dataset, index)} ({type(error).__name__}: {error})"
+            _warn(f"Left out, because it cannot be read: {last}")
+            others = max(1, len(dataset) - 1)
+            index = (index + 1 + random.randrange(others)) % len(dataset)  # never the same again
+    raise UserError(
+        f"{MOST_UNREADABLE} samples one after the other cannot be read, the last one {last}. "
+        f"{ADVICE}"
+    )
+
+
+def load_or_stop(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Load the samples of a batch for evaluation, where one left out would change the metric.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    samples = []
+    for index in indices:
+        try:
+            samples.append(dataset[index])
+        except Exception as error:
+            raise UserError(
+                f"cannot evaluate on {_name(dataset, index)} ({type(error).__name__}: {error}). "
+                f"A metric without it would be another one: mend it, or take it out of the "
+                f"annotations. {ADVICE}"
+            ) from error
+    return samples
+
+
+@HOOKS.register_module()
+class EvaluationDataHook(Hook):
+    """Has evaluation name the sample that cannot be read."""
+
+    def before_val(self, runner: Any) -> None:
+        _name_unreadable(runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Any) -> None:
+        _name_unreadable(runner.test_dataloader.dataset)
+
+
+def _name_unreadable(dataset: Any) -> None:
+    # PyTorch's loaders look for this method on the object, in workers too.
+    dataset.__getitems__ = functools.partial(load_or_stop, dataset)
+
+
+def _without_unknown_labels(dataset: Any, index: int, sample: Any) -> Any:
+    """Ignore the pixels of a segmentation mask whose label is not that of a class."""
+    truth = getattr(sample.get("data_samples"), "gt_sem_seg", None) if sample else None
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    # mmsegmentation's masks are called so; mmdet's, of things and stuff, have labels of their own.
+    if truth is None or "data" not in truth or not classes:
+        return sample
+    ignored = getattr(dataset, "ignore_index", 255)
+    labels = truth.data
+    unknown = ((labels >= len(classes)) | (labels < 0)) & (labels != ignored)
+    if unknown.any():
+        values = labels[unknown].unique().tolist()
+        _warn(
+            f"{int(unknown.sum())} pixels of the mask of {_name(dataset, index)} have the labels "
+            f"{values[:10]}, but there are {len(classes)} classes: these pixels are ignored."
+        )
+        labels[unknown] = ignored
+    return sample
+
+
+def _name(dataset: Any, index: int) -> str:
+    """The path of a sample's image, or else its index."""
+    try:
+        return dataset.get_data_info(index)["img_path"]
+    except Exception:  # not every dataset has either
+        return f"sample {index}"
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger="current", level=logging.WARNING)

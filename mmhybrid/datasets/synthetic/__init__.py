@@ -1,0 +1,5 @@
+"""Small data sets, drawn in the very format that a config reads: one file a format."""
+
+from mmhybrid.datasets.synthetic.draw import draw_data
+
+__all__ = ["draw_data"]

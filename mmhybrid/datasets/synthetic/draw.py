@@ -1,0 +1,106 @@
+"""Drawing what a whole config reads."""
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+
+from mmhybrid.datasets.data_paths import classes_of, datasets_of
+from mmhybrid.datasets.synthetic import (
+    cifar,
+    coco,
+    image_folder,
+    segmentation_map,
+    tiny_imagenet,
+)
+from mmhybrid.errors import UserError
+
+DRAW = {
+    "CocoDataset": coco.draw,
+    "ADE20KDataset": segmentation_map.draw_ade20k,
+    "CityscapesDataset": segmentation_map.draw_cityscapes,
+    "ImageNet": image_folder.draw,
+    "CustomDataset": image_folder.draw,
+    "TinyImageNet": tiny_imagenet.draw,
+    "CIFAR10": cifar.draw,
+    "CIFAR100": cifar.draw,
+}
+STAMP = "drawn.json"
+
+
+def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -> None:
+    """Draw the training and the held-out images that a config reads.
+
+    The same arguments give the same files, bit for bit. A folder that already holds them is left
+    alone, so that several processes may ask for the same one.
+
+    Args:
+        cfg: A config of mmdet, mmseg or mmpretrain.
+        folder: Will stand for the ``data_root`` of all its datasets.
+        train: Number of images to train on.
+        held_out: Number of images to evaluate on.
+        seed: Of the random numbers.
+
+    Raises:
+        UserError: A dataset of the config has a type that nothing here can draw.
+    """
+    plan = {}
+    for loader, dataset in datasets_of(cfg):
+        name = dataset["type"].rsplit(".", 1)[-1]
+        if name not in DRAW:
+            known = ", ".join(DRAW)
+            raise UserError(f"--quick cannot draw data for a {name}; it can for {known}.")
+        if name.startswith("CIFAR"):
+            cifar.accept_drawn_files(name)
+        _check_inside(dataset)
+        where = {key: dataset.get(key) for key in ("type", "ann_file", "data_prefix", "split")}
+        count = train if loader == "train_dataloader" else held_out
+        plan.setdefault(json.dumps(where, sort_keys=True), (name, dataset, count))
+
+    stamp = json.dumps([seed, sorted((key, count) for key, (_, _, count) in plan.items())])
+    if _holds(folder, stamp):
+        return
+    if folder.exists() and not (folder / STAMP).exists():
+        raise UserError(
+            f"--quick would draw its data in {folder.absolute()}, which holds something else; name "
+            "another folder for the run: --work-dir FOLDER"
+        )
+    # Another process may be drawing the same: each works in a folder of its own, and the one that
+    # is done first gives it the final name.
+    own = folder.with_name(f"{folder.name}.{os.getpid()}")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    for key, (name, dataset, count) in plan.items():
+        rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+        DRAW[name](dataset, classes_of(dataset, cfg.default_scope), own, count, rng)
+    (own / STAMP).write_text(stamp)
+    if folder.exists() and not _holds(folder, stamp):
+        shutil.rmtree(folder)
+    try:
+        own.rename(folder)
+    except OSError:
+        if not _holds(folder, stamp):
+            raise
+        shutil.rmtree(own)
+
+
+def _check_inside(dataset: Any) -> None:
+    """Refuse a path that leads out of the folder to draw in, where it could overwrite real data."""
+    prefix = dataset.get("data_prefix") or {}
+    paths = [dataset.get("ann_file"), *([prefix] if isinstance(prefix, str) else prefix.values())]
+    for path in filter(None, paths):
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise UserError(
+                f"--quick draws in a folder of its own, but the config names {path}; "
+                "write ann_file and data_prefix relative to data_root"
+            )
+
+
+def _holds(folder: Path, stamp: str) -> bool:
+    path = folder / STAMP
+    return path.is_file() and path.read_text() == stamp

@@ -1,0 +1,71 @@
+"""Tiny-ImageNet, read as it is unpacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import BaseDataset
+
+
+@DATASETS.register_module()
+class TinyImageNet(BaseDataset):
+    """Tiny-ImageNet (200 classes, 64x64 pixels) in the layout of ``tiny-imagenet-200.zip``.
+
+    .. code-block:: text
+
+        data_root/
+            wnids.txt
+            train/n01443537/images/n01443537_0.JPEG
+            val/images/val_0.JPEG
+            val/val_annotations.txt     (val_0.JPEG <tab> n03444034 <tab> ...)
+
+    Labels are numbered in the sorted order of the WordNet ids in ``wnids.txt``.
+
+    Args:
+        data_root: the unpacked folder.
+        split: ``'train'`` or ``'val'``; the labels of the test split are not published.
+        pipeline: transforms.
+        metainfo: more about the data set, such as ``classes``, names for people.
+
+    Raises:
+        ValueError: another split.
+        FileNotFoundError: a file of the layout is missing.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {
+        "classes": tuple(f"class {number}" for number in range(200))
+    }
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = "train",
+        pipeline: list[Any] | tuple = (),
+        metainfo: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if split not in ("train", "val"):
+            raise ValueError(f"Tiny-ImageNet has the labelled splits train and val, not {split!r}")
+        self.split = split
+        super().__init__(
+            ann_file="", data_root=data_root, metainfo=metainfo, pipeline=pipeline, **options
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One dictionary an image, with ``img_path`` and ``gt_label``."""
+        root = Path(self.data_root)
+        ids = sorted((root / "wnids.txt").read_text().split())
+        labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
+        if self.split == "train":
+            images = [
+                (path, wordnet_id)
+                for wordnet_id in ids
+                for path in sorted((root / "train" / wordnet_id / "images").iterdir())
+            ]
+        else:
+            lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+            fields = [line.split("\t") for line in lines if line]
+            images = [(root / "val" / "images" / name, id_) for name, id_, *_ in fields]
+        return [{"img_path": str(path), "gt_label": labels[id_]} for path, id_ in images]

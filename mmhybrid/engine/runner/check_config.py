@@ -1,0 +1,184 @@
+"""What can be wrong with a config, told before anything large is built.
+
+MMEngine finds the same when it builds or runs the part, and says it in a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
+
+from mmhybrid.backbones import HybridBackbone
+from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
+from mmhybrid.errors import UserError
+
+PARTS = ("backbone", "neck", "data_preprocessor")
+ENDINGS = ("_head", "_roi_extractor")
+
+
+def check_config(cfg: Config) -> None:
+    """Look for names that do not exist and parts that do not fit together.
+
+    Args:
+        cfg: Complete.
+
+    Raises:
+        UserError: Says where, what was found, and what is allowed.
+    """
+    scope = cfg.get("default_scope")
+    for where, node in _model_parts("model", cfg.model):
+        _check_names(where, node, MODELS, scope)
+    for loader, dataset in datasets_of(cfg, LOADERS):
+        for number, node in enumerate(dataset.get("pipeline") or []):
+            _check_names(f"{loader}, pipeline[{number}]", node, TRANSFORMS, scope)
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer")
+    if isinstance(optimizer, dict):
+        _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
+    _check_channels(cfg)
+    _check_classes(cfg)
+
+
+def check_model(cfg: Config) -> None:
+    """The same of the model alone: it need not fit data that nobody reads."""
+    check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
+
+
+def _model_parts(where: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """The model and its parts, those within parts too."""
+    if isinstance(node, list | tuple):
+        for number, one in enumerate(node):
+            yield from _model_parts(f"{where}[{number}]", one)
+    elif isinstance(node, dict):
+        yield where, node
+        for key, value in node.items():
+            if key in (*PARTS, "head") or key.endswith(ENDINGS):
+                yield from _model_parts(f"{where}.{key}", value)
+
+
+def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> None:
+    """Compare a part's type and arguments with what exists."""
+    if not isinstance(node, dict) or "type" not in node:
+        return
+    kind = node["type"]
+    if isinstance(kind, str):
+        with root.switch_scope_and_registry(scope) as registry:
+            found = registry.get(kind)
+            if found is None:
+                known = [*registry.module_dict, *root.module_dict]
+                raise UserError(f"{where}: there is no type {kind!r}{_suggestion(kind, known)}")
+        kind = found
+    known, is_open = _arguments(kind)
+    for name in node:
+        if name in known or name in ("type", "_scope_"):
+            continue
+        message = f"{where}: {kind.__name__} has no argument {name!r}{_suggestion(name, known)}"
+        if not is_open:
+            raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
+        print_log(message, logger="current", level=logging.WARNING)
+
+
+def _arguments(kind: Any) -> tuple[set[str], bool]:
+    """Names of a constructor's arguments, and whether there may be others (``**kwargs``)."""
+    names: set[str] = set()
+    is_open = False
+    for one in kind.__mro__ if inspect.isclass(kind) else [kind]:
+        function = vars(one).get("__init__") if inspect.isclass(kind) else one
+        if function is None or one in (object, torch.nn.Module):
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break  # what is left over would have gone to the next constructor
+        is_open = True
+    return names - {"self"}, is_open
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _check_channels(cfg: Config) -> None:
+    """Compare the channels of the backbone's maps with those that the next part expects."""
+    node = cfg.model.get("backbone")
+    if not isinstance(node, dict):
+        return
+    scope = cfg.get("default_scope")
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(node["type"]) if isinstance(node["type"], str) else node["type"]
+        if not (inspect.isclass(kind) and issubclass(kind, HybridBackbone)):
+            return
+        try:
+            with torch.device("meta"):
+                backbone = registry.build(dict(node, init_cfg=None))
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"model.backbone ({kind.__name__}): {_text(error)}") from error
+    given = list(backbone.feature_channels)
+    after = [key for key in ("neck", "decode_head", "auxiliary_head") if cfg.model.get(key)]
+    for key in after[:1] if "neck" in after else after:
+        for where, part in _model_parts(f"model.{key}", cfg.model[key]):
+            _compare_channels(where, part, given)
+
+
+def _compare_channels(where: str, part: Any, given: list[int]) -> None:
+    expected, index = part.get("in_channels"), part.get("in_index")
+    if index is not None:
+        indices = index if isinstance(index, list | tuple) else [index]
+        if any(one >= len(given) for one in indices):
+            raise UserError(
+                f"{where}: in_index={index}, but model.backbone gives {len(given)} maps "
+                f"(out_indices), numbered from 0"
+            )
+        given = [given[one] for one in indices]
+    if isinstance(expected, int) and index is not None:
+        expected = [expected]
+    if not isinstance(expected, list | tuple):
+        return
+    if part.get("type") == "YOLOV3Neck":  # which counts from the last map
+        given = given[::-1]
+    if list(expected) != given:
+        raise UserError(
+            f"{where}: in_channels={list(expected)}, but model.backbone gives {given} channels. "
+            f"Set {where}.in_channels={given}, or change model.backbone.out_indices."
+        )
+
+
+def _check_classes(cfg: Config) -> None:
+    """Compare the classes of the training data with those of the heads."""
+    for _, dataset in datasets_of(cfg, ("train_dataloader",)):
+        if "Panoptic" in str(dataset["type"]):
+            continue  # its heads share the classes
+        try:
+            classes = len(classes_of(dataset, cfg.get("default_scope")))
+        except (UserError, AttributeError):
+            continue  # folders name them, or a data set of one's own
+        for where, part in _model_parts("model", cfg.model):
+            number = part.get("num_classes")
+            key = where.rpartition(".")[2].partition("[")[0]
+            if key not in ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"):
+                continue
+            if isinstance(number, int) and number < classes:
+                raise UserError(
+                    f"{where}: num_classes={number}, but the training data has {classes} classes. "
+                    f"Set {where}.num_classes={classes}, or name the classes to train in the "
+                    "dataset's metainfo=dict(classes=[...])."
+                )
+            if isinstance(number, int) and number > classes:
+                print_log(
+                    f"{where}: num_classes={number}, but the training data has {classes} classes",
+                    logger="current",
+                )
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, without the place of its class that MMEngine puts before it."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text.rpartition(".py: ")[2] or text

@@ -1,0 +1,23 @@
+"""Reading a file of weights safely, recognising whose it is, renaming its keys."""
+
+from mmhybrid.weights.errors import (
+    CheckpointError,
+    CheckpointWriteError,
+    DamagedCheckpointError,
+    UnsafeCheckpointError,
+)
+from mmhybrid.weights.loading import LoadReport, load_checkpoint, load_weights
+from mmhybrid.weights.reading import read_checkpoint
+from mmhybrid.weights.writing import write_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointWriteError",
+    "DamagedCheckpointError",
+    "LoadReport",
+    "UnsafeCheckpointError",
+    "load_checkpoint",
+    "load_weights",
+    "read_checkpoint",
+    "write_checkpoint",
+]

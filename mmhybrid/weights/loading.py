@@ -1,0 +1,418 @@
+"""Loading weights into a model that holds one of our backbones, whoever saved them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, product
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from mmhybrid.weights.downloading import check_sha256, load_url
+from mmhybrid.weights.errors import CheckpointError
+from mmhybrid.weights.families import describe, rename
+
+MIN_COVERAGE = 0.5
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+PLAIN = ("state_dict", "model", "model_state_dict", "net", "network", "module")
+# Where a backbone is found inside other models.
+SOURCE_PREFIXES = ("", "backbone.", "encoder.", "model.", "net.", "model.backbone.")
+Mismatch = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors of a checkpoint and of a model.
+
+    Attributes:
+        source: where the checkpoint came from.
+        entry: the part of it that was taken, e.g. ``state_dict_ema``.
+        loaded: names in the model of what was loaded.
+        renamed: for those of them with another name in the file, that name.
+        adapted: names in the model of what was resized or summed to fit.
+        missing: names in the model of what the file does not have.
+        left_over: names in the file of what the model does not have.
+        mismatched: names in the model, with the shapes in file and model, of what does not fit.
+    """
+
+    source: str
+    entry: str = "state_dict"
+    loaded: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    adapted: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    mismatched: dict[str, Mismatch] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        lines = [f"loaded {len(self.loaded)} of {total} tensors from {self.entry} of {self.source}"]
+        if self.adapted:
+            lines.append(f"adapted in shape: {_shortened(self.adapted)}")
+        if self.missing:
+            lines.append(f"not in the file: {_shortened(self.missing)}")
+        if self.left_over:
+            lines.append(f"left over in the file: {_shortened(self.left_over)}")
+        for key, (theirs, ours) in list(self.mismatched.items())[:8]:
+            lines.append(f"does not fit: {key} is {theirs} in the file and {ours} in the model")
+        if len(self.mismatched) > 8:
+            lines.append(f"... and {len(self.mismatched) - 8} more that do not fit")
+        return "\n  ".join(lines)
+
+
+def _shortened(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:6])
+    return shown if len(names) <= 6 else f"{shown}, ... ({len(names)} in all)"
+
+
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    map_location: Any = "cpu",
+    ema: bool | None = None,
+    min_coverage: float = MIN_COVERAGE,
+    sha256: str | None = None,
+    logger: Any = "current",
+) -> LoadReport:
+    """Loads a checkpoint into a model that holds, or is, one of our backbones.
+
+    Ours and the authors' files load, of a backbone or a whole model, into a backbone or a whole
+    model. A stem with other than three input channels gets the sum (one channel) or a scaled
+    repetition of the pretrained one.
+
+    Args:
+        model: receives the weights.
+        path: a file, or any address that MMEngine takes.
+        map_location: as that of :func:`torch.load`.
+        ema: take the averaged weights (True) or the others (False); by default the averaged ones
+            where the file has both.
+        min_coverage: the least part of the backbone's tensors that must be loaded.
+        sha256: what the file's SHA-256 starts with, at least eight digits.
+        logger: as that of :func:`mmengine.logging.print_log`.
+
+    Returns:
+        What was loaded, renamed, missing and left over.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or unsafe, or holds other weights; the message says
+            whose they seem to be.
+
+    Example:
+        >>> report = load_checkpoint(TransXNet('tiny'), 'transx-t.pth.tar')  # doctest: +SKIP
+        >>> report.left_over  # doctest: +SKIP
+        ['classifier.0.weight', 'classifier.0.bias', 'classifier.2.weight', 'classifier.2.bias']
+
+        A whole detector's file into a backbone:
+
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from mmhybrid.backbones import XFormer
+        >>> from mmhybrid.weights import load_checkpoint, write_checkpoint
+        >>> detector = nn.ModuleDict(dict(backbone=XFormer(), head=nn.Linear(2, 3)))
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     write_checkpoint(dict(state_dict=detector.state_dict()), file.name)
+        ...     report = load_checkpoint(XFormer(), file.name, logger='silent')
+        >>> report.left_over, report.missing
+        (['head.weight', 'head.bias'], [])
+    """
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    path = os.fspath(path)
+    if path.startswith(("http://", "https://")):
+        checkpoint = load_url(path, map_location=map_location, sha256=sha256)
+    else:
+        if sha256 is not None:
+            check_sha256(path, sha256)
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location, logger)
+    return load_weights(
+        model, checkpoint, source=path, ema=ema, min_coverage=min_coverage, logger=logger
+    )
+
+
+def load_weights(
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    *,
+    source: str = "the checkpoint",
+    ema: bool | None = None,
+    min_coverage: float = MIN_COVERAGE,
+    logger: Any = "current",
+) -> LoadReport:
+    """Loads what :func:`mmhybrid.weights.read_checkpoint` returned; see
+    :func:`load_checkpoint`.
+
+    Example:
+        >>> from mmhybrid.backbones import XFormer
+        >>> from mmhybrid.weights import load_weights
+        >>> model = XFormer()
+        >>> report = load_weights(model, dict(model=model.state_dict()), logger='silent')
+        >>> report.entry, len(report.loaded) == len(model.state_dict())
+        ('model', True)
+    """
+    entry, weights = find_weights(checkpoint, ema, source)
+    return load_tensors(
+        model, weights, source=source, entry=entry, min_coverage=min_coverage, logger=logger
+    )
+
+
+def load_tensors(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str = "the checkpoint",
+    entry: str = "state_dict",
+    min_coverage: float = MIN_COVERAGE,
+    strict: bool = False,
+    logger: Any = "current",
+) -> LoadReport:
+    """Loads tensors by their names; see :func:`load_checkpoint`.
+
+    Args:
+        entry: the part of the checkpoint that they come from, for messages.
+        strict: raise CheckpointError unless all tensors of the model are loaded and none is left
+            over.
+    """
+    model = unwrapped(model)
+    weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
+    # Compiled parts of a model have `_orig_mod.` in their names.
+    target = {without_wrappers(key): tensor for key, tensor in model.state_dict().items()}
+    full_names = {without_wrappers(key): key for key in model.state_dict()}
+    report = LoadReport(source, entry)
+    names = _match_names(weights, target, model)
+    ours = {new: weights[old] for new, old in names.items()}
+
+    fitted = dict(ours)
+    for prefix, backbone in backbones_of(model).items():
+        if hasattr(backbone, "adapt_state_dict"):
+            fitted = backbone.adapt_state_dict(fitted, prefix)
+    for key, own in target.items():
+        if key not in fitted:
+            report.missing.append(key)
+            continue
+        tensor = _fit(fitted[key], own)
+        if tensor.shape != own.shape:
+            report.mismatched[key] = (tuple(tensor.shape), tuple(own.shape))
+            continue
+        fitted[key] = tensor
+        report.loaded.append(key)
+        if key in ours and tensor.shape != ours[key].shape:
+            report.adapted.append(key)
+        if names.get(key, key) != key:
+            report.renamed[key] = names[key]
+    # What a backbone's adapt_state_dict takes out is used up, not left over.
+    used = {old for new, old in names.items() if new in target or new not in fitted}
+    report.left_over = [old for old in weights if old not in used]
+    _check(report, model, target, weights, min_coverage)
+    if strict and (report.missing or report.left_over or report.mismatched):
+        raise CheckpointError(f"the checkpoint does not match exactly: {report}")
+
+    model.load_state_dict({full_names[key]: fitted[key] for key in report.loaded}, strict=False)
+    incomplete = report.mismatched or [k for k in report.missing if "num_batches" not in k]
+    print_log(str(report), logger, logging.WARNING if incomplete else logging.INFO)
+    return report
+
+
+def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Our backbones in a model, by their prefix (``''``, ``'backbone.'``)."""
+    return {
+        without_wrappers(f"{name}." if name else ""): module
+        for name, module in model.named_modules()
+        if getattr(module, "family", None)
+        and (hasattr(module, "feature_channels") or hasattr(module, "wrapped_prefix"))
+    }
+
+
+def _pretrained_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """:func:`backbones_of`, those that wrap another by the prefix of the wrapped one."""
+    return {
+        prefix + getattr(backbone, "wrapped_prefix", ""): backbone
+        for prefix, backbone in backbones_of(model).items()
+    }
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside data parallel and compiled ones."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        else:
+            return model
+
+
+def without_wrappers(key: str) -> str:
+    """A name without what data parallel and compiled models put in."""
+    key = key.replace("_orig_mod.", "")
+    while key.startswith("module."):
+        key = key.removeprefix("module.")
+    return key
+
+
+def find_weights(
+    checkpoint: Any, ema: bool | None = None, source: str = "the checkpoint"
+) -> tuple[str, dict[str, Tensor]]:
+    """Finds the tensors in what was saved.
+
+    Args:
+        checkpoint: a state dict, or a dict that has one.
+        ema: take the averaged weights; None takes them where there are any.
+        source: where it came from, for messages.
+
+    Returns:
+        The name of the entry and its tensors.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{source} holds no weights but a {type(checkpoint).__name__}")
+    plain = _entry(checkpoint, PLAIN)
+    averaged = _entry(checkpoint, AVERAGED)
+    if averaged and plain and averaged[0] == "ema_state_dict" and "meta" in checkpoint:
+        # MMEngine's EMAHook saves the averaged weights as `state_dict` and the others here.
+        others = {without_wrappers(key): tensor for key, tensor in averaged[1].items()}
+        kept = {key: others.get(key, tensor) for key, tensor in plain[1].items()}
+        averaged, plain = plain, ("ema_state_dict", kept)
+    if ema and not averaged:
+        raise CheckpointError(f"{source} holds no averaged (EMA) weights")
+    if ema is False and averaged and not plain:
+        raise CheckpointError(f"{source} holds averaged (EMA) weights only")
+    found = plain if ema is False else averaged or plain
+    if found is None:
+        tensors = _tensors(checkpoint)
+        if not tensors:
+            raise CheckpointError(
+                f"{source} holds no weights; its entries are {list(checkpoint)[:10]}"
+            )
+        found = ("the root", tensors)
+    return found
+
+
+def _tensors(values: Any) -> dict[str, Tensor]:
+    if not isinstance(values, Mapping):
+        return {}
+    return {k: v for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor)}
+
+
+def _entry(
+    checkpoint: Mapping[str, Any], names: tuple[str, ...]
+) -> tuple[str, dict[str, Tensor]] | None:
+    """The first of these entries that holds tensors, maybe one level deeper."""
+    for name in names:
+        inner = checkpoint.get(name)
+        if tensors := _tensors(inner):
+            return name, tensors
+        if isinstance(inner, Mapping) and (found := _entry(inner, PLAIN)):
+            return f"{name}.{found[0]}", found[1]
+    return None
+
+
+def _match_names(
+    weights: dict[str, Tensor], target: dict[str, Tensor], model: nn.Module
+) -> dict[str, str]:
+    """Maps names in the model to names in the file.
+
+    Each backbone is matched by itself: mmdet's semi-supervised detectors hold two, and a file of
+    one detector fills both.
+    """
+    renamed = rename(weights, target)
+    names = {}
+    for prefix in _pretrained_parts(model) or [""]:
+        # Outside in: '', 'student.', 'student.backbone.'
+        places = ["", *accumulate(f"{part}." for part in prefix.split(".")[:-1])]
+        names.update(_best_match(renamed, weights, target, places))
+    return names
+
+
+def _best_match(
+    renamed: dict[str, str],
+    weights: dict[str, Tensor],
+    target: dict[str, Tensor],
+    places: Sequence[str],
+) -> dict[str, str]:
+    """Of the ways to put what is in the file in one of these places, that which fits most tensors.
+
+    Args:
+        renamed: our names by those in the file.
+        places: prefixes in the model.
+
+    Returns:
+        Names in the file by those in the model.
+    """
+    best = {new: old for old, new in renamed.items()}
+    best_count = -1
+    for strip, add in product(SOURCE_PREFIXES, places):
+        names = {
+            add + new.removeprefix(strip)
+            if new not in target and new.startswith(strip)
+            else new: old
+            for old, new in renamed.items()
+        }
+        if len(names) < len(renamed):
+            continue  # two tensors for one name
+        count = sum(
+            new in target and _fit(weights[old], target[new]).shape == target[new].shape
+            for new, old in names.items()
+        )
+        if count > best_count:
+            best, best_count = names, count
+    return best
+
+
+def _fit(tensor: Tensor, own: Tensor) -> Tensor:
+    """A tensor in the shape of the model's own, where that changes no meaning."""
+    if tensor.shape == own.shape:
+        return tensor
+    if tuple(_stripped(tensor.shape)) == tuple(_stripped(own.shape)):
+        return tensor.reshape(own.shape)  # a 1x1 convolution is a linear layer
+    colours = 3
+    if (
+        tensor.ndim == own.ndim == 4
+        and tensor.shape[1] == colours
+        and (tensor.shape[0], *tensor.shape[2:]) == (own.shape[0], *own.shape[2:])
+    ):
+        channels = own.shape[1]
+        if channels == 1:
+            return tensor.sum(dim=1, keepdim=True)
+        repeated = tensor.repeat(1, -(-channels // colours), 1, 1)[:, :channels]
+        return repeated * (colours / channels)
+    return tensor
+
+
+def _stripped(shape: torch.Size) -> list[int]:
+    sizes = list(shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return sizes
+
+
+def _check(
+    report: LoadReport,
+    model: nn.Module,
+    target: Collection[str],
+    weights: Collection[str],
+    min_coverage: float,
+) -> None:
+    """Raises CheckpointError if too little of a backbone was loaded."""
+    loaded = set(report.loaded)
+    for prefix, backbone in (_pretrained_parts(model) or {"": model}).items():
+        own = [key for key in target if key.startswith(prefix) and "num_batches" not in key]
+        covered = sum(key in loaded for key in own)
+        if covered >= min_coverage * len(own):
+            continue
+        name = f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"
+        problem = (
+            f"{report.source} does not fit {name}: it has {covered} of the {len(own)} tensors, and "
+            f"at least {min_coverage:.0%} must be there. It seems to hold {describe(weights)}."
+        )
+        if report.mismatched:
+            key, (theirs, ours) = next(iter(report.mismatched.items()))
+            problem += f" {len(report.mismatched)} have other shapes: {key} is {theirs} in the "
+            problem += f"file and {ours} in the model; is it another `arch`?"
+        raise CheckpointError(problem)

@@ -1,0 +1,373 @@
+"""What lets today's OpenMMLab run on today's PyTorch."""
+
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import types
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel, BaseModule
+from mmengine.registry import OPTIMIZERS
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+import mmhybrid
+from mmhybrid import compat as runtime
+from mmhybrid.compat import distribution_names, package_metadata
+from mmhybrid.import_hooks import add_import_hook
+from mmhybrid.weights import CheckpointError, UnsafeCheckpointError
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# --- the import -----------------------------------------------------------------------------------
+
+
+def test_import_is_lean():
+    names = ("mmdet", "mmseg", "mmpretrain", "torchvision", "transformers", "mmcv", "cv2")
+    code = f"import sys, mmhybrid; print([n for n in {names!r} if n in sys.modules])"
+    without = f"import sys, mmengine.model; print([n for n in {names!r} if n in sys.modules])"
+    assert run_python(code) == run_python(without)
+
+
+def test_apply_twice_changes_nothing():
+    import mmcv
+    import mmengine.runner.checkpoint as checkpoint
+    from mmengine.utils import package_utils
+
+    def state():
+        return (
+            mmcv.adjust_hue,
+            checkpoint.torch,
+            checkpoint.load_url,
+            checkpoint._load_checkpoint_to_model,
+            checkpoint.CheckpointLoader.load_checkpoint.__func__,
+            package_utils.is_installed,
+            OPTIMIZERS.register_module,
+            list(sys.meta_path),
+        )
+
+    before = state()
+    runtime.apply()
+    assert state() == before
+
+
+def test_when_imported(tmp_path, monkeypatch):
+    (tmp_path / "awaited_module.py").write_text("value = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+    add_import_hook("awaited_module", lambda module: seen.append(module.value))
+    assert seen == []
+    import awaited_module
+
+    assert seen == [1]
+    add_import_hook("awaited_module", lambda module: seen.append(module.value + 1))
+    assert seen == [1, 2]
+    assert awaited_module.__spec__.origin == str(tmp_path / "awaited_module.py")
+    sys.modules.pop("awaited_module")
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x, y=None, mode="tensor"):
+        loss = (self.layer(torch.stack(x) if isinstance(x, list) else x) - 1).pow(2).mean()
+        return {"loss": loss} if mode == "loss" else [loss]
+
+
+class Data(torch.utils.data.Dataset):
+    metainfo = dict(palette=np.arange(6).reshape(2, 3), classes=("a", "b"))  # noqa: RUF012
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(x=torch.full((4,), float(index)))
+
+
+def runner(work_dir, iterations=4, **settings):
+    torch.manual_seed(0)
+    return Runner(
+        Toy(),
+        str(work_dir),
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=Data(),
+            sampler=dict(type="InfiniteSampler", shuffle=False),
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=iterations),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
+        param_scheduler=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)],
+        default_hooks=dict(
+            checkpoint=dict(type="CheckpointHook", interval=2, by_epoch=False),
+            logger=dict(type="LoggerHook", interval=1),
+        ),
+        randomness=dict(seed=0),
+        experiment_name=f"toy_{np.random.default_rng().integers(1 << 62)}",
+        default_scope="mmengine",
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_resumes_from_its_own_checkpoint(averaged, tmp_path):
+    hooks = [dict(type="EMAHook", momentum=0.5)] if averaged else None
+    runner(tmp_path / "whole", 4, custom_hooks=hooks).train()
+    whole = CheckpointLoader.load_checkpoint(str(tmp_path / "whole" / "iter_4.pth"))
+
+    runner(tmp_path / "halves", 2, custom_hooks=hooks).train()
+    resumed = runner(tmp_path / "halves", 4, custom_hooks=hooks, resume=True)
+    resumed.train()
+    halves = CheckpointLoader.load_checkpoint(str(tmp_path / "halves" / "iter_4.pth"))
+
+    if hasattr(torch.serialization, "get_safe_globals"):
+        with pytest.raises(Exception, match=r"HistoryBuffer|getattr|weights_only"):
+            torch.load(tmp_path / "whole" / "iter_4.pth", weights_only=True)
+    for entry in ("state_dict", "ema_state_dict") if averaged else ("state_dict",):
+        for key, tensor in whole[entry].items():
+            assert torch.equal(tensor, halves[entry][key]), key
+    assert resumed.iter == 4
+    assert halves["meta"]["dataset_meta"]["classes"] == ("a", "b")
+    assert np.array_equal(whole["meta"]["dataset_meta"]["palette"], Data.metainfo["palette"])
+    history = halves["message_hub"]["log_scalars"]["train/loss"]
+    assert len(history.data[0]) == 4
+    assert np.isfinite(history.mean())
+    assert history.statistics("current") == history.current()
+
+
+class Attack:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture
+def attack(tmp_path):
+    """A hostile checkpoint and what it would create."""
+    marker = tmp_path / "marker"
+    path = tmp_path / "attack.pth"
+    torch.save({"state_dict": {}, "meta": Attack(marker)}, path)
+    yield str(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("old", ["0", "1"])
+def test_every_way_of_loading_refuses_an_attack(attack, old, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", old)
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+    os.link(attack, hub / "attack.pth")
+    (tmp_path / "open_mmlab.json").write_text('{"ours": "attack.pth"}')
+
+    class Module(BaseModule):
+        pass
+
+    def through_init_cfg(**settings):
+        Module(init_cfg=dict(type="Pretrained", checkpoint=attack, **settings)).init_weights()
+
+    ways = [
+        lambda: CheckpointLoader.load_checkpoint(attack),
+        lambda: CheckpointLoader.load_checkpoint("https://example.com/attack.pth"),
+        lambda: CheckpointLoader.load_checkpoint("open-mmlab://ours"),
+        lambda: CheckpointLoader.load_checkpoint("openmmlab://ours"),
+        lambda: mmhybrid.load_checkpoint(nn.Linear(1, 1), attack),
+        lambda: runner(tmp_path, load_from=attack).train(),
+        lambda: runner(tmp_path, load_from=attack, resume=True).train(),
+        through_init_cfg,
+        lambda: through_init_cfg(prefix="backbone."),
+    ]
+    for way in ways:
+        with pytest.raises(UnsafeCheckpointError, match="attack"):
+            way()
+
+
+def test_without_network_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    url = "https://example.com/weights.pth"
+    with pytest.raises(CheckpointError) as error:
+        CheckpointLoader.load_checkpoint(url)
+    where = tmp_path / "checkpoints" / "weights.pth"
+    for told in (url, str(where), "init_cfg.checkpoint", "init_cfg=None", "no network"):
+        assert told in str(error.value)
+    torch.save({"state_dict": {"a": torch.ones(1)}}, where)
+    assert CheckpointLoader.load_checkpoint(url)["state_dict"]["a"] == 1
+
+
+def test_sha256_of_downloads_is_checked(tmp_path, monkeypatch):
+    source = tmp_path / "source.pth"
+    torch.save({"a": torch.ones(1)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+
+    def download(url, path, **_):
+        with open(path, "wb") as file:
+            file.write(source.read_bytes())
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    load = CheckpointLoader.load_checkpoint
+    assert load(f"https://example.com/net_20200101-{digest[:8]}.pth")["a"] == 1
+    assert load("https://example.com/net-20200101.pth")["a"] == 1
+    assert load("https://example.com/net.pth")["a"] == 1
+    with pytest.raises(CheckpointError, match=f"{digest}.*01234567"):
+        load("https://example.com/net_20200101-01234567.pth")
+
+
+# --- pkg_resources --------------------------------------------------------------------------------
+
+
+def test_questions_to_pkg_resources():
+    import mmdet
+    import mmengine
+
+    # The maintained fork has a name of its own.
+    mmsegmentation = importlib.metadata.packages_distributions()["mmseg"][0]
+    assert package_metadata.is_installed("mmdet")
+    assert package_metadata.is_installed(mmsegmentation)
+    assert package_metadata.is_installed("mmseg")
+    assert not package_metadata.is_installed("no-such-distribution")
+    assert package_metadata.get_installed_path("mmdet") == os.path.dirname(mmdet.__file__)
+    assert package_metadata.get_installed_path("mmengine") == os.path.dirname(mmengine.__file__)
+    assert os.path.basename(package_metadata.get_installed_path(mmsegmentation)) == "mmseg"
+    assert package_metadata.package2module(mmsegmentation) == "mmseg"
+    with pytest.raises(ModuleNotFoundError):
+        package_metadata.get_installed_path("no-such-distribution")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+        "mmseg::_base_/models/upernet_r50.py",
+        "mmpretrain::_base_/models/resnet18.py",
+    ],
+)
+def test_configs_inherit_from_other_packages(base, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"_base_ = {base!r}")
+    assert Config.fromfile(path).model.type
+
+
+# --- optimizers -----------------------------------------------------------------------------------
+
+DUPLICATES = """
+import sys, types
+{first}
+import torch
+from mmengine.registry import OPTIMIZERS
+if {apply}:
+    from mmhybrid.compat import optimizer_names
+    optimizer_names.apply()
+try:
+    {register}
+except KeyError as error:
+    print(error)
+else:
+    print(sorted(name for name in OPTIMIZERS.module_dict if 'Adafactor' in name))
+"""
+# What MMEngine before 0.10.7 does.
+TWO_ADAFACTORS = (
+    "OPTIMIZERS.register_module(module=torch.optim.Adafactor); "
+    "OPTIMIZERS.register_module(name='Adafactor', module=type('Adafactor', (), {}))"
+)
+TWO_IMPORTS = (
+    "import mmengine.optim.optimizer.builder as b; sys.modules.pop(b.__name__); "
+    "import importlib; importlib.import_module(b.__name__)"
+)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Adafactor"), reason="this PyTorch has no Adafactor")
+@pytest.mark.parametrize("register", [TWO_ADAFACTORS, TWO_IMPORTS], ids=["Adafactor", "ASGD"])
+def test_optimizers_register_twice(register):
+    # `import mmhybrid` applies it, hence the stand-in for the package.
+    first = (
+        "package = types.ModuleType('mmhybrid'); "
+        f"package.__path__ = {list(mmhybrid.__path__)!r}; sys.modules['mmhybrid'] = package; "
+        "runtime = types.ModuleType('mmhybrid.compat'); "
+        f"runtime.__path__ = {list(runtime.__path__)!r}; sys.modules['mmhybrid.compat'] = runtime"
+    )
+    without = run_python(DUPLICATES.format(first=first, apply=False, register=register))
+    assert "is already registered" in without
+    applied = run_python(DUPLICATES.format(first=first, apply=True, register=register))
+    assert "TorchAdafactor" in applied
+    assert ("'Adafactor'" in applied) == (register is TWO_ADAFACTORS)
+
+
+# --- hue ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("factor", [-0.5, -0.3, -0.1, -0.001, 0.0, 0.1, 0.4])
+def test_hue_jitter(factor, backend):
+    import cv2
+    import mmcv
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image[..., 0] = 0
+    image[..., 2] = np.maximum(image[..., 2], 128)
+    before = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)[..., 0].astype(int)
+    shifted = mmcv.adjust_hue(image, factor, backend=backend)
+    after = cv2.cvtColor(shifted, cv2.COLOR_BGR2HSV_FULL)[..., 0].astype(int)
+    error = (after - before - int(factor * 255) + 128) % 256 - 128
+    assert shifted.dtype == image.dtype
+    assert np.abs(error).max() <= 3
+    assert mmcv.image.adjust_hue is mmcv.adjust_hue
+
+
+def test_hue_jitter_in_a_pipeline():
+    from mmpretrain.datasets.transforms import ColorJitter
+
+    np.random.seed(0)  # noqa: NPY002
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.5)
+    for _ in range(20):
+        assert jitter(dict(img=image))["img"].shape == image.shape
+
+
+# --- the fork's name ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        (["mmsegmentation"], "mmsegmentation"),
+        (["onedl-mmsegmentation"], "onedl-mmsegmentation"),
+        (["mmsegmentation", "onedl-mmsegmentation"], "mmsegmentation"),
+        ([], "mmsegmentation"),
+    ],
+)
+def test_mmseg_under_the_name_of_its_fork(installed, expected, monkeypatch):
+    names = types.SimpleNamespace(**{"mmseg": "mmsegmentation"}).__dict__
+    monkeypatch.setattr(distribution_names, "MODULE2PACKAGE", names)
+    monkeypatch.setattr(distribution_names, "is_installed", installed.__contains__)
+    distribution_names.apply()
+    assert names["mmseg"] == expected

@@ -1,0 +1,381 @@
+"""mmcv's kernels for boxes: against slow ones written from its C++ and CUDA code."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmhybrid.compat import mmcv_ext
+
+pytest.importorskip("mmcv")
+mmcv_ext.apply()
+
+from mmcv import ops  # noqa: E402
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def random_boxes(count: int, whole: bool = False) -> Tensor:
+    """Boxes in clusters, as a detector gives them, so that overlaps of every size occur."""
+    corner = torch.rand(count // 8 + 1, 2) * 60
+    boxes = torch.cat((corner, corner + 8 + torch.rand(len(corner), 2) * 30), dim=1)
+    boxes = boxes.repeat(8, 1)[:count] + torch.randn(count, 4) * 2
+    return boxes.round() if whole else boxes
+
+
+# ---------------------------------------------------------------- non-maximum suppression
+
+
+def slow_iou(a: np.ndarray, b: np.ndarray, offset: int) -> np.float32:
+    """One overlap in float32, as mmcv's kernels compute it."""
+    one, zero = np.float32(offset), np.float32(0)
+    width = max(zero, min(a[2], b[2]) - max(a[0], b[0]) + one)
+    height = max(zero, min(a[3], b[3]) - max(a[1], b[1]) + one)
+    area_a = (a[2] - a[0] + one) * (a[3] - a[1] + one)
+    area_b = (b[2] - b[0] + one) * (b[3] - b[1] + one)
+    with np.errstate(invalid="ignore"):
+        return width * height / (area_a + area_b - width * height)
+
+
+def slow_nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> list[int]:
+    boxes = boxes.numpy()
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i].item()):
+        if not any(slow_iou(boxes[k], boxes[i], offset) > np.float32(threshold) for k in kept):
+            kept.append(i)
+    return kept
+
+
+def slow_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
+    """Soft-NMS on a list of candidates; one that falls out gives its place to the last."""
+    candidates = [[b, np.float32(s), i] for i, (b, s) in enumerate(zip(boxes, scores, strict=True))]
+    done = []
+    while candidates:
+        best = max(range(len(candidates)), key=lambda i: candidates[i][1])  # the first of equals
+        candidates[0], candidates[best] = candidates[best], candidates[0]
+        chosen = candidates.pop(0)
+        done.append(chosen)
+        i = 0
+        while i < len(candidates):
+            overlap = slow_iou(chosen[0], candidates[i][0], offset)
+            weight = np.float32(1)
+            if method == "naive" and overlap >= np.float32(threshold):
+                weight = np.float32(0)
+            elif method == "linear" and overlap >= np.float32(threshold):
+                weight = 1 - overlap
+            elif method == "gaussian":
+                weight = np.exp(-(overlap * overlap) / np.float32(sigma))
+            candidates[i][1] = candidates[i][1] * weight
+            if candidates[i][1] < np.float32(min_score):
+                last = candidates.pop()
+                if i < len(candidates):
+                    candidates[i] = last
+                continue
+            i += 1
+    return [[*box, score] for box, score, _ in done], [index for _, _, index in done]
+
+
+def slow_nms_match(dets: np.ndarray, threshold: float) -> list[list[int]]:
+    order = sorted(range(len(dets)), key=lambda i: -dets[i, 4])
+    groups = []
+    while order:
+        first, *others = order
+        taken = [j for j in others if slow_iou(dets[first], dets[j], 0) >= np.float32(threshold)]
+        groups.append([first, *taken])
+        order = [j for j in others if j not in taken]
+    return groups
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_nms(threshold: float, offset: int, whole: bool, device: str) -> None:
+    boxes, scores = random_boxes(120, whole=whole), torch.rand(120)
+    expected = slow_nms(boxes, scores, threshold, offset)
+    assert 5 < len(expected) < 115
+    dets, kept = ops.nms(boxes.to(device), scores.to(device), threshold, offset=offset)
+    assert kept.tolist() == expected
+    assert torch.equal(dets.cpu(), torch.cat((boxes, scores[:, None]), dim=1)[expected])
+
+    _, kept = ops.nms(boxes.to(device), scores.to(device), threshold, offset=offset, max_num=7)
+    assert kept.tolist() == expected[:7]
+    chosen = (scores > 0.4).nonzero().flatten()
+    _, kept = ops.nms(boxes, scores, threshold, offset=offset, score_threshold=0.4)
+    assert (
+        kept.tolist() == chosen[slow_nms(boxes[chosen], scores[chosen], threshold, offset)].tolist()
+    )
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+@pytest.mark.parametrize("offset", [0, 1])
+def test_nms_keeps_a_box_whose_overlap_equals_the_threshold(tenths: int, offset: int) -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, tenths]]).float()
+    boxes[:, 2:] -= offset
+    scores = torch.tensor([0.9, 0.8])
+    assert ops.nms(boxes, scores, tenths / 10, offset=offset)[1].tolist() == [0, 1]
+    assert ops.nms(boxes, scores, tenths / 10 - 1e-3, offset=offset)[1].tolist() == [0]
+    # The other kernels act from the threshold on.
+    assert ops.soft_nms(boxes, scores, tenths / 10, method="naive", offset=offset)[1].tolist() == [
+        0
+    ]
+    groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), tenths / 10)
+    assert offset or [group.tolist() for group in groups] == [[0, 1]]
+
+
+def test_boxes_without_area_do_not_suppress_each_other() -> None:
+    boxes, scores = torch.tensor([[5.0, 5, 5, 9], [5, 5, 5, 9]]), torch.tensor([0.5, 0.4])
+    assert ops.nms(boxes, scores, 0.3)[1].tolist() == [0, 1]
+    for method in ("naive", "linear"):
+        dets, kept = ops.soft_nms(boxes, scores, 0.3, method=method)
+        assert kept.tolist() == [0, 1]
+        assert torch.equal(dets[:, 4], scores)
+    groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), 0.3)
+    assert [group.tolist() for group in groups] == [[0], [1]]
+
+
+def test_nms_takes_half_precision_numpy_and_views(device: str) -> None:
+    boxes, scores = random_boxes(50, whole=True), torch.rand(50)
+    expected = slow_nms(boxes, scores.half().float(), 0.5, 0)
+    assert ops.nms(boxes.to(device).half(), scores.to(device).half(), 0.5)[1].tolist() == expected
+    assert ops.nms(boxes.numpy(), scores.half().numpy(), 0.5)[1].tolist() == expected
+    views = boxes.T.contiguous().T.to(device), scores.half().float().repeat(2, 1).T[:, 0].to(device)
+    assert ops.nms(*views, 0.5)[1].tolist() == expected
+
+
+def test_batched_nms_keeps_classes_apart(device: str) -> None:
+    boxes, scores, classes = random_boxes(80), torch.rand(80), torch.randint(3, (80,))
+    kept = [
+        (scores[i].item(), int(i))
+        for c in range(3)
+        for i in (classes == c)
+        .nonzero()
+        .flatten()[slow_nms(boxes[classes == c], scores[classes == c], 0.4, 0)]
+    ]
+    inputs = (boxes.to(device), scores.to(device), classes.to(device))
+    _, indices = ops.batched_nms(*inputs, dict(type="nms", iou_threshold=0.4))
+    assert indices.tolist() == [i for _, i in sorted(kept, reverse=True)]
+
+
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("min_score", [0.0, 1e-3, 0.2])
+def test_soft_nms(method: str, offset: int, min_score: float) -> None:
+    boxes = random_boxes(80, whole=True)
+    scores = (torch.rand(80) * 20).round() / 20  # many equal scores: their order counts
+    arguments = (0.3, 0.5, min_score, method, offset)
+    expected_dets, expected = slow_soft_nms(boxes.numpy(), scores.numpy(), *arguments)
+    dets, kept = ops.soft_nms(boxes, scores, *arguments)
+    assert kept.tolist() == expected
+    torch.testing.assert_close(dets, torch.tensor(np.array(expected_dets)), atol=1e-5, rtol=0)
+    assert min_score == 0 or len(kept) < 80
+
+
+def test_nms_match() -> None:
+    dets = torch.cat((random_boxes(60), torch.rand(60, 1)), dim=1)
+    groups = [group.tolist() for group in ops.nms_match(dets, 0.3)]
+    assert groups == slow_nms_match(dets.numpy(), 0.3)
+    assert 1 < len(groups) < 60
+    assert ops.nms_match(dets[:0], 0.3) == []
+
+
+@pytest.mark.parametrize("suppress", [ops.nms, ops.soft_nms])
+def test_nms_of_no_boxes(suppress, device: str) -> None:
+    dets, kept = suppress(torch.zeros(0, 4, device=device), torch.zeros(0, device=device), 0.5)
+    assert dets.shape == (0, 5)
+    assert kept.shape == (0,)
+    assert kept.dtype == torch.int64
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_bbox_overlaps(mode: str, offset: int, device: str) -> None:
+    a, b = random_boxes(7, whole=True), random_boxes(7, whole=True)
+
+    def overlap(first: np.ndarray, second: np.ndarray) -> float:
+        w, h = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]) + offset
+        shared = max(w, 0) * max(h, 0)
+        areas = [np.prod(box[2:] - box[:2] + offset) for box in (first, second)]
+        return shared / (sum(areas) - shared if mode == "iou" else areas[0])
+
+    expected = torch.tensor([[overlap(x, y) for y in b.numpy()] for x in a.numpy()])
+    found = ops.bbox_overlaps(a.to(device), b.to(device), mode, False, offset)
+    torch.testing.assert_close(found.cpu(), expected.float())
+    found = ops.bbox_overlaps(a.to(device), b.to(device), mode, True, offset)
+    torch.testing.assert_close(found.cpu(), expected.diagonal().float())
+
+
+# ---------------------------------------------------------------- pooling of regions
+
+
+def corners(y: float, x: float, height: int, width: int) -> list[tuple[int, int, float]]:
+    """The pixels around a sample of RoIAlign and their weights."""
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return []
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    row, column = math.floor(y), math.floor(x)
+    v, u = y - row, x - column
+    below, right = min(row + 1, height - 1), min(column + 1, width - 1)
+    weights = [(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u]
+    pixels = [(row, column), (row, right), (below, column), (below, right)]
+    return [(*pixel, weight) for pixel, weight in zip(pixels, weights, strict=True)]
+
+
+def slow_roi_align(features, rois, bins, scale, ratio, mode, aligned):
+    """Bin by bin and sample by sample; differentiable by autograd."""
+    height, width = features.shape[2:]
+    output = []
+    for image, *box in rois.tolist():
+        x1, y1, x2, y2 = (side * scale - (0.5 if aligned else 0) for side in box)
+        w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
+        bin_h, bin_w = h / bins[0], w / bins[1]
+        ny, nx = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
+        for ph in range(bins[0]):
+            for pw in range(bins[1]):
+                samples = [features.new_zeros(features.size(1))][: ny * nx == 0]
+                for iy in range(ny):
+                    for ix in range(nx):
+                        y = y1 + (ph + (iy + 0.5) / ny) * bin_h
+                        x = x1 + (pw + (ix + 0.5) / nx) * bin_w
+                        sample = features.new_zeros(features.size(1))
+                        for row, column, weight in corners(y, x, height, width):
+                            sample = sample + weight * features[int(image), :, row, column]
+                        samples.append(sample)
+                stacked = torch.stack(samples)
+                output.append(stacked.mean(0) if mode == "avg" else stacked.max(0).values)
+    return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+
+
+def slow_roi_pool(features, rois, bins, scale):
+    output = []
+    for image, *box in rois.tolist():
+        x1, y1, x2, y2 = box[0] * scale, box[1] * scale, (box[2] + 1) * scale, (box[3] + 1) * scale
+        bin_h, bin_w = (y2 - y1) / bins[0], (x2 - x1) / bins[1]
+        for ph in range(bins[0]):
+            for pw in range(bins[1]):
+                top, bottom = math.floor(ph * bin_h + y1), math.ceil((ph + 1) * bin_h + y1)
+                left, right = math.floor(pw * bin_w + x1), math.ceil((pw + 1) * bin_w + x1)
+                window = features[
+                    int(image), :, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)
+                ].flatten(1)
+                empty = features.new_zeros(features.size(1))
+                output.append(window.max(1).values if window.numel() else empty)
+    return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+
+
+# In pixels of an image whose features are a quarter as large, 9 x 11: inside, over each border,
+# smaller than a feature pixel, the whole image, far outside.
+ROIS = [
+    [0, 3.3, 5.1, 30.7, 28.9],
+    [1, -9.5, -7.2, 14.2, 11.3],
+    [1, 29.4, 20.3, 55.1, 47.9],
+    [0, 10.1, 10.2, 10.9, 11.1],
+    [0, 0.0, 0.0, 43.3, 35.3],
+    [1, 90.1, 90.3, 120.2, 110.7],
+]
+
+
+def check_values_and_gradient(fast, slow, features: Tensor, device: str) -> None:
+    expected_input = features.clone().requires_grad_()
+    expected = slow(expected_input)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    found_input = features.to(device).requires_grad_()
+    found = fast(found_input)
+    # A gradient that is no contiguous tensor, as heads with permuted layouts send it.
+    found.backward(grad.to(device).permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1))
+    torch.testing.assert_close(found.detach().cpu(), expected.detach(), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(found_input.grad.cpu(), expected_input.grad, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_roi_align(mode: str, aligned: bool, ratio: int, device: str) -> None:
+    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
+    arguments = ((3, 2), 0.25, ratio, mode, aligned)
+    check_values_and_gradient(
+        lambda x: ops.roi_align(x, rois.to(device), *arguments),
+        lambda x: slow_roi_align(x, rois, *arguments),
+        features,
+        device,
+    )
+
+
+def test_roi_pool(device: str) -> None:
+    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
+    check_values_and_gradient(
+        lambda x: ops.roi_pool(x, rois.to(device), (3, 2), 0.25),
+        lambda x: slow_roi_pool(x, rois, (3, 2), 0.25),
+        features,
+        device,
+    )
+
+
+def test_roi_align_of_equal_values_sends_the_gradient_to_the_first() -> None:
+    features = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    ops.roi_align(
+        features, torch.tensor([[0.0, 0, 0, 8, 8]]), 1, 1.0, 2, "max", False
+    ).sum().backward()
+    assert features.grad.nonzero().tolist() == [[0, 0, 2, 2]]
+
+
+def test_roi_align_of_a_box_without_size() -> None:
+    features, rois = torch.randn(1, 2, 8, 8), torch.tensor([[0.0, 3, 3, 3, 3]])
+    assert not ops.roi_align(features, rois, 2, 1.0, 0, "avg", True).any()
+    largest = ops.roi_align(features.requires_grad_(), rois, 2, 1.0, 0, "max", True)
+    assert (largest == -10000).all()  # where mmcv's search for the maximum starts on a CPU
+    largest.sum().backward()
+    assert not features.grad.any()
+
+
+def test_roi_pool_skips_a_box_turned_inside_out() -> None:
+    pooled = ops.roi_pool(torch.ones(1, 2, 8, 8), torch.tensor([[0.0, 6, 6, 2, 2]]), 2, 1.0)
+    assert not pooled.any()
+
+
+POOLS = [
+    lambda x, rois: ops.roi_align(x, rois, 3, 0.25, 0, "avg", True),
+    lambda x, rois: ops.roi_align(x, rois, 3, 0.25, 2, "max", False),
+    lambda x, rois: ops.roi_pool(x, rois, 3, 0.25),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_of_no_boxes(pool, device: str) -> None:
+    features = torch.randn(2, 3, 9, 11, device=device, requires_grad=True)
+    pooled = pool(features, torch.zeros(0, 5, device=device))
+    assert pooled.shape == (0, 3, 3, 3)
+    pooled.sum().backward()
+    assert not features.grad.any()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_pooling_in_half_precision(pool, dtype: torch.dtype, device: str) -> None:
+    rois = torch.tensor(ROIS, device=device).round()
+    features = torch.randn(2, 3, 9, 11, device=device).to(dtype)
+    exact = features.double().requires_grad_()
+    expected = pool(exact, rois.double())
+    half = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast(device, dtype=dtype):
+        found = pool(half, rois.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=2e-2)
+    expected.sum().backward()
+    found.sum().backward()
+    torch.testing.assert_close(half.grad.double(), exact.grad, atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_of_whole_numbers(pool) -> None:
+    features, rois = torch.randn(2, 3, 9, 11), torch.tensor(ROIS).round()
+    assert torch.equal(pool(features, rois.int()), pool(features, rois))
