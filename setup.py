@@ -51,7 +51,6 @@ setup(
     packages=find_packages(include=["mmhybrid", "mmhybrid.*"]),
     package_data={
         "mmhybrid": [
-            "analysis/leaderboard.html",
             ".mim/model-index.yml",
             ".mim/configs/**/*",
             ".mim/tools/*",

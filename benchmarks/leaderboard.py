@@ -10,14 +10,12 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.config_names import FAMILIES, parse_config_name
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.engine.runner.results import ORIGIN_NAMES, ORIGINS, Row, figures_of, subject, variant
 
-PAGE = Path(__file__).with_name("leaderboard.html")
 # The order of the tables; other data sets follow.
 DATASETS = ("ImageNet-1K", "COCO", "ADE20K", "Cityscapes", "CIFAR-10", "CIFAR-100", "Tiny-ImageNet")
 
@@ -245,13 +243,6 @@ def to_csv(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> str:
         cost = costs.get(row.get("config", ""), {})
         writer.writerow({**cost, **row, **origin, "origin": origin["kind"]})
     return file.getvalue()
-
-
-def to_html(board: Mapping[str, Any]) -> str:
-    """One page that needs nothing else: sortable tables, charts, all origins."""
-    # No '</script>' can end the script early.
-    data = json.dumps(board, ensure_ascii=False).replace("</", "<\\/")
-    return PAGE.read_text(encoding="utf-8").replace("{/* DATA */}", data)
 
 
 def config_parts(stem: str) -> tuple[str, str, str]:

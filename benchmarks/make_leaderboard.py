@@ -44,6 +44,7 @@ def main() -> None:
     args = parse_args()
 
     from benchmarks import leaderboard, model_index
+    from benchmarks.leaderboard_page import to_html
     from mmhybrid.engine.runner.results import read_results
     from mmhybrid.engine.runner.run_config import UserError
 
@@ -65,7 +66,7 @@ def main() -> None:
     files = {
         "leaderboard.md": leaderboard.to_markdown(board),
         "leaderboard.csv": leaderboard.to_csv(results, costs),
-        "leaderboard.html": leaderboard.to_html(board),
+        "leaderboard.html": to_html(board),
     }
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")

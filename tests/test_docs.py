@@ -120,3 +120,4 @@ def test_the_page_shows_the_very_example() -> None:
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
     assert (tmp_path / "site" / "index.html").is_file()
+    assert "<svg" in (tmp_path / "site" / "leaderboard.html").read_text()

@@ -1,15 +1,11 @@
 """The leaderboard: nothing without an origin, no two origins in a column, a page that works."""
 
 import csv
-import itertools
 import json
 import os
 import runpy
-import select
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import leaderboard
+from benchmarks.leaderboard_page import to_html
 from benchmarks.model_index import read_costs
 from mmhybrid.engine.runner.results import (
     accuracy_rows,
@@ -260,13 +257,13 @@ def test_training_and_testing_leave_results(tmp_path: Path) -> None:
 def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["leaderboard.py", *arguments])
     monkeypatch.syspath_prepend(root / "tools")
-    runpy.run_path(str(root / "tools" / "leaderboard.py"), run_name="__main__")
+    runpy.run_path(str(root / "benchmarks" / "make_leaderboard.py"), run_name="__main__")
 
 
 def test_tool_and_what_the_project_publishes(root: Path, monkeypatch, tmp_path: Path) -> None:
     """The files in docs/ are those that the files in results/ give."""
     run_tool(monkeypatch, root, "--out", str(tmp_path))
-    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html"):
+    for name in ("leaderboard.md", "leaderboard.csv"):
         again = "python benchmarks/make_leaderboard.py"
         assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
 
@@ -293,135 +290,70 @@ def test_figures_of_the_papers(root: Path, shared: Path) -> None:
     assert others == {"DMFormer": 2, "X": 3}
 
 
-class Browser:
-    """Just enough of Chromium's debugging protocol, over its pipe, to look at a page."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        read_end, self.to_browser = os.pipe()
-        self.from_browser, write_end = os.pipe()
-
-        def take_descriptors() -> None:
-            # The protocol wants 3 and 4; first out of the way, should they be among these two.
-            copies = os.dup(read_end), os.dup(write_end)
-            for copy, wanted in zip([os.dup(one) for one in copies], (3, 4), strict=True):
-                os.dup2(copy, wanted)
-
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-        self.process = subprocess.Popen(
-            [program, *options, f"--user-data-dir={folder}", "about:blank"],
-            preexec_fn=take_descriptors,
-            close_fds=False,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(read_end)
-        os.close(write_end)
-        self.numbers = itertools.count(1)
-        self.received = b""
-        self.session: dict[str, str] = {}
-        self.problems: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = dict(sessionId=attached["sessionId"])
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: object) -> dict:
-        number = next(self.numbers)
-        message = dict(id=number, method=method, params=params, **self.session)
-        os.write(self.to_browser, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self.receive()
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.problems.append(json.dumps(answer["params"]))
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def receive(self) -> dict:
-        deadline = time.monotonic() + 60
-        while b"\0" not in self.received:
-            left = max(0, deadline - time.monotonic())
-            assert select.select([self.from_browser], [], [], left)[0], "the browser is silent"
-            self.received += os.read(self.from_browser, 2**16)
-        message, _, self.received = self.received.partition(b"\0")
-        return json.loads(message)
-
-    def open(self, page: Path, width: int, height: int = 900) -> None:
-        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Page.navigate", url=page.as_uri())
-        deadline = time.monotonic() + 60
-        while self.value("document.readyState + location.href") != "complete" + page.as_uri():
-            assert time.monotonic() < deadline, "the page does not load"
-
-    def value(self, expression: str) -> object:
-        """What an expression of JavaScript gives."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.to_browser)
-        os.close(self.from_browser)
-
-
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory):
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="see requirements/tests.txt")
     names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("no Chromium found (CHROMIUM=path names one)")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
 
-BODY = "document.querySelectorAll('table')[0].tBodies[0]"
-MODELS = f"[...{BODY}.rows].map(r => r.cells[0].textContent)"
+@pytest.fixture(params=[390, 1280])
+def page(browser, request: pytest.FixtureRequest):
+    """A page of a phone's and of a screen's width, which must raise no error and fit in."""
+    page = browser.new_page(viewport=dict(width=request.param, height=900))
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("requestfailed", lambda failed: problems.append(failed.url))
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= request.param
+    assert problems == []
+    page.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page(browser: Browser, results: dict, tmp_path: Path, width: int) -> None:
-    page = tmp_path / "page.html"
-    page.write_text(leaderboard.to_html(leaderboard.leaderboard(results, COSTS)))
-    browser.open(page, width)
-    assert browser.value("innerWidth") == width
-    assert browser.value("document.documentElement.scrollWidth") <= width
+def test_page_sorts_and_charts(page, results: dict) -> None:
+    page.set_content(to_html(leaderboard.leaderboard(results, COSTS)))
+    table = page.locator("table").first
 
-    press = "document.querySelectorAll('table')[0].tHead.rows[0].cells[{}].firstChild.click()"
-    browser.value(press.format(4))  # top-1, the paper's: the largest first
-    assert browser.value(MODELS) == ["ConvNeXt-T", "TransXNet-T", "Swin-T"]
-    browser.value(press.format(4))
-    assert browser.value(MODELS) == ["Swin-T", "TransXNet-T", "ConvNeXt-T"]
-    browser.value(press.format(6))  # trained here: what has no figure comes last either way
-    assert browser.value(MODELS)[0] == "TransXNet-T"
-    browser.value(press.format(0))
-    assert browser.value(MODELS) == ["ConvNeXt-T", "Swin-T", "TransXNet-T"]
+    def press(column: int) -> list[str]:
+        table.locator("th button").nth(column).click()
+        return table.locator("tbody td:first-child").all_text_contents()
 
-    points = "[...document.querySelectorAll('#charts figure')].map(f => "
-    assert browser.value(points + "f.querySelectorAll('circle').length)") == [1, 3, 3]
-    assert browser.value(points + "f.querySelectorAll('svg text').length > 4)") == [True] * 3
-    widths = browser.value(points + "f.getBoundingClientRect().width)")
-    assert all(200 < one < width for one in widths)
-    # Drawn at the size that they are shown at: letters are not scaled.
-    drawn = browser.value(points + "f.querySelector('svg').viewBox.baseVal.width)")
-    assert drawn == pytest.approx(widths, abs=1)
-    assert "</script>" in browser.value("document.getElementById('origins').textContent")
-    assert browser.problems == []
+    assert press(4) == ["ConvNeXt-T", "TransXNet-T", "Swin-T"]  # top-1: the largest first
+    assert press(4) == ["Swin-T", "TransXNet-T", "ConvNeXt-T"]
+    assert table.locator("th").nth(4).get_attribute("aria-sort") == "ascending"
+    assert press(6)[0] == press(6)[0] == "TransXNet-T"  # what has no figure comes last either way
+    assert press(0) == ["ConvNeXt-T", "Swin-T", "TransXNet-T"]
+    assert table.locator(".best").all_text_contents() == ["82.10", "81.50", "81.10"]
+    assert table.locator(".ours td:first-child").all_text_contents() == ["TransXNet-T"]
+
+    charts = page.locator("details").first.locator("svg")
+    points = [chart.locator(".point title").all_text_contents() for chart in charts.all()]
+    assert [len(titles) for titles in points] == [1, 3, 3]
+    assert points[1][1] == "Swin-T, by its authors: 81.3 at 400"
+    for chart in charts.all():
+        assert 200 < chart.bounding_box()["width"] < page.viewport_size["width"]
+        assert chart.get_by_text("TransXNet-T", exact=True).count() == 1
+    assert "</script>" in page.locator("ol").text_content()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_published_page(browser: Browser, root: Path, width: int) -> None:
-    browser.open(root / "docs" / "leaderboard.html", width)
-    assert browser.value("document.documentElement.scrollWidth") <= width
-    assert browser.value("document.querySelectorAll('table').length") >= 7
-    assert browser.value("document.querySelectorAll('#charts circle').length") >= 6
-    options = browser.value("document.getElementById('series').options.length")
-    for index in range(options):
-        select_it = f"series.selectedIndex = {index}; series.dispatchEvent(new Event('change'))"
-        browser.value(select_it)
-        assert browser.value("document.querySelectorAll('#charts circle').length") >= 1
-    assert browser.problems == []
-    assert read_costs(root)  # what the page was made with
+@pytest.fixture(scope="module")
+def published(root: Path) -> tuple[dict, str]:
+    board = leaderboard.leaderboard(read_results([root / "results"]), read_costs(root))
+    return board, to_html(board)
+
+
+def test_page_of_what_the_project_publishes(page, published: tuple[dict, str]) -> None:
+    board, html = published
+    page.set_content(html)
+    assert page.locator("table").count() == len(board["tables"]) >= 7
+    assert page.locator("ol li").count() == len(board["origins"])
+    for series in page.locator("details").all():
+        if series.get_attribute("open") is None:
+            series.locator("summary").click()
+        assert series.locator(".point").first.is_visible()
+        assert page.locator("details[open]").count() == 1

@@ -142,4 +142,3 @@ def test_the_package_carries_what_mim_looks_for(source: str, tmp_path: Path) -> 
     assert bases == {path.name for path in (carried / "configs" / "_base_").rglob("*.py")}
     assert (carried / "tools" / "train.py").is_file()
     assert (carried / "tools" / "dist_train.sh").is_file()
-    assert (tmp_path / "mmhybrid" / "analysis" / "leaderboard.html").is_file()
