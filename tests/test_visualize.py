@@ -1,4 +1,4 @@
-"""What a network looks at: the maps are those that the network computes, and the page is drawn."""
+"""What a network sees: the maps are those that the network computes, and the page is drawn."""
 
 from pathlib import Path
 
@@ -12,50 +12,42 @@ from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
-    DWSwinTransformer,
-    DWVisionTransformer,
+    HybridBackbone,
     TransXNet,
     XFormer,
 )
+from mmhybrid.backbones.base import backbone_classes
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
-from mmhybrid.visualization import attention_maps as looking
+from mmhybrid.visualization import feature_maps, layer_maps
+from mmhybrid.visualization.drawing import Row, plain
+from mmhybrid.visualization.grad_cam import grad_cam
 from mmhybrid.visualization.page import draw_page, prepare_image
 
-SMALL = dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32))
-MODELS = {
-    "TransXNet": lambda: TransXNet({**SMALL, "num_heads": (1, 1, 2, 2)}),
-    "DMFormer": lambda: DMFormer(SMALL),
-    "XFormer": lambda: XFormer(dict(xf_depths=(1, 1, 1))),
-    "DWViT": lambda: DWVisionTransformer(dict(depth=2)),
-    "DWSwin": lambda: DWSwinTransformer(dict(depths=(1, 1, 1, 1))),
-    "mmdet's Swin with shortcuts": lambda: DepthwiseShortcutBackbone(
-        dict(
-            type="mmdet.SwinTransformer",
-            embed_dims=24,
-            depths=(1, 1, 1, 1),
-            num_heads=(1, 2, 4, 8),
-            out_indices=(1, 3),
-        )
-    ),
-}
+
+def tiny(cls: type[nn.Module], **options: object) -> nn.Module:
+    return random_init(cls(**cls.test_options, **options)).eval()
 
 
-def transxnet() -> TransXNet:
-    return random_init(TransXNet(dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64)))).eval()
+def rows_of(model: nn.Module, x: torch.Tensor, *place: tuple[float, float]) -> dict[str, Row]:
+    return {row.title: row for row in layer_maps.layer_rows(model, x, *place)}
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 @torch.no_grad()
 def test_attention_of_a_place_is_a_row_of_the_whole_matrix(size) -> None:
-    model, x = transxnet(), torch.randn(1, 3, *size)
+    model, x = tiny(TransXNet), torch.randn(1, 3, *size)
     row, column = 0.3, 0.8
-    found = looking.attention_of_pixel(model, x, row, column)
-    calls = looking.calls_of(model, OverlappingSpatialReductionAttention, x)
-    assert len(found) == len(calls) == 4
-    for attention, (module, (features, position)) in zip(found, calls, strict=True):
+    found = rows_of(model, x, (row, column))["Attention of one place"].maps
+    calls = []
+    for module in model.modules():
+        if isinstance(module, OverlappingSpatialReductionAttention):
+            module.register_forward_pre_hook(lambda m, args: calls.append((m, *args)))
+    model(x)
+    assert len(found) == 4
+    # The first stage has two blocks, and the last is shown.
+    for attention, (module, features, position) in zip(found, calls[1:], strict=True):
         height, width = features.shape[-2:]
-        key, value = module.kv(module.reduce(features)).chunk(2, dim=1)
-        # With one channel a key set to 1 in the values, the output is the weight of that key.
+        key = module.kv(module.reduce(features)).chunk(2, dim=1)[0]
         q, k = module._split_heads(module.q(features)), module._split_heads(key)
         table = position.table
         if table is None:
@@ -64,21 +56,19 @@ def test_attention_of_a_place_is_a_row_of_the_whole_matrix(size) -> None:
         index = int(row * height) * width + int(column * width)
         torch.testing.assert_close(torch.from_numpy(attention).flatten(), weights[index])
         assert attention.shape == tuple(key.shape[-2:])
-        assert value.shape == key.shape
 
 
-@torch.no_grad()
 def test_dynamic_kernels_depend_on_the_image() -> None:
-    model = transxnet()
-    one, other = (looking.dynamic_kernels(model, torch.randn(1, 3, 64, 64)) for _ in range(2))
-    assert [k.shape for k in one] == [(c, 7, 7) for c in (8, 16, 24, 32)]
-    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(one, other, strict=True))
+    model = tiny(TransXNet)
+    rows = [rows_of(model, torch.randn(1, 3, 64, 64))["Dynamic kernels"] for _ in range(2)]
+    assert [k.shape for k in rows[0].maps] == [(c, 7, 7) for c in (8, 16, 24, 32)]
+    assert rows[0].captions == ["8 channels", "16 channels", "24 channels", "32 channels"]
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(rows[0].maps, rows[1].maps, strict=True))
 
 
 def test_receptive_fields_grow_and_are_where_the_middle_is() -> None:
-    model = random_init(DMFormer(SMALL)).eval()
-    fields = looking.effective_receptive_fields(model, torch.randn(1, 3, 128, 128))
-    areas = [looking.area_of(field) for field in fields]
+    fields = feature_maps.effective_receptive_fields(tiny(DMFormer), torch.randn(1, 3, 128, 128))
+    areas = [feature_maps.receptive_area(field) for field in fields]
     assert areas == sorted(areas)
     assert areas[0] < 0.1
     for side in (fields[0].sum(0), fields[0].sum(1)):
@@ -86,23 +76,22 @@ def test_receptive_fields_grow_and_are_where_the_middle_is() -> None:
 
 
 def test_gates_are_factors() -> None:
-    gates = looking.gates(random_init(DMFormer(SMALL)).eval(), torch.randn(1, 3, 64, 64))
-    # The first two stages have as many channels as each other.
-    assert [g.shape for g in gates] == [(2, 16), (2, 32)]
-    assert all(0 <= g.min() < g.max() <= 1 for g in gates)
+    maps = rows_of(tiny(DMFormer), torch.randn(1, 3, 64, 64))["Gate"].maps
+    assert [g.shape for g in maps] == [(2, 16), (1, 32), (1, 48), (1, 64)]
+    assert all(0 <= g.min() < g.max() <= 1 for g in maps)
 
 
 def test_channel_attentions_are_distributions() -> None:
-    maps = looking.channel_attentions(
-        random_init(MODELS["XFormer"]()).eval(), torch.randn(1, 3, 64, 64)
-    )
-    assert [m.shape for m in maps] == [(36, 36), (48, 48), (60, 60)]
+    model, x = tiny(XFormer), torch.randn(1, 3, 64, 64)
+    maps = rows_of(model, x)["Attention of channels"].maps
+    assert len(maps) == 3
     for weights in maps:
+        assert weights.shape[0] == weights.shape[1]
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
 
 
 def test_grad_cam_shows_what_the_score_is_made_of() -> None:
-    """A classifier that looks at the left half alone."""
+    """A classifier that looks at the left half alone: the mean gradient weights the channels."""
     pytest.importorskip("pytorch_grad_cam", reason="see requirements/visualize.txt")
 
     class Head(nn.Module):
@@ -113,7 +102,7 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
     class Classifier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.backbone = transxnet()
+            self.backbone = tiny(TransXNet)
             self.head = Head()
             self.data_preprocessor = nn.Identity()
 
@@ -121,23 +110,74 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
             return self.backbone(x)
 
     model = Classifier().eval()
-    cam, chosen = looking.grad_cam(model, model.backbone, torch.rand(1, 3, 128, 128) * 255)
-    assert chosen == 0
+    image = torch.rand(1, 3, 128, 128) * 255
+    cam, explained = grad_cam(model, model.backbone, image)
+    assert explained == "the best class, label 0"
     assert cam.shape == (128, 128)
     assert 0 <= cam.min() < cam.max() <= 1
+    features = model.backbone(image)[-1].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head([features])[0, 0], features)
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1)[0]  # (4, 4)
+    row, column = np.unravel_index(cam.argmax(), cam.shape)
+    assert (row // 32 * 4 + column // 32) == expected.argmax()
 
 
-@pytest.mark.parametrize("name", MODELS)
+class Doubling(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class NewFamily(HybridBackbone):
+    """As a user writes one: nothing here knows it."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=(8, 8), strides=(4, 8), out_indices=(0, 1))
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.stages = nn.ModuleList(
+            nn.ModuleList([layer, Doubling()]) for layer in (nn.Identity(), nn.AvgPool2d(2))
+        )
+
+
+def wrapped_swin() -> nn.Module:
+    swin = dict(type="mmdet.SwinTransformer", embed_dims=24, depths=(1, 1, 1, 1))
+    return DepthwiseShortcutBackbone(dict(swin, num_heads=(1, 2, 4, 8), out_indices=(1, 3)))
+
+
+PAGES = {c.__name__: lambda c=c: c(**c.test_options) for c in backbone_classes()}
+PAGES |= {"mmdet's Swin with shortcuts": wrapped_swin, "a new family": NewFamily}
+OF_LAYERS = {
+    "TransXNet": ["Dynamic kernels", "Attention of one place"],
+    "DMFormer": ["Gate"],
+    "XFormer": ["Attention of channels"],
+    "a new family": [],
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_every_family(name, tmp_path: Path) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="see requirements/visualize.txt")
-    model = random_init(MODELS[name]()).eval()
+    model = random_init(PAGES[name]()).eval()
     image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    assert prepare_image(model, image, 64)[2].abs().max() < 3  # normalised, as for training
     path = tmp_path / "page.png"
     hooks = [len(module._forward_hooks) for module in model.modules()]  # shortcuts are some
     draw_page(model, model, image, path, title=name, place=(0.2, 0.9), short_side=64)
-    assert min(Image.open(path).size) > 400
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    rows = [row.title for row in layer_maps.layer_rows(model, torch.rand(1, 3, 64, 96))]
+    assert rows == OF_LAYERS.get(name, ["Depth-wise shortcuts"])
+    assert Image.open(path).height > 150 * (3 + len(rows))
+
+
+def test_a_layer_of_a_new_type_is_shown_once_it_says_how(monkeypatch) -> None:
+    monkeypatch.setattr(layer_maps, "VIEWS", dict(layer_maps.VIEWS))
+
+    @layer_maps.shows(Doubling)
+    def doubled(calls, place):
+        maps = [layer(x)[0, 0].numpy() for layer, (x,) in calls]
+        return Row("Doubled", "First channel.", plain(), maps, ["map"] * len(maps))
+
+    rows = rows_of(random_init(NewFamily()).eval(), torch.rand(1, 3, 32, 64))
+    assert list(rows) == ["Doubled"]
+    assert [y.shape for y in rows["Doubled"].maps] == [(8, 16), (4, 8)]
 
 
 def test_images_are_resized_and_normalised() -> None:
@@ -147,3 +187,4 @@ def test_images_are_resized_and_normalised() -> None:
     assert x.shape == whole.shape == (1, 3, 50, 100)
     assert abs(x).max() < 1
     assert whole.mean() == 128
+    assert prepare_image(NewFamily(), image, 50)[2].equal(x)  # a backbone takes it normalised

@@ -42,14 +42,17 @@ class CrossCovarianceAttention(nn.Module):
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
         self.proj = nn.Linear(channels, channels) if output_projection else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of (..., N, D), (..., heads, d, d), and the values, (..., heads, d, N)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        # Each (..., heads, D / heads, N)
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).movedim(-3, -1)
             for part in (unit_length(q, dim=-2), unit_length(k, dim=-2), v)
         )
-        attention = (self.temperature * (q @ k.transpose(-1, -2))).softmax(dim=-1)
+        return (self.temperature * (q @ k.transpose(-1, -2))).softmax(dim=-1), v
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention, v = self.attention(x)
         return self.proj((attention @ v).movedim(-1, -3).flatten(-2))
 
 
