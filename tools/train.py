@@ -111,9 +111,9 @@ def main() -> None:
 
     write_training_result(runner, args.config, args.quick)
     if args.quick:
-        from mmhybrid.engine.runner.report import tell, write_report
+        from mmhybrid.engine.runner.report import log_summary, write_report
 
-        tell(runner, write_report(runner))
+        log_summary(runner, write_report(runner))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw a page of what a network looks at in an image.
+"""Draw a page of what a network sees in an image.
 
-Of every model: its feature maps, its effective receptive field, Grad-CAM. Of TransXNet also the
-kernels that it mixes for this image and the attention of one place; of DMFormer the gate; of
-XFormer how channels attend to each other; of models with depth-wise shortcuts what these add.
+Of every model: Grad-CAM, feature maps, effective receptive fields. Of layers that have them: the
+kernels mixed for this image, the attention of one place or between channels, gates, and what
+depth-wise shortcuts add.
 """
 
 import argparse
@@ -26,28 +26,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
-    parser.add_argument(
-        "checkpoint", nargs="?", help="file or address of the weights (default: random weights)"
-    )
-    parser.add_argument("--image", help="file to look at (default: a drawn image)")
-    parser.add_argument(
-        "--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
+    add("checkpoint", nargs="?", help="file or address of the weights (default: random weights)")
+    add("--image", help="image file (default: a drawn image)")
+    add("--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)")
+    add(
         "--place",
         nargs=2,
         type=int,
         metavar=("X", "Y"),
         help="pixel of the image whose attention is shown (default: the middle)",
     )
-    parser.add_argument(
-        "--short-side",
-        type=int,
-        default=320,
-        help="that the image is resized to, in pixels (default: %(default)s)",
-    )
-    parser.add_argument("--title", help="of the page (default: the model and the checkpoint)")
+    add("--short-side", type=int, default=320, help="pixels, after resizing (default: %(default)s)")
+    add("--title", help="of the page (default: the model and the checkpoint)")
     add_cfg_options(parser)
     return parser.parse_args()
 

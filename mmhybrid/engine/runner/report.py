@@ -1,6 +1,7 @@
-"""What a quick run leaves to look at: its metrics, their course, and images of predictions."""
+"""The report of a quick run: metrics, their curves, and images of predictions."""
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 IMAGES = 12
-# Metrics worth a curve and a line in the end, by a part of their names.
+# Metrics that get a curve and a line in the summary, by the end of their names.
 HEADLINES = {
     "bbox_mAP_50": "box AP50",
     "bbox_mAP": "box AP",
@@ -25,13 +27,10 @@ HEADLINES = {
 
 
 def write_report(runner: Runner) -> dict[str, float]:
-    """Write ``metrics.json``, ``curves.png`` and the folder ``images`` into the work folder.
-
-    Args:
-        runner: After training.
+    """Write ``metrics.json``, ``curves.png`` and the folder ``images`` into the work directory.
 
     Returns:
-        The last value of each metric that has a name in :data:`HEADLINES`.
+        dict[str, float]: The last value of each metric of :data:`HEADLINES`, by its usual name.
     """
     folder = Path(runner.work_dir)
     losses, metrics = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
@@ -43,32 +42,28 @@ def write_report(runner: Runner) -> dict[str, float]:
     return final
 
 
-def tell(runner: Runner, final: dict[str, float]) -> None:
-    """Say what the run ended with and where to look."""
+def log_summary(runner: Runner, final: dict[str, float]) -> None:
+    """Log the final metrics and where the report is."""
     folder = Path(runner.work_dir).absolute()
-    lines = [f"{name:>16}  {value:.3f}" for name, value in final.items()]
-    runner.logger.info(
-        "\n".join(
-            [
-                "Done. On images that the model has not seen before:",
-                *lines,
-                f"Images, truth and prediction side by side: {folder / 'images'}",
-                f"Losses and metrics: {folder / 'curves.png'}, {folder / 'metrics.json'}",
-                f"Checkpoints: {folder}",
-            ]
-        )
-    )
+    lines = [
+        "Done. On images that the model has not seen before:",
+        *(f"{name:>16}  {value:.3f}" for name, value in final.items()),
+        f"Images, truth and prediction side by side: {folder / 'images'}",
+        f"Losses and metrics: {folder / 'curves.png'}, {folder / 'metrics.json'}",
+        f"Checkpoints: {folder}",
+    ]
+    runner.logger.info("\n".join(lines))
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split MMEngine's log into lines of training (they hold ``loss``) and of evaluation."""
+    """Split MMEngine's log into lines of training (with ``loss``) and of evaluation."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     losses = [line for line in lines if "loss" in line]
     return losses, [line for line in lines if "loss" not in line]
 
 
 def headlines(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics to tell, under their usual names."""
+    """The metrics of :data:`HEADLINES`, by their usual names."""
     return {
         label: metrics[key]
         for ending, label in HEADLINES.items()
@@ -84,15 +79,12 @@ def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
     for name in sorted({key for line in losses for key in line if "loss" in key}):
         points = [(line["step"], line[name]) for line in losses if name in line]
         left.plot(*zip(*points, strict=True), label=name, lw=2.5 if name == "loss" else 1)
-    left.set(xlabel="iteration", title="Losses", ylim=(0, None))
-    courses: dict[str, list[tuple[float, float]]] = {}
-    for line in metrics:
-        for label, value in headlines(line).items():
-            courses.setdefault(label, []).append((line["step"], value))
-    for label, points in courses.items():
+    for label in dict.fromkeys(label for line in metrics for label in headlines(line)):
+        values = ((line["step"], headlines(line).get(label)) for line in metrics)
+        points = [(step, value) for step, value in values if value is not None]
         right.plot(*zip(*points, strict=True), "o-", label=label)
-    right.set(xlabel="iteration", title="Metrics on held-out images", ylim=(0, None))
-    for axes in (left, right):
+    for axes, title in ((left, "Losses"), (right, "Metrics on held-out images")):
+        axes.set(xlabel="iteration", title=title, ylim=(0, None))
         axes.grid(alpha=0.3)
         if axes.get_lines():
             axes.legend(fontsize=8)
@@ -103,24 +95,22 @@ def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
 def draw_images(runner: Runner, folder: Path) -> None:
     """Draw held-out images by the visualizer of mmdet, mmseg or mmpretrain.
 
-    Detection and segmentation put the truth on the left and the prediction on the right; a
-    classifier writes both on the image.
+    Truth is on the left and prediction on the right; a classifier's are both on the image.
     """
     runner.model.eval()
     samples = (pair for batch in runner.val_dataloader for pair in _predict(runner, batch))
     for index, (image, sample) in enumerate(islice(samples, IMAGES)):
         name = Path(sample.get("img_path", f"{index:04d}")).stem
         target = str(folder / f"{name}.png")
-        draw = getattr(runner.visualizer, "visualize_cls", None)
-        if draw is not None:
-            draw(image, sample, out_file=target, rescale_factor=4)
-            continue
-        options = {"pred_score_thr": 0.5} if "pred_instances" in sample else {}
-        runner.visualizer.add_datasample(name, image, sample, out_file=target, **options)
+        if hasattr(runner.visualizer, "visualize_cls"):
+            runner.visualizer.visualize_cls(image, sample, out_file=target, rescale_factor=4)
+        else:
+            options = {"pred_score_thr": 0.5} if "pred_instances" in sample else {}
+            runner.visualizer.add_datasample(name, image, sample, out_file=target, **options)
 
 
-def _predict(runner: Runner, batch: dict):
-    """Yield (image (H, W, 3), RGB, uint8; sample with truth and prediction)."""
+def _predict(runner: Runner, batch: dict) -> Iterator[tuple[np.ndarray, BaseDataElement]]:
+    """Images, (H, W, 3), RGB, uint8, and their samples with truth and prediction."""
     import mmcv
 
     for inputs, sample in zip(batch["inputs"], runner.model.val_step(batch), strict=True):
