@@ -14,8 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from mmhybrid.engine.runner.results import Row
-
 AXES = {
     "flops": "FLOPs (G)",
     "latency": "latency (ms)",
@@ -49,7 +47,7 @@ def to_html(board: Mapping[str, Any]) -> str:
     return environment.get_template("leaderboard.html").render(board, charts=charts)
 
 
-def scatter(points: Sequence[Row], axis: str) -> str:
+def scatter(points: Sequence[Mapping[str, Any]], axis: str) -> str:
     """A chart of accuracy against a cost, as SVG; empty where no model has this cost.
 
     Args:
@@ -60,8 +58,8 @@ def scatter(points: Sequence[Row], axis: str) -> str:
     if not points:
         return ""
     with matplotlib.rc_context(SVG_OPTIONS):
-        figure = Figure(figsize=(3.8, 3), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(3.8, 3))
+        axes = figure.add_axes((0.12, 0.14, 0.83, 0.83))
         for index, point in enumerate(points):
             colour = "#1d5fd1" if point["ours"] else "#8a929c"
             axes.plot(point[axis], point["value"], "o", color=colour, gid=f"point-{index}")
@@ -83,7 +81,7 @@ def scatter(points: Sequence[Row], axis: str) -> str:
 
 def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Writes a name beside each point where it covers nothing; leaves out what fits nowhere."""
-    axes.figure.draw_without_rendering()  # this lays out the figure
+    axes.autoscale_view()
     dots = axes.transData.transform([point[1:] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
     for name, *xy in points:
@@ -92,7 +90,8 @@ def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
                 name, xy, offset, textcoords="offset points", ha=across, va=along, fontsize=7
             )
             box = label.get_window_extent()
-            if not box.count_overlaps(taken) and axes.bbox.contains(box.x1, box.y1):
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not box.count_overlaps(taken):
                 taken.append(box)
                 break
             label.remove()

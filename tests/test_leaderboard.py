@@ -1,10 +1,8 @@
-"""The leaderboard: nothing without an origin, no two origins in a column, a page that works."""
+"""The leaderboard: nothing without an origin, no two origins in a column."""
 
 import csv
 import json
-import os
 import runpy
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +11,6 @@ import pytest
 import torch
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard_page import to_html
-from benchmarks.model_index import read_costs
 from mmhybrid.engine.runner.results import (
     accuracy_rows,
     check_accuracy,
@@ -288,72 +284,3 @@ def test_figures_of_the_papers(root: Path, shared: Path) -> None:
         name: sum(row["model"].startswith(name) for row in rows) for name in ("DMFormer", "X")
     }
     assert others == {"DMFormer": 2, "X": 3}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="see requirements/tests.txt")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium found (CHROMIUM=path names one)")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-
-
-@pytest.fixture(params=[390, 1280])
-def page(browser, request: pytest.FixtureRequest):
-    """A page of a phone's and of a screen's width, which must raise no error and fit in."""
-    page = browser.new_page(viewport=dict(width=request.param, height=900))
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("requestfailed", lambda failed: problems.append(failed.url))
-    yield page
-    assert page.evaluate("document.documentElement.scrollWidth") <= request.param
-    assert problems == []
-    page.close()
-
-
-def test_page_sorts_and_charts(page, results: dict) -> None:
-    page.set_content(to_html(leaderboard.leaderboard(results, COSTS)))
-    table = page.locator("table").first
-
-    def press(column: int) -> list[str]:
-        table.locator("th button").nth(column).click()
-        return table.locator("tbody td:first-child").all_text_contents()
-
-    assert press(4) == ["ConvNeXt-T", "TransXNet-T", "Swin-T"]  # top-1: the largest first
-    assert press(4) == ["Swin-T", "TransXNet-T", "ConvNeXt-T"]
-    assert table.locator("th").nth(4).get_attribute("aria-sort") == "ascending"
-    assert press(6)[0] == press(6)[0] == "TransXNet-T"  # what has no figure comes last either way
-    assert press(0) == ["ConvNeXt-T", "Swin-T", "TransXNet-T"]
-    assert table.locator(".best").all_text_contents() == ["82.10", "81.50", "81.10"]
-    assert table.locator(".ours td:first-child").all_text_contents() == ["TransXNet-T"]
-
-    charts = page.locator("details").first.locator("svg")
-    points = [chart.locator(".point title").all_text_contents() for chart in charts.all()]
-    assert [len(titles) for titles in points] == [1, 3, 3]
-    assert points[1][1] == "Swin-T, by its authors: 81.3 at 400"
-    for chart in charts.all():
-        assert 200 < chart.bounding_box()["width"] < page.viewport_size["width"]
-        assert chart.get_by_text("TransXNet-T", exact=True).count() == 1
-    assert "</script>" in page.locator("ol").text_content()
-
-
-@pytest.fixture(scope="module")
-def published(root: Path) -> tuple[dict, str]:
-    board = leaderboard.leaderboard(read_results([root / "results"]), read_costs(root))
-    return board, to_html(board)
-
-
-def test_page_of_what_the_project_publishes(page, published: tuple[dict, str]) -> None:
-    board, html = published
-    page.set_content(html)
-    assert page.locator("table").count() == len(board["tables"]) >= 7
-    assert page.locator("ol li").count() == len(board["origins"])
-    for series in page.locator("details").all():
-        if series.get_attribute("open") is None:
-            series.locator("summary").click()
-        assert series.locator(".point").first.is_visible()
-        assert page.locator("details[open]").count() == 1
