@@ -190,7 +190,8 @@ def test_names_of_records_reach_no_path(tmp_path):
         archive.writestr("../outside", b"x")
         archive.writestr("/tmp/mmhybrid-outside", b"x")
         archive.writestr("a/../../data.pkl", pickle.dumps({"a": 1}, 2))
-    assert read_checkpoint(path) == {"a": 1}
+    with pytest.raises(CheckpointError, match="slip"):
+        read_checkpoint(path)
     assert os.listdir(tmp_path) == ["inside"]
     assert os.listdir(folder) == ["slip.pth"]
     assert not os.path.exists("/tmp/mmhybrid-outside")
@@ -295,9 +296,9 @@ def test_repeated_nesting_is_told_in_bounded_time(tmp_path):
     """A message must not print what a few bytes nest a billion times."""
     bomb = (
         b"\x80\x02]"
-        + b"q\x000"
+        + b"q\x00"
         + b"".join(
-            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) + b"0"
+            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1])
             for i in range(60)
         )
     )
