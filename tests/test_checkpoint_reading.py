@@ -298,8 +298,7 @@ def test_repeated_nesting_is_told_in_bounded_time(tmp_path):
         b"\x80\x02]"
         + b"q\x00"
         + b"".join(
-            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1])
-            for i in range(60)
+            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) for i in range(60)
         )
     )
     path = saved_pickle(bomb + b"h\x3c}b.", tmp_path / "bomb.pth")

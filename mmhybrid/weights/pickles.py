@@ -93,10 +93,11 @@ NAMED = {
     *STORAGE_BYTES,
 }
 CHANGED = {"collections.OrderedDict", "argparse.Namespace", HISTORY, *CONFIGS}
-PUSHES = (
-    "STOP PROTO NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
-    "SHORT_BINSTRING EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET MARK".split()
-)
+PUSHES = {  # no more than the value that they hold
+    "STOP", "PROTO", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT",
+    "EMPTY_SET",
+}  # fmt: skip
 
 
 class Name(str):
@@ -160,8 +161,8 @@ def check_pickle(stream: BinaryIO, note_storage: Callable[[str, int], None] | No
 def refuse(why: str) -> NoReturn:
     """Raises UnsafeCheckpointError."""
     raise UnsafeCheckpointError(
-        f"refused, {why}, which weights and plain values never need. Nothing of it was executed. If "
-        "you trust whoever made the file, save it again where it was made, as "
+        f"refused, {why}, which weights and plain values never need. Nothing of it was executed. "
+        "If you trust whoever made the file, save it again where it was made, as "
         "torch.save({'state_dict': model.state_dict()}, path), or as safetensors."
     )
 

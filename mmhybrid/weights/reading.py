@@ -176,6 +176,8 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
             record.CRC = None
     _check_bytes(file, archive, size)
     return archive, records
+
+
 def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
     """Compares the checksum of the file, or of its records, unless this process has done so."""
     if (identity := _identity(file)) in _verified:
