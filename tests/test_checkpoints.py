@@ -1,5 +1,6 @@
 """Loading weights into a model that holds one of our backbones, whoever saved them."""
 
+import importlib
 import json
 import logging
 import types
@@ -18,6 +19,7 @@ from torch import nn
 
 from mmhybrid import enable_safe_checkpoints, load_checkpoint
 from mmhybrid.backbones import DWSwinTransformer, TransXNet
+from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError
 from mmhybrid.weights.families import describe, recognise, rename
 
@@ -490,6 +492,40 @@ def test_our_own_files_and_other_models_go_the_old_way(
     path = saved({"state_dict": {"other": torch.ones(1)}}, tmp_path)
     mmengine_load_checkpoint(stranger, path)
     assert not any("tensors from" in message for message in messages)
+
+
+def test_names_that_revise_keys_makes_equal_are_an_error(safe_checkpoints, tmp_path):
+    weights = backbone().state_dict()
+    first, second = list(weights)[:2]
+    path = saved({"state_dict": {f"net.{first}": weights[first], **weights}}, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"revise_keys.*net\.{first} and {first} of .*same"):
+        mmengine_load_checkpoint(backbone(), path, revise_keys=[(r"^net\.", "")])
+    path = saved({"state_dict": {f"net.{k}": v for k, v in weights.items()}}, tmp_path)
+    model = backbone()
+    mmengine_load_checkpoint(model, path, revise_keys=[(r"^net\.", "")])
+    assert holds(model, weights)
+    assert second in weights
+
+
+def test_a_message_names_the_file_that_the_weights_are_from(safe_checkpoints, tmp_path):
+    """And none where they are from no file, whatever was read before and is gone."""
+    stranger = {"state_dict": {"layer1.0.conv1.weight": torch.ones(1)}}
+    first = CheckpointLoader.load_checkpoint(saved(stranger, tmp_path, "first.pth"))
+    CheckpointLoader.load_checkpoint(saved(stranger, tmp_path, "second.pth"))
+    for checkpoint, named in ((first, "first.pth"), (dict(stranger), "the checkpoint")):
+        with pytest.raises(CheckpointError, match=f"{named} does not fit"):
+            mmengine_checkpoint._load_checkpoint_to_model(Detector(), checkpoint)
+
+
+def test_old_names_of_a_report(tmp_path):
+    report = load_checkpoint(Detector(), saved(authors_weights(), tmp_path))
+    for old, new in (("missing", "missing_keys"), ("left_over", "unexpected_keys")):
+        with pytest.deprecated_call(match=f"LoadReport.{new}"):
+            assert getattr(report, old) == getattr(report, new) != []
+    with pytest.deprecated_call(match=r"mmhybrid\.weights"):
+        checkpoints = importlib.import_module("mmhybrid.checkpoints")
+    assert checkpoints.load_checkpoint is load_checkpoint
+    assert issubclass(checkpoints.CheckpointError, (UserError, RuntimeError))
 
 
 def test_strict_loading_stays_strict(safe_checkpoints, tmp_path):

@@ -1,7 +1,7 @@
 """The module that Python finds as ``mmcv._ext``: the kernels under the names that mmcv gives them.
 
-A kernel that is not supplied here raises an error that says so where it is used; ``hasattr`` answers
-no.
+A kernel that is not supplied here raises an error that says so where it is used, and ``hasattr``
+answers no.
 """
 
 from typing import NoReturn

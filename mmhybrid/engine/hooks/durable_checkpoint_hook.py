@@ -36,8 +36,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     A checkpoint is written whole, then named in ``last_checkpoint``, and only then the one beyond
     ``max_keep_ckpts`` is removed. One that cannot be written, because the disk is full say, is
-    logged at once; training goes on, keeps the one before it and tries again when the next is due, and
-    once more at the end. Gradients that are being accumulated are saved too.
+    logged at once; training goes on, keeps the one before it and tries again when the next is due,
+    and once more at the end. Gradients that are being accumulated are saved too.
 
     While the run lasts, checkpoints are read and written as
     :func:`mmhybrid.enable_safe_checkpoints` says.
