@@ -1,9 +1,8 @@
 """Reading a checkpoint without running what a hostile one asks for.
 
-Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. ``torch.load`` is
-not used: MMEngine's own checkpoints hold what ``weights_only=True`` refuses, and with
-``weights_only=False`` a file can run any program. The size of the file bounds the memory, whatever
-the file declares; the checksums of a zip, and that of our own files, are compared.
+Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. PyTorch's restricted
+reader makes the objects, from files whose checksums, sizes and pickles have been judged: the size of
+the file bounds the memory, whatever the file declares.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
 
     Returns:
         What was saved: tensors, and containers and plain values around them. A configuration
-        object is read as a dict, a path as a str.
+        object and a defaultdict are read as a dict, a deque as a list, a path as a str.
 
     Raises:
         FileNotFoundError: there is no such file.
