@@ -1,8 +1,8 @@
 """Reading a checkpoint without running what a hostile one asks for.
 
 Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. PyTorch's restricted
-reader makes the objects, from files whose checksums, sizes and pickles have been judged: the size of
-the file bounds the memory, whatever the file declares.
+reader makes the objects, from files whose checksums, sizes and pickles have been judged: the size
+of the file bounds the memory, whatever the file declares.
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
 
 
 def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
-    """Compares the checksum of the file, or of its records, unless this process has done so."""
+    """Compares the checksum of the file, or of its records, unless that has just been done."""
     if (identity := _identity(file)) in _verified:
+        _verified.remove(identity)
         return
     checksum = stored_checksum(file)
     if checksum is not None and checksum != sha256_of(file, size - CHECKSUM_LENGTH):
@@ -189,15 +190,13 @@ def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
         )
     if checksum is None and (damaged := archive.testzip()) is not None:
         raise DamagedCheckpointError(f"the bytes of its record {damaged} have changed")
-    if identity is not None:
-        _verified.add(identity)
 
 
 _verified: set[tuple[str, int, int]] = set()
 
 
 def mark_verified(path: str | os.PathLike) -> None:
-    """Notes that another process has compared the checksum of this file."""
+    """Notes that the checksum of this file has been compared; it is not when it is read next."""
     with open(path, "rb") as file:
         _verified.add(_identity(file))
 
