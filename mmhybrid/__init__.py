@@ -1,16 +1,24 @@
 """mmhybrid: hybrid CNN-Transformer backbones for OpenMMLab."""
 
-from mmhybrid import compat as runtime
+from mmhybrid import compat
 
-runtime.apply()
+compat.apply()
 
 from mmhybrid import backbones  # noqa: E402
 from mmhybrid.backbones.pairing import replace_backbone  # noqa: E402
 from mmhybrid.deprecation import renamed  # noqa: E402
 from mmhybrid.registry import MODELS  # noqa: E402
 from mmhybrid.version import __version__  # noqa: E402
+from mmhybrid.weights import load_checkpoint  # noqa: E402
+from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints  # noqa: E402
+
+__all__ = [
+    "MODELS",
+    "__version__",
+    "backbones",
+    "enable_safe_checkpoints",
+    "load_checkpoint",
+    "replace_backbone",
+]
 
 __getattr__ = renamed(__name__, {"with_backbone": "mmhybrid.replace_backbone"})
-from mmhybrid.weights import load_checkpoint  # noqa: E402
-
-__all__ = ["MODELS", "__version__", "backbones", "load_checkpoint", "replace_backbone"]

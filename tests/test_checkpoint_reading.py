@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import types
 import warnings
 import zipfile
 
@@ -190,7 +191,8 @@ def test_names_of_records_reach_no_path(tmp_path):
         archive.writestr("../outside", b"x")
         archive.writestr("/tmp/mmhybrid-outside", b"x")
         archive.writestr("a/../../data.pkl", pickle.dumps({"a": 1}, 2))
-    assert read_checkpoint(path) == {"a": 1}
+    with pytest.raises(CheckpointError, match="slip"):
+        read_checkpoint(path)
     assert os.listdir(tmp_path) == ["inside"]
     assert os.listdir(folder) == ["slip.pth"]
     assert not os.path.exists("/tmp/mmhybrid-outside")
@@ -295,10 +297,9 @@ def test_repeated_nesting_is_told_in_bounded_time(tmp_path):
     """A message must not print what a few bytes nest a billion times."""
     bomb = (
         b"\x80\x02]"
-        + b"q\x000"
+        + b"q\x00"
         + b"".join(
-            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) + b"0"
-            for i in range(60)
+            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) for i in range(60)
         )
     )
     path = saved_pickle(bomb + b"h\x3c}b.", tmp_path / "bomb.pth")
@@ -328,12 +329,23 @@ def contents():
         "torch": [torch.Size([1, 2]), torch.float16, torch.device("cpu")],
         "optimizer": torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]).state_dict(),
         "module": torch.nn.BatchNorm2d(3).state_dict(),
+        "sparse": [torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr()],
+        "attributes": [with_attribute(torch.ones(2)), bytearray(b"ab"), bytearray()],
     }
+
+
+def with_attribute(tensor):
+    tensor.kept = 1
+    return tensor
 
 
 def same(a, b) -> bool:
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        if a.layout != torch.strided:
+            return a.layout == b.layout and torch.equal(a.to_dense(), b.to_dense())
+        return (
+            vars(a) == vars(b) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        )
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, HistoryBuffer):
@@ -361,6 +373,90 @@ def test_reads_what_checkpoints_hold(kind, protocol, zipped, tmp_path):
     assert same(value, read_checkpoint(path))
     with open(path, "rb") as file:
         assert same(value, read_checkpoint(file, map_location="cpu"))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, which is to drop them
+def test_reads_quantised_tensors(zipped, tmp_path):
+    scales, zeros = torch.tensor([0.1, 0.2]), torch.zeros(2, dtype=torch.int64)
+    value = [
+        torch.quantize_per_tensor(torch.randn(2, 3), 0.1, 2, torch.qint8),
+        torch.quantize_per_channel(torch.randn(2, 3), scales, zeros, 0, torch.quint8),
+    ]
+    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    for saved, read in zip(value, read_checkpoint(path), strict=True):
+        assert torch.equal(saved.dequantize(), read.dequantize())
+        assert saved.qscheme() == read.qscheme()
+
+
+class AttributeDict(dict):
+    """As yacs' and EasyDict's: items are attributes too, or attributes are beside the items."""
+
+    def __init__(self, **items):
+        super().__init__(items)
+        self.__dict__.update(items)
+
+
+@pytest.mark.parametrize("name", ["mmcv.utils.config.ConfigDict", "yacs.config.CfgNode",
+                                  "easydict.EasyDict", "addict.addict.Dict"])  # fmt: skip
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_configuration_classes_are_read_as_dicts(name, zipped, tmp_path, monkeypatch):
+    """Of packages that need not be installed."""
+    module, _, attribute = name.rpartition(".")
+    there = type(attribute, (AttributeDict,), {"__module__": module})
+    if name.startswith("addict"):
+        from addict import Dict as there
+    else:
+        monkeypatch.setitem(sys.modules, module.split(".")[0], types.ModuleType("package"))
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+        setattr(sys.modules[module], attribute, there)
+    path = tmp_path / "weights.pth"
+    value = {"cfg": there(lr=0.1, inner=there(steps=[1, 2]))}
+    save(value, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.undo()
+    read = read_checkpoint(path)
+    assert read == {"cfg": {"lr": 0.1, "inner": {"steps": [1, 2]}}}
+    assert not isinstance(read["cfg"], AttributeDict)
+
+
+def test_a_restored_history_changes_no_statistics_of_the_class(tmp_path):
+    HistoryBuffer([1.0], [1])  # registers the usual ones
+    before = dict(HistoryBuffer._statistics_methods)
+    history = HistoryBuffer([1.0], [1])
+    pickled = pickle.dumps(history, 2).replace(_text(b"min"), _text(b"mine"), 1)
+    read = read_checkpoint(saved_pickle(pickled, tmp_path / "weights.pth"))
+    assert HistoryBuffer._statistics_methods == before
+    assert read.statistics("mean") == 1.0
+
+
+def test_what_pytorch_is_told_to_allow_stays(tmp_path):
+    path = save(contents()["history"], tmp_path / "weights.pth")
+    before = set(torch.serialization.get_safe_globals())
+    with torch.serialization.safe_globals([HistoryBuffer, argparse.Namespace]):
+        assert same(contents()["history"], read_checkpoint(path))
+        allowed = set(torch.serialization.get_safe_globals())
+        assert allowed == before | {HistoryBuffer, argparse.Namespace}
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+DTYPE = (
+    b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00%s\x89\x88\x87R(K\x03X\x01\x00\x00\x00<NNN%sK%ctb."
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "size", "flags"),
+    [
+        (b"U2", b"K\x10K\x04", 8),  # elements larger than the bytes of an array
+        (b"f8", b"J\xff\xff\xff\xffJ\xff\xff\xff\xff", 1),  # numbers taken for objects
+        (b"O8", b"J\xff\xff\xff\xffJ\xff\xff\xff\xff", 0),
+    ],
+)
+def test_types_that_make_numpy_read_elsewhere_are_refused(code, size, flags, tmp_path):
+    path = saved_pickle(DTYPE % (code, size, flags), tmp_path / "type.pth")
+    with pytest.raises(UnsafeCheckpointError, match=r"NumPy|numpy"):
+        read_checkpoint(path)
 
 
 def test_reading_changes_no_type_of_numpy(tmp_path):

@@ -1,5 +1,6 @@
 """Loading weights into a model that holds one of our backbones, whoever saved them."""
 
+import importlib
 import json
 import logging
 import types
@@ -12,12 +13,13 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
-from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
-from mmhybrid import load_checkpoint
+from mmhybrid import enable_safe_checkpoints, load_checkpoint
 from mmhybrid.backbones import DWSwinTransformer, TransXNet
+from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError
 from mmhybrid.weights.families import describe, recognise, rename
 
@@ -93,6 +95,12 @@ def messages():
     logger.removeHandler(handler)
 
 
+@pytest.fixture
+def safe_checkpoints():
+    with enable_safe_checkpoints() as handle:
+        yield handle
+
+
 WRAPPINGS = {
     "bare": lambda w: w,
     "state_dict": lambda w: {"state_dict": w, "epoch": 1, "arch": "t"},
@@ -122,8 +130,8 @@ def test_any_wrapping_loads_into_any_model(wrapping, target, tmp_path):
     report = load_checkpoint(model, path)
     assert holds(model, ours, prefix)
     assert set(report.loaded) == {prefix + key for key in ours}
-    assert report.left_over == []
-    assert report.missing == [k for k in model.state_dict() if not k.startswith(prefix)]
+    assert report.unexpected_keys == []
+    assert report.missing_keys == [k for k in model.state_dict() if not k.startswith(prefix)]
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -132,8 +140,8 @@ def test_authors_weights_load_into_a_dense_backbone(wrapping, tmp_path, messages
     model = backbone()
     before = {name: model.state_dict()[name].clone() for name in NORMS}
     report = load_checkpoint(model, saved(WRAPPINGS[wrapping](weights), tmp_path))
-    assert report.missing == NORMS
-    assert [k.rpartition("classifier")[2] for k in report.left_over] == [
+    assert report.missing_keys == NORMS
+    assert [k.rpartition("classifier")[2] for k in report.unexpected_keys] == [
         ".0.weight",
         ".0.bias",
         ".2.weight",
@@ -149,7 +157,7 @@ def test_authors_weights_load_into_a_classifier(tmp_path):
     weights = authors_weights()
     model = Classifier()
     report = load_checkpoint(model, saved({"state_dict": weights}, tmp_path))
-    assert report.missing == report.left_over == []
+    assert report.missing_keys == report.unexpected_keys == []
     assert report.adapted == ["head.fc.weight"]
     assert report.renamed["head.fc.weight"] == "classifier.2.weight"
     assert report.renamed["backbone.norm6.bias"] == "classifier.0.bias"
@@ -173,8 +181,8 @@ def test_names_of_the_published_files(arch, shared, tmp_path):
     keys = json.loads((shared / "reference" / f"transxnet_{arch}_keys.json").read_text())
     weights = {k: torch.ones(s).to(getattr(torch, t)) for k, s, t in keys["keys_cls"]}
     report = load_checkpoint(TransXNet(arch), saved({"state_dict": weights}, tmp_path))
-    assert report.missing == NORMS
-    assert report.left_over == [k for k in weights if k.startswith("classifier.")]
+    assert report.missing_keys == NORMS
+    assert report.unexpected_keys == [k for k in weights if k.startswith("classifier.")]
     assert report.mismatched == {}
 
 
@@ -184,9 +192,14 @@ def test_a_detectors_file_loads_into_a_backbone_and_another_detector(tmp_path):
     model = backbone()
     report = load_checkpoint(model, path)
     assert holds(model, theirs.backbone.state_dict())
-    assert report.left_over == ["neck.weight", "neck.bias", "rpn_head.weight", "rpn_head.bias"]
+    assert report.unexpected_keys == [
+        "neck.weight",
+        "neck.bias",
+        "rpn_head.weight",
+        "rpn_head.bias",
+    ]
     other = Detector()
-    assert load_checkpoint(other, path).left_over == []
+    assert load_checkpoint(other, path).unexpected_keys == []
     assert holds(other, theirs.state_dict())
 
 
@@ -195,7 +208,7 @@ def test_wrapped_and_compiled_models(tmp_path):
     path = saved(weights, tmp_path)
     for wrap in (nn.DataParallel, torch.compile):
         model = backbone()
-        assert load_checkpoint(wrap(model), path).missing == []
+        assert load_checkpoint(wrap(model), path).missing_keys == []
         assert holds(model, weights)
     detector = Detector()
     plain = detector.backbone
@@ -256,7 +269,7 @@ def test_tables_of_another_image_size_are_resized(tmp_path):
     model = backbone(image_size=96)
     report = load_checkpoint(model, saved(weights, tmp_path))
     assert "relative_pos_enc.0" in report.adapted
-    assert report.missing == []
+    assert report.missing_keys == []
     assert report.mismatched == {}
 
 
@@ -394,7 +407,7 @@ def test_init_cfg_with_prefix(tmp_path):
         model.init_weights()
 
 
-def test_load_from_and_inferencers(tmp_path):
+def test_load_from_and_inferencers(safe_checkpoints, tmp_path):
     weights = authors_weights()
     path = saved({"model": weights, "model_ema": weights}, tmp_path)
     model = Detector()
@@ -404,7 +417,7 @@ def test_load_from_and_inferencers(tmp_path):
     import mmengine.runner.runner
 
     for module in (mmengine.runner.runner, mmengine.infer.infer):
-        assert module._load_checkpoint_to_model is _load_checkpoint_to_model
+        assert module._load_checkpoint_to_model is mmengine_checkpoint._load_checkpoint_to_model
     path = saved({"state_dict": {"layer1.0.conv1.weight": torch.ones(1)}}, tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         mmengine_load_checkpoint(model, path)
@@ -429,7 +442,7 @@ def semi_supervised():
         return MODELS.build(semi), MODELS.build(detector)
 
 
-def test_load_from_fills_student_and_teacher(semi_supervised, tmp_path):
+def test_load_from_fills_student_and_teacher(safe_checkpoints, semi_supervised, tmp_path):
     """Each with the whole detector that the file holds; the file of a backbone fills both too."""
     model, detector = semi_supervised
     weights = {key: torch.full_like(value, 7) for key, value in detector.state_dict().items()}
@@ -441,7 +454,7 @@ def test_load_from_fills_student_and_teacher(semi_supervised, tmp_path):
     report = load_checkpoint(model, saved({"model": weights}, tmp_path))
     assert holds(model, weights, "student.backbone.")
     assert holds(model, weights, "teacher.backbone.")
-    assert report.left_over == [key for key in weights if key.startswith("classifier.")]
+    assert report.unexpected_keys == [key for key in weights if key.startswith("classifier.")]
     assert (model.student.neck.lateral_convs[0].conv.weight == 7).all()
 
 
@@ -453,11 +466,11 @@ def test_a_file_of_student_and_teacher_keeps_them_apart(semi_supervised, tmp_pat
     }
     path = saved({"state_dict": {**weights, "extra": torch.ones(1)}}, tmp_path)
     report = load_checkpoint(model, path)
-    assert (report.missing, report.left_over, report.renamed) == ([], ["extra"], {})
+    assert (report.missing_keys, report.unexpected_keys, report.renamed) == ([], ["extra"], {})
     assert holds(model, weights)
 
 
-def test_load_from_starts_averages_too(tmp_path):
+def test_load_from_starts_averages_too(safe_checkpoints, tmp_path):
     weights = authors_weights()
     path = saved({"model": weights}, tmp_path)
     hook = EMAHook()
@@ -467,7 +480,9 @@ def test_load_from_starts_averages_too(tmp_path):
     assert holds(hook.ema_model.module, weights, "backbone.")
 
 
-def test_our_own_files_and_other_models_go_the_old_way(tmp_path, monkeypatch, messages):
+def test_our_own_files_and_other_models_go_the_old_way(
+    safe_checkpoints, tmp_path, monkeypatch, messages
+):
     theirs = Detector()
     path = saved({"state_dict": theirs.state_dict(), "meta": {}}, tmp_path)
     model = Detector()
@@ -479,7 +494,41 @@ def test_our_own_files_and_other_models_go_the_old_way(tmp_path, monkeypatch, me
     assert not any("tensors from" in message for message in messages)
 
 
-def test_strict_loading_stays_strict(tmp_path):
+def test_names_that_revise_keys_makes_equal_are_an_error(safe_checkpoints, tmp_path):
+    weights = backbone().state_dict()
+    first, second = list(weights)[:2]
+    path = saved({"state_dict": {f"net.{first}": weights[first], **weights}}, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"revise_keys.*net\.{first} and {first} of .*same"):
+        mmengine_load_checkpoint(backbone(), path, revise_keys=[(r"^net\.", "")])
+    path = saved({"state_dict": {f"net.{k}": v for k, v in weights.items()}}, tmp_path)
+    model = backbone()
+    mmengine_load_checkpoint(model, path, revise_keys=[(r"^net\.", "")])
+    assert holds(model, weights)
+    assert second in weights
+
+
+def test_a_message_names_the_file_that_the_weights_are_from(safe_checkpoints, tmp_path):
+    """And none where they are from no file, whatever was read before and is gone."""
+    stranger = {"state_dict": {"layer1.0.conv1.weight": torch.ones(1)}}
+    first = CheckpointLoader.load_checkpoint(saved(stranger, tmp_path, "first.pth"))
+    CheckpointLoader.load_checkpoint(saved(stranger, tmp_path, "second.pth"))
+    for checkpoint, named in ((first, "first.pth"), (dict(stranger), "the checkpoint")):
+        with pytest.raises(CheckpointError, match=f"{named} does not fit"):
+            mmengine_checkpoint._load_checkpoint_to_model(Detector(), checkpoint)
+
+
+def test_old_names_of_a_report(tmp_path):
+    report = load_checkpoint(Detector(), saved(authors_weights(), tmp_path))
+    for old, new in (("missing", "missing_keys"), ("left_over", "unexpected_keys")):
+        with pytest.deprecated_call(match=f"LoadReport.{new}"):
+            assert getattr(report, old) == getattr(report, new) != []
+    with pytest.deprecated_call(match=r"mmhybrid\.weights"):
+        checkpoints = importlib.import_module("mmhybrid.checkpoints")
+    assert checkpoints.load_checkpoint is load_checkpoint
+    assert issubclass(checkpoints.CheckpointError, (UserError, RuntimeError))
+
+
+def test_strict_loading_stays_strict(safe_checkpoints, tmp_path):
     path = saved({"state_dict": authors_weights()}, tmp_path)
     with pytest.raises(RuntimeError, match="match exactly"):
         mmengine_load_checkpoint(backbone(), path, strict=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 import mmhybrid
-from mmhybrid import compat as runtime
+from mmhybrid import compat, enable_safe_checkpoints
 from mmhybrid.compat import distribution_names, package_metadata
 from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights import CheckpointError, UnsafeCheckpointError
@@ -46,29 +47,124 @@ def test_import_is_lean():
     assert run_python(code) == run_python(without)
 
 
-def test_apply_twice_changes_nothing():
-    import mmcv
+MODULES = (
+    "torch",
+    "torch.serialization",
+    "mmengine.runner.checkpoint",
+    "mmengine.hooks.ema_hook",
+    "mmengine.model.weight_init",
+)
+# Every attribute of these modules and of the classes in them, a function by where it is written.
+STATE = """
+import importlib, json, signal, types, warnings
+{first}
+
+def described(value, deep=True):
+    value = getattr(value, "__func__", value)
+    if code := getattr(value, "__code__", None):
+        return code.co_filename + ":" + code.co_name
+    if isinstance(value, dict):
+        return {{str(key): described(each) for key, each in value.items()}} if deep else "a dict"
+    if isinstance(value, (list, tuple, set)):
+        return sorted(str(described(each, False)) for each in value) if deep else "a list"
+    name = str(getattr(value, "__module__", "")) + "." + str(getattr(value, "__qualname__", ""))
+    return name if "." in name[1:] else repr(value).partition(" at 0x")[0]
+
+state = {{}}
+for name in {modules}:
+    module = importlib.import_module(name)
+    for key, value in vars(module).items():
+        if isinstance(value, types.ModuleType) and value.__name__ == name + "." + key:
+            continue  # a submodule that somebody has imported
+        state[name + "." + key] = described(value)
+        if isinstance(value, type) and value.__module__ == name:
+            for attribute, held in vars(value).items():
+                state[name + "." + key + "." + attribute] = described(held, key != "_schemes")
+from mmengine.registry import WEIGHT_INITIALIZERS
+import torch
+schemes = state.pop("mmengine.runner.checkpoint.CheckpointLoader._schemes")
+state.update({{"scheme " + prefix: where for prefix, where in schemes.items()}})
+state["initializers"] = described(WEIGHT_INITIALIZERS.module_dict)
+state["warnings.filters"] = [str(each) for each in warnings.filters]
+state["safe globals"] = described(torch.serialization.get_safe_globals())
+for number in signal.valid_signals():
+    state["handler of " + str(number)] = str(signal.getsignal(number))
+print(json.dumps(state))
+"""
+# What `import mmhybrid` changes there, and why.
+CHANGED_BY_IMPORT = {
+    "scheme ": "MMEngine's own checkpoints, which PyTorch refuses since 2.6, are read all the same",
+    "initializers": "init_cfg=dict(type='Pretrained') knows the authors' names for our backbones",
+}
+
+
+def state_after(first: str) -> dict:
+    return json.loads(run_python(STATE.format(first=first, modules=MODULES)).splitlines()[-1])
+
+
+def test_import_changes_what_is_listed_and_nothing_else():
+    without, with_it = state_after(""), state_after("import mmhybrid")
+    assert len(without) > 5000
+    changed = {key for key in without | with_it if without.get(key) != with_it.get(key)}
+    assert changed == set(CHANGED_BY_IMPORT)
+    initializers = without["initializers"] | with_it["initializers"]
+    same = {key for key in initializers if without["initializers"].get(key) == initializers[key]}
+    assert set(initializers) - same == {"Pretrained"}
+    undone = (
+        "import mmhybrid, mmengine.hooks; handle = mmhybrid.enable_safe_checkpoints(); "
+        "mmhybrid.enable_safe_checkpoints().undo(); "
+        "from mmengine.runner import checkpoint as c; assert 'mmhybrid' in c.load_url.__module__; "
+        "handle.undo()"
+    )
+    assert state_after(undone) == with_it
+
+
+def test_enabling_lasts_until_it_is_undone():
     import mmengine.runner.checkpoint as checkpoint
+    import mmengine.runner.runner as runner_module
+    from mmengine.hooks import EMAHook
+
+    def state():
+        return (
+            checkpoint.load_url,
+            runner_module.save_checkpoint,
+            runner_module._load_checkpoint_to_model,
+            EMAHook.after_load_checkpoint,
+            dict(CheckpointLoader._schemes),
+        )
+
+    before = state()
+    with enable_safe_checkpoints():
+        enabled = state()
+        assert not any(a == b for a, b in zip(before, enabled, strict=True))
+        with enable_safe_checkpoints():
+            pass
+        assert state() == enabled
+    assert state() == before
+    with enable_safe_checkpoints():
+        assert state()[0] is enabled[0]
+
+
+def test_apply_twice_changes_nothing():
+    import mmcv.utils.ext_loader
     from mmengine.utils import package_utils
 
     def state():
         return (
             mmcv.adjust_hue,
-            checkpoint.torch,
-            checkpoint.load_url,
-            checkpoint._load_checkpoint_to_model,
-            checkpoint.CheckpointLoader.load_checkpoint.__func__,
+            mmcv.utils.ext_loader.load_ext,
+            dict(CheckpointLoader._schemes),
             package_utils.is_installed,
             OPTIMIZERS.register_module,
             list(sys.meta_path),
         )
 
     before = state()
-    runtime.apply()
+    compat.apply()
     assert state() == before
 
 
-def test_when_imported(tmp_path, monkeypatch):
+def test_import_hook(tmp_path, monkeypatch):
     (tmp_path / "awaited_module.py").write_text("value = 1")
     monkeypatch.syspath_prepend(tmp_path)
     seen = []
@@ -157,6 +253,26 @@ def test_a_run_resumes_from_its_own_checkpoint(averaged, tmp_path):
     assert history.statistics("current") == history.current()
 
 
+@pytest.mark.parametrize("trusted", ["0", "1"])
+def test_without_enabling_a_program_keeps_its_own_policy(trusted, tmp_path, monkeypatch):
+    """What PyTorch is told to trust is read; what it refuses, mmhybrid does not run either."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", trusted)
+    path = str(tmp_path / "whole_model.pth")
+    torch.save(nn.Linear(2, 2), path)
+    if trusted == "1":
+        assert isinstance(CheckpointLoader.load_checkpoint(path), nn.Linear)
+    else:
+        with pytest.raises(UnsafeCheckpointError, match="Linear"):
+            CheckpointLoader.load_checkpoint(path)
+    assert isinstance(torch.load(path, weights_only=False, mmap=True), nn.Linear)
+
+
+@pytest.fixture
+def safe_checkpoints():
+    with enable_safe_checkpoints() as handle:
+        yield handle
+
+
 class Attack:
     def __init__(self, marker):
         self.marker = marker
@@ -176,7 +292,9 @@ def attack(tmp_path):
 
 
 @pytest.mark.parametrize("old", ["0", "1"])
-def test_every_way_of_loading_refuses_an_attack(attack, old, tmp_path, monkeypatch):
+def test_every_way_of_loading_refuses_an_attack(
+    attack, safe_checkpoints, old, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", old)
     hub = tmp_path / "hub" / "checkpoints"
     hub.mkdir(parents=True)
@@ -207,7 +325,9 @@ def test_every_way_of_loading_refuses_an_attack(attack, old, tmp_path, monkeypat
             way()
 
 
-def test_without_network_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
+def test_without_network_the_error_says_where_to_put_the_file(
+    safe_checkpoints, tmp_path, monkeypatch
+):
     def no_network(*_, **__):
         raise urllib.error.URLError("no network")
 
@@ -223,7 +343,7 @@ def test_without_network_the_error_says_where_to_put_the_file(tmp_path, monkeypa
     assert CheckpointLoader.load_checkpoint(url)["state_dict"]["a"] == 1
 
 
-def test_sha256_of_downloads_is_checked(tmp_path, monkeypatch):
+def test_sha256_of_downloads_is_checked(safe_checkpoints, tmp_path, monkeypatch):
     source = tmp_path / "source.pth"
     torch.save({"a": torch.ones(1)}, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -312,8 +432,8 @@ def test_optimizers_register_twice(register):
     first = (
         "package = types.ModuleType('mmhybrid'); "
         f"package.__path__ = {list(mmhybrid.__path__)!r}; sys.modules['mmhybrid'] = package; "
-        "runtime = types.ModuleType('mmhybrid.compat'); "
-        f"runtime.__path__ = {list(runtime.__path__)!r}; sys.modules['mmhybrid.compat'] = runtime"
+        "compat = types.ModuleType('mmhybrid.compat'); "
+        f"compat.__path__ = {list(compat.__path__)!r}; sys.modules['mmhybrid.compat'] = compat"
     )
     without = run_python(DUPLICATES.format(first=first, apply=False, register=register))
     assert "is already registered" in without

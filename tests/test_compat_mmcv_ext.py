@@ -65,8 +65,26 @@ def fake_mmcv(folder: Path, **files: str) -> Path:
 
 
 def test_a_full_mmcv_is_left_alone(root: Path, tmp_path: Path) -> None:
+    """Its kernels are taken, and the check that it has all of them stays."""
+    import mmcv.utils.ext_loader
+
     folder = fake_mmcv(tmp_path, __init__="", _ext="compiled = True")
-    run(APPLY + "import mmcv._ext; assert mmcv._ext.compiled", root, folder)
+    (folder / "mmcv" / "utils").mkdir()
+    loader = Path(mmcv.utils.ext_loader.__file__).read_text()
+    (folder / "mmcv" / "utils" / "__init__.py").write_text("")
+    (folder / "mmcv" / "utils" / "ext_loader.py").write_text(loader)
+    code = """
+import mmcv._ext
+from mmcv.utils.ext_loader import load_ext
+assert load_ext("_ext", ["compiled"]).compiled
+try:
+    load_ext("_ext", ["absent"])
+except AssertionError as error:
+    assert "absent" in str(error)
+else:
+    raise SystemExit("no check")
+"""
+    run(APPLY + code, root, folder)
 
 
 def test_without_mmcv_nothing_happens(root: Path) -> None:
@@ -93,6 +111,17 @@ def test_a_kernel_that_is_not_supplied_says_so() -> None:
         ops.box_iou_rotated(boxes, boxes)
     with pytest.raises(NotImplementedError, match="'nms_rotated'"):
         ops.nms_rotated(boxes, torch.tensor([0.5, 0.4]), 0.5)
+
+
+def test_hasattr_tells_which_kernels_there_are() -> None:
+    import mmcv._ext
+    from mmcv.ops.nms import ext_module
+
+    assert ext_module is mmcv._ext
+    for name in ("nms", "roi_align_forward", "get_compiler_version"):
+        assert hasattr(mmcv._ext, name)
+    for name in ("nms_rotated", "box_iou_rotated", "carafe_forward", "no_such_kernel", "__path__"):
+        assert not hasattr(mmcv._ext, name)
 
 
 def test_the_environment_report_names_the_kernels() -> None:

@@ -3,6 +3,9 @@
 import errno
 import os
 import random
+import socket
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from mmhybrid.weights import (
     CheckpointWriteError,
     DamagedCheckpointError,
     read_checkpoint,
+    reading,
     write_checkpoint,
 )
 from mmhybrid.weights.writing import UNFINISHED
@@ -362,6 +366,64 @@ def test_damaged_checkpoint_is_passed_over(toy_config, tmp_path, capfd) -> None:
     newest.write_bytes(changed)
     assert_same(state(whole), state(train(toy_config, resume=True)))
     assert "Passed over: " in "".join(capfd.readouterr())
+
+
+def test_resuming_compares_checksums_once_and_reads_tensors_once(toy_config, monkeypatch) -> None:
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[Kill(9)])
+    counts = dict(compared=0, read=0)
+
+    def counted(name: str, function: Any) -> Any:
+        def count(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += kwargs.get("map_location", args[1:2]) not in ("meta", ("meta",))
+            return function(*args, **kwargs)
+
+        return count
+
+    monkeypatch.setattr(reading, "sha256_of", counted("compared", reading.sha256_of))
+    monkeypatch.setattr(torch, "load", counted("read", torch.load))
+    train(toy_config, resume=True)
+    assert counts == dict(compared=1, read=1)
+
+
+FIRST_LOOKS = """
+import os, sys
+import torch
+from mmhybrid.engine.hooks import durable_checkpoint_hook as hook
+from mmhybrid.errors import UserError
+from mmhybrid.weights import read_checkpoint, reading
+folder, port = sys.argv[1:]
+rank = 1 if os.fork() else 0
+os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+torch.distributed.init_process_group("gloo")
+if rank:
+    hook._newest_whole_checkpoint = None
+    reading.sha256_of = None
+path = hook.newest_whole_checkpoint(folder)
+assert read_checkpoint(path)["meta"]["epoch"] == 4, path
+torch.distributed.barrier()
+if not rank:
+    with open(path, "r+b") as file:
+        file.truncate(100)
+torch.distributed.barrier()
+try:
+    hook.newest_whole_checkpoint(folder)
+except UserError as error:
+    assert "can be used" in str(error)
+    torch.distributed.barrier()
+    os.write(1, b"told ")
+"""
+
+
+def test_the_first_process_looks_and_tells_the_others(toy_config) -> None:
+    toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
+    train(toy_config)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    run = [sys.executable, "-c", FIRST_LOOKS, toy_config.work_dir, port]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("told told "), done.stderr
 
 
 def test_folder_that_was_moved_is_found(toy_config) -> None:

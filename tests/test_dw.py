@@ -95,7 +95,7 @@ def test_equals_the_published_code(shared, name) -> None:
     backbone, channels, _ = PUBLISHED[name]
     model = classifier(backbone, channels).double()
     report = load_weights(model, published_weights(shared, name))
-    assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
+    assert (report.missing_keys, report.unexpected_keys, report.mismatched) == ([], [], {})
     x = image()
     got = {"eval": logits(model.eval(), x)}
     got["train"] = logits(model.train(), x)
@@ -118,8 +118,8 @@ def test_the_plain_host_is_the_model_without_shortcuts(shared, name) -> None:
     backbone, channels, _ = PUBLISHED[name]
     model = classifier(dict(backbone, **PLAIN), channels).double()
     report = load_weights(model, published_weights(shared, name))
-    assert report.missing == []
-    assert all(".convs." in key or ".batchnorms." in key for key in report.left_over)
+    assert report.missing_keys == []
+    assert all(".convs." in key or ".batchnorms." in key for key in report.unexpected_keys)
     expected = torch.tensor(golden(shared)[name]["eval_dw_zeroed"], dtype=torch.float64)
     got = logits(model.eval(), image())[0, : len(expected)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)

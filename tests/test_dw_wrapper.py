@@ -177,9 +177,9 @@ def test_load_checkpoint_tells_what_it_loaded(inside, kernel_sizes, tmp_path) ->
         state = wrapped.backbone.state_dict()
         assert all(torch.equal(state[key], plain[key]) for key in plain)
         assert len(report.loaded) == len(plain)
-        assert report.missing
-        assert all("shortcuts." in name for name in report.missing)
-        assert (report.left_over, report.mismatched) == (left_over, {})
+        assert report.missing_keys
+        assert all("shortcuts." in name for name in report.missing_keys)
+        assert (report.unexpected_keys, report.mismatched) == (left_over, {})
 
     own = wrapped.state_dict()
     for prefix in ("", "backbone."):
@@ -187,7 +187,7 @@ def test_load_checkpoint_tells_what_it_loaded(inside, kernel_sizes, tmp_path) ->
         torch.save(dict(state_dict=weights), tmp_path / "own.pth")
         model = build()
         report = load_checkpoint(model, tmp_path / "own.pth")
-        assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
+        assert (report.missing_keys, report.unexpected_keys, report.mismatched) == ([], [], {})
         state = (model.backbone if inside else model).state_dict()
         assert all(torch.equal(state[key], own[key]) for key in own)
 

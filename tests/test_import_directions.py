@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "weights": {"backbones", "layers"},
     "datasets": {"backbones", "layers"},
     "analysis": {"backbones", "layers"},
+    "checkpoints": {"weights"},  # an old name
     "compat": {"weights"},
     "deploy": DATA,
     "engine": {*DATA, "deploy"},

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
 
     from mmhybrid.datasets.check_data import check_datasets
     from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root

@@ -29,6 +29,13 @@ def prepare() -> None:
         )
 
 
+def use_safe_checkpoints() -> None:
+    """Have MMEngine read and write checkpoints as mmhybrid does; imports PyTorch."""
+    import mmhybrid
+
+    mmhybrid.enable_safe_checkpoints()
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, as all tools of OpenMMLab have it."""
     from mmengine.config import DictAction

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, prepare, use_safe_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +85,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
 
     from mmhybrid.apis.predict import find_inputs
     from mmhybrid.apis.trained_model import first_backbone, trained_model

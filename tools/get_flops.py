@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   A detector, at the 800x1280 of the published tables:
@@ -52,6 +52,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
 
     from mmhybrid.analysis import count
     from mmhybrid.analysis.tables import markdown_table

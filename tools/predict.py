@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import add_cfg_options, check_device, prepare
+from command_line import add_cfg_options, check_device, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   A folder of images:
@@ -63,6 +63,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis.predict import find_inputs, make_inferencer, predict

@@ -8,7 +8,7 @@ decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of eac
 import argparse
 import sys
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   The weight decay of each parameter, as the config has it:
@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
 
     from mmengine.logging import MMLogger
     from mmengine.optim import build_optim_wrapper

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import add_common_arguments, prepare
+from command_line import add_common_arguments, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   On the data set of the config:
@@ -88,6 +88,7 @@ def check_files(args: argparse.Namespace) -> None:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     from mmengine.fileio import dump

@@ -5,7 +5,7 @@ import argparse
 import os
 import sys
 
-from command_line import add_common_arguments, prepare
+from command_line import add_common_arguments, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   See it learn, without any data:
@@ -71,6 +71,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
+    use_safe_checkpoints()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     from mmhybrid.datasets.data_paths import check_data, set_data_root

@@ -19,6 +19,3 @@ def apply() -> None:
     mmcv_ext.apply()
     hue_jitter.apply()
     reading_checkpoints.apply()
-    from mmhybrid.weights import mmengine_hook
-
-    mmengine_hook.apply()

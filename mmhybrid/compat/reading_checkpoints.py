@@ -2,41 +2,37 @@
 
 ``torch.load`` refuses them (https://github.com/open-mmlab/mmengine/issues/1655,
 https://github.com/open-mmlab/mmengine/issues/1650): they hold a ``HistoryBuffer``, and inside it a
-pickled ``getattr``. Before 2.6, and for downloads to this day, MMEngine's calls of ``torch.load``
-run whatever a file asks for. All of them go through
-:func:`mmhybrid.weights.reading.read_checkpoint` instead, on every PyTorch.
+pickled ``getattr``. What it refuses, MMEngine reads with
+:func:`mmhybrid.weights.read_checkpoint`, which refuses whatever runs anything; what it reads, it
+reads as before, trusted pickles of a program that sets ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` among
+them. ``torch`` itself stays as it is, and so does its list of safe globals.
 """
 
 from __future__ import annotations
 
+import functools
+import pickle
 from types import ModuleType
 from typing import Any
-
-import torch
 
 from mmhybrid.import_hooks import add_import_hook
 
 
-class _TorchThatReadsSafely(ModuleType):
-    """``torch`` with another ``load``."""
-
-    @staticmethod
-    def load(f: Any, map_location: Any = None, **_: Any) -> Any:
-        from mmhybrid.weights.reading import read_checkpoint
-
-        return read_checkpoint(f, map_location)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
 def _patch(module: ModuleType) -> None:
-    from mmhybrid.weights.downloading import load_url
+    original = module.load_from_local
 
-    module.torch = _TorchThatReadsSafely("torch")
-    module.load_url = load_url
+    @functools.wraps(original)
+    def load_from_local(filename: str, map_location: Any) -> Any:
+        try:
+            return original(filename, map_location)
+        except pickle.UnpicklingError:
+            from mmhybrid.weights.reading import read_checkpoint
+
+            return read_checkpoint(filename, map_location)
+
+    module.CheckpointLoader.register_scheme("", load_from_local, force=True)
 
 
 def apply() -> None:
-    """Has MMEngine read checkpoints safely."""
+    """Registers a reader of local files with MMEngine when its loaders are imported."""
     add_import_hook("mmengine.runner.checkpoint", _patch)

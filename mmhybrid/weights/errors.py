@@ -1,7 +1,9 @@
 """What can be wrong with a checkpoint."""
 
+from mmhybrid.errors import UserError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be used; the message says which, why and what to do."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, product
@@ -18,6 +19,7 @@ from mmhybrid.backbones.base import is_backbone
 from mmhybrid.weights.downloading import check_sha256, load_url
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe, rename
+from mmhybrid.weights.reading import read_checkpoint
 
 MIN_COVERAGE = 0.5
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -25,6 +27,18 @@ PLAIN = ("state_dict", "model", "model_state_dict", "net", "network", "module")
 # Where a backbone is found inside other models.
 SOURCE_PREFIXES = ("", "backbone.", "encoder.", "model.", "net.", "model.backbone.")
 Mismatch = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _renamed_property(old: str, new: str) -> property:
+    def get(report: LoadReport) -> list[str]:
+        warnings.warn(
+            f"LoadReport.{old} is now LoadReport.{new}; the old name goes in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(report, new)
+
+    return property(get)
 
 
 @dataclass
@@ -37,8 +51,8 @@ class LoadReport:
         loaded: names in the model of what was loaded.
         renamed: for those of them with another name in the file, that name.
         adapted: names in the model of what was resized or summed to fit.
-        missing: names in the model of what the file does not have.
-        left_over: names in the file of what the model does not have.
+        missing_keys: names in the model of what the file does not have.
+        unexpected_keys: names in the file of what the model does not have.
         mismatched: names in the model, with the shapes in file and model, of what does not fit.
     """
 
@@ -47,24 +61,27 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     adapted: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    left_over: list[str] = field(default_factory=list)
+    missing_keys: list[str] = field(default_factory=list)
+    unexpected_keys: list[str] = field(default_factory=list)
     mismatched: dict[str, Mismatch] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        total = len(self.loaded) + len(self.missing_keys) + len(self.mismatched)
         lines = [f"loaded {len(self.loaded)} of {total} tensors from {self.entry} of {self.source}"]
         if self.adapted:
             lines.append(f"adapted in shape: {_shortened(self.adapted)}")
-        if self.missing:
-            lines.append(f"not in the file: {_shortened(self.missing)}")
-        if self.left_over:
-            lines.append(f"left over in the file: {_shortened(self.left_over)}")
+        if self.missing_keys:
+            lines.append(f"missing keys: {_shortened(self.missing_keys)}")
+        if self.unexpected_keys:
+            lines.append(f"unexpected keys: {_shortened(self.unexpected_keys)}")
         for key, (theirs, ours) in list(self.mismatched.items())[:8]:
             lines.append(f"does not fit: {key} is {theirs} in the file and {ours} in the model")
         if len(self.mismatched) > 8:
             lines.append(f"... and {len(self.mismatched) - 8} more that do not fit")
         return "\n  ".join(lines)
+
+    missing = _renamed_property("missing", "missing_keys")
+    left_over = _renamed_property("left_over", "unexpected_keys")
 
 
 def _shortened(names: Collection[str]) -> str:
@@ -99,7 +116,7 @@ def load_checkpoint(
         logger: as that of :func:`mmengine.logging.print_log`.
 
     Returns:
-        What was loaded, renamed, missing and left over.
+        What was loaded and renamed, and the missing and unexpected keys.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -108,7 +125,7 @@ def load_checkpoint(
 
     Example:
         >>> report = load_checkpoint(TransXNet('tiny'), 'transx-t.pth.tar')  # doctest: +SKIP
-        >>> report.left_over  # doctest: +SKIP
+        >>> report.unexpected_keys  # doctest: +SKIP
         ['classifier.0.weight', 'classifier.0.bias', 'classifier.2.weight', 'classifier.2.bias']
 
         A whole detector's file into a backbone:
@@ -121,21 +138,27 @@ def load_checkpoint(
         >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
         ...     write_checkpoint(dict(state_dict=detector.state_dict()), file.name)
         ...     report = load_checkpoint(XFormer(), file.name, logger='silent')
-        >>> report.left_over, report.missing
+        >>> report.unexpected_keys, report.missing_keys
         (['head.weight', 'head.bias'], [])
     """
-    from mmengine.runner.checkpoint import CheckpointLoader
-
     path = os.fspath(path)
-    if path.startswith(("http://", "https://")):
-        checkpoint = load_url(path, map_location=map_location, sha256=sha256)
-    else:
-        if sha256 is not None:
-            check_sha256(path, sha256)
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location, logger)
+    checkpoint = read_address(path, map_location, sha256)
     return load_weights(
         model, checkpoint, source=path, ema=ema, min_coverage=min_coverage, logger=logger
     )
+
+
+def read_address(path: str, map_location: Any, sha256: str | None = None) -> Any:
+    """Reads a checkpoint from a file, by HTTP, or as MMEngine does from where it alone can."""
+    if path.startswith(("http://", "https://")):
+        return load_url(path, map_location=map_location, sha256=sha256)
+    if "://" in path and sha256 is None:
+        from mmengine.runner.checkpoint import CheckpointLoader
+
+        return CheckpointLoader.load_checkpoint(path, map_location)
+    if sha256 is not None:
+        check_sha256(path, sha256)
+    return read_checkpoint(path, map_location)
 
 
 def load_weights(
@@ -178,8 +201,7 @@ def load_tensors(
 
     Args:
         entry: the part of the checkpoint that they come from, for messages.
-        strict: raise CheckpointError unless all tensors of the model are loaded and none is left
-            over.
+        strict: raise CheckpointError where there are missing, unexpected or mismatched keys.
     """
     model = unwrapped(model)
     weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
@@ -196,7 +218,7 @@ def load_tensors(
             fitted = backbone.adapt_state_dict(fitted, prefix)
     for key, own in target.items():
         if key not in fitted:
-            report.missing.append(key)
+            report.missing_keys.append(key)
             continue
         tensor = _fit(fitted[key], own)
         if tensor.shape != own.shape:
@@ -208,15 +230,15 @@ def load_tensors(
             report.adapted.append(key)
         if names.get(key, key) != key:
             report.renamed[key] = names[key]
-    # What a backbone's adapt_state_dict takes out is used up, not left over.
+    # What a backbone's adapt_state_dict takes out is used up, not unexpected.
     used = {old for new, old in names.items() if new in target or new not in fitted}
-    report.left_over = [old for old in weights if old not in used]
+    report.unexpected_keys = [old for old in weights if old not in used]
     _check(report, model, target, weights, min_coverage)
-    if strict and (report.missing or report.left_over or report.mismatched):
+    if strict and (report.missing_keys or report.unexpected_keys or report.mismatched):
         raise CheckpointError(f"the checkpoint does not match exactly: {report}")
 
     model.load_state_dict({full_names[key]: fitted[key] for key in report.loaded}, strict=False)
-    incomplete = report.mismatched or [k for k in report.missing if "num_batches" not in k]
+    incomplete = report.mismatched or [k for k in report.missing_keys if "num_batches" not in k]
     print_log(str(report), logger, logging.WARNING if incomplete else logging.INFO)
     return report
 

@@ -1,35 +1,30 @@
 """Reading a checkpoint without running what a hostile one asks for.
 
-Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. ``torch.load`` is
-not used: MMEngine's own checkpoints hold what ``weights_only=True`` refuses, and with
-``weights_only=False`` a file can run any program. The size of the file bounds the memory, whatever
-the file declares; the checksums of a zip, and that of our own files, are compared.
+Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. PyTorch's restricted
+reader makes the objects, from files whose checksums, sizes and pickles have been judged: the size
+of the file bounds the memory, whatever the file declares.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from mmengine.logging import HistoryBuffer
 
-from mmhybrid.weights.errors import (
-    CheckpointError,
-    DamagedCheckpointError,
-    UnsafeCheckpointError,
-)
-from mmhybrid.weights.unpickling import WeightsUnpickler
+from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
+from mmhybrid.weights.pickles import as_protocol_2, check_pickle, refuse, safe_globals
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
-LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-LEGACY_PROTOCOL = 1001
-CHUNK = 2**24
+LEGACY_MAGIC_NUMBER = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+WHAT_WAS_SAVED = 3  # of the pickles of a file from before PyTorch 1.6
 
 
 def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = None) -> Any:
@@ -42,7 +37,7 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
 
     Returns:
         What was saved: tensors, and containers and plain values around them. A configuration
-        object is read as a dict, a path as a str.
+        object and a defaultdict are read as a dict, a deque as a list, a path as a str.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,42 +104,58 @@ def _what_it_is(file: BinaryIO, start: bytes) -> str:
     return "it is neither a file of torch.save nor safetensors"
 
 
-def _restore(map_location: Any, storage: torch.UntypedStorage, location: str) -> Any:
-    """Moves a storage to where it belongs."""
-    if map_location is None and location.startswith("cuda") and not torch.cuda.is_available():
-        return storage
-    return torch.serialization._get_restore_location(map_location)(storage, location)
-
-
-def _fill(stream: BinaryIO, nbytes: int) -> torch.UntypedStorage:
-    """Reads so many bytes into a new storage."""
-    storage = torch.empty(nbytes, dtype=torch.uint8)
-    view = memoryview(storage.numpy())
-    done = 0
-    while done < nbytes:
-        count = stream.readinto(view[done : done + CHUNK])
-        if not count:
-            raise EOFError(f"{nbytes - done} of {nbytes} bytes are missing")
-        done += count
-    return storage.untyped_storage()
+def _load(file: BinaryIO, map_location: Any) -> Any:
+    """PyTorch's restricted reader, on a file that has been checked."""
+    if map_location is None and not torch.cuda.is_available():
+        map_location = "cpu"
+    names = [name for name in safe_globals() if name not in torch.serialization.get_safe_globals()]
+    statistics = dict(HistoryBuffer._statistics_methods)
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals(names):
+            return torch.load(file, map_location, weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        refuse(str(error).strip().splitlines()[-1])
+    finally:
+        # What is restored of a HistoryBuffer would replace the class's own functions.
+        HistoryBuffer._statistics_methods.clear()
+        HistoryBuffer._statistics_methods.update(statistics)
 
 
 # --- PyTorch 1.6 and later ------------------------------------------------------------------------
 
 
 def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
-    """A zip of ``data.pkl`` and one record a storage. Nothing is unpacked to disk, so that names
-    of records reach no path."""
+    """A zip of ``data.pkl`` and one record a storage."""
+    archive, records = _checked_zip(file)
+    pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise DamagedCheckpointError("it is a zip, but not one of torch.save")
+    folder = pickles[0].removesuffix("data.pkl")
+
+    def check_storage(key: str, nbytes: int) -> None:
+        record = records.get(f"{folder}data/{key}")
+        if record is None or nbytes > record.file_size:
+            held = "is not there" if record is None else f"has {record.file_size}"
+            raise DamagedCheckpointError(f"storage {key} declares {nbytes} bytes and {held}")
+
+    original = archive.read(pickles[0])
+    instructions = as_protocol_2(io.BytesIO(original))
+    check_pickle(io.BytesIO(instructions), check_storage)
+    if instructions == original:
+        return _load(file, map_location)
+    rewritten = io.BytesIO()
+    with zipfile.ZipFile(rewritten, "w") as copy:
+        for record in records:
+            copy.writestr(record, instructions if record == pickles[0] else archive.read(record))
+    return _load(rewritten, map_location)
+
+
+def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Opens a zip whose bytes are those that were written, and that holds what it declares."""
     size = file.seek(0, os.SEEK_END)
-    checksum = stored_checksum(file)
-    if checksum is not None and checksum != sha256_of(file, size - CHECKSUM_LENGTH):
-        raise DamagedCheckpointError(
-            "its bytes have changed since it was written: its SHA-256 is not the one it was saved "
-            "with. Copy it again, or take the checkpoint before it."
-        )
     if _is_cut_in_its_comment(file):
         raise DamagedCheckpointError("its last bytes are missing. Copy it again.")
-    file.seek(0)
     archive = zipfile.ZipFile(file)
     records = {record.filename: record for record in archive.infolist()}
     if any(record.endswith("constants.pkl") for record in records):
@@ -158,37 +169,45 @@ def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
         )
     if sum(record.file_size for record in archive.infolist()) > size:
         raise UnsafeCheckpointError("it declares more bytes than it has")
-    pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
-    if len(pickles) != 1:
-        raise DamagedCheckpointError("it is a zip, but not one of torch.save")
-    folder = pickles[0].removesuffix("data.pkl")
     if not any(record.CRC for record in records.values()):
         # torch.serialization.set_crc32_options(False) leaves the checksums out.
         for record in records.values():
             record.CRC = None
-    byte_order = records.get(f"{folder}byteorder")
-    if byte_order is not None and archive.read(byte_order).decode() != sys.byteorder:
-        raise CheckpointError("it was saved on a machine with another byte order")
+    _check_bytes(file, archive, size)
+    return archive, records
 
-    storages: dict[str, torch.UntypedStorage] = {}
 
-    def read_storage(
-        dtype: torch.dtype, key: str, location: str, count: int
-    ) -> torch.UntypedStorage:
-        if key not in storages:
-            record = records[f"{folder}data/{key}"]
-            with archive.open(record) as stream:
-                storage = _fill(stream, record.file_size)
-                stream.read(1)  # at the end, the checksum is compared
-            storages[key] = _restore(map_location, storage, location)
-        if count * dtype.itemsize > storages[key].nbytes():
-            raise DamagedCheckpointError(
-                f"storage {key} declares {count * dtype.itemsize} bytes and has "
-                f"{storages[key].nbytes()}"
-            )
-        return storages[key]
+def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
+    """Compares the checksum of the file, or of its records, unless that has just been done."""
+    if (identity := _identity(file)) in _verified:
+        _verified.remove(identity)
+        return
+    checksum = stored_checksum(file)
+    if checksum is not None and checksum != sha256_of(file, size - CHECKSUM_LENGTH):
+        raise DamagedCheckpointError(
+            "its bytes have changed since it was written: its SHA-256 is not the one it was saved "
+            "with. Copy it again, or take the checkpoint before it."
+        )
+    if checksum is None and (damaged := archive.testzip()) is not None:
+        raise DamagedCheckpointError(f"the bytes of its record {damaged} have changed")
 
-    return WeightsUnpickler(io.BytesIO(archive.read(pickles[0])), name, read_storage).load()
+
+_verified: set[tuple[str, int, int]] = set()
+
+
+def mark_verified(path: str | os.PathLike) -> None:
+    """Notes that the checksum of this file has been compared; it is not when it is read next."""
+    with open(path, "rb") as file:
+        _verified.add(_identity(file))
+
+
+def _identity(file: BinaryIO) -> tuple[str, int, int] | None:
+    """What changes when a file is written again; None of a file in memory."""
+    try:
+        status = os.fstat(file.fileno())
+    except (AttributeError, OSError):
+        return None
+    return os.path.realpath(str(file.name)), status.st_size, status.st_mtime_ns
 
 
 def _is_cut_in_its_comment(file: BinaryIO) -> bool:
@@ -203,60 +222,29 @@ def _is_cut_in_its_comment(file: BinaryIO) -> bool:
 # --- PyTorch before 1.6 ---------------------------------------------------------------------------
 
 
-class _BoundedReader:
-    """A file that is never asked for more bytes than it has: asking allocates them."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        position = file.tell()
-        self.file = file
-        self.size = file.seek(0, os.SEEK_END)
-        self.readline = file.readline
-        file.seek(position)
-
-    def read(self, count: int) -> bytes:
-        return self.file.read(min(count, self.size - self.file.tell()))
-
-
 def _read_legacy(file: BinaryIO, name: str, map_location: Any) -> Any:
     """Five pickles (magic number, protocol, machine, what was saved, keys of storages), then the
-    storages. What was saved is read twice: for the sizes of its storages, then with their bytes."""
-    bounded = _BoundedReader(file)
-    if WeightsUnpickler(bounded, name).load() != LEGACY_MAGIC_NUMBER:
-        raise UnsafeCheckpointError(
-            "it is a pickle, but not one of torch.save. Save it again with torch.save."
+    storages. Such files are old and small: this one is read into memory, which bounds what a
+    pickle may ask to be read."""
+    stream = io.BytesIO(file.read())
+    instructions = []
+    declared: dict[str, int] = {}
+    for place in range(5):
+        instructions.append(as_protocol_2(stream))
+        check_pickle(
+            io.BytesIO(instructions[-1]), declared.__setitem__ if place == WHAT_WAS_SAVED else None
         )
-    if WeightsUnpickler(bounded, name).load() != LEGACY_PROTOCOL:
-        raise DamagedCheckpointError("its protocol is unknown")
-    machine = WeightsUnpickler(bounded, name).load()
-    if machine["little_endian"] != (sys.byteorder == "little"):
-        raise CheckpointError("it was saved on a machine with another byte order")
-    position = file.tell()
-    declared: dict[str, tuple[torch.dtype, str, int]] = {}
-
-    def note_storage(
-        dtype: torch.dtype, key: str, location: str, count: int
-    ) -> torch.UntypedStorage:
-        declared[key] = (dtype, location, count)
-        return torch.UntypedStorage(count * dtype.itemsize, device="meta")
-
-    WeightsUnpickler(bounded, name, note_storage).load()
-    keys = WeightsUnpickler(bounded, name).load()
-    here = file.tell()
-    available = file.seek(0, os.SEEK_END) - here
-    file.seek(here)
-    storages = {}
-    for key in map(str, keys):
-        dtype, location, count = declared[key]
-        (stored,) = struct.unpack("<q", file.read(8))
-        nbytes = stored * dtype.itemsize
-        available -= nbytes + 8
-        if stored != count or available < 0:
-            raise DamagedCheckpointError(
-                f"storage {key} declares {count * dtype.itemsize} bytes and has less"
+        if instructions[0] != LEGACY_MAGIC_NUMBER:
+            raise UnsafeCheckpointError(
+                "it is a pickle, but not one of torch.save. Save it again with torch.save."
             )
-        storages[key] = _restore(map_location, _fill(file, nbytes), location)
-    file.seek(position)
-    return WeightsUnpickler(bounded, name, lambda dtype, key, *_: storages[key]).load()
+    if sum(declared.values()) > len(stream.getbuffer()) - stream.tell():
+        raise DamagedCheckpointError("its storages declare more bytes than the file has")
+    # uint16 and the like are saved as bytes under a name that PyTorch does not find in such files.
+    instructions[WHAT_WAS_SAVED] = instructions[WHAT_WAS_SAVED].replace(
+        b"ctorch.storage\nUntypedStorage\n", b"ctorch\nByteStorage\n"
+    )
+    return _load(io.BytesIO(b"".join([*instructions, stream.read()])), map_location)
 
 
 # --- safetensors ----------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 """The module that Python finds as ``mmcv._ext``: the kernels under the names that mmcv gives them.
 
-mmcv.ops asks for more than a hundred names when it is imported. Those not supplied here exist too,
-and raise an error when they are called.
+A kernel that is not supplied here raises an error that says so where it is used, and ``hasattr``
+answers no.
 """
 
-from collections.abc import Callable
 from typing import NoReturn
 
 from mmhybrid.compat.distribution_names import is_installed
@@ -77,16 +76,14 @@ def _way_to_full_mmcv() -> str:
     )
 
 
-def __getattr__(name: str) -> Callable[..., NoReturn]:
+class MissingKernelError(NotImplementedError, AttributeError):
+    """A kernel of mmcv is used that is not supplied here."""
+
+
+def __getattr__(name: str) -> NoReturn:
     if name.startswith("__"):
         raise AttributeError(name)
-
-    def missing_kernel(*args: object, **kwargs: object) -> NoReturn:
-        raise NotImplementedError(
-            f"mmcv's kernel '{name}' is compiled code that this mmcv does not hold and mmhybrid "
-            "does not replace. Install full mmcv, built for the PyTorch in use: "
-            + _way_to_full_mmcv()
-        )
-
-    missing_kernel.__name__ = name
-    return missing_kernel
+    raise MissingKernelError(
+        f"mmcv's kernel '{name}' is compiled code that this mmcv does not hold and mmhybrid "
+        "does not replace. Install full mmcv, built for the PyTorch in use: " + _way_to_full_mmcv()
+    )

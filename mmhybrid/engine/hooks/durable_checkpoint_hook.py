@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
@@ -22,6 +22,8 @@ from mmhybrid.engine.runner.accumulation import (
 )
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, CheckpointWriteError, read_checkpoint
+from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
+from mmhybrid.weights.reading import mark_verified
 from mmhybrid.weights.writing import UNFINISHED, durable_file
 
 INTERRUPTED = "interrupted.pth"  # what a signal saves
@@ -33,10 +35,19 @@ class DurableCheckpointHook(CheckpointHook):
     """MMEngine's checkpoints, in an order that loses none. Its arguments are ``CheckpointHook``'s.
 
     A checkpoint is written whole, then named in ``last_checkpoint``, and only then the one beyond
-    ``max_keep_ckpts`` is removed. One that cannot be written, because the disk is full say, is told
-    at once; training goes on, keeps the one before it and tries again when the next is due, and
-    once more at the end. Gradients that are being accumulated are saved too.
+    ``max_keep_ckpts`` is removed. One that cannot be written, because the disk is full say, is
+    logged at once; training goes on, keeps the one before it and tries again when the next is due,
+    and once more at the end. Gradients that are being accumulated are saved too.
+
+    While the run lasts, checkpoints are read and written as
+    :func:`mmhybrid.enable_safe_checkpoints` says.
     """
+
+    def before_run(self, runner: Runner) -> None:
+        self.safe_checkpoints = enable_safe_checkpoints()
+
+    def after_run(self, runner: Runner) -> None:
+        self.safe_checkpoints.undo()
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -74,7 +85,7 @@ class DurableCheckpointHook(CheckpointHook):
             info.clear()
             info.update(before)
             self.unsaved = True
-            _tell_unsaved(runner, error)
+            _log_unsaved(runner, error)
             return
         self.unsaved = False
         if self.max_keep_ckpts > 0:
@@ -109,7 +120,7 @@ class DurableCheckpointHook(CheckpointHook):
             info.clear()
             info.update(before)
             vars(self).update(best)
-            _tell_unsaved(runner, error)
+            _log_unsaved(runner, error)
             return
         finally:
             self.file_backend = backend
@@ -158,7 +169,7 @@ class _LaterRemover:
         return getattr(self.backend, name)
 
 
-def _tell_unsaved(runner: Runner, error: Exception) -> None:
+def _log_unsaved(runner: Runner, error: Exception) -> None:
     runner.logger.error(
         f"NOT SAVED: {error}. Training goes on and tries again when the next checkpoint is due; "
         "what was saved before is still there."
@@ -175,12 +186,27 @@ def newest_whole_checkpoint(work_dir: str) -> str | None:
     """The newest checkpoint that a run can go on from, or None where nothing was saved yet.
 
     Tried are what ``last_checkpoint`` names, and then the other checkpoints of the folder, the
-    newest first. Each that is damaged is told.
+    newest first. Each that is damaged is logged. Of several processes that are connected, the first
+    looks and tells the others, which then need not compare checksums again.
 
     Raises:
         UserError: There are checkpoints, but none can be used.
     """
-    folder = Path(work_dir)
+    answer: list[Any] = [None]
+    if is_main_process():
+        try:
+            answer = [_newest_whole_checkpoint(Path(work_dir))]
+        except UserError as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    if isinstance(answer[0], UserError):
+        raise answer[0]
+    if answer[0] is not None:
+        mark_verified(answer[0])
+    return answer[0]
+
+
+def _newest_whole_checkpoint(folder: Path) -> str | None:
     candidates: list[Path] = []
     pointer = folder / LAST_CHECKPOINT
     if pointer.is_file() and (named := pointer.read_text().strip()):
@@ -194,7 +220,7 @@ def newest_whole_checkpoint(work_dir: str) -> str | None:
         if not path.is_file() or path.resolve() in tried:
             continue
         try:
-            checkpoint = read_checkpoint(path, "cpu")
+            checkpoint = read_checkpoint(path, "meta")  # all but the bytes of tensors
             if not isinstance(checkpoint, dict) or not {"meta", "message_hub"} <= set(checkpoint):
                 continue  # weights alone, such as published ones
         except CheckpointError as error:
@@ -204,7 +230,7 @@ def newest_whole_checkpoint(work_dir: str) -> str | None:
         return str(path)
     if tried:
         raise UserError(
-            f"no checkpoint in {work_dir} can be used:\n  " + "\n  ".join(tried.values()) + "\n  "
+            f"no checkpoint in {folder} can be used:\n  " + "\n  ".join(tried.values()) + "\n  "
             "To start from the beginning, name another --work-dir or leave out --resume."
         )
     return None

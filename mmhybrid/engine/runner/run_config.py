@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
@@ -191,9 +193,7 @@ def build_runner(cfg: Config) -> Runner:
     processes without GPUs :class:`mmhybrid.layers.gloo_sync_batch_norm.GlooSyncBatchNorm`.
     """
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
-        # MMEngine's own start of several processes takes a GPU for each for granted.
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
+        connect_processes(cfg)
         cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
         cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not torch.cuda.is_available():
@@ -208,6 +208,19 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.register_hook(EvaluationDataHook())
     return runner
+
+
+def connect_processes(cfg: Config) -> None:
+    """Connects the processes of a run, unless they are connected or it has one."""
+    if cfg.get("launcher", "none") == "none" or is_distributed():
+        return
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
+        # MMEngine's own start of several processes takes a GPU for each for granted.
+        torch.distributed.init_process_group("gloo")
+        return
+    env_cfg = cfg.get("env_cfg", {})
+    set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
+    init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
@@ -226,6 +239,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         return
     from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 
+    if "runner_type" not in cfg:  # others connect their processes in their own ways
+        connect_processes(cfg)
     newest = newest_whole_checkpoint(cfg.work_dir)
     if newest is None:
         print_log(f"No checkpoint in {cfg.work_dir} yet: starting anew", logger="current")

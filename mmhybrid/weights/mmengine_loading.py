@@ -1,0 +1,299 @@
+"""MMEngine's ways of loading and saving, for models that hold a backbone of ours.
+
+MMEngine loads what has the same name, and warns of the rest: a file of somebody else's loads
+"successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone, by
+registering an initializer (:class:`PretrainedInit`). :func:`enable_safe_checkpoints` changes the
+rest of the process: ``load_from``, averaged weights, how files are read, downloaded and written.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmengine.dist import barrier, get_dist_info
+from mmengine.model import weight_init
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+from mmhybrid.import_hooks import add_import_hook
+from mmhybrid.weights import downloading
+from mmhybrid.weights.errors import CheckpointError
+from mmhybrid.weights.families import describe
+from mmhybrid.weights.loading import (
+    backbones_of,
+    find_weights,
+    load_tensors,
+    load_weights,
+    read_address,
+    unwrapped,
+    without_wrappers,
+)
+from mmhybrid.weights.reading import read_checkpoint
+from mmhybrid.weights.writing import write_checkpoint
+
+SOURCE = "_mmhybrid_source"  # where a checkpoint was read from, an attribute of its dict
+
+
+@WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
+class PretrainedInit(weight_init.PretrainedInit):
+    """``init_cfg=dict(type='Pretrained', ...)``; MMEngine's where the model holds none of ours."""
+
+    def __call__(self, module: nn.Module) -> None:
+        """Loads the checkpoint into the module."""
+        if not backbones_of(module):
+            super().__call__(module)
+            return
+        rank, world_size = get_dist_info()
+        waits = world_size > 1 and "://" in self.checkpoint  # the first process downloads
+        if waits and rank > 0:
+            barrier()
+        checkpoint = read_address(self.checkpoint, self.map_location)
+        if waits and rank == 0:
+            barrier()
+        entry, weights = find_weights(checkpoint, source=self.checkpoint)
+        if self.prefix is not None:
+            weights = self._part(entry, weights)
+        load_tensors(module, weights, source=self.checkpoint, entry=entry)
+        if hasattr(module, "_params_init_info"):
+            weight_init.update_init_info(module, init_info=self._get_init_info())
+
+    def _part(self, entry: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefix = self.prefix.rstrip(".") + "."
+        weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
+        part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        if not part:
+            raise CheckpointError(
+                f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It seems "
+                f"to hold {describe(weights)}; without a prefix, its backbone is found."
+            )
+        return part
+
+
+class SafeCheckpoints:
+    """What :func:`enable_safe_checkpoints` has changed; leaving a ``with`` block undoes it."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> SafeCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+    def undo(self) -> None:
+        """Gives MMEngine its own functions back."""
+        global _active
+        if _active is self:
+            _active = None
+        while self._undo:
+            self._undo.pop()()
+
+    def _set(self, owner: Any, name: str, value: Any) -> None:
+        self._undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def _replace_function(self, original: Callable, replacement: Callable) -> None:
+        """In all modules that hold it: MMEngine's runner imports it by name."""
+
+        def replace(old: Callable, new: Callable) -> None:
+            for module in list(sys.modules.values()):
+                if getattr(module, "__dict__", {}).get(old.__name__) is old:
+                    setattr(module, old.__name__, new)
+
+        functools.update_wrapper(replacement, original)
+        self._undo.append(lambda: replace(replacement, original))
+        replace(original, replacement)
+
+
+_active: SafeCheckpoints | None = None
+
+
+def enable_safe_checkpoints() -> SafeCheckpoints:
+    """Has MMEngine read, download, load and write checkpoints as this package does.
+
+    Local files, ``http(s)://``, ``open-mmlab://`` and ``s3://`` go through
+    :func:`mmhybrid.weights.read_checkpoint`, which runs nothing that a file asks for; a download
+    whose name or address gives its SHA-256 is compared with it. ``load_from`` and averaged weights
+    of a model that holds a backbone of ours are matched by name as in ``load_checkpoint``. What is
+    saved on a disk is written durably, with a checksum. It holds for the whole process; the tools
+    and :class:`mmhybrid.engine.DurableCheckpointHook` call it, ``import mmhybrid`` does not.
+
+    Returns:
+        A handle with ``undo()``, which is a context manager too. Where all of it is enabled
+        already, the handle undoes nothing.
+
+    Example:
+        >>> import mmhybrid
+        >>> with mmhybrid.enable_safe_checkpoints():
+        ...     pass  # runner.train()
+    """
+    global _active
+    handle = SafeCheckpoints()
+    if _active is not None:
+        return handle
+    _active = handle
+    from mmengine.runner import checkpoint
+
+    loader = checkpoint.CheckpointLoader
+    handle._set(loader, "_schemes", dict(loader._schemes))
+    loader.register_scheme("", load_from_local, force=True)
+    loader.register_scheme([r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], load_from_ceph, force=True)
+    openmmlab = functools.partial(_load_from_openmmlab, checkpoint.load_from_openmmlab)
+    openmmlab.__name__ = checkpoint.load_from_openmmlab.__name__
+    loader.register_scheme(("open-mmlab://", "openmmlab://"), openmmlab, force=True)
+    handle._set(checkpoint, "load_url", _load_url)
+    load, save = checkpoint._load_checkpoint_to_model, checkpoint.save_checkpoint
+    handle._replace_function(load, functools.partial(_load_checkpoint_to_model, load))
+    handle._replace_function(save, functools.partial(_save_checkpoint, save))
+    for name in ("mmengine.hooks.ema_hook", "mmpretrain.engine.hooks.ema_hook"):
+        add_import_hook(name, functools.partial(_replace_averaging, handle))
+    return handle
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Reads a file; takes the place of MMEngine's function of this name."""
+    return _with_source(read_checkpoint(filename, map_location), filename)
+
+
+def load_from_ceph(filename: str, map_location: Any = None, backend: str = "petrel") -> Any:
+    """Reads an object of a store; takes the place of MMEngine's function of this name."""
+    from mmengine.fileio import get_file_backend
+
+    content = get_file_backend(filename, backend_args={"backend": backend}).get(filename)
+    return _with_source(read_checkpoint(io.BytesIO(content), map_location), filename)
+
+
+def _load_from_openmmlab(original: Callable, filename: str, map_location: Any = None) -> Any:
+    """MMEngine's list of addresses may name a file in its folder."""
+    from mmengine.runner import checkpoint
+
+    name = filename.partition("://")[2]
+    address = checkpoint.get_external_models().get(
+        checkpoint.get_deprecated_model_names().get(name, name), "https://"
+    )
+    if address.startswith(("http://", "https://")):
+        return original(filename, map_location)
+    return load_from_local(os.path.join(checkpoint._get_mmengine_home(), address), map_location)
+
+
+def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
+    return _with_source(downloading.load_url(url, *args, **kwargs), url)
+
+
+def _with_source(checkpoint: Any, source: str) -> Any:
+    if not isinstance(checkpoint, dict):
+        return checkpoint
+    if not hasattr(checkpoint, "__dict__"):
+        checkpoint = OrderedDict(checkpoint)  # a plain dict has no attributes
+    setattr(checkpoint, SOURCE, source)
+    return checkpoint
+
+
+def _source_of(checkpoint: Any) -> str:
+    return getattr(checkpoint, SOURCE, "the checkpoint")
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def _load_checkpoint_to_model(
+    original: Callable,
+    model: nn.Module,
+    checkpoint: dict,
+    strict: bool = False,
+    logger: Any = None,
+    revise_keys: Any = ((r"^module\.", ""),),
+) -> dict:
+    if not _is_ours_to_load(model, checkpoint):
+        return original(model, checkpoint, strict, logger, revise_keys)
+    source = _source_of(checkpoint)
+    entry, weights = find_weights(checkpoint, source=source)
+    load_tensors(
+        model,
+        revised(weights, revise_keys, source),
+        source=source,
+        entry=entry,
+        strict=strict,
+        logger=logger or "current",
+    )
+    return checkpoint
+
+
+def revised(weights: Mapping[str, Tensor], revise_keys: Any, source: str) -> dict[str, Tensor]:
+    """Weights under the names that MMEngine's ``revise_keys`` make of theirs.
+
+    Raises:
+        CheckpointError: two tensors would get the same name.
+    """
+    result: dict[str, Tensor] = {}
+    old: dict[str, str] = {}
+    for key, tensor in weights.items():
+        name = key
+        for pattern, replacement in revise_keys:
+            name = re.sub(pattern, replacement, name)
+        if name in result:
+            raise CheckpointError(
+                f"revise_keys={list(revise_keys)} give {old[name]} and {key} of {source} the same "
+                f"name, {name}"
+            )
+        result[name], old[name] = tensor, key
+    return result
+
+
+def _replace_averaging(handle: SafeCheckpoints, module: ModuleType) -> None:
+    """Averaged weights start from ``load_from`` too."""
+    if _active is not handle:
+        return  # the module was imported after undo()
+    original = module.EMAHook.after_load_checkpoint
+
+    @functools.wraps(original)
+    def after_load_checkpoint(self: Any, runner: Any, checkpoint: dict) -> None:
+        averaged = self.ema_model.module
+        if runner._resume or not _is_ours_to_load(averaged, checkpoint):
+            original(self, runner, checkpoint)
+        else:
+            load_weights(averaged, checkpoint, source=_source_of(checkpoint))
+
+    handle._set(module.EMAHook, "after_load_checkpoint", after_load_checkpoint)
+
+
+def _is_ours_to_load(model: nn.Module, checkpoint: Any) -> bool:
+    """Whether the model holds a backbone of ours and the names or shapes differ."""
+    model = unwrapped(model)
+    if not backbones_of(model):
+        return False
+    if not isinstance(checkpoint, Mapping) or "state_dict_ema" in checkpoint:
+        return True
+    state = checkpoint.get("state_dict", checkpoint)
+    shapes = {without_wrappers(key): getattr(value, "shape", None) for key, value in state.items()}
+    return shapes != {key: value.shape for key, value in model.state_dict().items()}
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _save_checkpoint(
+    original: Callable,
+    checkpoint: dict,
+    filename: str,
+    file_client_args: Any = None,
+    backend_args: Any = None,
+) -> None:
+    if "://" in str(filename) or file_client_args or backend_args:
+        original(checkpoint, filename, file_client_args, backend_args)
+    else:
+        Path(filename).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, filename)
