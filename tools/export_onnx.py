@@ -86,8 +86,8 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.apis.predict import find_inputs
-    from mmhybrid.apis.trained_model import first_backbone, trained_model
+    from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.apis.models import first_backbone, init_model
     from mmhybrid.deploy.onnx_export import (
         OnnxExportError,
         compare,
@@ -101,7 +101,7 @@ def main() -> None:
         if Path(args.out).suffix != ".onnx":
             raise UserError(f"--out writes an .onnx file, and {args.out} has another name")
         files = [path for path, _ in find_inputs(args.images)]
-        model = trained_model(args.model, args.checkpoint, args.cfg_options)
+        model = init_model(args.model, args.checkpoint, args.cfg_options)
         if files and (args.backbone or not hasattr(model, "data_preprocessor")):
             raise UserError("--images need a whole model, which normalises them")
         if args.backbone:
@@ -137,7 +137,7 @@ def main() -> None:
 def _image(path: Path) -> torch.Tensor:
     import torch
 
-    from mmhybrid.apis.predict import read_rgb
+    from mmhybrid.apis.inputs import read_rgb
 
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
 

@@ -65,7 +65,8 @@ def main() -> None:
     args = parse_args()
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
-    from mmhybrid.apis.predict import find_inputs, make_inferencer, predict
+    from mmhybrid.apis.inferencer import make_inferencer, predict
+    from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.engine.runner.run_config import UserError, existing_file, load_config
 
     try:
