@@ -43,7 +43,7 @@ DATA_SAMPLERS = Registry(
     "data sampler",
     parent=ROOT_DATA_SAMPLERS,
     scope="mmhybrid",
-    locations=["mmhybrid.datasets.resumable_sampling"],
+    locations=["mmhybrid.datasets.samplers"],
 )
 
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(

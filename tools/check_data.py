@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Tell all that is wrong with the data of a config, with counts and examples, before training."""
+"""List all that is wrong with the data of a config, with counts and examples, before training."""
 
 import argparse
 import sys
+import textwrap
 
 from command_line import add_cfg_options, prepare
 
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         "--data-root", help="folder that takes the place of every data_root in the config"
     )
     parser.add_argument(
-        "--most", type=int, metavar="N", help="open N images of each data set, evenly spread"
+        "--most", type=int, metavar="N", help="open N images of each data set, evenly distributed"
     )
     parser.add_argument(
         "--workers", type=int, default=4, help="threads that open images (default: %(default)s)"
@@ -54,9 +55,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for name, findings in found.items():
         print(name)
-        for line in findings.lines() if findings.counts else ["nothing is wrong"]:
-            print(f"  {line}")
-    errors = sum(findings.errors for findings in found.values())
+        for finding in findings or ["nothing is wrong"]:
+            print(textwrap.indent(str(finding), "  "))
+    errors = sum(one.count for findings in found.values() for one in findings if one.is_error)
     print(f"{errors:,} errors")
     sys.exit(1 if errors else 0)
 

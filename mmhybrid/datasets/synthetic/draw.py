@@ -1,4 +1,9 @@
-"""Drawing what a whole config reads."""
+"""Drawing what a whole config reads.
+
+Each format is a function ``draw(dataset, classes, folder, count, rng)``: the data set's config, the
+names of its classes, the folder that stands for its ``data_root``, the number of images and the
+source of the random numbers.
+"""
 
 import json
 import os
@@ -34,17 +39,17 @@ STAMP = "drawn.json"
 
 
 def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -> None:
-    """Draw the training and the held-out images that a config reads.
+    """Draws the training and the held-out images that a config reads.
 
     The same arguments give the same files, bit for bit. A folder that already holds them is left
     alone, so that several processes may ask for the same one.
 
     Args:
-        cfg: A config of mmdet, mmseg or mmpretrain.
-        folder: Will stand for the ``data_root`` of all its datasets.
-        train: Number of images to train on.
-        held_out: Number of images to evaluate on.
-        seed: Of the random numbers.
+        cfg (Config): Of mmdet, mmseg or mmpretrain.
+        folder (Path): Will stand for the ``data_root`` of all its data sets.
+        train (int): Number of images to train on.
+        held_out (int): Number of images to evaluate on.
+        seed (int): Of the random numbers.
 
     Raises:
         UserError: A dataset of the config has a type that nothing here can draw.
@@ -90,7 +95,7 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
 
 
 def _check_inside(dataset: Any) -> None:
-    """Refuse a path that leads out of the folder to draw in, where it could overwrite real data."""
+    """Refuses a path out of the folder to draw in, where it could overwrite real data."""
     prefix = dataset.get("data_prefix") or {}
     paths = [dataset.get("ann_file"), *([prefix] if isinstance(prefix, str) else prefix.values())]
     for path in filter(None, paths):
