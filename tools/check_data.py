@@ -5,7 +5,7 @@ import argparse
 import sys
 import textwrap
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -43,16 +43,14 @@ def main() -> None:
 
     from mmhybrid.datasets.check_data import check_datasets
     from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root
-    from mmhybrid.engine.runner.run_config import UserError, load_config
+    from mmhybrid.engine.runner.run_config import load_config
 
-    try:
+    with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         if args.data_root:
             set_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         found = check_datasets(cfg, LOADERS, args.most, args.workers)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     for name, findings in found.items():
         print(name)
         for finding in findings or ["nothing is wrong"]:
