@@ -25,6 +25,7 @@ from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.run_config import forget_pretrained
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights import CheckpointError
 
 INFERENCERS = {
@@ -99,8 +100,8 @@ def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     given = dataset.get("metainfo") or {}
     palette = given.get("palette")
     if palette is None and "classes" not in given:
-        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-            palette = getattr(registry.get(dataset["type"]), "METAINFO", {}).get("palette")
+        dataset_class = type_of(dataset, DATASETS, cfg.default_scope)
+        palette = getattr(dataset_class, "METAINFO", {}).get("palette")
     return dict(classes=classes_of(dataset, cfg.default_scope), palette=palette)
 
 
@@ -183,7 +184,7 @@ def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
     """One data sample an image; the three inferencers return them in three ways."""
     if hasattr(inferencer, "config"):  # mmpretrain's, whose call shows a bar for every batch
         _, dataset = next(datasets_of(inferencer.config, ("test_dataloader",)))
-        if not any(step["type"].endswith("LoadImageFromFile") for step in dataset.pipeline):
+        if not any(type_name(step) == "LoadImageFromFile" for step in dataset.pipeline):
             # The data set gives arrays, which are RGB; files are read as BGR.
             images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         batches = inferencer.preprocess(images, len(images))

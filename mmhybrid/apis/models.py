@@ -18,6 +18,7 @@ from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.run_config import forget_pretrained, load_config
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, load_checkpoint
 from mmhybrid.weights.loading import backbones_of
 
@@ -148,7 +149,7 @@ def size_of(cfg: Config) -> tuple[int, int]:
         keys["Resize"] = "scale"
     for _, dataset in datasets_of(cfg, ("test_dataloader", "train_dataloader")):
         for step in dataset.get("pipeline", []):
-            key = keys.get(step["type"].removeprefix("mmdet."))
+            key = keys.get(type_name(step))
             if key:
                 size = step[key]
                 width, height = (size, size) if isinstance(size, int) else size

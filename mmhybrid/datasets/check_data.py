@@ -22,6 +22,7 @@ from PIL import Image
 
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 
 EXAMPLES = 3
 SMALLEST = 32  # pixels, of an image
@@ -55,7 +56,7 @@ PROBLEMS: dict[str, tuple[bool, str]] = {
     "image without a box": (False, "it is left out unless filter_cfg keeps it"),
     "image named twice": (True, "one of the two counts"),
     "missing mask": (True, "training leaves it out and says so; evaluation stops"),
-    "mask of another size than its image": (True, "training stops"),
+    "mask of another size than its image": (True, "training stops, or learns wrong labels"),
     "mask in colour": (True, "labels are wrong; save class numbers in one channel"),
     "label outside the classes": (True, "training ignores these pixels and says so"),
     "class label out of range": (True, "training stops"),
@@ -115,7 +116,7 @@ def check_datasets(
         source = [dataset.get(k) for k in ("type", "data_root", "ann_file", "data_prefix", "split")]
         if repr(source) not in seen:
             seen.add(repr(source))
-            name = f"{loader.removesuffix('_dataloader')}: {dataset['type']}"
+            name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
             found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers)
     return found
 
@@ -128,7 +129,7 @@ def check_dataset(
     Returns:
         Errors before notes, the most frequent first.
     """
-    if str(dataset["type"]).rpartition(".")[2] == "CocoDataset" and dataset.get("ann_file"):
+    if type_name(dataset) == "CocoDataset" and dataset.get("ann_file"):
         found, checks = _check_coco(dataset, classes_of(dataset, scope))
     else:
         found, checks = _check_samples(dataset, scope)
@@ -294,7 +295,7 @@ def _check_samples(dataset: Any, scope: str | None) -> tuple[list[Found], list[C
         except UserError:
             raise
         except Exception as error:  # each data set has errors of its own
-            raise UserError(f"{dataset['type']} cannot be read: {error}") from error
+            raise UserError(f"{type_name(dataset)} cannot be read: {error}") from error
     classes = built.metainfo.get("classes") or ()
     used: Counter[int] = Counter()
     found = [] if len(built) else [("no images", str(dataset.get("data_root")))]

@@ -19,19 +19,19 @@ from mmhybrid.errors import ArgumentError
 def boxes_of(
     head: nn.Module, lists: Sequence[Sequence[Tensor]], size: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What mmdet's heads predict for one image, by the ``test_cfg`` of the head.
+    """The boxes that mmdet's heads predict for one image, by the ``test_cfg`` of the head.
 
     Args:
-        head: mmdet's ``YOLOV3Head``, or an ``AnchorHead`` with sigmoid scores, as RetinaNet's.
-        lists: what the head returns for a batch of one image.
-        size: its height and width; boxes of an anchor head end at its border.
+        head (nn.Module): ``YOLOV3Head``, or an ``AnchorHead`` with sigmoid scores, as RetinaNet's.
+        lists (Sequence[Sequence[Tensor]]): Outputs of the head for a batch of one image.
+        size (Sequence[int]): Its height and width; boxes of an anchor head end at its border.
 
     Returns:
         ``boxes`` (N, 4) as (left, top, right, bottom) in pixels, float32, ``scores`` (N,),
         highest first, and ``labels`` (N,), int64.
 
     Raises:
-        ValueError: the head is of another kind, or its ``test_cfg`` asks for another suppression.
+        ArgumentError: The head is another, or its ``test_cfg`` asks for another suppression.
     """
     cfg = head.test_cfg
     if cfg.nms.get("type", "nms") != "nms":

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmhybrid.datasets.synthetic.files import choose_classes
-from mmhybrid.datasets.synthetic.image_folder import one_shape
-from mmhybrid.datasets.synthetic.shapes import CATEGORIES
+from mmhybrid.datasets.synthetic.image_folder import labelled_images
+from mmhybrid.registry import type_name
 
 
 def accept_drawn_files(name: str) -> None:
@@ -30,17 +29,16 @@ def draw(
     rng: np.random.Generator,
 ) -> None:
     """Writes the batches of one split, and the file with the names of the classes."""
-    cifar = _dataset_class(dataset["type"].rsplit(".", 1)[-1])
+    cifar = _dataset_class(type_name(dataset))
     files = cifar.train_list if dataset.get("split", "train") == "train" else cifar.test_list
     label_key = "fine_labels" if "100" in cifar.__name__ else "labels"
     target = folder / cifar.base_folder
     target.mkdir(parents=True, exist_ok=True)
-    labels = choose_classes(len(classes), len(CATEGORIES))
-    categories = np.arange(count) % len(labels)
-    for (file, _), part in zip(files, np.array_split(categories, len(files)), strict=True):
-        images = [one_shape(rng, 32, int(one)).transpose(2, 0, 1).ravel() for one in part]
+    samples = list(labelled_images(len(classes), count, 32, rng))
+    for (file, _), part in zip(files, np.array_split(np.arange(count), len(files)), strict=True):
+        images = [samples[index][1].transpose(2, 0, 1).ravel() for index in part]
         data = np.array(images, np.uint8).reshape(-1, 3 * 32 * 32)
-        content = {"data": data, label_key: [labels[one] for one in part]}
+        content = {"data": data, label_key: [samples[index][0] for index in part]}
         (target / file).write_bytes(pickle.dumps(content))
     names = {cifar.meta["key"]: list(classes)}
     (target / cifar.meta["filename"]).write_bytes(pickle.dumps(names))

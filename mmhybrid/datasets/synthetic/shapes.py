@@ -48,23 +48,17 @@ class Shape:
 
 def outline(name: str) -> np.ndarray:
     """Corners (N, 2) of an outline around the origin that fits into the unit circle."""
-    if name == "disc":
-        return _around(np.ones(24))
-    if name == "square":
-        return _around(np.ones(4), start=np.pi / 4)
-    if name == "triangle":
-        return _around(np.ones(3), start=-np.pi / 2)
-    if name == "star":
-        return _around(np.tile([1.0, 0.45], 5), start=-np.pi / 2)
     if name == "cross":
         w, h = 0.3, 0.95
         quarter = np.array([(w, -h), (w, -w), (h, -w)])
         turns = [np.array([(c, -s), (s, c)]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
         return np.concatenate([quarter @ turn.T for turn in turns])
-    raise ValueError(f"no outline is called {name!r}")
-
-
-def _around(radii: np.ndarray, start: float = 0.0) -> np.ndarray:
+    radii, start = {
+        "disc": (np.ones(24), 0.0),
+        "square": (np.ones(4), np.pi / 4),
+        "triangle": (np.ones(3), -np.pi / 2),
+        "star": (np.tile([1.0, 0.45], 5), -np.pi / 2),
+    }[name]
     angles = start + np.arange(len(radii)) * 2 * np.pi / len(radii)
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
