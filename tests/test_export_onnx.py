@@ -238,7 +238,7 @@ def test_a_detector_with_its_boxes(tmp_path: Path) -> None:
     cfg = Config.fromfile(ROOT / "configs" / "retinanet_transxnet_t_coco.py")
     init_default_scope("mmdet")
     cfg.model.backbone.update(dict(TransXNet.test_options), init_cfg=None, norm_cfg=dict(type="BN"))
-    cfg.model.neck.in_channels = [16, 32, 48, 64]
+    cfg.model.neck.in_channels = [32, 48, 64]
     model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx", boxes=True)
     batches = [random_images(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]
