@@ -27,25 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def image(path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(0)
-    channels = dict(RGB=3, RGBA=4, CMYK=4).get(mode, 1)
+    values = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
     if mode == "I;16":
-        values = generator.integers(0, 65536, size[::-1]).astype(np.uint16)
-        Image.fromarray(values).save(path)
-        return path
-    shape = (*size[::-1], channels) if channels > 1 else size[::-1]
-    image = Image.fromarray(generator.integers(0, 256, shape).astype(np.uint8), None)
-    image = Image.fromarray(np.asarray(image)) if mode == "RGB" else _as_mode(image, mode)
-    image.save(path, **options)
+        Image.fromarray(values[..., 0].astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(values).convert(mode).save(path, **options)
     return path
-
-
-def _as_mode(image: Image.Image, mode: str) -> Image.Image:
-    return (
-        Image.frombytes(mode, image.size, image.tobytes())
-        if mode == "CMYK"
-        else image.convert(mode)
-    )
 
 
 def turned(path: Path) -> Path:

@@ -57,11 +57,7 @@ def _of_anchors(
     head: nn.Module, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = []
-    for level, (score, delta) in enumerate(zip(scores, deltas, strict=True)):
-        height, width = score.shape[-2:]
-        priors = head.prior_generator.single_level_grid_priors(
-            (height, width), level, device=score.device
-        )
+    for score, delta, priors in zip(scores, deltas, _priors(head, scores), strict=True):
         score = score[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
         best, labels, rows = _best(score, head.test_cfg)
         delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
@@ -69,16 +65,18 @@ def _of_anchors(
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
+    """The boxes (N, 4) of each level that a head's outputs are relative to."""
+    sizes = [y.shape[-2:] for y in maps]
+    return head.prior_generator.grid_priors(sizes, device=maps[0].device)
+
+
 def _of_yolo(head: nn.Module, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     boxes, objectness, scores = [], [], []
-    for level, given in enumerate(maps):
-        height, width = given.shape[-2:]
-        priors = head.prior_generator.single_level_grid_priors(
-            (height, width), level, device=given.device
-        )
+    for given, priors, stride in zip(maps, _priors(head, maps), head.featmap_strides, strict=True):
         given = given[0].permute(1, 2, 0).reshape(-1, head.num_attrib)
         place = torch.cat([given[:, :2].sigmoid(), given[:, 2:4]], 1)
-        boxes.append(head.bbox_coder.decode(priors, place, head.featmap_strides[level]))
+        boxes.append(head.bbox_coder.decode(priors, place, stride))
         objectness.append(given[:, 4].sigmoid())
         scores.append(given[:, 5:].sigmoid())
     sure = torch.cat(objectness)
