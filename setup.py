@@ -47,6 +47,27 @@ setup(
     description="Hybrid CNN-Transformer backbones for OpenMMLab",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={
+        "Paper of TransXNet": "https://arxiv.org/abs/2310.19380",
+        "Paper of the depth-wise shortcut": "https://arxiv.org/abs/2407.19394",
+        "Paper of DMFormer": "https://arxiv.org/abs/2209.07738",
+        "Paper of XFormer": "https://arxiv.org/abs/2207.07268",
+    },
+    keywords=["computer vision", "backbone", "object detection", "segmentation", "OpenMMLab"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10",
     packages=find_packages(include=["mmhybrid", "mmhybrid.*"]),
     package_data={
@@ -54,6 +75,7 @@ setup(
             ".mim/model-index.yml",
             ".mim/configs/**/*",
             ".mim/tools/*",
+            "visualization/*.html",
         ]
     },
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each

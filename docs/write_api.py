@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "api.md"
 # Where public names are, and nowhere else. A name is public here if __all__ has it.
 MODULES = (
     "mmhybrid",
+    "mmhybrid.apis",
     "mmhybrid.backbones",
     "mmhybrid.weights",
     "mmhybrid.deploy",

@@ -1,4 +1,4 @@
-"""Broken images and annotations: what the check before training tells, and what training does."""
+"""Broken images and annotations: what the check before training finds, and what training does."""
 
 import json
 import os
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 
-from mmhybrid.datasets.check_data import KINDS, check_dataset, check_image
-from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace
+from mmhybrid.datasets.check_data import PROBLEMS, Finding, check_dataset, check_image
+from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
+from mmhybrid.datasets.synthetic import cifar
 from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
 from mmhybrid.errors import UserError
 
@@ -25,25 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def image(path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(0)
-    channels = dict(RGB=3, RGBA=4, CMYK=4).get(mode, 1)
+    values = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
     if mode == "I;16":
-        values = generator.integers(0, 65536, size[::-1]).astype(np.uint16)
-        Image.fromarray(values).save(path)
-        return path
-    shape = (*size[::-1], channels) if channels > 1 else size[::-1]
-    image = Image.fromarray(generator.integers(0, 256, shape).astype(np.uint8), None)
-    image = Image.fromarray(np.asarray(image)) if mode == "RGB" else _as_mode(image, mode)
-    image.save(path, **options)
+        Image.fromarray(values[..., 0].astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(values).convert(mode).save(path, **options)
     return path
-
-
-def _as_mode(image: Image.Image, mode: str) -> Image.Image:
-    return (
-        Image.frombytes(mode, image.size, image.tobytes())
-        if mode == "CMYK"
-        else image.convert(mode)
-    )
 
 
 def turned(path: Path) -> Path:
@@ -59,7 +48,7 @@ def cut(path: Path, length: int | None = None) -> Path:
     return path
 
 
-# How to make each kind of image, and whether training reads it all the same; None where that
+# How to make each of these images, and whether training reads it all the same; None where that
 # depends on the version of OpenCV.
 IMAGES = {
     "missing image": (lambda folder: folder / "absent.jpg", False),
@@ -79,22 +68,22 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-def test_image_is_told(kind: str, tmp_path: Path) -> None:
-    path = IMAGES[kind][0](tmp_path)
+@pytest.mark.parametrize("problem", IMAGES)
+def test_image_is_found(problem: str, tmp_path: Path) -> None:
+    path = IMAGES[problem][0](tmp_path)
     found = check_image(path)
-    assert [one for one, _ in found] == [kind]
+    assert [one for one, _ in found] == [problem]
     assert str(path) in found[0][1]
 
 
-def test_whole_image_is_not_told(tmp_path: Path) -> None:
+def test_whole_image_is_not_found(tmp_path: Path) -> None:
     assert check_image(image(tmp_path / "whole.jpg"), (64, 48)) == []
-    assert [kind for kind, _ in check_image(tmp_path / "whole.jpg", (48, 64))] == [
+    assert [problem for problem, _ in check_image(tmp_path / "whole.jpg", (48, 64))] == [
         "image of another size than annotated"
     ]
     # An image that is turned has the size that it is shown with.
     found = check_image(turned(tmp_path / "turned.jpg"), (48, 64))
-    assert [kind for kind, _ in found] == ["image turned by EXIF"]
+    assert [problem for problem, _ in found] == ["image turned by EXIF"]
 
 
 def folders(tmp_path: Path, **changes: Any) -> ConfigDict:
@@ -119,19 +108,19 @@ def warnings(monkeypatch) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-def test_training_survives_a_image(kind: str, tmp_path: Path, warnings) -> None:
+@pytest.mark.parametrize("problem", IMAGES)
+def test_training_survives_an_image(problem: str, tmp_path: Path, warnings) -> None:
     dataset = folders(tmp_path)
     init_default_scope("mmpretrain")
     built = DATASETS.build(dataset)
-    bad = IMAGES[kind][0](tmp_path / "a")
+    bad = IMAGES[problem][0](tmp_path / "a")
     built.data_list = None  # as if the image had become so after the list was made
     built.get_data_info = lambda index: dict(
         img_path=str(bad if index == 0 else tmp_path / "b" / "2.jpg"), gt_label=index % 2
     )
     samples = [load_or_replace(built, index) for index in (0, 1)]
     assert [tuple(sample["inputs"].shape) for sample in samples] == [(3, 32, 32)] * 2
-    readable = IMAGES[kind][1]
+    readable = IMAGES[problem][1]
     if readable is None:
         readable = not warnings
     assert [str(bad) in one for one in warnings] == [True] * (not readable)
@@ -140,7 +129,9 @@ def test_training_survives_a_image(kind: str, tmp_path: Path, warnings) -> None:
 def test_what_is_left_out_is_not_its_own_replacement() -> None:
     class TwoSamples(list):
         def __getitem__(self, index: int) -> dict:
-            return dict(index=index) if index else {}["unreadable"]
+            if index == 0:
+                raise OSError("truncated")
+            return dict(index=index)
 
     for seed in range(8):
         random.seed(seed)
@@ -149,6 +140,54 @@ def test_what_is_left_out_is_not_its_own_replacement() -> None:
         load_or_replace(TwoSamples([0]), 0)
 
 
+@TRANSFORMS.register_module()
+class Broken(BaseTransform):
+    """Raises an error as a file's decoder may, too."""
+
+    def transform(self, results: dict) -> dict:
+        raise OSError(f"no room for {results['img_shape']}")
+
+
+@TRANSFORMS.register_module()
+class LoadMine(BaseTransform):
+    """Somebody's own way to read."""
+
+    def transform(self, results: dict) -> dict:
+        raise ValueError("no such page")
+
+
+@pytest.mark.parametrize("load", [load_or_replace, lambda dataset, i: load_or_stop(dataset, [i])])
+def test_a_transform_that_fails_is_no_unreadable_image(load, tmp_path: Path, warnings) -> None:
+    dataset = folders(tmp_path)
+    dataset.pipeline.insert(1, dict(type="Broken"))
+    init_default_scope("mmpretrain")
+    with pytest.raises(RuntimeError) as error:
+        load(DATASETS.build(dataset), 0)
+    path = tmp_path / "a" / "0.jpg"
+    assert str(error.value) == f"Broken fails at {path} (OSError: no room for (48, 64))"
+    assert isinstance(error.value.__cause__, OSError)
+    assert not isinstance(error.value, UserError)
+    assert warnings == []
+
+    class Faulty(list):
+        def __getitem__(self, index: int) -> dict:
+            return {}["a bug"]
+
+    with pytest.raises(RuntimeError, match=r"the data set fails at sample 0 \(KeyError: 'a bug'\)"):
+        load(Faulty([0, 1]), 0)
+
+
+def test_a_loader_of_ones_own_reads(tmp_path: Path) -> None:
+    dataset = folders(tmp_path)
+    dataset.pipeline[0].type = "LoadMine"
+    init_default_scope("mmpretrain")
+    with pytest.raises(
+        UserError, match=r"cannot be read, the last one .*jpg \(ValueError: no such"
+    ):
+        load_or_replace(DATASETS.build(dataset), 0)
+
+
+@pytest.mark.train
 def test_run_trains_on_what_is_left(toy_config, capfd) -> None:
     toy_config.train_dataloader.dataset.data_list[5]["unreadable"] = True
     toy_config.train_dataloader.num_workers = 2
@@ -172,6 +211,7 @@ def test_evaluation_names_what_it_cannot_read(toy_config, loop, workers) -> None
     assert str(error.value).startswith("cannot evaluate on 5.png (OSError: cannot identify")
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("workers", [0, 2])
 def test_run_stops_where_nothing_can_be_read(toy_config, workers) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
@@ -206,6 +246,9 @@ BOXES = {
 }
 
 
+NOT_TRAINED = {"box that is no four numbers", "object without a mask"}
+
+
 def coco(tmp_path: Path, boxes: list[dict], names: tuple[str, ...] = ("cat", "dog")) -> ConfigDict:
     image(tmp_path / "img" / "1.jpg")
     image(tmp_path / "img" / "2.jpg")
@@ -229,21 +272,25 @@ def coco(tmp_path: Path, boxes: list[dict], names: tuple[str, ...] = ("cat", "do
     )
 
 
-def test_whole_annotations_are_not_told(tmp_path: Path) -> None:
-    assert check_dataset(coco(tmp_path, []), "mmdet").counts == {}
+def counts(found: list[Finding]) -> dict[str, int]:
+    return {finding.problem: finding.count for finding in found}
 
 
-@pytest.mark.parametrize("kind", BOXES)
-def test_box_is_told(kind: str, tmp_path: Path) -> None:
-    found = check_dataset(coco(tmp_path, [BOXES[kind] | dict(id=3)]), "mmdet")
-    assert found.counts == {kind: 1}
-    assert "annotation 3" in found.examples[kind][0]
+def test_whole_annotations_are_not_found(tmp_path: Path) -> None:
+    assert check_dataset(coco(tmp_path, []), "mmdet") == []
 
 
-@pytest.mark.parametrize("kind", [k for k in BOXES if "four numbers" not in k and "mask" not in k])
-def test_training_survives_a_box(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", BOXES)
+def test_box_is_found(problem: str, tmp_path: Path) -> None:
+    found = check_dataset(coco(tmp_path, [BOXES[problem] | dict(id=3)]), "mmdet")
+    assert counts(found) == {problem: 1}
+    assert "annotation 3" in found[0].examples[0]
+
+
+@pytest.mark.parametrize("problem", sorted(BOXES.keys() - NOT_TRAINED))
+def test_training_survives_a_box(problem: str, tmp_path: Path) -> None:
     init_default_scope("mmdet")
-    dataset = coco(tmp_path, [BOXES[kind] | dict(id=3)])
+    dataset = coco(tmp_path, [BOXES[problem] | dict(id=3)])
     dataset.pipeline[1].with_mask = False
     built = DATASETS.build(dataset)
     for sample in (load_or_replace(built, index) for index in (0, 1)):
@@ -252,17 +299,17 @@ def test_training_survives_a_box(kind: str, tmp_path: Path) -> None:
         assert torch.isfinite(truth.bboxes.tensor).all()
 
 
-def test_names_that_do_not_match_are_told_with_what_is_near(tmp_path: Path) -> None:
+def test_names_that_do_not_match_are_found_with_what_is_near(tmp_path: Path) -> None:
     found = check_dataset(coco(tmp_path, [], ("cat", "dogs")), "mmdet")
-    assert found.counts == {
+    assert counts(found) == {
         "class of the config that the file lacks": 1,
         "category of the file that the config lacks": 1,
     }
-    assert "'dog' is not in" in found.examples["class of the config that the file lacks"][0]
-    assert "it has 'dogs'" in found.examples["class of the config that the file lacks"][0]
+    assert "'dog' is not in" in found[0].examples[0]
+    assert "it has 'dogs'" in found[0].examples[0]
 
 
-def test_images_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None:
+def test_images_without_boxes_and_named_twice_are_found(tmp_path: Path) -> None:
     dataset = coco(tmp_path, [])
     path = tmp_path / "boxes.json"
     content = json.loads(path.read_text())
@@ -270,19 +317,19 @@ def test_images_without_boxes_and_named_twice_are_told(tmp_path: Path) -> None:
     content["images"].append(content["images"][0])
     path.write_text(json.dumps(content))
     found = check_dataset(dataset, "mmdet")
-    assert found.counts == {"image without a box": 1, "image named twice": 1}
+    assert counts(found) == {"image without a box": 1, "image named twice": 1}
 
 
 WITHOUT_A_NAME = '{"images": [{"id": 1}], "annotations": [], "categories": []}'
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}', WITHOUT_A_NAME])
-def test_broken_annotation_file_is_told(content: str, tmp_path: Path) -> None:
+def test_broken_annotation_file_is_found(content: str, tmp_path: Path) -> None:
     dataset = coco(tmp_path, [])
     (tmp_path / "boxes.json").write_text(content)
     found = check_dataset(dataset, "mmdet")
-    assert found.counts == {"annotation file that cannot be read": 1}
-    assert "boxes.json" in found.examples["annotation file that cannot be read"][0]
+    assert counts(found) == {"annotation file that cannot be read": 1}
+    assert "boxes.json" in found[0].examples[0]
 
 
 # --- masks and labels -----------------------------------------------------------------------------
@@ -320,11 +367,11 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_mask_is_told(kind: str, tmp_path: Path) -> None:
-    found = check_dataset(masks(tmp_path, MASKS[kind]), "mmseg")
-    assert found.counts == {kind: 1}
-    assert check_dataset(masks(tmp_path, labels()), "mmseg").counts == {}
+@pytest.mark.parametrize("problem", MASKS)
+def test_mask_is_found(problem: str, tmp_path: Path) -> None:
+    found = check_dataset(masks(tmp_path, MASKS[problem]), "mmseg")
+    assert counts(found) == {problem: 1}
+    assert check_dataset(masks(tmp_path, labels()), "mmseg") == []
 
 
 def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warnings) -> None:
@@ -356,23 +403,41 @@ def test_missing_mask_is_left_out_of_training(tmp_path: Path) -> None:
         load_or_replace(dataset, 0)
 
 
-def test_labels_of_a_classifier_are_told(tmp_path: Path) -> None:
+def test_labels_of_a_classifier_are_found(tmp_path: Path) -> None:
     dataset = folders(tmp_path)
     (tmp_path / "list.txt").write_text("a/0.jpg 0\nb/2.jpg 5\n")
     dataset.update(ann_file="list.txt", with_label=True, metainfo=dict(classes=("a", "b")))
     found = check_dataset(dataset, "mmpretrain")
-    assert found.counts == {"class label out of range": 1, "class without an image": 1}
+    assert counts(found) == {"class label out of range": 1, "class without an image": 1}
 
 
-def test_kinds_are_all_tested() -> None:
+def test_images_that_are_not_files_are_no_missing_ones(tmp_path: Path) -> None:
+    pipeline = [dict(type="PackInputs")]
+    root = dict(data_root=str(tmp_path), download=False)
+    dataset = ConfigDict(type="CIFAR10", split="test", pipeline=pipeline, **root)
+    cifar.accept_drawn_files("CIFAR10")
+    names = tuple(map(str, range(10)))
+    cifar.draw(dataset, names, tmp_path, 10, np.random.default_rng(0))
+    cifar.draw(dict(dataset, split="train"), names, tmp_path, 10, np.random.default_rng(0))
+    assert check_dataset(dataset, "mmpretrain") == []
+
+
+def test_an_empty_data_set_is_found(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, [])
+    (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert counts(check_dataset(dataset, "mmdet"))["no images"] == 1
+
+
+def test_problems_are_all_tested() -> None:
     text = Path(__file__).read_text()
-    assert [kind for kind in KINDS if kind not in text and kind != "no images"] == []
+    assert [problem for problem in PROBLEMS if problem not in text] == []
 
 
 # --- the tool -------------------------------------------------------------------------------------
 
 
-def test_tool_tells_counts_and_examples(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_tool_lists_counts_and_examples(tmp_path: Path) -> None:
     dataset = coco(tmp_path, [BOXES["empty box"] | dict(id=3), BOXES["crowd box"] | dict(id=4)])
     IMAGES["empty file"][0](tmp_path)
     os.replace(tmp_path / "empty.jpg", tmp_path / "img" / "2.jpg")

@@ -1,7 +1,7 @@
 """Export to ONNX: the same as PyTorch at sizes and batches that the export has not seen."""
 
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -14,7 +14,12 @@ from safetensors import safe_open
 from torch import nn
 
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import DepthwiseShortcutBackbone, DWSwinTransformer, TransXNet
+from mmhybrid.backbones import (
+    DepthwiseShortcutBackbone,
+    DMFormer,
+    DWSwinTransformer,
+    TransXNet,
+)
 from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.deploy.onnx_export import (
     Difference,
@@ -68,10 +73,8 @@ def test_one_image_after_the_other_is_the_same_convolution() -> None:
 
 
 BACKBONES = {
-    "TransXNet": lambda: TransXNet(
-        dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32), num_heads=(1, 1, 2, 2))
-    ),
-    "DWSwin": lambda: DWSwinTransformer(dict(depths=(2, 1, 1, 1)), out_indices=(0, 3)),
+    "TransXNet": lambda: TransXNet(**TransXNet.test_options),
+    "DWSwin": lambda: DWSwinTransformer(**DWSwinTransformer.test_options, out_indices=(0, 3)),
     "mmseg's MiT with shortcuts": lambda: DepthwiseShortcutBackbone(
         dict(
             type="mmseg.MixVisionTransformer",
@@ -88,6 +91,7 @@ BACKBONES = {
 }
 
 
+@pytest.mark.onnx
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     model = random_init(BACKBONES[name]()).eval()
@@ -103,12 +107,12 @@ def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     assert held > 0.9 * sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.onnx
 def test_a_whole_segmentor(tmp_path: Path) -> None:
     cfg = Config.fromfile(ROOT / "configs" / "semantic_fpn_dmformer_s_ade20k.py")
     init_default_scope(cfg.default_scope)
-    arch = dict(depths=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32))
-    cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
-    cfg.model.neck.in_channels = [16, 16, 32, 32]
+    cfg.model.backbone.update(dict(DMFormer.test_options), init_cfg=None, norm_cfg=dict(type="BN"))
+    cfg.model.neck.in_channels = [16, 32, 48, 64]
     cfg.model.decode_head.norm_cfg = dict(type="BN")
     model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx")
@@ -159,24 +163,40 @@ def test_what_is_no_model_is_refused() -> None:
         NamedOutputs(nn.Linear(2, 2))
 
 
-def test_the_command_line(tmp_path: Path) -> None:
-    tool = [sys.executable, str(ROOT / "tools" / "export_onnx.py")]
-    out = str(tmp_path / "vit.onnx")
-    model = "DWVisionTransformer({'depth': 1})"
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Runs tools/export_onnx.py in this process."""
+    path = str(ROOT / "tools" / "export_onnx.py")
+    monkeypatch.syspath_prepend(ROOT / "tools")
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=400)
+    def run(*words: str) -> None:
+        model = "DWVisionTransformer(arch={'embed_dims': 48, 'depth': 4})"
+        out = ["--out", str(tmp_path / "vit.onnx")]
+        monkeypatch.setattr("sys.argv", [path, model, *out, *words])
+        runpy.run_path(path, run_name="__main__")
 
-    done = run(model, "--out", out, "--check", "64x96", "80x48")
-    assert done.returncode == 0, done.stderr
-    assert "3x3x80x48" in done.stdout
-    assert "stage_3" in done.stdout
-    wrong = run(model, "--out", out, "--check", "64")
-    assert wrong.returncode == 1
-    assert "error: --check takes sizes such as 480x640" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
-    wrong = run(model, "--out", out, "--images", str(ROOT / "docs" / "images"))
-    assert "error: --images need a whole model" in wrong.stderr
+    return run
+
+
+@pytest.mark.onnx
+def test_the_command_line(tool, capsys, tmp_path: Path) -> None:
+    tool("--check", "64x96", "80x48")
+    printed = capsys.readouterr().out
+    assert "3x3x80x48" in printed
+    assert "stage_3" in printed
+    assert (tmp_path / "vit.onnx").is_file()
+
+
+def test_errors_of_the_command_line(tool) -> None:
+    with pytest.raises(SystemExit, match=r"^error: --check takes sizes such as 480x640"):
+        tool("--check", "64")
+    with pytest.raises(SystemExit, match=r"^error: --images need a whole model"):
+        tool("--images", str(ROOT / "docs" / "images"))
+    with (
+        pytest.raises(SystemExit, match=r"^error: --images need a whole model"),
+        pytest.warns(DeprecationWarning, match="--pictures is now --images"),
+    ):
+        tool("--pictures", str(ROOT / "docs" / "images"))
 
 
 @pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])
@@ -213,11 +233,12 @@ def test_boxes_are_those_of_mmdet(name: str) -> None:
     assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
 
 
+@pytest.mark.onnx
 def test_a_detector_with_its_boxes(tmp_path: Path) -> None:
     cfg = Config.fromfile(ROOT / "configs" / "retinanet_transxnet_t_coco.py")
     init_default_scope("mmdet")
-    arch = dict(depths=(1, 1, 1, 1))
-    cfg.model.backbone.update(arch=arch, init_cfg=None, norm_cfg=dict(type="BN"))
+    cfg.model.backbone.update(dict(TransXNet.test_options), init_cfg=None, norm_cfg=dict(type="BN"))
+    cfg.model.neck.in_channels = [32, 48, 64]
     model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx", boxes=True)
     batches = [random_images(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]

@@ -1,8 +1,5 @@
 """The model index: every config in it, none dangling, and its figures those of what is built."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -111,34 +108,3 @@ def test_names_of_configs_are_understood() -> None:
     assert all(parse_config_name(config.stem).dataset for config in CONFIGS)
     assert set(read_costs(ROOT)) == {config.stem for config in CONFIGS}
     assert len(COLLECTIONS) == 4
-
-
-def setup(folder: Path, *words: object) -> None:
-    """Run ``setup.py`` of a folder."""
-    command = [sys.executable, "setup.py", "-q", *map(str, words)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
-def unpacked_archive(folder: Path) -> Path:
-    """The source archive as who installs from it unpacks it."""
-    folder.mkdir()
-    setup(ROOT, "egg_info", "--egg-base", folder, "sdist", "--dist-dir", folder)
-    (archive,) = folder.glob("*.tar.gz")
-    shutil.unpack_archive(archive, folder / "unpacked")
-    (unpacked,) = (folder / "unpacked").iterdir()
-    return unpacked
-
-
-@pytest.mark.parametrize("source", ["checkout", "archive"])
-def test_the_package_carries_what_mim_looks_for(source: str, tmp_path: Path) -> None:
-    folder = ROOT if source == "checkout" else unpacked_archive(tmp_path / "archive")
-    setup(folder, "build_py", "--build-lib", tmp_path)
-    carried = tmp_path / "mmhybrid" / ".mim"
-    index = yaml.safe_load((carried / "model-index.yml").read_text())
-    for file in index["Import"]:
-        for entry in yaml.safe_load((carried / file).read_text())["Models"]:
-            assert (carried / entry["Config"]).is_file()
-    bases = {path.name for path in (ROOT / "configs" / "_base_").rglob("*.py")}
-    assert bases == {path.name for path in (carried / "configs" / "_base_").rglob("*.py")}
-    assert (carried / "tools" / "train.py").is_file()
-    assert (carried / "tools" / "dist_train.sh").is_file()

@@ -1,9 +1,11 @@
-"""Predicting on files: three kinds of models, folders with broken files, videos."""
+"""Predicting on files: the three libraries' models, folders with broken files, videos."""
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -16,25 +18,43 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.apis.predict import find_inputs, make_inferencer, predict, read_image
+from mmhybrid.apis import make_inferencer, predict
+from mmhybrid.apis.inputs import find_inputs, read_image
+from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.engine.runner.run_config import UserError, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPTHS = "arch=dict(_delete_=True, depths=(1, 1, 1, 1))"
+
+
+def tiny(backbone: type, **options) -> str:
+    """The part of a config that makes a backbone tiny, as its class has it for tests."""
+    options = dict(backbone.test_options) | options
+    arch = ", ".join(f"{key}={value!r}" for key, value in options.pop("arch").items())
+    options = "".join(f", {key}={value!r}" for key, value in options.items())
+    return f"backbone=dict(arch=dict(_delete_=True, {arch}){options}, init_cfg=None)"
+
+
+WIDTHS = f"neck=dict(in_channels={list(TransXNet.test_options['arch']['embed_dims'])})"
+DETECTOR, SEGMENTOR, CLASSIFIER = CONFIGS = (
+    "mask_rcnn_transxnet_t_coco",
+    "semantic_fpn_dmformer_s_ade20k",
+    "dw_vit_t_cifar10",
+)
 # What makes each config small.
 SMALL = {
-    "mask_rcnn_transxnet_t_coco": f"""
+    DETECTOR: f"""
 model = dict(
-    backbone=dict({DEPTHS}), test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=3)))
+    {tiny(TransXNet)}, {WIDTHS}, roi_head=dict(bbox_head=dict(fc_out_channels=16)),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=3)))
 meta_keys = ("img_path", "ori_shape", "img_shape", "scale_factor")
 test_dataloader = dict(dataset=dict(pipeline=[
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(96, 64), keep_ratio=True),
     dict(type="PackDetInputs", meta_keys=meta_keys)]))
 """,
-    "semantic_fpn_dmformer_s_ade20k": f"model = dict(backbone=dict({DEPTHS}))",
-    "dw_vit_t_cifar10": "model = dict(backbone=dict(arch=dict(_delete_=True, depth=1)))",
+    SEGMENTOR: f"model = dict({tiny(DMFormer)}, {WIDTHS})",
+    CLASSIFIER: f"model = dict({tiny(DWVisionTransformer)}, head=dict(in_channels=48))",
 }
 
 
@@ -53,7 +73,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
         config.write_text(f"_base_ = {str(ROOT / 'configs' / f'{name}.py')!r}\n{change}")
         cfg = Config.fromfile(config)
         init_default_scope(cfg.default_scope)
-        cfg.model.backbone.init_cfg = None
         weights = folder / f"{name}.pth"
         torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": {}}, weights)
         made[name] = (config, weights)
@@ -86,7 +105,7 @@ def mixed_folder(tmp_path: Path) -> Path:
 
 def test_boxes_and_masks_in_cocos_format(models, tmp_path: Path) -> None:
     write(tmp_path / "a.png", image())
-    outcome = run(models, "mask_rcnn_transxnet_t_coco", [tmp_path / "a.png"], tmp_path / "out")
+    outcome = run(models, DETECTOR, [tmp_path / "a.png"], tmp_path / "out")
     assert outcome.done == 1
     coco = COCO(str(tmp_path / "out" / "predictions.json"))
     assert coco.imgs[1]["width"] == 96
@@ -105,10 +124,11 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
     red = np.zeros((64, 96, 3), np.uint8)
     red[..., 0] = 255
     write(tmp_path / "red.png", red)
-    name = "semantic_fpn_dmformer_s_ade20k"
+    name = SEGMENTOR
     config, weights = models[name]
     inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
     assert len(inferencer.model.dataset_meta["classes"]) == 150
+    assert not [one for one in warnings.filters if "vis_backend" in str(one[1])]
     seen = []
     forward = inferencer.model.forward
     inferencer.model.forward = lambda inputs, *a, **k: (
@@ -125,21 +145,40 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
     assert drawn[0] > 200 > 50 > drawn[2]
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_transxnet_t_coco", "semantic_fpn_dmformer_s_ade20k"])
+@pytest.mark.parametrize("name", [DETECTOR, SEGMENTOR])
 def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> None:
-    for index, width in enumerate((96, 80, 80)):
-        write(tmp_path / f"{index}.png", image(index)[:, :width])
+    sizes = [(96, 64), (80, 64), (80, 64)]
     inputs = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, (path, (width, _)) in enumerate(zip(inputs, sizes, strict=True)):
+        write(path, image(index)[:, :width])
     outcome = run(models, name, inputs, tmp_path / "together", batch_size=3)
     assert outcome.done == 3
     run(models, name, inputs, tmp_path / "alone", images=False)
-    for alone in tmp_path.glob("alone/labels/*"):
-        together = tmp_path / "together" / "labels" / alone.name
-        assert together.read_bytes() == alone.read_bytes()
+    assert not (tmp_path / "alone" / "images").exists()
+    if name == SEGMENTOR:
+        for path in inputs:
+            alone = tmp_path / "alone" / "labels" / path.name
+            assert alone.read_bytes() == (tmp_path / "together" / "labels" / path.name).read_bytes()
+        return
+    together, alone = (COCO(tmp_path / way / "predictions.json") for way in ("together", "alone"))
+    for coco in (together, alone):
+        images = coco.loadImgs([1, 2, 3])
+        assert [one["file_name"] for one in images] == [str(path) for path in inputs]
+        assert [(one["width"], one["height"]) for one in images] == sizes
+        assert {id_: len(rows) for id_, rows in coco.imgToAnns.items()} == {1: 3, 2: 3, 3: 3}
+        for row in coco.anns.values():
+            left, top, width, height = row["bbox"]
+            right, bottom = sizes[row["image_id"] - 1]
+            assert 0 <= left <= left + width <= right + 0.01
+            assert 0 <= top <= top + height <= bottom + 0.01
+            assert coco.annToMask(row).shape == (bottom, right)
+    # Padded to one size, images see a border: the same boxes, and nearly the same scores.
+    for row, other in zip(together.anns.values(), alone.anns.values(), strict=True):
+        assert row["score"] == pytest.approx(other["score"], abs=0.02)
 
 
 def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
-    config, weights = models["dw_vit_t_cifar10"]
+    config, weights = models[CLASSIFIER]
     checkpoint = torch.load(weights)
     mine = [f"mine{index}" for index in range(10)]
     checkpoint["meta"]["dataset_meta"] = dict(classes=mine)
@@ -155,7 +194,7 @@ def test_a_folder_with_broken_files(models, mixed_folder: Path, tmp_path: Path) 
     messages = []
     outcome = run(
         models,
-        "dw_vit_t_cifar10",
+        CLASSIFIER,
         [mixed_folder],
         tmp_path / "out",
         batch_size=4,
@@ -174,7 +213,7 @@ def test_cifar_models_get_rgb_as_in_training(models, tmp_path: Path) -> None:
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
     write(tmp_path / "red.png", red)
-    config, weights = models["dw_vit_t_cifar10"]
+    config, weights = models[CLASSIFIER]
     inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
     seen = []
     forward = inferencer.model.forward
@@ -197,7 +236,7 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     # Of an earlier, longer video of this name.
     write(tmp_path / "out" / "images" / "ride" / "000003.jpg", image())
     inputs = [path, tmp_path / "ride_000001.png"]
-    outcome = run(models, "dw_vit_t_cifar10", inputs, tmp_path / "out", batch_size=2)
+    outcome = run(models, CLASSIFIER, inputs, tmp_path / "out", batch_size=2)
     assert outcome.done == 4
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     names = [Path(row["file"]).name for row in found]
@@ -213,8 +252,8 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
 
 
 PYTHON = {
-    "mask_rcnn_transxnet_t_coco": ("mmdet.apis", "init_detector", "inference_detector"),
-    "semantic_fpn_dmformer_s_ade20k": ("mmseg.apis", "init_model", "inference_model"),
+    DETECTOR: ("mmdet.apis", "init_detector", "inference_detector"),
+    SEGMENTOR: ("mmseg.apis", "init_model", "inference_model"),
 }
 
 
@@ -235,7 +274,7 @@ def test_openmmlabs_own_functions(models, tmp_path: Path, name: str) -> None:
 def test_mmpretrains_own_inferencer(models, tmp_path: Path) -> None:
     from mmpretrain.apis import ImageClassificationInferencer
 
-    config, weights = models["dw_vit_t_cifar10"]
+    config, weights = models[CLASSIFIER]
     write(tmp_path / "a.png", image())
     infer = ImageClassificationInferencer(str(config), pretrained=str(weights), device="cpu")
     (found,) = infer(str(tmp_path / "a.png"))
@@ -259,15 +298,20 @@ def test_a_truncated_image_is_not_filled_with_grey(tmp_path: Path) -> None:
         read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.process
 def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
-    config, weights = models["dw_vit_t_cifar10"]
-    command = [sys.executable, str(ROOT / "tools" / "predict.py"), str(config), str(weights)]
+    command = [sys.executable, str(ROOT / "tools" / "predict.py"), *map(str, models[CLASSIFIER])]
     words = [str(mixed_folder), "--out-dir", str(tmp_path / "out"), "--batch-size", "8"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
     assert "17 images done, 3 inputs not readable" in done.stdout
     assert sum(line.startswith("cannot read") for line in done.stderr.splitlines()) == 3
     assert "Traceback" not in done.stderr
-    wrong = subprocess.run([*command, "nothing.png"], capture_output=True, text=True, timeout=300)
-    assert wrong.returncode == 1
-    assert "error: there is no image nothing.png" in wrong.stderr
+
+
+def test_a_wrong_name_is_reported_before_the_model_is_built(models, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr("sys.argv", ["predict.py", *map(str, models[CLASSIFIER]), "nothing.png"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "tools" / "predict.py"), run_name="__main__")
+    assert end.value.code == "error: there is no image nothing.png"

@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 import mmhybrid  # noqa: F401
 from mmhybrid.datasets.data_paths import check_data, set_data_root
 from mmhybrid.datasets.synthetic import draw_data
-from mmhybrid.datasets.synthetic.files import spread
-from mmhybrid.datasets.synthetic.shapes import KINDS, outline, place
+from mmhybrid.datasets.synthetic.files import choose_classes
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES, outline, place
 from mmhybrid.engine.runner.run_config import UserError
 
 SOURCES = dict(
@@ -138,7 +138,7 @@ def test_ade20k_keeps_zero_for_what_has_no_label(tmp_path: Path) -> None:
     drawn("ade20k", tmp_path / "data")
     maps = sorted((tmp_path / "data" / "annotations" / "training").glob("*.png"))
     labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
-    assert labels == {index + 1 for index in spread(150, 6)}
+    assert labels == {index + 1 for index in choose_classes(150, 6)}
     assert len(maps) == len(list((tmp_path / "data" / "images" / "training").glob("*.jpg")))
 
 
@@ -146,7 +146,7 @@ def test_cityscapes_holds_train_ids_and_an_ignored_strip(tmp_path: Path) -> None
     drawn("cityscapes", tmp_path / "data")
     maps = list((tmp_path / "data" / "gtFine" / "train").rglob("*_gtFine_labelTrainIds.png"))
     labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
-    assert labels == {*spread(19, 6), 255}
+    assert labels == {*choose_classes(19, 6), 255}
 
 
 def test_cifar_pickles_have_the_published_layout(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
         draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in KINDS}))
+@pytest.mark.parametrize("name", sorted({name for name, _ in CATEGORIES}))
 def test_outlines_fit_the_unit_circle(name: str) -> None:
     corners = outline(name)
     lengths = np.linalg.norm(corners, axis=1)
@@ -201,6 +201,6 @@ def test_outlines_fit_the_unit_circle(name: str) -> None:
 def test_shapes_stay_inside(side: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        for shape in place(rng, side, side, range(len(KINDS)), 4):
+        for shape in place(rng, side, side, range(len(CATEGORIES)), 4):
             assert shape.polygon.min() >= 0
             assert shape.polygon.max() <= side

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Tell all that is wrong with the data of a config, with counts and examples, before training."""
+"""List all that is wrong with the data of a config, with counts and examples, before training."""
 
 import argparse
 import sys
+import textwrap
 
-from command_line import add_cfg_options, prepare, use_safe_checkpoints
+from command_line import add_cfg_options, exit_on_user_error, prepare, use_safe_checkpoints
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         "--data-root", help="folder that takes the place of every data_root in the config"
     )
     parser.add_argument(
-        "--most", type=int, metavar="N", help="open N images of each data set, evenly spread"
+        "--most", type=int, metavar="N", help="open N images of each data set, evenly distributed"
     )
     parser.add_argument(
         "--workers", type=int, default=4, help="threads that open images (default: %(default)s)"
@@ -43,21 +44,19 @@ def main() -> None:
 
     from mmhybrid.datasets.check_data import check_datasets
     from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root
-    from mmhybrid.engine.runner.run_config import UserError, load_config
+    from mmhybrid.engine.runner.run_config import load_config
 
-    try:
+    with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         if args.data_root:
             set_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         found = check_datasets(cfg, LOADERS, args.most, args.workers)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     for name, findings in found.items():
         print(name)
-        for line in findings.lines() if findings.counts else ["nothing is wrong"]:
-            print(f"  {line}")
-    errors = sum(findings.errors for findings in found.values())
+        for finding in findings or ["nothing is wrong"]:
+            print(textwrap.indent(str(finding), "  "))
+    errors = sum(one.count for findings in found.values() for one in findings if one.is_error)
     print(f"{errors:,} errors")
     sys.exit(1 if errors else 0)
 

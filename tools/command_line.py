@@ -4,7 +4,11 @@ import argparse
 import importlib.util
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("torch", "torchvision", "mmengine", "mmcv", "cv2", "numpy")
@@ -36,6 +40,23 @@ def use_safe_checkpoints() -> None:
     mmhybrid.enable_safe_checkpoints()
 
 
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Inside, an error raised on purpose ends the tool with its message, and Ctrl-C with 130.
+
+    All other errors keep their traceback: they may be bugs.
+    """
+    from mmhybrid.errors import UserError
+    from mmhybrid.weights import CheckpointError
+
+    try:
+        yield
+    except (UserError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, as all tools of OpenMMLab have it."""
     from mmengine.config import DictAction
@@ -47,6 +68,17 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change the config: a.b.c=1 d='[1,2]' e=\"[(1,2),(3,4)]\", without blanks",
     )
+
+
+class Renamed(argparse.Action):
+    """The old name of an option, which goes on working for one version; ``dest`` has the new."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        new = "--" + self.dest.replace("_", "-")
+        message = f"{option} is now {new}; the old name goes in version 0.3"
+        # As from the tool's own file, whose warnings Python shows.
+        warnings.warn_explicit(message, DeprecationWarning, sys.argv[0], 1, module="__main__")
+        setattr(namespace, self.dest, values)
 
 
 def check_device(name: str | None) -> None:

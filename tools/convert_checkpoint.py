@@ -71,27 +71,25 @@ def main() -> None:
     except (CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
 
-    dropped = [key for key in checkpoint if key not in weights and key != entry.split(".")[0]]
     print(f"read {len(weights)} tensors from {entry} of {args.checkpoint}")
     if "ema" in entry or ("ema_state_dict" in checkpoint and not args.no_ema):
         print("these are the averaged (EMA) weights")
     print(f"family: {result.family}")
-    tell("left out of the file", [key for key in dropped if key != "meta"])
+    read = {*weights, entry.split(".")[0], "meta"}
+    show("left out of the file", [key for key in checkpoint if key not in read])
     prefix = "backbone."
-    moved = [
-        k for k, new in result.renamed.items() if k in (prefix + new, new.removeprefix(prefix))
-    ]
+    moved = [k for k, new in result.renamed.items() if prefix + k == new or k == prefix + new]
     if moved:
         print(f"{'given' if ours else 'stripped of'} the prefix {prefix!r}: {len(moved)}")
     others = {old: new for old, new in result.renamed.items() if old not in set(moved)}
-    tell("renamed", [f"{old} -> {new}" for old, new in others.items()])
-    tell("of another shape", result.changed)
-    tell("left out", result.left_out)
+    show("renamed", [f"{old} -> {new}" for old, new in others.items()])
+    show("of another shape", result.changed)
+    show("left out", result.left_out)
     print(f"written: {written} ({written.stat().st_size / 2**20:.1f} MiB)")
 
 
-def tell(what: str, names: list[str]) -> None:
-    """Lists names, not too many."""
+def show(what: str, names: list[str]) -> None:
+    """Prints the number of names, and the first of them."""
     if names:
         print(f"{what} ({len(names)}):")
         print("\n".join(f"  {name}" for name in names[:SHOWN]))
@@ -100,7 +98,7 @@ def tell(what: str, names: list[str]) -> None:
 
 
 def meta_of(checkpoint: dict) -> dict:
-    """What is said of the data set; inferencers draw with it."""
+    """Classes and palette of the data set, which inferencers draw with."""
     meta = checkpoint.get("meta")
     return {"dataset_meta": meta["dataset_meta"]} if meta and "dataset_meta" in meta else {}
 

@@ -10,12 +10,11 @@ given, in float32.
 from __future__ import annotations
 
 import argparse
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import add_cfg_options, prepare, use_safe_checkpoints
+from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare, use_safe_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +71,9 @@ def parse_args() -> argparse.Namespace:
         help="images, or folders of them, to compare a whole model on as well",
     )
     parser.add_argument(
+        "--pictures", nargs="+", dest="images", action=Renamed, help=argparse.SUPPRESS
+    )
+    parser.add_argument(
         "--tolerance",
         type=float,
         default=1e-3,
@@ -87,41 +89,33 @@ def main() -> None:
     args = parse_args()
     use_safe_checkpoints()
 
-    from mmhybrid.apis.predict import find_inputs
-    from mmhybrid.apis.trained_model import first_backbone, trained_model
-    from mmhybrid.deploy.onnx_export import (
-        OnnxExportError,
-        compare,
-        export_onnx,
-        random_images,
-    )
-    from mmhybrid.engine.runner.run_config import UserError
+    with exit_on_user_error():
+        export(args)
 
-    try:
-        sizes = [_size(text) for text in args.check]
-        if Path(args.out).suffix != ".onnx":
-            raise UserError(f"--out writes an .onnx file, and {args.out} has another name")
-        files = [path for path, _ in find_inputs(args.images)]
-        model = trained_model(args.model, args.checkpoint, args.cfg_options)
-        if files and (args.backbone or not hasattr(model, "data_preprocessor")):
-            raise UserError("--images need a whole model, which normalises them")
-        if args.backbone:
-            model = first_backbone(model, args.model)
-        print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
-        export_onnx(
-            model,
-            args.out,
-            fused=not args.no_fuse,
-            boxes=args.boxes,
-            safetensors=args.safetensors,
-        )
-        print(f"written: {args.out}", flush=True)
-        shapes = [(1, 3, *sizes[0]), *((1 if args.boxes else 3, 3, *size) for size in sizes[1:])]
-        noise = [random_images(model, shape) for shape in shapes]
-        batches = chain(noise, map(_image, files))
-        rows = compare(model, args.out, batches, boxes=args.boxes)
-    except (UserError, OnnxExportError, ValueError) as error:
-        sys.exit(f"error: {error}")
+
+def export(args: argparse.Namespace) -> None:
+    """Exports, compares, and fails where the difference is larger than is accepted."""
+    from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.apis.models import first_backbone, init_model
+    from mmhybrid.deploy.onnx_export import compare, export_onnx, random_images
+    from mmhybrid.errors import UserError
+
+    sizes = [_size(text) for text in args.check]
+    if Path(args.out).suffix != ".onnx":
+        raise UserError(f"--out writes an .onnx file, and {args.out} has another name")
+    files = [path for path, _ in find_inputs(args.images)]
+    model = init_model(args.model, args.checkpoint, args.cfg_options)
+    if files and (args.backbone or not hasattr(model, "data_preprocessor")):
+        raise UserError("--images need a whole model, which normalises them")
+    if args.backbone:
+        model = first_backbone(model, args.model)
+    print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
+    options = dict(fused=not args.no_fuse, boxes=args.boxes, safetensors=args.safetensors)
+    export_onnx(model, args.out, **options)
+    print(f"written: {args.out}", flush=True)
+    shapes = [(1, 3, *sizes[0]), *((1 if args.boxes else 3, 3, *size) for size in sizes[1:])]
+    noise = [random_images(model, shape) for shape in shapes]
+    rows = compare(model, args.out, chain(noise, map(_image, files)), boxes=args.boxes)
     print("largest difference from PyTorch, and PyTorch's largest value:")
     for row in rows:
         shape = "x".join(map(str, row.shape))
@@ -129,8 +123,8 @@ def main() -> None:
         print(f"  {shape:>14}  {row.output:<14} {row.largest:.2e} {what}")
     worst = max(rows, key=lambda row: row.relative)
     if worst.relative > args.tolerance:
-        sys.exit(
-            f"error: {worst.output} at {worst.shape} differs by {worst.largest:.2e}, more than "
+        raise UserError(
+            f"{worst.output} at {worst.shape} differs by {worst.largest:.2e}, more than "
             f"--tolerance {args.tolerance} allows"
         )
 
@@ -138,13 +132,13 @@ def main() -> None:
 def _image(path: Path) -> torch.Tensor:
     import torch
 
-    from mmhybrid.apis.predict import read_rgb
+    from mmhybrid.apis.inputs import read_rgb
 
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
 
 
 def _size(text: str) -> tuple[int, int]:
-    from mmhybrid.engine.runner.run_config import UserError
+    from mmhybrid.errors import UserError
 
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):

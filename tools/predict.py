@@ -11,9 +11,14 @@ exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could
 
 import argparse
 import sys
-from pathlib import Path
 
-from command_line import add_cfg_options, check_device, prepare, use_safe_checkpoints
+from command_line import (
+    add_cfg_options,
+    check_device,
+    exit_on_user_error,
+    prepare,
+    use_safe_checkpoints,
+)
 
 EXAMPLES = """examples:
   A folder of images:
@@ -66,28 +71,28 @@ def main() -> None:
     use_safe_checkpoints()
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
-    from mmhybrid.apis.predict import find_inputs, make_inferencer, predict
-    from mmhybrid.engine.runner.run_config import UserError, existing_file, load_config
+    from mmhybrid.apis import make_inferencer, predict
+    from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.engine.runner.run_config import existing_file, load_config
+    from mmhybrid.errors import UserError
 
-    try:
+    with exit_on_user_error():
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
         cfg = load_config(args.config, args.cfg_options)
         existing_file(args.checkpoint, "checkpoint")
-        find_inputs(args.inputs)  # a wrong name is told before the model is built
+        find_inputs(args.inputs)  # a wrong name is reported before the model is built
         inferencer = make_inferencer(cfg, args.checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
             inferencer,
             args.inputs,
-            Path(args.out_dir),
+            args.out_dir,
             batch_size=args.batch_size,
             score_threshold=args.pred_score_thr,
             images=not args.no_save_vis,
             results=not args.no_save_pred,
             report=lambda text: print(text, file=sys.stderr),
         )
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"{outcome.done} images done, {len(outcome.unreadable)} inputs not readable")
     print(f"written to {args.out_dir}")
     if outcome.unreadable:

@@ -50,8 +50,8 @@ def main() -> None:
     use_safe_checkpoints()
     import numpy as np
 
-    from mmhybrid.apis.predict import read_rgb
-    from mmhybrid.apis.trained_model import first_backbone, trained_model
+    from mmhybrid.apis.inputs import read_rgb
+    from mmhybrid.apis.models import first_backbone, init_model
     from mmhybrid.datasets.synthetic.shapes import scene
     from mmhybrid.engine.runner.run_config import UserError
     from mmhybrid.visualization.page import draw_page
@@ -69,7 +69,7 @@ def main() -> None:
         x, y = args.place or (width // 2, height // 2)
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
-        model = trained_model(args.model, args.checkpoint, args.cfg_options)
+        model = init_model(args.model, args.checkpoint, args.cfg_options)
         weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
         draw_page(
             model,

@@ -8,50 +8,101 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmhybrid  # noqa: F401  (registers the backbones)
+from mmhybrid.apis.random_init import random_init
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
-from mmhybrid.engine.runner.run_config import UserError, forget_pretrained, load_config
+from mmhybrid.engine.runner.run_config import forget_pretrained, load_config
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
+from mmhybrid.weights import CheckpointError, load_checkpoint
+from mmhybrid.weights.loading import backbones_of
 
 DETECTOR_SIZE = (800, 1280)  # that papers count at; a test at (1333, 800) pads to about this
 
 
 def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
-    """Makes a model with random weights.
+    """Makes a model, initialised as for training, without pretrained weights.
 
     Args:
-        name: a config's path; a class of mmhybrid's or OpenMMLab's registries, with its arguments
-            as in Python, ``TransXNet('small')`` or ``mmdet.SwinTransformer``; or a model of timm,
-            ``timm.resnet50``, which gives its feature maps unless ``features_only=False``.
-        options: of ``--cfg-options``, for a config.
+        name (str): A config's path; a class of mmhybrid's or OpenMMLab's registries, with its
+            arguments as in Python, ``TransXNet('small')`` or ``mmdet.SwinTransformer``; or a model
+            of timm, ``timm.resnet50``, which gives its feature maps unless ``features_only=False``.
+        options (dict, optional): Values by the keys of a config (``--cfg-options``).
 
     Raises:
-        UserError: no such config, class or model, or it does not take these arguments; or there are
+        UserError: No such config, class or model, or it does not take these arguments; or there are
             options for a class.
+
+    Example:
+        >>> from mmhybrid.apis import make_model
+        >>> make_model("DWVisionTransformer(arch={'depth': 1})").feature_channels
+        (48, 96, 192, 192)
     """
     if is_config(name):
         return model_of(load_config(name, options))
     if options:
         raise UserError("--cfg-options change a config; a class takes its arguments in brackets")
-    package, kind, args, kwargs = _parsed(name)
+    package, class_name, args, kwargs = _parsed(name)
     try:
         if package == "timm":
             import timm
 
-            return timm.create_model(kind, *args, **({"features_only": True} | kwargs))
+            return timm.create_model(class_name, *args, **({"features_only": True} | kwargs))
         if package == "mmhybrid":
-            make = MODELS.get(kind)
+            make = MODELS.get(class_name)
         else:
             importlib.import_module(f"{package}.models")
-            make = MODELS.get(f"{package}.{kind}")
+            make = MODELS.get(f"{package}.{class_name}")
         if make is None:
-            raise UserError(f"no model is registered as {kind} in {package}")
+            raise UserError(f"no model is registered as {class_name} in {package}")
         return make(*args, **kwargs)
     except (ImportError, TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise UserError(f"{name} cannot be made: {error}") from error
+
+
+def init_model(
+    name: str, checkpoint: str | None = None, options: dict[str, Any] | None = None
+) -> nn.Module:
+    """Makes a model with its weights, in evaluation mode.
+
+    Args:
+        name (str): A config or a class, see :func:`make_model`.
+        checkpoint (str, optional): File or address of the weights. By default, the model is filled
+            by :func:`random_init`: where training starts, LayerScale hides what most layers do.
+        options (dict, optional): Values by the keys of a config (``--cfg-options``).
+
+    Raises:
+        UserError: No such config, class or checkpoint, or the weights do not fit.
+
+    Example:
+        >>> from mmhybrid.apis import init_model
+        >>> init_model("DWVisionTransformer(arch={'depth': 1})").training
+        False
+    """
+    model = revert_sync_batchnorm(make_model(name, options))
+    if checkpoint is None:
+        return random_init(model).eval()
+    try:
+        load_checkpoint(model, checkpoint)
+    except (CheckpointError, OSError) as error:
+        raise UserError(str(error)) from error
+    return model.eval()
+
+
+def first_backbone(model: nn.Module, name: str) -> nn.Module:
+    """The first backbone of this package in a model, or the model itself where it is one.
+
+    Raises:
+        UserError: There is none in the model, which the command line calls ``name``.
+    """
+    for backbone in backbones_of(model).values():
+        return backbone
+    raise UserError(f"{name} holds no backbone of mmhybrid")
 
 
 def _parsed(name: str) -> tuple[str, str, list[Any], dict[str, Any]]:
@@ -61,22 +112,22 @@ def _parsed(name: str) -> tuple[str, str, list[Any], dict[str, Any]]:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         args = [ast.literal_eval(one) for one in call.args]
         kwargs = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
-        package, _, kind = ast.unparse(call.func).rpartition(".")
+        package, _, class_name = ast.unparse(call.func).rpartition(".")
     except (SyntaxError, ValueError):
-        package, kind, args, kwargs = "", "", [], {}
-    if not kind.replace("_", "").isalnum() or None in kwargs:
+        package, class_name, args, kwargs = "", "", [], {}
+    if not class_name.replace("_", "").isalnum() or None in kwargs:
         raise UserError(
             f"{name!r} names no model: give a config (.py), a class with its arguments, as in "
             "TransXNet('tiny') or mmdet.SwinTransformer, or timm.resnet50"
         )
-    return package or "mmhybrid", kind, args, kwargs
+    return package or "mmhybrid", class_name, args, kwargs
 
 
 def model_of(cfg: Config) -> nn.Module:
     """The model of a config, without its pretrained weights.
 
     Raises:
-        UserError: a name in the model does not exist, or its parts do not fit together.
+        UserError: A name in the model does not exist, or its parts do not fit together.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     forget_pretrained(cfg)
@@ -91,20 +142,18 @@ def size_of(cfg: Config) -> tuple[int, int]:
     at (1333, 800), 800 x 1280.
 
     Raises:
-        UserError: the pipelines say nothing of a size.
+        UserError: The pipelines say nothing of a size.
     """
-    classifier = cfg.get("default_scope") == "mmpretrain"  # its test resizes before it crops
     keys = {"CenterCrop": "crop_size", "RandomResizedCrop": "scale", "RandomCrop": "crop_size"}
-    if not classifier:
+    if cfg.get("default_scope") != "mmpretrain":  # whose tests resize before they crop
         keys["Resize"] = "scale"
     for _, dataset in datasets_of(cfg, ("test_dataloader", "train_dataloader")):
         for step in dataset.get("pipeline", []):
-            kind = step["type"].removeprefix("mmdet.")
-            if kind not in keys:
-                continue
-            size = step[keys[kind]]
-            width, height = (size, size) if isinstance(size, int) else size
-            return DETECTOR_SIZE if (width, height) == (1333, 800) else (height, width)
+            key = keys.get(type_name(step))
+            if key:
+                size = step[key]
+                width, height = (size, size) if isinstance(size, int) else size
+                return DETECTOR_SIZE if (width, height) == (1333, 800) else (height, width)
     raise UserError("the pipelines of the config name no size: give one with --shape")
 
 

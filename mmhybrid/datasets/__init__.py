@@ -1,0 +1,1 @@
+"""Data of one's own: checks before training, loading, samplers, and drawn data (synthetic)."""

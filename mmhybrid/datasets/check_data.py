@@ -1,4 +1,4 @@
-"""All that is wrong with the data of a config, told before training."""
+"""Finds all that is wrong with the data of a config, before training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import difflib
 import json
 import math
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from PIL import Image
 
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 
 EXAMPLES = 3
 SMALLEST = 32  # pixels, of an image
 ORIENTATION = 0x0112  # the tag of EXIF
 
 # What can be found, whether it is an error, and what training does with it.
-KINDS: dict[str, tuple[bool, str]] = {
+PROBLEMS: dict[str, tuple[bool, str]] = {
     "missing image": (True, "training leaves it out and says so; evaluation stops"),
     "empty file": (True, "training leaves it out and says so; evaluation stops"),
     "unreadable image": (True, "training leaves it out and says so; evaluation stops"),
@@ -53,7 +56,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "image without a box": (False, "it is left out unless filter_cfg keeps it"),
     "image named twice": (True, "one of the two counts"),
     "missing mask": (True, "training leaves it out and says so; evaluation stops"),
-    "mask of another size than its image": (True, "training leaves it out or stops"),
+    "mask of another size than its image": (True, "training stops, or learns wrong labels"),
     "mask in colour": (True, "labels are wrong; save class numbers in one channel"),
     "label outside the classes": (True, "training ignores these pixels and says so"),
     "class label out of range": (True, "training stops"),
@@ -61,113 +64,114 @@ KINDS: dict[str, tuple[bool, str]] = {
     "no images": (True, "training stops"),
 }
 
+Found = tuple[str, str]  # one of PROBLEMS, and where it is
 
-class Findings:
-    """Counts what was found, and keeps a few examples of each kind."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: defaultdict[str, list[str]] = defaultdict(list)
+@dataclass
+class Finding:
+    """One problem of a data set.
 
-    def add(self, kind: str, example: str) -> None:
-        if kind not in KINDS:
-            raise KeyError(kind)
-        self.counts[kind] += 1
-        if len(self.examples[kind]) < EXAMPLES:
-            self.examples[kind].append(example)
+    Attributes:
+        problem (str): One of :data:`PROBLEMS`.
+        count (int): How often it was found.
+        examples (list[str]): Where it was found first, three places at most.
+    """
+
+    problem: str
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
 
     @property
-    def errors(self) -> int:
-        return sum(count for kind, count in self.counts.items() if KINDS[kind][0])
+    def is_error(self) -> bool:
+        """Whether it is an error, or else a note."""
+        return PROBLEMS[self.problem][0]
 
-    def lines(self) -> Iterable[str]:
-        """What was found: errors first, the most frequent first."""
-        for kind, count in sorted(
-            self.counts.items(), key=lambda one: (not KINDS[one[0]][0], -one[1])
-        ):
-            is_error, consequence = KINDS[kind]
-            yield f"{'ERROR' if is_error else 'note ':5} {count:8,}  {kind}: {consequence}"
-            for example in self.examples[kind]:
-                yield f"                  {example}"
-            if count > EXAMPLES:
-                yield f"                  and {count - EXAMPLES:,} more"
+    def __str__(self) -> str:
+        severity = "ERROR" if self.is_error else "note"
+        more = [f"and {self.count - EXAMPLES:,} more"] if self.count > EXAMPLES else []
+        head = f"{severity:5} {self.count:8,}  {self.problem}: {PROBLEMS[self.problem][1]}"
+        return ("\n" + " " * 18).join([head, *self.examples, *more])
 
 
 def check_datasets(
     cfg: Config, loaders: tuple[str, ...] = LOADERS, most: int | None = None, workers: int = 4
-) -> dict[str, Findings]:
-    """Read everything that a config trains and evaluates on.
+) -> dict[str, list[Finding]]:
+    """Reads everything that a config trains and evaluates on.
 
     Args:
-        cfg: Complete.
-        loaders: Those to check.
-        most: Images to open of each data set, evenly spread; all by default.
-        workers: Threads that open images.
+        cfg (Config): Complete.
+        loaders (tuple[str, ...]): Those to check. Defaults to all.
+        most (int, optional): Images to open of each data set, evenly distributed. Defaults to all.
+        workers (int): Threads that open images. Defaults to 4.
 
     Returns:
-        What was found, by the name of each data set. One that two loaders share comes once.
+        Findings by the name of each data set; one that two loaders share comes once.
 
     Raises:
         UserError: A data set cannot be built.
     """
-    found: dict[str, Findings] = {}
-    seen: dict[str, str] = {}
+    found: dict[str, list[Finding]] = {}
+    seen = set()
     for loader, dataset in datasets_of(cfg, loaders):
-        key = json.dumps(
-            [dataset.get(k) for k in ("type", "data_root", "ann_file", "data_prefix", "split")],
-            default=str,
-        )
-        if key in seen:
-            continue
-        seen[key] = loader
-        name = f"{loader.removesuffix('_dataloader')}: {dataset['type']}"
-        found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers, name)
+        source = [dataset.get(k) for k in ("type", "data_root", "ann_file", "data_prefix", "split")]
+        if repr(source) not in seen:
+            seen.add(repr(source))
+            name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
+            found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers)
     return found
 
 
 def check_dataset(
-    dataset: Any, scope: str | None, most: int | None = None, workers: int = 4, name: str = ""
-) -> Findings:
-    """Read everything of one data set; arguments as in :func:`check_datasets`."""
-    findings = Findings()
-    if str(dataset["type"]).rpartition(".")[2] == "CocoDataset" and dataset.get("ann_file"):
-        images = _check_coco(dataset, classes_of(dataset, scope), findings)
+    dataset: Any, scope: str | None, most: int | None = None, workers: int = 4
+) -> list[Finding]:
+    """Reads everything of one data set; see :func:`check_datasets`.
+
+    Returns:
+        Errors before notes, the most frequent first.
+    """
+    if type_name(dataset) == "CocoDataset" and dataset.get("ann_file"):
+        found, checks = _check_coco(dataset, classes_of(dataset, scope))
     else:
-        images = _check_samples(dataset, scope, findings)
-    if not images and not findings.counts:
-        findings.add("no images", str(dataset.get("data_root")))
-    if most is not None and len(images) > most:
-        images = [images[i * len(images) // most] for i in range(most)]
-    bar = ProgressBar(len(images)) if len(images) > 500 else None
+        found, checks = _check_samples(dataset, scope)
+    if most is not None and len(checks) > most:
+        checks = [checks[i * len(checks) // most] for i in range(most)]
+    findings: dict[str, Finding] = {}
+    for problem, example in chain(found, _run(checks, workers)):
+        finding = findings.setdefault(problem, Finding(problem))
+        finding.count += 1
+        if finding.count <= EXAMPLES:
+            finding.examples.append(example)
+    return sorted(findings.values(), key=lambda finding: (not finding.is_error, -finding.count))
+
+
+Check = Callable[[], list[Found]]
+
+
+def _run(checks: list[Check], workers: int) -> Iterator[Found]:
+    bar = ProgressBar(len(checks)) if len(checks) > 500 else None
     with ThreadPoolExecutor(workers) as pool:
-        for results in pool.map(lambda check: check(), images):
-            for kind, example in results:
-                findings.add(kind, example)
+        for found in pool.map(lambda check: check(), checks):
+            yield from found
             if bar is not None:
                 bar.update()
     if bar is not None:
         print()
-    return findings
 
 
-Check = Callable[[], list[tuple[str, str]]]
-
-
-def check_image(path: Path, size: tuple[int, int] | None = None) -> list[tuple[str, str]]:
-    """Open an image as far as it goes.
+def check_image(path: Path, size: tuple[int, int] | None = None) -> list[Found]:
+    """Opens an image as far as it goes.
 
     Args:
-        path: Of the image.
-        size: Width and height that the annotations give.
+        path (Path): Of the image.
+        size (tuple[int, int], optional): Width and height that the annotations give.
 
     Returns:
-        Kinds of :data:`KINDS`, each with an example.
+        Problems, each with an example.
     """
     if not path.is_file():
         return [("missing image", str(path))]
     if path.stat().st_size == 0:
         return [("empty file", str(path))]
-    found = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -176,83 +180,84 @@ def check_image(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
                 turned = image.getexif().get(ORIENTATION, 1)
                 image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        kind = "truncated image" if "truncated" in str(error) else "unreadable image"
-        return [(kind, f"{path} ({error})")]
+        problem = "truncated image" if "truncated" in str(error) else "unreadable image"
+        return [(problem, f"{path} ({error})")]
+    problems = []
     if mode == "CMYK":
-        found.append("CMYK image")
+        problems.append("CMYK image")
     elif mode.startswith("I") or mode == "F":
-        found.append("16-bit image")
+        problems.append("16-bit image")
     elif mode == "P":
-        found.append("palette image")
+        problems.append("palette image")
     elif mode in ("RGBA", "LA", "PA"):
-        found.append("image with transparency")
+        problems.append("image with transparency")
     elif mode in ("L", "1"):
-        found.append("grey image")
+        problems.append("grey image")
     if turned != 1:
-        found.append("image turned by EXIF")
+        problems.append("image turned by EXIF")
         if turned >= 5:
             shape = shape[::-1]
     if min(shape) < SMALLEST:
-        found.append("image smaller than 32 pixels")
-    results = [(kind, f"{path} ({mode}, {shape[0]}x{shape[1]})") for kind in found]
+        problems.append("image smaller than 32 pixels")
+    found = [(problem, f"{path} ({mode}, {shape[0]}x{shape[1]})") for problem in problems]
     if size is not None and size != shape:
-        told = f"{path} has {shape[0]}x{shape[1]} pixels, the annotations say {size[0]}x{size[1]}"
-        results.append(("image of another size than annotated", told))
-    return results
+        sizes = f"{shape[0]}x{shape[1]} pixels, the annotations say {size[0]}x{size[1]}"
+        found.append(("image of another size than annotated", f"{path} has {sizes}"))
+    return found
 
 
-def _check_coco(dataset: Any, classes: tuple[str, ...], findings: Findings) -> list[Check]:
-    path = Path(dataset.get("data_root") or "") / dataset["ann_file"]
+def _check_coco(dataset: Any, classes: tuple[str, ...]) -> tuple[list[Found], list[Check]]:
+    root = Path(dataset.get("data_root") or "")
+    path = root / dataset["ann_file"]
     try:
         content = json.loads(path.read_bytes())
         images, boxes = content["images"], content.get("annotations", [])
         categories = {one["id"]: one["name"] for one in content["categories"]}
         files = [(one["id"], one["file_name"]) for one in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        findings.add(
-            "annotation file that cannot be read", f"{path}: {type(error).__name__} {error}"
+        reason = f"{path}: {type(error).__name__} {error}"
+        return [("annotation file that cannot be read", reason)], []
+    found = [] if files else [("no images", str(path))]
+    names = list(categories.values())
+    for name in set(classes) - set(names):
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; it has {close[0]!r}" if close else f", which has {names[:10]}"
+        found.append(
+            ("class of the config that the file lacks", f"{name!r} is not in {path}{hint}")
         )
-        return []
-    for name in set(classes) - set(categories.values()):
-        close = difflib.get_close_matches(name, categories.values(), n=1)
-        hint = (
-            f"; it has {close[0]!r}" if close else f", which has {list(categories.values())[:10]}"
-        )
-        findings.add("class of the config that the file lacks", f"{name!r} is not in {path}{hint}")
-    for name in set(categories.values()) - set(classes):
-        findings.add("category of the file that the config lacks", repr(name))
+    for name in set(names) - set(classes):
+        found.append(("category of the file that the config lacks", repr(name)))
     sizes: dict[Any, tuple[int, int]] = {}
     for (number, name), image in zip(files, images, strict=True):
         if number in sizes:
-            findings.add("image named twice", f"id {number}, {name}")
+            found.append(("image named twice", f"id {number}, {name}"))
         sizes[number] = image.get("width"), image.get("height")
-    with_boxes = set()
-    masks = str(dataset.get("pipeline") or "").replace('"', "'")
+    needs_mask = "'with_mask': True" in str(dataset.get("pipeline") or "").replace('"', "'")
     for one in boxes:
-        with_boxes.add(one.get("image_id"))
-        for kind in _wrong_with_box(one, sizes, categories, "'with_mask': True" in masks):
-            example = f"annotation {one.get('id')} of image {one.get('image_id')}: "
-            findings.add(
-                kind, f"{example}bbox {one.get('bbox')}, category {one.get('category_id')}"
-            )
+        example = (
+            f"annotation {one.get('id')} of image {one.get('image_id')}: "
+            f"bbox {one.get('bbox')}, category {one.get('category_id')}"
+        )
+        problems = _problems_of_box(one, sizes, categories, needs_mask)
+        found += [(problem, example) for problem in problems]
+    with_boxes = {one.get("image_id") for one in boxes}
     folder = dataset.get("data_prefix") or {}
     folder = folder if isinstance(folder, str) else folder.get("img", folder.get("img_path", ""))
     checks: list[Check] = []
     for number, name in files:
-        file = Path(dataset.get("data_root") or "") / folder / name
         if number not in with_boxes:
-            findings.add("image without a box", name)
+            found.append(("image without a box", name))
         size = sizes[number] if None not in sizes[number] else None
-        checks.append(lambda file=file, size=size: check_image(file, size))
-    return checks
+        checks.append(lambda file=root / folder / name, size=size: check_image(file, size))
+    return found, checks
 
 
-def _wrong_with_box(
+def _problems_of_box(
     box: dict[str, Any],
     sizes: dict[Any, tuple[int, int]],
     categories: dict[Any, str],
     needs_mask: bool,
-) -> Iterable[str]:
+) -> Iterator[str]:
     if box.get("image_id") not in sizes:
         yield "box of an unknown image"
         return
@@ -282,40 +287,36 @@ def _wrong_with_box(
         yield "box that reaches beyond the image"
 
 
-def _check_samples(dataset: Any, scope: str | None, findings: Findings) -> list[Check]:
-    """Check a data set of classification or segmentation by building it without a pipeline."""
+def _check_samples(dataset: Any, scope: str | None) -> tuple[list[Found], list[Check]]:
+    """Checks a data set of classification or segmentation, built without a pipeline."""
     with DATASETS.switch_scope_and_registry(scope) as registry:
         try:
             built = registry.build(dict(dataset, pipeline=[], _scope_=scope))
+        except UserError:
+            raise
         except Exception as error:  # each data set has errors of its own
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{dataset['type']} cannot be read: {error}") from error
+            raise UserError(f"{type_name(dataset)} cannot be read: {error}") from error
     classes = built.metainfo.get("classes") or ()
     used: Counter[int] = Counter()
+    found = [] if len(built) else [("no images", str(dataset.get("data_root")))]
     checks: list[Check] = []
     for index in range(len(built)):
         info = built.get_data_info(index)
-        path, mask = info.get("img_path"), info.get("seg_map_path")
-        labels = np.atleast_1d(info["gt_label"]).tolist() if "gt_label" in info else []
-        used.update(labels)
-        for label in labels:
+        path = info.get("img_path")
+        for label in np.atleast_1d(info["gt_label"]).tolist() if "gt_label" in info else ():
+            used[label] += 1
             if classes and not 0 <= label < len(classes):
-                findings.add("class label out of range", f"{path or index}: {label}")
-        if mask is not None:
+                found.append(("class label out of range", f"{path or index}: {label}"))
+        if info.get("seg_map_path") is not None:
             checks.append(lambda info=info: _check_mask(info, len(classes), built.ignore_index))
         elif path is not None:
             checks.append(lambda path=path: check_image(Path(path)))
-    for label, name in enumerate(classes if used else ()):
-        if not used[label]:
-            findings.add("class without an image", str(name))
-    if not len(built):
-        findings.add("no images", str(dataset.get("data_root")))
-    return checks
+    unused = [str(name) for label, name in enumerate(classes) if not used[label]] if used else []
+    return [*found, *(("class without an image", name) for name in unused)], checks
 
 
-def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[tuple[str, str]]:
-    """An image and its mask of class numbers."""
+def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[Found]:
+    """Checks an image and its mask of class numbers."""
     found = check_image(Path(info["img_path"]))
     path = Path(info["seg_map_path"])
     if not path.is_file():
@@ -327,10 +328,10 @@ def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[tuple[
         return [*found, ("unreadable image", f"{path} ({error})")]
     if labels.ndim != 2:
         return [*found, ("mask in colour", f"{path} has {labels.shape[2]} channels")]
-    if labels.shape[::-1] != size:
-        height, width = labels.shape
-        told = f"{path} has {width}x{height} pixels, its image {size[0]}x{size[1]}"
-        found.append(("mask of another size than its image", told))
+    height, width = labels.shape
+    if (width, height) != size:
+        sizes = f"{width}x{height} pixels, its image {size[0]}x{size[1]}"
+        found.append(("mask of another size than its image", f"{path} has {sizes}"))
     values = np.unique(labels).astype(np.int64)
     for old, new in (info.get("label_map") or {}).items():
         values = np.where(values == old, new, values)
@@ -339,6 +340,6 @@ def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[tuple[
         values = np.where(values == 254, ignored, values)
     unknown = values[(values != ignored) & ((values < 0) | (values >= classes))].tolist()
     if unknown:
-        told = f"{path} has {unknown[:10]}; allowed are 0 to {classes - 1} and {ignored}"
-        found.append(("label outside the classes", told))
+        allowed = f"allowed are 0 to {classes - 1} and {ignored}"
+        found.append(("label outside the classes", f"{path} has {unknown[:10]}; {allowed}"))
     return found

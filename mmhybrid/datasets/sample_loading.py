@@ -1,10 +1,16 @@
-"""Samples that cannot be read: training takes others in their place, evaluation names them."""
+"""Samples that cannot be read: training takes others in their place, evaluation names them.
+
+Reading fails where a transform raises whose class, or one that it derives from, is called
+``Load...`` (``LoadImageFromFile``, ``LoadAnnotations``), or where the data set itself raises an
+``OSError``. Every other error is a mistake in a transform or a data set, and raises.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 import random
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,20 +21,54 @@ from mmengine.registry import HOOKS
 from mmhybrid.errors import UserError
 
 MOST_UNREADABLE = 10  # samples one after the other, before a run gives up
-ADVICE = "`python tools/check_data.py CONFIG` tells what is wrong with the data."
+ADVICE = "`python tools/check_data.py CONFIG` lists what is wrong with the data."
+
+
+class UnreadableError(Exception):
+    """A sample cannot be read; the message names it and gives the reason."""
+
+
+def load(dataset: Any, index: int) -> Any:
+    """Loads a sample.
+
+    Raises:
+        UnreadableError: It cannot be read.
+        RuntimeError: A transform fails for another reason; the message names the sample.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:  # whatever a decoder raises at broken data
+        sample = f"{_name(dataset, index)} ({type(error).__name__}: {error})"
+        transform = _transform_that_raised(error)
+        if transform is None and not isinstance(error, OSError):
+            raise RuntimeError(f"the data set fails at {sample}") from error
+        if transform is None or any(one.__name__.startswith("Load") for one in transform.__mro__):
+            raise UnreadableError(sample) from error
+        raise RuntimeError(f"{transform.__name__} fails at {sample}") from error
+
+
+def _transform_that_raised(error: Exception) -> type | None:
+    """The class of the innermost transform in an error's traceback."""
+    from mmcv.transforms import BaseTransform
+
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        if isinstance(frame.f_locals.get("self"), BaseTransform):
+            return type(frame.f_locals["self"])
+    return None
 
 
 def load_or_replace(dataset: Any, index: int) -> Any:
-    """Load a sample for training; one that cannot be read is told, and another takes its place.
+    """Loads a sample for training; one that cannot be read is logged, and another replaces it.
 
     Raises:
         UserError: Ten samples one after the other cannot be read.
     """
     for _ in range(MOST_UNREADABLE):
         try:
-            return _without_unknown_labels(dataset, index, dataset[index])
-        except Exception as error:  # whatever a decoder or a transform raises at broken data
-            last = f"{_name(dataset, index)} ({type(error).__name__}: {error})"
+            return _without_unknown_labels(dataset, index, load(dataset, index))
+        except UnreadableError as error:
+            last = error
             _warn(f"Left out, because it cannot be read: {last}")
             others = max(1, len(dataset) - 1)
             index = (index + 1 + random.randrange(others)) % len(dataset)  # never the same again
@@ -39,27 +79,23 @@ def load_or_replace(dataset: Any, index: int) -> Any:
 
 
 def load_or_stop(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Load the samples of a batch for evaluation, where one left out would change the metric.
+    """Loads the samples of a batch for evaluation, where one left out would change the metric.
 
     Raises:
         UserError: One cannot be read.
     """
-    samples = []
-    for index in indices:
-        try:
-            samples.append(dataset[index])
-        except Exception as error:
-            raise UserError(
-                f"cannot evaluate on {_name(dataset, index)} ({type(error).__name__}: {error}). "
-                f"A metric without it would be another one: mend it, or take it out of the "
-                f"annotations. {ADVICE}"
-            ) from error
-    return samples
+    try:
+        return [load(dataset, index) for index in indices]
+    except UnreadableError as error:
+        raise UserError(
+            f"cannot evaluate on {error}. A metric without it would be another one: mend it, or "
+            f"take it out of the annotations. {ADVICE}"
+        ) from error
 
 
 @HOOKS.register_module()
 class EvaluationDataHook(Hook):
-    """Has evaluation name the sample that cannot be read."""
+    """Makes evaluation name the sample that cannot be read."""
 
     def before_val(self, runner: Any) -> None:
         _name_unreadable(runner.val_dataloader.dataset)
@@ -74,7 +110,7 @@ def _name_unreadable(dataset: Any) -> None:
 
 
 def _without_unknown_labels(dataset: Any, index: int, sample: Any) -> Any:
-    """Ignore the pixels of a segmentation mask whose label is not that of a class."""
+    """Ignores the pixels of a segmentation mask whose label is not that of a class."""
     truth = getattr(sample.get("data_samples"), "gt_sem_seg", None) if sample else None
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     # mmsegmentation's masks are called so; mmdet's, of things and stuff, have labels of their own.

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import BaseDataset
 
+from mmhybrid.errors import ArgumentError
+
 
 @DATASETS.register_module()
 class TinyImageNet(BaseDataset):
@@ -24,14 +26,16 @@ class TinyImageNet(BaseDataset):
     Labels are numbered in the sorted order of the WordNet ids in ``wnids.txt``.
 
     Args:
-        data_root: the unpacked folder.
-        split: ``'train'`` or ``'val'``; the labels of the test split are not published.
-        pipeline: transforms.
-        metainfo: more about the data set, such as ``classes``, names for people.
+        data_root (str): The unpacked folder.
+        split (str): ``'train'`` or ``'val'``; the labels of the test split are not published.
+            Defaults to ``'train'``.
+        pipeline (list): Transforms. Defaults to none.
+        metainfo (dict, optional): More about the data set, such as ``classes``, names for people.
+        **options: Of :class:`mmpretrain.datasets.BaseDataset`.
 
     Raises:
-        ValueError: another split.
-        FileNotFoundError: a file of the layout is missing.
+        ArgumentError: Another split.
+        FileNotFoundError: A file of the layout is missing.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {
@@ -47,7 +51,9 @@ class TinyImageNet(BaseDataset):
         **options: Any,
     ) -> None:
         if split not in ("train", "val"):
-            raise ValueError(f"Tiny-ImageNet has the labelled splits train and val, not {split!r}")
+            raise ArgumentError(
+                f"Tiny-ImageNet has the labelled splits train and val, not {split!r}"
+            )
         self.split = split
         super().__init__(
             ann_file="", data_root=data_root, metainfo=metainfo, pipeline=pipeline, **options

@@ -13,33 +13,35 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from mmhybrid.errors import ArgumentError
+
 
 def boxes_of(
     head: nn.Module, lists: Sequence[Sequence[Tensor]], size: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What mmdet's heads predict for one image, by the ``test_cfg`` of the head.
+    """The boxes that mmdet's heads predict for one image, by the ``test_cfg`` of the head.
 
     Args:
-        head: mmdet's ``YOLOV3Head``, or an ``AnchorHead`` with sigmoid scores, as RetinaNet's.
-        lists: what the head returns for a batch of one image.
-        size: its height and width; boxes of an anchor head end at its border.
+        head (nn.Module): ``YOLOV3Head``, or an ``AnchorHead`` with sigmoid scores, as RetinaNet's.
+        lists (Sequence[Sequence[Tensor]]): Outputs of the head for a batch of one image.
+        size (Sequence[int]): Its height and width; boxes of an anchor head end at its border.
 
     Returns:
         ``boxes`` (N, 4) as (left, top, right, bottom) in pixels, float32, ``scores`` (N,),
         highest first, and ``labels`` (N,), int64.
 
     Raises:
-        ValueError: the head is of another kind, or its ``test_cfg`` asks for another suppression.
+        ArgumentError: The head is another, or its ``test_cfg`` asks for another suppression.
     """
     cfg = head.test_cfg
     if cfg.nms.get("type", "nms") != "nms":
-        raise ValueError(f"boxes are exported with type='nms', not {cfg.nms.type!r}")
+        raise ArgumentError(f"boxes are exported with type='nms', not {cfg.nms.type!r}")
     if hasattr(head, "num_attrib"):
         boxes, scores, labels = _of_yolo(head, *lists)
     elif len(lists) == 2 and getattr(head, "use_sigmoid_cls", False):
         boxes, scores, labels = _of_anchors(head, *lists, size)
     else:
-        raise ValueError(f"boxes of {type(head).__name__} cannot be exported, only its maps")
+        raise ArgumentError(f"boxes of {type(head).__name__} cannot be exported, only its maps")
     if cfg.get("min_bbox_size", -1) >= 0:
         sides = boxes[:, 2:] - boxes[:, :2]
         scores = scores.where((sides > cfg.min_bbox_size).all(1), 0.0)
@@ -55,11 +57,7 @@ def _of_anchors(
     head: nn.Module, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = []
-    for level, (score, delta) in enumerate(zip(scores, deltas, strict=True)):
-        height, width = score.shape[-2:]
-        priors = head.prior_generator.single_level_grid_priors(
-            (height, width), level, device=score.device
-        )
+    for score, delta, priors in zip(scores, deltas, _priors(head, scores), strict=True):
         score = score[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
         best, labels, rows = _best(score, head.test_cfg)
         delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
@@ -67,16 +65,18 @@ def _of_anchors(
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
+    """The boxes (N, 4) of each level that a head's outputs are relative to."""
+    sizes = [y.shape[-2:] for y in maps]
+    return head.prior_generator.grid_priors(sizes, device=maps[0].device)
+
+
 def _of_yolo(head: nn.Module, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     boxes, objectness, scores = [], [], []
-    for level, given in enumerate(maps):
-        height, width = given.shape[-2:]
-        priors = head.prior_generator.single_level_grid_priors(
-            (height, width), level, device=given.device
-        )
+    for given, priors, stride in zip(maps, _priors(head, maps), head.featmap_strides, strict=True):
         given = given[0].permute(1, 2, 0).reshape(-1, head.num_attrib)
         place = torch.cat([given[:, :2].sigmoid(), given[:, 2:4]], 1)
-        boxes.append(head.bbox_coder.decode(priors, place, head.featmap_strides[level]))
+        boxes.append(head.bbox_coder.decode(priors, place, stride))
         objectness.append(given[:, 4].sigmoid())
         scores.append(given[:, 5:].sigmoid())
     sure = torch.cat(objectness)

@@ -16,6 +16,7 @@ from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.errors import UserError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,7 +26,7 @@ TRACED_SHAPE = (2, 3, 256, 288)
 OPSET = 18
 
 
-class OnnxExportError(RuntimeError):
+class OnnxExportError(UserError, RuntimeError):
     """A model cannot be exported, or its graph computes something else; the message says which."""
 
 
@@ -34,10 +35,10 @@ class Difference:
     """How far one output of the graph is from PyTorch's.
 
     Attributes:
-        shape: of the input, (B, C, H, W).
-        output: its name.
-        largest: largest absolute difference; of labels, the share of pixels that differ.
-        scale: largest absolute value of PyTorch's output; of labels, 1.
+        shape (tuple[int, ...]): Of the input, (B, C, H, W).
+        output (str): Name of the output.
+        largest (float): Largest absolute difference; of labels, the share of pixels that differ.
+        scale (float): Largest absolute value of PyTorch's output; of labels, 1.
     """
 
     shape: tuple[int, ...]
@@ -63,18 +64,19 @@ def export_onnx(
     """Writes a model as ONNX, for any batch, height and width.
 
     Args:
-        model: a backbone of this package; a classifier of mmpretrain, segmentor of mmseg or
-            detector of mmdet that holds one. It is left as it is. The graph takes ``image`` and
+        model (nn.Module): A backbone of this package, or a classifier of mmpretrain, segmentor of
+            mmseg or detector of mmdet that holds one; not changed. The graph takes ``image`` and
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
-        path: of the .onnx file.
-        fused: fuse first, see :func:`mmhybrid.deploy.fuse`.
-        boxes: of a one-stage detector, export boxes instead of maps, for one image at a time.
-        in_channels: of the images.
-        safetensors: write the weights beside the graph, into a .safetensors file of the same name,
-            instead of into it.
+        path (str | os.PathLike): Of the .onnx file.
+        fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`. Defaults to True.
+        boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
+            Defaults to False.
+        in_channels (int): Of the images. Defaults to 3.
+        safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
+            name. Defaults to False: into the graph.
 
     Raises:
-        OnnxExportError: the exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
+        OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
             of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone`.
 
     Example:
@@ -119,11 +121,11 @@ def export_onnx(
 def _refuse_what_fixes_the_batch(model: nn.Module) -> None:
     """Raises OnnxExportError for what PyTorch would refuse minutes later, with other words."""
     for module in model.modules():
-        kind = type(module)
         # By name: mmdet, mmseg and mmpretrain have one each, and none need be there.
-        if kind.__name__ == "ShiftWindowMSA":
+        if type(module).__name__ == "ShiftWindowMSA":
+            package = type(module).__module__.partition(".")[0]
             raise OnnxExportError(
-                f"{type(model).__name__} cannot be exported: {kind.__module__.partition('.')[0]}'s "
+                f"{type(model).__name__} cannot be exported: {package}'s "
                 "ShiftWindowMSA in it works out the batch size in a way that torch.export takes "
                 "for a constant. A Swin that can be exported is mmhybrid's DWSwinTransformer"
             )
@@ -138,11 +140,11 @@ def compare(
     """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
 
     Args:
-        model: what was exported.
-        path: of the .onnx file.
-        batches: of images, (B, C, H, W) each, see :func:`random_images`.
-        boxes: it was exported with boxes; these are compared by their scores alone, since boxes of
-            nearly the same score may change places.
+        model (nn.Module): What was exported.
+        path (str | os.PathLike): Of the .onnx file.
+        batches (Iterable[Tensor]): Images, (B, C, H, W) each, see :func:`random_images`.
+        boxes (bool): It was exported with boxes; these are compared by their scores alone, since
+            boxes of nearly the same score may change places. Defaults to False.
 
     Returns:
         One row a batch and output.
@@ -161,12 +163,7 @@ def compare(
 
 
 def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
-
-    Args:
-        model: what is to see it.
-        shape: (B, C, H, W).
-    """
+    """Noise (B, C, H, W) as a model takes it: normal for a backbone, 0 to 255 for a whole model."""
     return torch.randn(shape) if isinstance(model, BACKBONES) else torch.rand(shape) * 255
 
 

@@ -26,8 +26,8 @@ def adaptive_average_pool(x: Tensor, output_size: int | Sequence[int]) -> Tensor
     The exporter's own takes the largest bin of the traced size for the largest of all sizes.
 
     Args:
-        x: (..., H, W).
-        output_size: h and w, or one number for both.
+        x (Tensor): (..., H, W).
+        output_size (int | Sequence[int]): h and w, or one number for both.
     """
     output_size = _pair(output_size)
     rows = _bins(x.shape[-2], output_size[0], x)  # (h, H)
@@ -52,8 +52,8 @@ def resize_bicubic(x: Tensor, size: Sequence[int]) -> Tensor:
     table of positions that is seen in the third digit of a result.
 
     Args:
-        x: (..., H, W).
-        size: h and w.
+        x (Tensor): (..., H, W).
+        size (Sequence[int]): h and w.
     """
     for dim, new in zip((-2, -1), size, strict=True):
         old = x.shape[dim]
@@ -133,8 +133,7 @@ def make_exportable(model: nn.Module) -> None:
 
 def _is_mmseg_upsample(module: nn.Module) -> bool:
     # By name: mmseg need not be there.
-    kind = type(module)
-    return kind.__name__ == "Upsample" and kind.__module__.startswith("mmseg.")
+    return type(module).__name__ == "Upsample" and type(module).__module__.startswith("mmseg.")
 
 
 class ExportableOperations(TorchFunctionMode):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.onnx_boxes import boxes_of
+from mmhybrid.errors import ArgumentError
 
 
 class NamedOutputs(nn.Module):
@@ -28,33 +29,29 @@ class NamedOutputs(nn.Module):
       the second stage goes on with, ``feature_0`` and so on.
 
     Args:
-        model: one of these.
-        boxes: have a one-stage detector decode and suppress, too: it takes one image and gives
-            what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does.
+        model (nn.Module): One of these.
+        boxes (bool): Have a one-stage detector decode and suppress, too: it takes one image and
+            gives what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does. Defaults to False.
 
     Raises:
-        ValueError: it is none of these, or no one-stage detector where ``boxes`` is asked for.
+        ArgumentError: It is none of these, or no one-stage detector where ``boxes`` is asked for.
     """
 
     def __init__(self, model: nn.Module, boxes: bool = False) -> None:
         super().__init__()
-        kinds = {
-            "decode_head": _segmented,
-            "rpn_head": _proposed,
-            "bbox_head": _detected,
-            "head": _classified,
-        }
-        found = [k for k in kinds if isinstance(getattr(model, k, None), nn.Module)]
+        found = [k for k in OUTPUTS_OF_HEADS if isinstance(getattr(model, k, None), nn.Module)]
         if boxes and found[:1] != ["bbox_head"]:
-            raise ValueError(f"{type(model).__name__} is no one-stage detector, and gives no boxes")
+            raise ArgumentError(
+                f"{type(model).__name__} is no one-stage detector, and gives no boxes"
+            )
         if boxes:
             self.outputs_of = _boxes
         elif isinstance(model, BACKBONES):
             self.outputs_of = _stages
         elif found and hasattr(model, "data_preprocessor"):
-            self.outputs_of = kinds[found[0]]
+            self.outputs_of = OUTPUTS_OF_HEADS[found[0]]
         else:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(model).__name__} is neither a backbone of mmhybrid nor a classifier, "
                 "segmentor or detector of OpenMMLab that holds one"
             )
@@ -106,11 +103,20 @@ def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def _levels(lists: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Names what a dense head of mmdet returns: one list a kind of map, of one map a level."""
+    """Names what a dense head of mmdet returns: lists of scores and boxes, of one map a level."""
     names = {1: ("prediction",), 2: ("score", "box"), 3: ("score", "box", "centre")}
-    kinds = zip(names[len(lists)], lists, strict=True)
-    return {name: y for kind, maps in kinds for name, y in _numbered(kind, maps).items()}
+    named = zip(names[len(lists)], lists, strict=True)
+    return {key: y for name, maps in named for key, y in _numbered(name, maps).items()}
 
 
 def _numbered(name: str, maps: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"{name}_{level}": y for level, y in enumerate(maps)}
+
+
+# The head says what a whole model is; of a two-stage detector, the first stage.
+OUTPUTS_OF_HEADS = {
+    "decode_head": _segmented,
+    "rpn_head": _proposed,
+    "bbox_head": _detected,
+    "head": _classified,
+}

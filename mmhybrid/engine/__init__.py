@@ -3,8 +3,8 @@
 A config names the classes of this package ``mmhybrid.CLASS``, and need not import anything.
 """
 
-from mmhybrid.datasets.resumable_sampling import ResumableBatchSampler
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
+from mmhybrid.datasets.samplers import ResumableBatchSampler
 from mmhybrid.deprecation import renamed
 from mmhybrid.engine.hooks.compile_hook import CompileBackboneHook
 from mmhybrid.engine.hooks.durable_checkpoint_hook import DurableCheckpointHook

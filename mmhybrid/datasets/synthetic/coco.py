@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mmhybrid.datasets.synthetic.files import spread, write_image
+from mmhybrid.datasets.synthetic.files import choose_classes, write_image
 from mmhybrid.datasets.synthetic.shapes import scene
 
-WIDTH, HEIGHT, KINDS, MOST_SHAPES = 320, 256, 4, 4
+WIDTH, HEIGHT, CATEGORIES, MOST_SHAPES = 320, 256, 4, 4
 
 
 def draw(
@@ -19,19 +19,11 @@ def draw(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    """Write the JSON file and the images that a ``CocoDataset`` config asks for.
+    """Writes the JSON file and the images that a ``CocoDataset`` config asks for.
 
-    All classes of the config stand in the JSON file, as in COCO; the shapes belong to four of them,
-    spread over the list.
-
-    Args:
-        dataset: The dataset's config: ``ann_file`` and ``data_prefix['img']`` are used.
-        classes: Names of the classes.
-        folder: Stands for the dataset's ``data_root``.
-        count: Number of images.
-        rng: Where the random numbers come from.
+    All classes of the config stand in the JSON file, as in COCO; the shapes belong to four of them.
     """
-    labels = spread(len(classes), KINDS)
+    labels = choose_classes(len(classes), CATEGORIES)
     images, annotations = [], []
     for image_id in range(1, count + 1):
         image, shapes = scene(rng, WIDTH, HEIGHT, range(len(labels)), MOST_SHAPES)
@@ -43,7 +35,7 @@ def draw(
                 dict(
                     id=len(annotations) + 1,
                     image_id=image_id,
-                    category_id=labels[shape.kind] + 1,
+                    category_id=labels[shape.category] + 1,
                     bbox=[round(value, 2) for value in shape.box],
                     area=round(shape.area, 2),
                     segmentation=[shape.polygon.round(2).ravel().tolist()],

@@ -1,4 +1,9 @@
-"""Drawing what a whole config reads."""
+"""Drawing what a whole config reads.
+
+Each format is a function ``draw(dataset, classes, folder, count, rng)``: the data set's config, the
+names of its classes, the folder that stands for its ``data_root``, the number of images and the
+source of the random numbers.
+"""
 
 import json
 import os
@@ -19,6 +24,7 @@ from mmhybrid.datasets.synthetic import (
     tiny_imagenet,
 )
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 
 DRAW = {
     "CocoDataset": coco.draw,
@@ -34,24 +40,24 @@ STAMP = "drawn.json"
 
 
 def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -> None:
-    """Draw the training and the held-out images that a config reads.
+    """Draws the training and the held-out images that a config reads.
 
     The same arguments give the same files, bit for bit. A folder that already holds them is left
     alone, so that several processes may ask for the same one.
 
     Args:
-        cfg: A config of mmdet, mmseg or mmpretrain.
-        folder: Will stand for the ``data_root`` of all its datasets.
-        train: Number of images to train on.
-        held_out: Number of images to evaluate on.
-        seed: Of the random numbers.
+        cfg (Config): Of mmdet, mmseg or mmpretrain.
+        folder (Path): Will stand for the ``data_root`` of all its data sets.
+        train (int): Number of images to train on.
+        held_out (int): Number of images to evaluate on.
+        seed (int): Of the random numbers.
 
     Raises:
         UserError: A dataset of the config has a type that nothing here can draw.
     """
     plan = {}
     for loader, dataset in datasets_of(cfg):
-        name = dataset["type"].rsplit(".", 1)[-1]
+        name = type_name(dataset)
         if name not in DRAW:
             known = ", ".join(DRAW)
             raise UserError(f"--quick cannot draw data for a {name}; it can for {known}.")
@@ -60,7 +66,8 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
         _check_inside(dataset)
         where = {key: dataset.get(key) for key in ("type", "ann_file", "data_prefix", "split")}
         count = train if loader == "train_dataloader" else held_out
-        plan.setdefault(json.dumps(where, sort_keys=True), (name, dataset, count))
+        key = json.dumps(where, sort_keys=True, default=type_name)
+        plan.setdefault(key, (name, dataset, count))
 
     stamp = json.dumps([seed, sorted((key, count) for key, (_, _, count) in plan.items())])
     if _holds(folder, stamp):
@@ -90,7 +97,7 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
 
 
 def _check_inside(dataset: Any) -> None:
-    """Refuse a path that leads out of the folder to draw in, where it could overwrite real data."""
+    """Refuses a path out of the folder to draw in, where it could overwrite real data."""
     prefix = dataset.get("data_prefix") or {}
     paths = [dataset.get("ann_file"), *([prefix] if isinstance(prefix, str) else prefix.values())]
     for path in filter(None, paths):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image (H, W, 3) or a map of labels (H, W), uint8, by the name's ending."""
+    """Writes an RGB image (H, W, 3) or a map of labels (H, W), uint8, by the name's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if image.ndim == 3:
         image = image[..., ::-1]  # OpenCV writes BGR
@@ -15,7 +15,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
         raise OSError(f"OpenCV could not write {path}")
 
 
-def spread(classes: int, most: int) -> list[int]:
+def choose_classes(classes: int, most: int) -> list[int]:
     """At most ``most`` class indices, evenly over ``range(classes)``, so that none is special."""
     used = min(classes, most)
     return [index * classes // used for index in range(used)]

@@ -1,21 +1,27 @@
 """ImageNet and other folders of images: one folder a class."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmhybrid.datasets.synthetic.files import spread, write_image
-from mmhybrid.datasets.synthetic.shapes import KINDS, paint, place, texture
+from mmhybrid.datasets.synthetic.files import choose_classes, write_image
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES, paint, place, texture
 
 SIDE = 96
 
 
-def one_shape(rng: np.random.Generator, side: int, kind: int) -> np.ndarray:
-    """A square image (side, side, 3), RGB, uint8, of one shape of the given kind."""
-    image = texture(rng, side, side, tuple(rng.integers(70, 170, 3)))
-    shape = place(rng, side, side, [kind], 1, radius_range=(0.25, 0.42))[0]
-    return paint(rng, image, [shape])
+def labelled_images(
+    classes: int, count: int, side: int, rng: np.random.Generator
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields labels, ten at most, and images (side, side, 3), RGB, uint8, of one shape each."""
+    labels = choose_classes(classes, len(CATEGORIES))
+    for index in range(count):
+        category = index % len(labels)
+        image = texture(rng, side, side, tuple(rng.integers(70, 170, 3)))
+        shapes = place(rng, side, side, [category], 1, radius_range=(0.25, 0.42))
+        yield labels[category], paint(rng, image, shapes)
 
 
 def draw(
@@ -25,31 +31,21 @@ def draw(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    """Write ``PREFIX/CLASS/NAME.JPEG``, and the list of images and labels.
+    """Writes ``PREFIX/CLASS/NAME.JPEG``, and the list of images and labels.
 
     The list is the config's ``ann_file``, or ``meta/SPLIT.txt`` where ImageNet looks for it. A
     dataset that has neither numbers its classes by their folders, so every class gets one.
-    The images belong to ten classes at most, spread over the list.
-
-    Args:
-        dataset: The dataset's config: ``split``, ``data_prefix`` and ``ann_file`` are used.
-        classes: Names of the classes.
-        folder: Stands for the dataset's ``data_root``.
-        count: Number of images.
-        rng: Where the random numbers come from.
     """
     split = dataset.get("split", "")
     prefix = dataset.get("data_prefix") or split
     if isinstance(prefix, dict):
         prefix = prefix.get("img_path", "")
     ann_file = dataset.get("ann_file") or (f"meta/{split}.txt" if split else "")
-    labels = spread(len(classes), len(KINDS))
     lines = []
-    for index in range(count):
-        kind = index % len(labels)
-        path = f"class_{labels[kind]:04d}/{index:06d}.JPEG"
-        write_image(folder / prefix / path, one_shape(rng, SIDE, kind))
-        lines.append(f"{path} {labels[kind]}\n")
+    for index, (label, image) in enumerate(labelled_images(len(classes), count, SIDE, rng)):
+        path = f"class_{label:04d}/{index:06d}.JPEG"
+        write_image(folder / prefix / path, image)
+        lines.append(f"{path} {label}\n")
     if ann_file:
         (folder / ann_file).parent.mkdir(parents=True, exist_ok=True)
         (folder / ann_file).write_text("".join(lines))

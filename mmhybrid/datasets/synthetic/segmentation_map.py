@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mmhybrid.datasets.synthetic.files import spread, write_image
+from mmhybrid.datasets.synthetic.files import choose_classes, write_image
 from mmhybrid.datasets.synthetic.shapes import paint, place, texture
 
-KINDS, MOST_SHAPES = 4, 4
+CATEGORIES, MOST_SHAPES = 4, 4
 IGNORED = 255
 
 
@@ -18,11 +18,7 @@ def view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H, W, 3) of shapes before sky and ground, and its labels (H, W), both uint8.
 
-    Args:
-        rng: Where the random numbers come from.
-        width: In pixels.
-        height: In pixels.
-        labels: Labels of the sky, of the ground and of each kind of shape.
+    ``labels`` are those of the sky, of the ground and of each category of shapes.
     """
     sky, ground, *things = labels
     horizon = int(height * rng.uniform(0.35, 0.65))
@@ -33,7 +29,7 @@ def view(
     shapes = place(rng, width, height, range(len(things)), int(rng.integers(1, MOST_SHAPES + 1)))
     for shape in shapes:
         corners = np.round(shape.polygon - 0.5).astype(np.int32)
-        cv2.fillPoly(truth, [corners], things[shape.kind])
+        cv2.fillPoly(truth, [corners], things[shape.category])
     return paint(rng, image, shapes), truth
 
 
@@ -44,16 +40,8 @@ def draw_ade20k(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    """Write ``NAME.jpg`` and ``NAME.png``; in the map, 0 is unlabelled and class k is k + 1.
-
-    Args:
-        dataset: The dataset's config: both paths of ``data_prefix`` are used.
-        classes: Names of the classes.
-        folder: Stands for the dataset's ``data_root``.
-        count: Number of images.
-        rng: Where the random numbers come from.
-    """
-    labels = spread(len(classes), KINDS + 2)
+    """Writes ``NAME.jpg`` and ``NAME.png``; in the map, 0 is unlabelled and class k is k + 1."""
+    labels = choose_classes(len(classes), CATEGORIES + 2)
     prefix = dataset["data_prefix"]
     for index in range(1, count + 1):
         image, truth = view(rng, 320, 256, labels)
@@ -68,12 +56,11 @@ def draw_cityscapes(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    """Write ``CITY/NAME_leftImg8bit.png`` and ``CITY/NAME_gtFine_labelTrainIds.png``.
+    """Writes ``CITY/NAME_leftImg8bit.png`` and ``CITY/NAME_gtFine_labelTrainIds.png``.
 
-    A strip at the bottom is unlabelled (255), as the car's bonnet is in Cityscapes. The arguments
-    are those of :func:`draw_ade20k`.
+    A strip at the bottom is unlabelled (255), as the car's bonnet is in Cityscapes.
     """
-    labels = spread(len(classes), KINDS + 2)
+    labels = choose_classes(len(classes), CATEGORIES + 2)
     prefix = dataset["data_prefix"]
     for index in range(count):
         image, truth = view(rng, 512, 256, labels)

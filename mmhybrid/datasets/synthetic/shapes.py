@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# What a shape of kind k looks like: an outline and an RGB colour. A format uses as many kinds as it
-# needs; neighbours in the list differ in both.
-KINDS = (
+# What a shape of each category looks like: an outline and an RGB colour. A format uses as many
+# categories as it needs; neighbours in the list differ in both.
+CATEGORIES = (
     ("disc", (220, 60, 50)),
     ("square", (60, 170, 75)),
     ("triangle", (55, 100, 215)),
@@ -27,46 +27,38 @@ class Shape:
     """One object of an image.
 
     Attributes:
-        kind: Index into :data:`KINDS`.
-        polygon: Corners (x, y) in pixels, (N, 2), all inside the image.
+        category (int): Index into :data:`CATEGORIES`.
+        polygon (np.ndarray): Corners (x, y) in pixels, (N, 2), all inside the image.
     """
 
-    kind: int
+    category: int
     polygon: np.ndarray
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, width, height."""
-        left, top = self.polygon.min(axis=0)
-        right, bottom = self.polygon.max(axis=0)
-        return float(left), float(top), float(right - left), float(bottom - top)
+        corner = self.polygon.min(axis=0)
+        return (*corner.tolist(), *(self.polygon.max(axis=0) - corner).tolist())
 
     @property
     def area(self) -> float:
-        """Area in pixels, by the shoelace formula."""
-        x, y = self.polygon.T
-        return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+        """Area in pixels."""
+        return cv2.contourArea(self.polygon.astype(np.float32))
 
 
 def outline(name: str) -> np.ndarray:
     """Corners (N, 2) of an outline around the origin that fits into the unit circle."""
-    if name == "disc":
-        return _around(np.ones(24))
-    if name == "square":
-        return _around(np.ones(4), start=np.pi / 4)
-    if name == "triangle":
-        return _around(np.ones(3), start=-np.pi / 2)
-    if name == "star":
-        return _around(np.tile([1.0, 0.45], 5), start=-np.pi / 2)
     if name == "cross":
         w, h = 0.3, 0.95
         quarter = np.array([(w, -h), (w, -w), (h, -w)])
         turns = [np.array([(c, -s), (s, c)]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
         return np.concatenate([quarter @ turn.T for turn in turns])
-    raise ValueError(f"no outline is called {name!r}")
-
-
-def _around(radii: np.ndarray, start: float = 0.0) -> np.ndarray:
+    radii, start = {
+        "disc": (np.ones(24), 0.0),
+        "square": (np.ones(4), np.pi / 4),
+        "triangle": (np.ones(3), -np.pi / 2),
+        "star": (np.tile([1.0, 0.45], 5), -np.pi / 2),
+    }[name]
     angles = start + np.arange(len(radii)) * 2 * np.pi / len(radii)
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -85,20 +77,21 @@ def place(
     rng: np.random.Generator,
     width: int,
     height: int,
-    kinds: Sequence[int],
+    categories: Sequence[int],
     count: int,
     radius_range: tuple[float, float] = (0.14, 0.27),
 ) -> list[Shape]:
     """Shapes at random places, none of which touches another.
 
     Args:
-        rng: Where the random numbers come from.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        kinds: Which of :data:`KINDS` to take.
-        count: How many shapes to try to place. Where no room is found for one, it is left out;
-            the first always finds its place.
-        radius_range: Of the circles around the shapes, in short sides of the image.
+        rng (np.random.Generator): Source of the random numbers.
+        width (int): Of the image, in pixels.
+        height (int): Of the image, in pixels.
+        categories (Sequence[int]): Which of :data:`CATEGORIES` to take.
+        count (int): How many shapes to try to place. Where no room is found for one, it is left
+            out; the first always finds its place.
+        radius_range (tuple[float, float]): Of the circles around the shapes, in short sides of the
+            image. Defaults to (0.14, 0.27).
     """
     shapes: list[Shape] = []
     circles: list[tuple[float, float, float]] = []
@@ -112,10 +105,11 @@ def place(
         else:
             continue
         circles.append((x, y, radius))
-        kind = int(rng.choice(kinds))
+        category = int(rng.choice(categories))
         turn = rng.uniform(-0.3, 0.3)
         rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
-        shapes.append(Shape(kind, outline(KINDS[kind][0]) @ rotation.T * radius + (x, y)))
+        corners = outline(CATEGORIES[category][0]) @ rotation.T * radius + (x, y)
+        shapes.append(Shape(category, corners))
     return shapes
 
 
@@ -123,7 +117,7 @@ def paint(rng: np.random.Generator, image: np.ndarray, shapes: list[Shape]) -> n
     """The image with the shapes on it, uint8; each shape's colour varies a little."""
     height, width = image.shape[:2]
     for shape in shapes:
-        colour = np.array(KINDS[shape.kind][1]) + rng.normal(0, 12, 3)
+        colour = np.array(CATEGORIES[shape.category][1]) + rng.normal(0, 12, 3)
         cover = np.zeros((height, width), np.uint8)
         # fillPoly takes the corners as integers; `shift` gives them 4 more binary digits.
         corners = np.round((shape.polygon - 0.5) * 16).astype(np.int32)
@@ -135,9 +129,9 @@ def paint(rng: np.random.Generator, image: np.ndarray, shapes: list[Shape]) -> n
 
 
 def scene(
-    rng: np.random.Generator, width: int, height: int, kinds: Sequence[int], most: int
+    rng: np.random.Generator, width: int, height: int, categories: Sequence[int], most: int
 ) -> tuple[np.ndarray, list[Shape]]:
     """An image (height, width, 3), RGB, uint8, with one to ``most`` shapes, and the shapes."""
     background = texture(rng, width, height, tuple(rng.integers(70, 170, 3)))
-    shapes = place(rng, width, height, kinds, int(rng.integers(1, most + 1)))
+    shapes = place(rng, width, height, categories, int(rng.integers(1, most + 1)))
     return paint(rng, background, shapes), shapes

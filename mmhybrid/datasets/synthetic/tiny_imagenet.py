@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mmhybrid.datasets.synthetic.files import spread, write_image
-from mmhybrid.datasets.synthetic.image_folder import one_shape
-from mmhybrid.datasets.synthetic.shapes import KINDS
+from mmhybrid.datasets.synthetic.files import write_image
+from mmhybrid.datasets.synthetic.image_folder import labelled_images
 
 SIDE = 64
 
@@ -19,31 +18,21 @@ def draw(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    """Write one split as ``tiny-imagenet-200.zip`` has it, and ``wnids.txt``.
-
-    Args:
-        dataset: The dataset's config: ``split`` is used.
-        classes: Names of the classes.
-        folder: Stands for the dataset's ``data_root``.
-        count: Number of images, of ten classes at most.
-        rng: Where the random numbers come from.
-    """
+    """Writes one split as ``tiny-imagenet-200.zip`` has it, and ``wnids.txt``."""
     ids = [f"n{label:08d}" for label in range(len(classes))]
     (folder / "wnids.txt").write_text("".join(f"{one}\n" for one in ids))
     training = dataset.get("split", "train") == "train"
     if training:
         for one in ids:
             (folder / "train" / one / "images").mkdir(parents=True)
-    labels = spread(len(classes), len(KINDS))
     lines = []
-    for index in range(count):
-        kind = index % len(labels)
-        wordnet_id = ids[labels[kind]]
+    for index, (label, image) in enumerate(labelled_images(len(classes), count, SIDE, rng)):
+        wordnet_id = ids[label]
         if training:
             path = folder / "train" / wordnet_id / "images" / f"{wordnet_id}_{index}.JPEG"
         else:
             path = folder / "val" / "images" / f"val_{index}.JPEG"
             lines.append(f"{path.name}\t{wordnet_id}\t0\t0\t{SIDE - 1}\t{SIDE - 1}\n")
-        write_image(path, one_shape(rng, SIDE, kind))
+        write_image(path, image)
     if not training:
         (folder / "val" / "val_annotations.txt").write_text("".join(lines))

@@ -20,7 +20,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from mmhybrid.datasets.resumable_sampling import ResumableBatchSampler, set_random_state
+from mmhybrid.datasets.samplers import ResumableBatchSampler, set_random_state
 
 # In the message hub, and so in checkpoints: the epoch, or else the iteration.
 VALIDATED = "last_validation"

@@ -23,7 +23,7 @@ from mmhybrid.datasets.sample_loading import load_or_replace
 
 
 def set_random_state(*numbers: int) -> None:
-    """Seed Python, NumPy and PyTorch by a few whole numbers of at least 0."""
+    """Seeds Python, NumPy and PyTorch by a few whole numbers of at least 0."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (the transforms of OpenMMLab draw from it)
@@ -34,28 +34,23 @@ class SampleIndex(int):
     """The index of a sample, with the numbers that seed its transforms.
 
     Attributes:
-        seeds: The seed of the run, the epoch, and the sample's place in the epoch, counted over all
-            processes.
+        seeds (tuple[int, ...]): The seed of the run, the epoch, and the sample's place in the
+            epoch, counted over all processes.
     """
 
     seeds: tuple[int, ...]
 
-    def __reduce__(self) -> tuple:
-        return _sample_index, (int(self), self.seeds)
+    def __new__(cls, index: int, seeds: tuple[int, ...]) -> SampleIndex:
+        numbered = super().__new__(cls, index)
+        numbered.seeds = seeds
+        return numbered
 
-
-def _sample_index(index: int, seeds: tuple[int, ...]) -> SampleIndex:
-    numbered = SampleIndex(index)
-    numbered.seeds = seeds
-    return numbered
+    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # for worker processes
+        return int(self), self.seeds
 
 
 class NumberedSampler(Sampler):
-    """Yields what a sampler of MMEngine does, each as a :class:`SampleIndex`.
-
-    Args:
-        sampler: A ``DefaultSampler`` or an ``InfiniteSampler``.
-    """
+    """Yields the indices of a sampler of MMEngine, each as a :class:`SampleIndex`."""
 
     def __init__(self, sampler: DefaultSampler | InfiniteSampler) -> None:
         self.sampler = sampler
@@ -76,7 +71,7 @@ class NumberedSampler(Sampler):
             sampler = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed)
         for place, index in enumerate(sampler):
             place = place * sampler.world_size + sampler.rank
-            yield _sample_index(index, (sampler.seed, self.epoch, place))
+            yield SampleIndex(index, (sampler.seed, self.epoch, place))
 
 
 @DATA_SAMPLERS.register_module()
@@ -84,11 +79,11 @@ class ResumableBatchSampler(Sampler):
     """Batches that can begin anywhere. Takes the place of a config's ``batch_sampler``.
 
     Args:
-        sampler: A ``DefaultSampler`` or an ``InfiniteSampler``, built.
-        batch_size: Samples a batch.
-        drop_last: Leave out an incomplete batch at the end.
-        batch_sampler: The config of another batch sampler that makes the batches, such as mmdet's
-            ``AspectRatioBatchSampler``; by default they follow the sampler's order.
+        sampler (DefaultSampler | InfiniteSampler): Order of the samples.
+        batch_size (int): Samples a batch.
+        drop_last (bool): Leave out an incomplete batch at the end. Defaults to False.
+        batch_sampler (dict, optional): The config of another batch sampler that makes the batches,
+            such as mmdet's ``AspectRatioBatchSampler``. By default they follow the sampler's order.
     """
 
     def __init__(
@@ -115,12 +110,12 @@ class ResumableBatchSampler(Sampler):
         return isinstance(self.sampler.sampler, InfiniteSampler)
 
     def start_at(self, epoch: int, batch: int, seed: int) -> None:
-        """Have the next pass be that of an epoch, without its first batches.
+        """Makes the next pass that of an epoch, without its first batches.
 
         Args:
-            epoch: Of the pass; 0 where there are none.
-            batch: The first one to come.
-            seed: Of the run; one that resumes has the seed of the run before.
+            epoch (int): Of the pass; 0 where there are none.
+            batch (int): The first one to come.
+            seed (int): Of the run; one that resumes has the seed of the run before.
         """
         self.sampler.set_epoch(epoch)
         self.sampler.sampler.seed = seed
@@ -137,7 +132,7 @@ class ResumableBatchSampler(Sampler):
 
 
 def _load_seeded(dataset: Any, indices: Sequence[SampleIndex]) -> list[Any]:
-    """Load the samples of a batch, each with its own random numbers."""
+    """Loads the samples of a batch, each with its own random numbers."""
     samples = []
     for index in indices:
         set_random_state(*index.seeds)

@@ -1,0 +1,199 @@
+"""Predicting on images and videos with OpenMMLab's own inferencers."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import ProgressBar
+
+from mmhybrid.apis.inputs import find_inputs, is_video, read_all
+from mmhybrid.apis.outputs import Results, draw, join_frames
+from mmhybrid.datasets.data_paths import classes_of, datasets_of
+from mmhybrid.deploy.fuse import fuse
+from mmhybrid.engine.runner.check_config import check_model
+from mmhybrid.engine.runner.run_config import forget_pretrained
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name, type_of
+from mmhybrid.weights import CheckpointError
+
+INFERENCERS = {
+    "mmdet": "DetInferencer",
+    "mmseg": "MMSegInferencer",
+    "mmpretrain": "ImageClassificationInferencer",
+}
+
+
+@dataclass
+class Outcome:
+    """Number of images and frames that were predicted on; files that were not, and why."""
+
+    done: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def make_inferencer(
+    cfg: Config, checkpoint: str, *, device: str | None = None, fused: bool = False
+) -> Any:
+    """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
+
+    Args:
+        cfg (Config): Of a detector, segmentor or classifier.
+        checkpoint (str): File or address of the weights.
+        device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
+        fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`. Defaults to False.
+
+    Raises:
+        UserError: The config is of another package, its model is wrong, or the weights do not fit.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> from mmhybrid.apis import make_inferencer
+        >>> cfg = Config.fromfile('configs/upernet_transxnet_t_ade20k.py')  # doctest: +SKIP
+        >>> inferencer = make_inferencer(cfg, 'upernet.pth', fused=True)  # doctest: +SKIP
+    """
+    scope = cfg.get("default_scope")
+    if scope not in INFERENCERS:
+        raise UserError(f"predicting needs a config of {', '.join(INFERENCERS)}, not {scope}")
+    forget_pretrained(cfg)
+    check_model(cfg)
+    make = getattr(importlib.import_module(f"{scope}.apis"), INFERENCERS[scope])
+    with warnings.catch_warnings():
+        # They take the classes of COCO or Cityscapes; those of the config follow.
+        warnings.filterwarnings("ignore", message="dataset_meta or class names are not saved")
+        warnings.filterwarnings("ignore", message="Failed to add .*vis_backend")
+        try:
+            inferencer = make(cfg, checkpoint, device=device)
+        except (CheckpointError, OSError) as error:
+            raise UserError(str(error)) from error
+    inferencer.show_progress = False
+    inferencer.model = revert_sync_batchnorm(inferencer.model).eval()
+    if fused:
+        inferencer.model = fuse(inferencer.model)
+    meta = _dataset_meta(cfg, checkpoint)
+    inferencer.model.dataset_meta = meta
+    if scope == "mmdet":
+        inferencer.visualizer.dataset_meta = meta
+    elif scope == "mmseg":
+        inferencer.visualizer.set_dataset_meta(meta["classes"], meta.get("palette"))
+    return inferencer
+
+
+def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
+    """Classes and palette of the checkpoint, or else of the data set of the config."""
+    saved = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu").get("meta") or {}
+    trained_on = saved.get("dataset_meta") or {}
+    if trained_on.get("classes"):
+        return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
+    given = dataset.get("metainfo") or {}
+    palette = given.get("palette")
+    if palette is None and "classes" not in given:
+        dataset_class = type_of(dataset, DATASETS, cfg.default_scope)
+        palette = getattr(dataset_class, "METAINFO", {}).get("palette")
+    return dict(classes=classes_of(dataset, cfg.default_scope), palette=palette)
+
+
+def predict(
+    inferencer: Any,
+    names: Iterable[str],
+    folder: str | Path,
+    *,
+    batch_size: int = 1,
+    score_threshold: float = 0.3,
+    images: bool = True,
+    results: bool = True,
+    report: Callable[[str], None] = print,
+) -> Outcome:
+    """Predicts on all inputs and writes what comes out.
+
+    Drawn images and frames go to ``FOLDER/images``, drawn videos to ``FOLDER/videos``, label maps
+    to ``FOLDER/labels``, one PNG an image or frame. Boxes and masks go to
+    ``FOLDER/predictions.json`` in COCO's format, with a ``score`` each and the label + 1 for
+    ``category_id``, or the five best classes of each image.
+
+    Args:
+        inferencer: From :func:`make_inferencer`.
+        names (Iterable[str]): Files, folders (of which every file is taken) and patterns such as
+            ``'images/**/*.jpg'``.
+        folder (str | Path): To write to.
+        batch_size (int): Images at a time. Defaults to 1.
+        score_threshold (float): Least score of boxes that are drawn; all are written. Defaults to
+            0.3.
+        images (bool): Draw images. Defaults to True.
+        results (bool): Write results. Defaults to True.
+        report (Callable[[str], None]): Called with a message for each unreadable file. Defaults to
+            ``print``.
+
+    Raises:
+        UserError: There is no such input.
+
+    Example:
+        >>> from mmhybrid.apis import predict
+        >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
+        Outcome(done=20, unreadable={})
+    """
+    folder = Path(folder)
+    files = find_inputs(names)
+    outcome = Outcome()
+    collected = Results(folder, list(inferencer.model.dataset_meta["classes"]))
+
+    def on_error(path: Path, reason: str) -> None:
+        outcome.unreadable[str(path)] = reason
+        report(f"\ncannot read {path}: {reason}")
+
+    bar = ProgressBar(len(files))
+    bar.start()
+    images_of: Counter[str] = Counter()  # by input: 1, or as many as a video has frames
+    stream = read_all(files, on_error)
+    while batch := list(islice(stream, batch_size)):
+        samples = _samples(inferencer, [image for _, _, image in batch])
+        for (path, name, image), sample in zip(batch, samples, strict=True):
+            if results:
+                collected.add(path, name, image, sample)
+            if images:
+                target = folder / "images" / f"{name}.jpg"
+                draw(inferencer, image, sample, target, score_threshold)
+            outcome.done += 1
+            source = name.partition("/")[0]
+            images_of[source] += 1
+            if images_of[source] == 1:
+                bar.update()
+    print(flush=True)
+    if images:
+        for path, name in files:
+            if is_video(path) and images_of[name]:
+                join_frames(path, name, folder, images_of[name])
+    if results:
+        collected.write()
+    return outcome
+
+
+def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
+    """One data sample an image; the three inferencers return them in three ways."""
+    if hasattr(inferencer, "config"):  # mmpretrain's, whose call shows a bar for every batch
+        _, dataset = next(datasets_of(inferencer.config, ("test_dataloader",)))
+        if not any(type_name(step) == "LoadImageFromFile" for step in dataset.pipeline):
+            # The data set gives arrays, which are RGB; files are read as BGR.
+            images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
+        batches = inferencer.preprocess(images, len(images))
+        return [sample for batch in batches for sample in inferencer.forward(batch)]
+    if not hasattr(inferencer.model, "decode_head"):
+        return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
+    samples = []
+    for _, alike in groupby(images, np.shape):  # all that mmsegmentation takes as a batch
+        alike = list(alike)
+        found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
+        samples += found if isinstance(found, list) else [found]
+    return samples

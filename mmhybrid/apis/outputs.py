@@ -1,0 +1,128 @@
+"""What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from PIL import Image
+
+TOP = 5  # classes that are kept of a classifier
+
+
+def draw(
+    inferencer: Any, image: np.ndarray, sample: Any, target: Path, score_threshold: float
+) -> None:
+    """Draws the data sample of an image (H, W, 3), BGR, uint8, by the library's own visualizer."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image = np.ascontiguousarray(image[..., ::-1])  # visualizers take RGB; inferencers pass BGR
+    options: dict[str, Any] = dict(draw_gt=False, out_file=str(target))
+    visualizer = inferencer.visualizer
+    if hasattr(sample, "pred_label"):
+        if visualizer is None:
+            from mmpretrain.visualization import UniversalVisualizer
+
+            visualizer = inferencer.visualizer = UniversalVisualizer()
+        classes = inferencer.model.dataset_meta["classes"]
+        enlarged = max(1, round(224 / min(image.shape[:2])))
+        visualizer.visualize_cls(image, sample, classes, rescale_factor=enlarged, **options)
+    elif hasattr(sample, "pred_sem_seg"):
+        visualizer.add_datasample("image", image, sample, with_labels=False, **options)
+    else:
+        visualizer.add_datasample("image", image, sample, pred_score_thr=score_threshold, **options)
+
+
+def join_frames(path: Path, name: str, folder: Path, count: int) -> None:
+    """Writes the drawn frames FOLDER/images/NAME of a video as a video, at its own speed."""
+    (folder / "videos").mkdir(exist_ok=True)  # OpenCV is silent where it cannot write
+    mmcv.frames2video(
+        str(folder / "images" / name),
+        str(folder / "videos" / f"{name}.mp4"),
+        fps=cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS),
+        fourcc="mp4v",
+        end=count,
+        show_progress=False,
+    )
+
+
+class Results:
+    """Writes label maps to a folder at once, and collects all else until :meth:`write`."""
+
+    def __init__(self, folder: Path, classes: list[str]) -> None:
+        self.folder = folder
+        self.classes = classes
+        self.images: list[dict] = []
+        self.annotations: list[dict] = []
+        self.classified: list[dict] = []
+
+    def add(self, path: str, name: str, image: np.ndarray, sample: Any) -> None:
+        """Adds the data sample of an image, with the image's path and the name of its outputs."""
+        if hasattr(sample, "pred_label"):
+            self._add_classes(path, sample)
+        elif hasattr(sample, "pred_sem_seg"):
+            labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+            labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+            target = self.folder / "labels" / f"{name}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels).save(target)
+        else:
+            self._add_objects(path, image, sample)
+
+    def _add_classes(self, path: str, sample: Any) -> None:
+        scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
+        names = dict(enumerate(self.classes))
+        best = [
+            dict(label=label, name=names.get(label, str(label)), score=round(score, 6))
+            for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
+        ]
+        self.classified.append(dict(file=path, **best[0], best=best))
+
+    def _add_objects(self, path: str, image: np.ndarray, sample: Any) -> None:
+        height, width = image.shape[:2]
+        image_id = len(self.images) + 1
+        self.images.append(dict(id=image_id, file_name=path, height=height, width=width))
+        found = sample.pred_instances.cpu().numpy()
+        for index, (box, label, score) in enumerate(
+            zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+        ):
+            left, top, right, bottom = (round(value, 2) for value in box)
+            row = dict(
+                id=len(self.annotations) + 1,
+                image_id=image_id,
+                category_id=label + 1,
+                score=round(score, 6),
+                bbox=[left, top, round(right - left, 2), round(bottom - top, 2)],
+                area=round((right - left) * (bottom - top), 2),
+                iscrowd=0,
+            )
+            if "masks" in found:
+                row |= _run_lengths(found.masks[index])
+            self.annotations.append(row)
+
+    def write(self) -> None:
+        """Writes ``predictions.json``, unless label maps were all."""
+        content: Any = self.classified
+        if self.images:
+            content = dict(
+                images=self.images,
+                annotations=self.annotations,
+                categories=[dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)],
+            )
+        if content:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "predictions.json").write_text(json.dumps(content))
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) in COCO's run lengths, and its area in pixels."""
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return dict(
+        segmentation=dict(size=encoded["size"], counts=encoded["counts"].decode()),
+        area=int(mask.sum()),
+    )

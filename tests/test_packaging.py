@@ -1,0 +1,98 @@
+"""What the source archive and the wheel hold: the package, and all that mim looks for."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import yaml
+
+from mmhybrid.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.process
+
+
+def setup(folder: Path, *words: object) -> None:
+    """Runs ``setup.py`` of a folder."""
+    command = [sys.executable, "setup.py", "-q", *map(str, words)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def build(source: Path, out: Path, command: str, pattern: str) -> Path:
+    """Builds an archive of a source folder, which it leaves as it is."""
+    out.mkdir()
+    words = ["--bdist-dir", out / "tree"] if command == "bdist_wheel" else []
+    setup(source, "egg_info", "--egg-base", out, "build", "--build-base", out / "build",
+          command, "--dist-dir", out, *words)  # fmt: skip
+    (archive,) = out.glob(pattern)
+    return archive
+
+
+@pytest.fixture(scope="module", params=["checkout", "archive"])
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel holds, built from the checkout or from the source archive."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = ROOT
+    if request.param == "archive":
+        archive = build(ROOT, folder / "sdist", "sdist", "*.tar.gz")
+        shutil.unpack_archive(archive, folder / "unpacked")
+        (source,) = (folder / "unpacked").iterdir()
+    with ZipFile(build(source, folder / "wheel", "bdist_wheel", "*.whl")) as file:
+        file.extractall(folder / "site")
+    return folder / "site"
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder, but for what Python caches."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    info = f"mmhybrid-{__version__}.dist-info"
+    assert {path.name for path in wheel.iterdir()} == {"mmhybrid", info}
+    held = {name for name in files(wheel / "mmhybrid") if not name.startswith(".mim/")}
+    modules = {name for name in files(ROOT / "mmhybrid") if not name.startswith(".mim/")}
+    assert held == modules
+    assert not [path for path in wheel.rglob("*") if path.suffix in (".pyc", ".pyo")]
+    assert not {"benchmarks", "tests"} & {path.name for path in wheel.rglob("*") if path.is_dir()}
+    assert (wheel / info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    about = (wheel / info / "METADATA").read_text()
+    assert "License-Expression: Apache-2.0" in about or "License: Apache-2.0" in about
+
+
+def test_mim_finds_configs_tools_and_index(wheel: Path) -> None:
+    carried = wheel / "mmhybrid" / ".mim"
+    for folder in ("configs", "tools"):
+        assert files(carried / folder) == files(ROOT / folder)
+    index = yaml.safe_load((carried / "model-index.yml").read_text())
+    models = [
+        entry
+        for file in index["Import"]
+        for entry in yaml.safe_load((carried / file).read_text())["Models"]
+    ]
+    assert models
+    assert all((carried / entry["Config"]).is_file() for entry in models)
+
+
+def test_a_tool_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """As ``mim run mmhybrid get_flops`` starts it, with no checkout near."""
+    environment = os.environ | {"PYTHONPATH": str(wheel)}
+    options = dict(capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    code = "import mmhybrid; print(mmhybrid.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], **options)
+    assert found.stdout.strip() == str(wheel / "mmhybrid" / "__init__.py"), found.stderr
+    tool = wheel / "mmhybrid" / ".mim" / "tools" / "get_flops.py"
+    done = subprocess.run([sys.executable, str(tool), "DWVisionTransformer('tiny')"], **options)
+    assert done.returncode == 0, done.stderr
+    assert "Params:" in done.stdout
+
+
+def test_tools_need_nothing_but_the_package() -> None:
+    for tool in sorted((ROOT / "tools").glob("*.py")):
+        assert not re.search(r"(from|import) benchmarks", tool.read_text()), tool
