@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import gzip
 import importlib
+import json
 import os
 import random
 import subprocess
@@ -88,6 +90,13 @@ def read_config() -> Callable[[str], Config]:
     """Reads a config of ``configs/`` by its name, once a session; each caller gets a copy."""
     read = functools.cache(lambda name: Config.fromfile(ROOT / "configs" / f"{name}.py"))
     return lambda name: copy.deepcopy(read(name))
+
+
+@pytest.fixture(scope="session")
+def published_keys() -> dict[str, Any]:
+    """Entries of the published state dicts with their shapes, by model; see data/README.md."""
+    with gzip.open(ROOT / "tests" / "data" / "published_keys.json.gz") as file:
+        return json.load(file)
 
 
 @pytest.fixture(autouse=True)

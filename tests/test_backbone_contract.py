@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -169,7 +170,7 @@ def test_layer_depth_rises_from_the_stem_to_the_end(backbone) -> None:
     assert model.get_layer_depth("neck.weight", "backbone.") == (number - 1, number)
     stages = [{depths[p][0] for p in parameters(model, i)} for i in range(-1, model.num_stages)]
     assert stages[0] == {0}
-    for one, following in zip(stages, stages[1:], strict=False):
+    for one, following in itertools.pairwise(stages):
         assert max(one - {number - 1}) <= min(following)
 
 
