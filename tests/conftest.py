@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,6 +91,27 @@ def read_config() -> Callable[[str], Config]:
     """Reads a config of ``configs/`` by its name, once a session; each caller gets a copy."""
     read = functools.cache(lambda name: Config.fromfile(ROOT / "configs" / f"{name}.py"))
     return lambda name: copy.deepcopy(read(name))
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where to compute; what asks for it runs on a GPU too, if there is one."""
+    return request.param
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a tool in this process: its file in ``tools/`` and its command line."""
+
+    def run(name: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,12 @@ from mmhybrid.backbones import HybridBackbone
 BASES = Path(__file__).resolve().parents[1] / "configs" / "_base_"
 # Bases with a head, and what makes it small.
 HEADS = {
-    "mask_rcnn_coco_1x": {"roi_head.bbox_head.fc_out_channels": 32},
+    "mask_rcnn_coco_1x": {
+        "roi_head.bbox_head.fc_out_channels": 32,
+        "roi_head.mask_head.num_convs": 1,
+        "train_cfg.rcnn.sampler.num": 32,
+        "train_cfg.rpn_proposal.max_per_img": 60,
+    },
     "retinanet_coco_1x": {"bbox_head.stacked_convs": 1},
     "yolov3_coco_300e": {},
     "upernet_ade20k_160k": {"decode_head.channels": 32, "auxiliary_head.channels": 32},
