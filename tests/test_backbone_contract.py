@@ -13,19 +13,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import mmhybrid
-from mmhybrid.backbones import HybridBackbone
+from mmhybrid.backbones import HybridBackbone, backbone_classes
 from mmhybrid.backbones.base import resolve_arch
 
-BACKBONES = sorted(
-    (
-        c
-        for c in MODELS.module_dict.values()
-        if inspect.isclass(c) and issubclass(c, HybridBackbone)
-    ),
-    key=lambda c: c.__name__,
+every_backbone = pytest.mark.parametrize(
+    "backbone", backbone_classes(), ids=lambda backbone: backbone.__name__
 )
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda c: c.__name__)
-
 # The same examples each time, few enough for seconds.
 few = settings(
     max_examples=8,

@@ -149,6 +149,7 @@ def test_what_is_left_out_is_not_its_own_replacement() -> None:
         load_or_replace(TwoSamples([0]), 0)
 
 
+@pytest.mark.train
 def test_run_trains_on_what_is_left(toy_config, capfd) -> None:
     toy_config.train_dataloader.dataset.data_list[5]["unreadable"] = True
     toy_config.train_dataloader.num_workers = 2
@@ -173,6 +174,7 @@ def test_evaluation_names_what_it_cannot_read(toy_config, loop, workers) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.train
 def test_run_stops_where_nothing_can_be_read(toy_config, workers) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
         record["unreadable"] = True
@@ -372,6 +374,7 @@ def test_kinds_are_all_tested() -> None:
 # --- the tool -------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_tool_tells_counts_and_examples(tmp_path: Path) -> None:
     dataset = coco(tmp_path, [BOXES["empty box"] | dict(id=3), BOXES["crowd box"] | dict(id=4)])
     IMAGES["empty file"][0](tmp_path)

@@ -1,23 +1,16 @@
 """Backbones compile and export without a graph break, and serve sizes that were not traced."""
 
-import inspect
-
 import pytest
 import torch
-from mmengine.registry import MODELS
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import HybridBackbone, XFormer
+from mmhybrid.backbones import XFormer, backbone_classes
 from mmhybrid.deploy import fuse
 
 pytestmark = pytest.mark.compile
-BACKBONES = {
-    name: (backbone, {})
-    for name, backbone in sorted(MODELS.module_dict.items())
-    if inspect.isclass(backbone) and issubclass(backbone, HybridBackbone)
-}
+BACKBONES = {backbone.__name__: (backbone, {}) for backbone in backbone_classes()}
 BACKBONES["XFormer-context_score"] = (XFormer, dict(attention="context_score"))
 # The first is traced. Of TransXNet, the table of positions is resized at all but 64x64. Maps are
 # even and odd in every stage.

@@ -1,7 +1,6 @@
 """Fused models against unfused ones."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -14,19 +13,15 @@ from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
     DWSwinTransformer,
-    HybridBackbone,
     TransXNet,
     XFormer,
+    backbone_classes,
 )
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
 from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
-TINY = {
-    backbone: backbone.test_options
-    for backbone in MODELS.module_dict.values()
-    if inspect.isclass(backbone) and issubclass(backbone, HybridBackbone)
-}
+TINY = {backbone: backbone.test_options for backbone in backbone_classes()}
 PVT = dict(embed_dims=16, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
 TINY[DepthwiseShortcutBackbone] = dict(
     backbone=dict(type="mmdet.PyramidVisionTransformerV2", **PVT), dw_kernel_sizes=(3, 5)

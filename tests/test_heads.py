@@ -1,7 +1,6 @@
 """Every backbone under every head: the channels fit, and one step trains it."""
 
 import functools
-import inspect
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 import mmhybrid
-from mmhybrid.backbones import HybridBackbone
+from mmhybrid.backbones import backbone_classes
 
 BASES = Path(__file__).resolve().parents[1] / "configs" / "_base_"
 # Bases with a head, and what makes it small.
@@ -31,11 +30,7 @@ HEADS = {
 }
 BACKBONE_BASES = sorted(path.stem for path in (BASES / "backbones").glob("*.py"))
 # Constructor arguments of tiny models, by class name.
-TINY = {
-    name: backbone.test_options
-    for name, backbone in MODELS.module_dict.items()
-    if inspect.isclass(backbone) and issubclass(backbone, HybridBackbone)
-}
+TINY = {backbone.__name__: backbone.test_options for backbone in backbone_classes()}
 SWIN = dict(embed_dims=24, depths=(2, 1, 1, 1), num_heads=(1, 2, 3, 6))
 TINY["DepthwiseShortcutBackbone"] = dict(backbone=dict(type="mmdet.SwinTransformer", **SWIN))
 HEIGHT, WIDTH = 64, 96

@@ -1,6 +1,5 @@
 """Layer-wise learning rate decay, under each type of model and for each family."""
 
-import inspect
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +17,6 @@ CONFIGS = {
     "UperNet": "upernet_transxnet_t_ade20k",
     "classifier": "transxnet_t_imagenet",
 }
-FAMILIES = [
-    backbone
-    for _, backbone in sorted(MODELS.module_dict.items())
-    if inspect.isclass(backbone) and issubclass(backbone, backbones.HybridBackbone)
-]
 
 
 @pytest.fixture
@@ -156,7 +150,7 @@ def test_classifiers_get_what_mmpretrain_gives_them(backbone: dict) -> None:
         assert group["layer_depth"] == expected[name]["layer_id"]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", backbones.backbone_classes(), ids=lambda family: family.__name__)
 def test_every_family(family: type[nn.Module]) -> None:
     model = tiny(family)
     found = groups(model)

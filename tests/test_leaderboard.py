@@ -220,6 +220,7 @@ def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
     )
 
 
+@pytest.mark.train
 def test_training_and_testing_leave_results(tmp_path: Path) -> None:
     config = "configs/mask_rcnn_transxnet_t_coco.py"
     (tmp_path / "vis_data").mkdir()
@@ -383,6 +384,7 @@ MODELS = f"[...{BODY}.rows].map(r => r.cells[0].textContent)"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.process
 def test_page(browser: Browser, results: dict, tmp_path: Path, width: int) -> None:
     page = tmp_path / "page.html"
     page.write_text(leaderboard.to_html(leaderboard.leaderboard(results, COSTS)))
@@ -413,6 +415,7 @@ def test_page(browser: Browser, results: dict, tmp_path: Path, width: int) -> No
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.process
 def test_the_published_page(browser: Browser, root: Path, width: int) -> None:
     browser.open(root / "docs" / "leaderboard.html", width)
     assert browser.value("document.documentElement.scrollWidth") <= width

@@ -130,6 +130,7 @@ def unpacked_archive(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("source", ["checkout", "archive"])
+@pytest.mark.process
 def test_the_package_carries_what_mim_looks_for(source: str, tmp_path: Path) -> None:
     folder = ROOT if source == "checkout" else unpacked_archive(tmp_path / "archive")
     setup(folder, "build_py", "--build-lib", tmp_path)

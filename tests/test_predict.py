@@ -259,6 +259,7 @@ def test_a_truncated_image_is_not_filled_with_grey(tmp_path: Path) -> None:
         read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.process
 def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
     config, weights = models["dw_vit_t_cifar10"]
     command = [sys.executable, str(ROOT / "tools" / "predict.py"), str(config), str(weights)]
