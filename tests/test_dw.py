@@ -36,9 +36,9 @@ FIRST_LOGITS = {
 PLAIN = dict(dw_kernel_sizes=())
 NO_POSITION = dict(position_embedding=False)
 STRIPPED = dict(layer_scale=False, talking_heads=False, position_embedding=False)
-TINY_VIT = dict(arch=dict(embed_dims=24, depth=2, num_heads=2), image_size=64)
-TINY_CAIT = dict(arch=dict(embed_dims=24, depth=2, num_heads=2), image_size=64)
-TINY_SWIN = dict(arch=dict(embed_dims=24, depths=(2, 2), num_heads=(2, 4)), out_indices=(0, 1))
+TINY_VIT = dict(DWVisionTransformer.test_options, image_size=64)
+TINY_CAIT = dict(DWCaiT.test_options, image_size=64)
+TINY_SWIN = DWSwinTransformer.test_options
 HOSTS = [(DWVisionTransformer, TINY_VIT), (DWCaiT, TINY_CAIT), (DWSwinTransformer, TINY_SWIN)]
 every_host = pytest.mark.parametrize(
     ("host", "small"), HOSTS, ids=lambda v: getattr(v, "__name__", "")
@@ -224,24 +224,21 @@ def test_every_parameter_of_a_plain_host_gets_a_gradient(host, options, out_type
 
 def test_without_a_class_token() -> None:
     model = DWVisionTransformer(**TINY_VIT, class_token=False).eval()
-    assert model.pos_embedding.shape == (1, 16, 24)
+    assert model.pos_embedding.shape == (1, 16, 48)
     assert "cls_token" not in dict(model.named_parameters())
     assert [y.shape[1:] for y in model(torch.randn(1, 3, 64, 96))] == [
-        (6, 16, 24),
-        (12, 8, 12),
-        (24, 4, 6),
-        (24, 2, 3),
+        (12, 16, 24),
+        (24, 8, 12),
+        (48, 4, 6),
+        (48, 2, 3),
     ]
 
 
 def test_positions_are_resized_from_one_size_to_another() -> None:
-    small, large = (
-        DWVisionTransformer(**TINY_VIT),
-        DWVisionTransformer(**{**TINY_VIT, "image_size": 128}),
-    )
+    small, large = (DWVisionTransformer(**TINY_VIT | dict(image_size=side)) for side in (64, 128))
     torch.testing.assert_close(small.positions((4, 4), 1), small.pos_embedding, rtol=0, atol=0)
     wide = small.positions((4, 6), 1)
-    assert wide.shape == (1, 25, 24)
+    assert wide.shape == (1, 25, 48)
     assert torch.equal(wide[:, :1], small.pos_embedding[:, :1])
     report = load_weights(large, small.state_dict())
     assert report.adapted == ["pos_embedding"]
@@ -249,10 +246,9 @@ def test_positions_are_resized_from_one_size_to_another() -> None:
 
 
 def test_position_biases_are_resized_to_another_window() -> None:
-    settings = TINY_SWIN["arch"]
-    wide = DWSwinTransformer(arch=dict(settings, window_size=8), out_indices=(0, 1))
+    wide = DWSwinTransformer(arch=dict(TINY_SWIN["arch"], window_size=8))
     report = load_weights(wide, DWSwinTransformer(**TINY_SWIN).state_dict())
-    assert len(report.adapted) == 4
+    assert len(report.adapted) == 8
     assert not report.mismatched
 
 
@@ -350,12 +346,12 @@ def test_shifted_windows_can_be_switched_off() -> None:
 
 
 def test_stages_after_the_last_output_are_not_built() -> None:
-    assert len(DWSwinTransformer(arch=TINY_SWIN["arch"], out_indices=(0,)).layers) == 1
+    assert len(DWSwinTransformer(**TINY_SWIN, out_indices=(0,)).layers) == 1
 
 
 @pytest.mark.parametrize("backbone", [dict(VIT, **TINY_VIT), dict(CAIT, **TINY_CAIT)])
 def test_trains_as_a_classifier(backbone) -> None:
-    model = classifier(backbone, 24).train()
+    model = classifier(backbone, 48).train()
     samples = pytest.importorskip("mmpretrain.structures").DataSample
     labels = [samples().set_gt_label(i) for i in (3, 7)]
     losses = model(torch.randn(2, 3, 40, 72), labels, mode="loss")
@@ -363,18 +359,11 @@ def test_trains_as_a_classifier(backbone) -> None:
     assert torch.isfinite(losses["loss"])
 
 
-@pytest.mark.parametrize(
-    ("backbone", "options"),
-    [
-        (DWVisionTransformer, dict(arch=dict(embed_dims=24, depth=2), image_size=64)),
-        (DWCaiT, dict(arch=dict(embed_dims=48, depth=2), image_size=64)),
-        (DWSwinTransformer, dict(arch=dict(embed_dims=24, depths=(1, 1, 1, 1)))),
-    ],
-)
-def test_identity_shortcuts_add_the_blocks_inputs_once_more(backbone, options) -> None:
+@every_host
+def test_identity_shortcuts_add_the_blocks_inputs_once_more(host, small) -> None:
     """The paper's ablation: no more parameters than the plain host, another output."""
-    identity = backbone(**options, dw_kernel_sizes="identity").eval()
-    plain = backbone(**options, dw_kernel_sizes=()).eval()
+    identity = host(**small, dw_kernel_sizes="identity").eval()
+    plain = host(**small, **PLAIN).eval()
     plain.load_state_dict(identity.state_dict())  # strictly: the same parameters
     x = torch.randn(1, 3, 64, 64)
     assert not torch.allclose(identity(x)[-1], plain(x)[-1])

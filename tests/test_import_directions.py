@@ -4,6 +4,7 @@ What a module imports is read from its source, imports inside functions included
 """
 
 import ast
+import functools
 import graphlib
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ for part in MAY_IMPORT.keys() - BASIC:
 OF_A_BACKBONE = {"torch", "mmengine", "mmhybrid"}
 
 
+@functools.cache
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py"))
 
@@ -50,8 +52,13 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> list[str]:
     """Every module that a file names in an import, wherever in the file."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

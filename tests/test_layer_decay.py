@@ -109,22 +109,6 @@ def test_the_groups_are_printed(build, read_config, run_tool, root, capsys) -> N
         run_tool("print_groups.py", path, *options)
 
 
-@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
-def test_their_own_constructors_refuse_the_same_model(scope: str, build) -> None:
-    """Why there is one here: theirs look for ConvNeXt in the name of the backbone's class."""
-    model = build("Mask R-CNN" if scope == "mmdet" else "UperNet")
-    theirs = f"{scope}.LearningRateDecayOptimizerConstructor"
-    with pytest.raises(NotImplementedError):
-        groups(model, theirs, decay_rate=0.5, decay_type="layer_wise", num_layers=6)
-
-
-def test_the_one_of_mmpretrain_refuses_detectors(build) -> None:
-    """Its models must have ``get_layer_depth`` themselves; only classifiers have."""
-    theirs = "mmpretrain.LearningRateDecayOptimWrapperConstructor"
-    with pytest.raises(NotImplementedError, match="get_layer_depth"):
-        groups(build("Mask R-CNN"), theirs, layer_decay_rate=0.5)
-
-
 @pytest.mark.parametrize(
     "backbone",
     [
