@@ -16,8 +16,10 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 RUN = $(VENV)/bin/python
-# Of tests, at the same time, with a thread each.
+# So many tests at the same time, with a thread each. A worker takes tests in their order, so that it
+# makes what a file of tests shares but once, and steals from the other's end when it has no more.
 WORKERS ?= 2
+PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
 .PHONY: demo check test lint bench torture soak readme
@@ -26,10 +28,10 @@ demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
 
 check: lint
-	$(RUN) -m pytest -n $(WORKERS) -m "not (process or train or compile or onnx or full_size)"
+	$(PYTEST) -m "not (process or train or compile or onnx or full_size)"
 
 test: lint
-	$(RUN) -m pytest -n $(WORKERS)
+	$(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
