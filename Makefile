@@ -1,4 +1,5 @@
 # make demo    watch Mask R-CNN with TransXNet-T learn, in a few minutes on a CPU
+# make check   lint and the tests that are quick: what to run after every change
 # make test    lint and all tests
 # make lint    ruff alone
 # make bench   the speed table
@@ -15,15 +16,22 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 RUN = $(VENV)/bin/python
+# So many tests at the same time, with a thread each. A worker takes tests in their order, so that it
+# makes what a file of tests shares but once, and steals from the other's end when it has no more.
+WORKERS ?= 2
+PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
-.PHONY: demo test lint bench torture soak readme
+.PHONY: demo check test lint bench torture soak readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
 
+check: lint
+	$(PYTEST) -m "not (process or train or compile or onnx or full_size)"
+
 test: lint
-	$(RUN) -m pytest
+	$(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

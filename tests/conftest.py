@@ -1,11 +1,22 @@
-"""What every test may use."""
+"""What every test may use, and the markers without which no test may be slow."""
 
+import copy
+import functools
+import gzip
+import importlib
+import json
 import os
 import random
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Threads that wait without spinning let other processes work; set before PyTorch is loaded.
+# One thread for each worker of pytest-xdist, and one that waits without spinning, for the sake of
+# other processes; set before PyTorch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -23,6 +34,41 @@ from torch import Tensor, nn
 from mmhybrid.layers.norm import build_norm
 
 ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+# It registers its backbone, which is therefore tested like every other.
+importlib.import_module("examples.inception_next")
+
+# What only a test with the marker may call; pyproject.toml says what the markers mean.
+MARKED_CALLS = {
+    "process": (subprocess.Popen, "__init__"),
+    "train": (Runner, "train"),
+    "compile": (torch, "compile"),
+    "onnx": (torch.onnx, "export"),
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Fails a test whose marker was forgotten, fixtures included."""
+    with pytest.MonkeyPatch.context() as patch:
+        for marker, (owner, name) in MARKED_CALLS.items():
+            if not item.get_closest_marker(marker):
+                patch.setattr(owner, name, _refuse(marker, getattr(owner, name)))
+        return (yield)
+
+
+def _refuse(marker: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def refuse(*args: Any, **options: Any) -> Any:
+        if marker == "process":
+            program = args[1] if isinstance(args[1], str) else args[1][0]
+            # Git and compilers, which are asked for their versions, answer at once.
+            if not Path(program).name.startswith(("python", "bash")):
+                return function(*args, **options)
+        pytest.fail(f"this test needs the marker {marker!r}")
+
+    return refuse
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +84,41 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data: {folder} does not exist (set MMHYBRID_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def read_config() -> Callable[[str], Config]:
+    """Reads a config of ``configs/`` by its name, once a session; each caller gets a copy."""
+    read = functools.cache(lambda name: Config.fromfile(ROOT / "configs" / f"{name}.py"))
+    return lambda name: copy.deepcopy(read(name))
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where to compute; what asks for it runs on a GPU too, if there is one."""
+    return request.param
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a tool in this process: its file in ``tools/`` and its command line."""
+
+    def run(name: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return run
+
+
+@pytest.fixture(scope="session")
+def published_keys() -> dict[str, Any]:
+    """Entries of the published state dicts with their shapes, by model; see data/README.md."""
+    with gzip.open(ROOT / "tests" / "data" / "published_keys.json.gz") as file:
+        return json.load(file)
 
 
 @pytest.fixture(autouse=True)

@@ -93,6 +93,7 @@ def test_unknown_stack(bootstrap: ModuleType, environment: str) -> None:
         bootstrap.main(environment, "mmlab")
 
 
+@pytest.mark.process
 def test_is_installed(bootstrap: ModuleType) -> None:
     assert bootstrap.is_installed(sys.executable, "pytest")
     assert not bootstrap.is_installed(sys.executable, "mmhybrid-nowhere")

@@ -592,6 +592,7 @@ def test_flipped_bytes_of_a_legacy_file_never_crash(tmp_path):
             read_checkpoint(path)
 
 
+@pytest.mark.process
 def test_this_file_needs_no_module_of_openmmlab_but_mmengine():
     code = "import sys, mmhybrid.weights; print('mmdet' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -203,6 +203,7 @@ def test_a_detectors_file_loads_into_a_backbone_and_another_detector(tmp_path):
     assert holds(other, theirs.state_dict())
 
 
+@pytest.mark.compile
 def test_wrapped_and_compiled_models(tmp_path):
     weights = backbone().state_dict()
     path = saved(weights, tmp_path)

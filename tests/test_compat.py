@@ -40,6 +40,7 @@ def run_python(code: str) -> str:
 # --- the import -----------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_import_is_lean():
     names = ("mmdet", "mmseg", "mmpretrain", "torchvision", "transformers", "mmcv", "cv2")
     code = f"import sys, mmhybrid; print([n for n in {names!r} if n in sys.modules])"
@@ -228,6 +229,7 @@ def runner(work_dir, iterations=4, **settings):
 
 
 @pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.train
 def test_a_run_resumes_from_its_own_checkpoint(averaged, tmp_path):
     hooks = [dict(type="EMAHook", momentum=0.5)] if averaged else None
     runner(tmp_path / "whole", 4, custom_hooks=hooks).train()
@@ -292,6 +294,7 @@ def attack(tmp_path):
 
 
 @pytest.mark.parametrize("old", ["0", "1"])
+@pytest.mark.train
 def test_every_way_of_loading_refuses_an_attack(
     attack, safe_checkpoints, old, tmp_path, monkeypatch
 ):
@@ -427,6 +430,7 @@ TWO_IMPORTS = (
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Adafactor"), reason="this PyTorch has no Adafactor")
 @pytest.mark.parametrize("register", [TWO_ADAFACTORS, TWO_IMPORTS], ids=["Adafactor", "ASGD"])
+@pytest.mark.process
 def test_optimizers_register_twice(register):
     # `import mmhybrid` applies it, hence the stand-in for the package.
     first = (

@@ -27,6 +27,7 @@ def run(code: str, root: Path, *path: Path) -> str:
 APPLY = "from mmhybrid.compat import mmcv_ext; mmcv_ext.apply(); mmcv_ext.apply()\n"
 
 
+@pytest.mark.process
 def test_apply_imports_nothing_and_installs_once(root: Path) -> None:
     run(
         APPLY
@@ -36,6 +37,7 @@ def test_apply_imports_nothing_and_installs_once(root: Path) -> None:
     )
 
 
+@pytest.mark.process
 def test_python_finds_a_proper_spec(root: Path) -> None:
     run(
         APPLY
@@ -64,6 +66,7 @@ def fake_mmcv(folder: Path, **files: str) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_a_full_mmcv_is_left_alone(root: Path, tmp_path: Path) -> None:
     """Its kernels are taken, and the check that it has all of them stays."""
     import mmcv.utils.ext_loader
@@ -87,6 +90,7 @@ else:
     run(APPLY + code, root, folder)
 
 
+@pytest.mark.process
 def test_without_mmcv_nothing_happens(root: Path) -> None:
     run(
         """
@@ -130,6 +134,7 @@ def test_the_environment_report_names_the_kernels() -> None:
     assert "torchvision" in collect_env()["MMCV Compiler"]
 
 
+@pytest.mark.process
 def test_openmmlab_imports(root: Path) -> None:
     pytest.importorskip("mmdet")
     code = "import mmdet, mmdet.models, mmseg.models, mmpretrain.models; print('all')"

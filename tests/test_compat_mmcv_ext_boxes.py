@@ -14,14 +14,7 @@ mmcv_ext.apply()
 
 from mmcv import ops  # noqa: E402
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 HALVES = [torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def random_boxes(count: int, whole: bool = False) -> Tensor:

@@ -99,6 +99,7 @@ def convert(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.process
 def test_a_training_file_becomes_safetensors_that_init_cfg_reads(tmp_path: Path) -> None:
     averaged, plain = TransXNet(**SMALL).state_dict(), TransXNet(**SMALL).state_dict()
     content = {
@@ -123,6 +124,7 @@ def test_a_training_file_becomes_safetensors_that_init_cfg_reads(tmp_path: Path)
     assert_same(dict(model.state_dict()), dict(averaged))
 
 
+@pytest.mark.process
 def test_to_the_authors_and_back_on_the_command_line(tmp_path: Path) -> None:
     weights = {
         f"backbone.{k}": v for k, v in TransXNet(**SMALL, out_indices=(3,)).state_dict().items()
@@ -138,6 +140,7 @@ def test_to_the_authors_and_back_on_the_command_line(tmp_path: Path) -> None:
     assert_same(to_ours(theirs).weights, weights)
 
 
+@pytest.mark.process
 def test_a_hashed_name_leaves_a_file_called_out_alone(tmp_path: Path) -> None:
     torch.save({"state_dict": TransXNet(**SMALL).state_dict()}, tmp_path / "epoch_3.pth")
     before = (tmp_path / "epoch_3.pth").read_bytes()
@@ -149,6 +152,7 @@ def test_a_hashed_name_leaves_a_file_called_out_alone(tmp_path: Path) -> None:
     assert re.fullmatch(r"epoch_3-[0-9a-f]{8}\.pth", names[0])
 
 
+@pytest.mark.process
 def test_the_file_to_read_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "epoch_3.pth").write_bytes(b"weights and optimizer")
     result = convert(tmp_path / "epoch_3.pth", tmp_path / "." / "epoch_3.pth", "--no-hash")
@@ -160,6 +164,7 @@ def test_the_file_to_read_is_not_overwritten(tmp_path: Path) -> None:
     assert result.stderr.startswith("error: there is no checkpoint")
 
 
+@pytest.mark.process
 def test_one_clear_error(tmp_path: Path) -> None:
     result = convert(tmp_path / "none.pth", tmp_path / "out.pth")
     assert result.returncode == 1

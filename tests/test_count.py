@@ -105,6 +105,7 @@ THREE_WAYS = [
 
 
 @pytest.mark.parametrize(("backbone", "name", "by_hand"), THREE_WAYS)
+@pytest.mark.full_size
 def test_three_ways(backbone: type[nn.Module], name: str, by_hand) -> None:
     model = backbone().eval()
     ours = count(model, (64, 96))

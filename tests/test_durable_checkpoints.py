@@ -29,6 +29,8 @@ from mmhybrid.weights import (
 )
 from mmhybrid.weights.writing import UNFINISHED
 
+pytestmark = pytest.mark.train
+
 
 class Killed(Exception):
     """Stands for SIGKILL; tests/torture.py sends the real one."""

@@ -38,6 +38,8 @@ from mmhybrid.deploy.onnx_operations import (
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 
+pytestmark = [pytest.mark.onnx, pytest.mark.process]
+
 ROOT = Path(__file__).resolve().parents[1]
 # None is a multiple of 7 on every stage's map; in the first, the table of positions fits as it is.
 SHAPES = [(1, 3, 224, 224), (3, 3, 75, 101), (1, 3, 96, 64)]

@@ -1,59 +1,145 @@
 """Fused models against unfused ones."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
+import mmhybrid
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
-    DWCaiT,
     DWSwinTransformer,
-    DWVisionTransformer,
     TransXNet,
     XFormer,
+    backbone_classes,
 )
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
+from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-
-@pytest.mark.parametrize("arch", ["tiny", "small", "base"])
-def test_fused_backbone_equals_the_unfused(arch) -> None:
-    model = random_init(TransXNet(arch)).eval().double()
-    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    with torch.no_grad():
-        expected, fused = model(x), fuse(model)
-        for a, b in zip(expected, fused(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-        for a, b in zip(expected, fuse(model.float())(x.float()), strict=True):
-            assert (a - b).abs().max() < 1e-4 * a.abs().max()
-    norms = [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms == []
+TINY = {backbone: backbone.test_options for backbone in backbone_classes()}
+PVT = dict(embed_dims=16, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
+TINY[DepthwiseShortcutBackbone] = dict(
+    backbone=dict(type="mmdet.PyramidVisionTransformerV2", **PVT), dw_kernel_sizes=(3, 5)
+)
 
 
-def test_the_model_itself_stays_as_it_is() -> None:
-    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).train()
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+def build(backbone: type[nn.Module], **options) -> nn.Module:
+    return random_init(backbone(**{**TINY[backbone], **options})).eval()
+
+
+def fused_blocks(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if type(module).__name__.startswith("Fused")]
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    norms = nn.modules.batchnorm._BatchNorm
+    return [module for module in model.modules() if isinstance(module, norms)]
+
+
+def assert_close(actual, expected) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def assert_fusing_changes_rounding_alone(model: nn.Module) -> nn.Module:
+    """Returns the model fused, in double precision."""
+    model, x = model.double(), torch.randn(2, 3, 67, 95, dtype=torch.float64)
+    expected, fused = model(x), fuse(model)
+    assert_close(fused(x), expected)
+    for a, b in zip(expected, fuse(model.float())(x.float()), strict=True):
+        assert (a - b).abs().max() < 1e-4 * a.abs().max()
+    return fused
+
+
+@pytest.mark.parametrize("backbone", TINY, ids=lambda backbone: backbone.__name__)
+def test_every_backbone_and_that_it_stays_as_it_is(backbone) -> None:
+    model = build(backbone)
+    assert_fusing_changes_rounding_alone(copy.deepcopy(model))
+    before = copy.deepcopy(model.train().state_dict())
+    functions = {name: module.__dict__.get("inplace") for name, module in model.named_modules()}
     fused = fuse(model)
     assert model.training
     assert not fused.training
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fused.parameters())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert functions == {n: module.__dict__.get("inplace") for n, module in model.named_modules()}
+    # It has nothing in common with the model, and does not write into its input.
+    x = torch.randn(1, 3, 64, 64)
+    untouched, expected = x.clone(), fused(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert_close(fused(x), expected)
+    assert torch.equal(x, untouched)
+
+
+SWITCHES = [
+    (DMFormer, dict(merge="sum")),
+    (DMFormer, dict(merge="split")),
+    (DMFormer, dict(merge="split", expand=3)),
+    (DMFormer, dict(gate_reduction=None)),
+    (DMFormer, dict(output_conv=False)),
+    (DMFormer, dict(layer_scale_init=None)),
+    (DMFormer, dict(depthwise_ffn=False)),
+    (DMFormer, dict(downsample_kernel=2, stem_convs=2)),
+    (DMFormer, dict(norm_cfg=dict(type="SyncBN"), out_indices=(1, 2))),
+    (XFormer, dict(attention="context_score")),
+    (XFormer, dict(squeeze_excitation=False)),
+    (XFormer, dict(activation="gelu", mlp_activation="relu")),
+    (XFormer, dict(activation="silu", patch_size=1, output_projection=True)),
+    (XFormer, dict(activation="relu", out_indices=(1, 2))),
+    (XFormer, dict(norm_cfg=dict(type="SyncBN"))),
+    (XFormer, dict(norm_cfg=dict(type="GN", num_groups=2))),
+    (DWSwinTransformer, dict(dw_kernel_sizes=(3, 5))),
+]
+# Blocks whose normalisation depends on the image or does not fit stay as they are.
+UNFUSED = [
+    (TransXNet, dict(norm_cfg=dict(type="GN", num_groups=1))),
+    (TransXNet, dict(norm_cfg=dict(type="BN", track_running_stats=False))),
+    (DMFormer, dict(block_norm_cfg=dict(type="LN2d"))),
+    (DMFormer, dict(norm_cfg=dict(type="GN", num_groups=2))),
+    (DMFormer, dict(norm_cfg=dict(type="BN", track_running_stats=False))),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("backbone", "options"), [*SWITCHES, *UNFUSED])
+def test_every_switch(backbone, options) -> None:
+    model = build(backbone, **options)
+    fused = assert_fusing_changes_rounding_alone(model)
+    if (backbone, options) in UNFUSED:
+        assert fused_blocks(fused) == []
+    if (backbone, options) in SWITCHES and backbone is DMFormer:
+        assert len(fused_blocks(fused)) == sum(len(stage) for stage in model.stages)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        (TransXNet, dict(arch="tiny")),
+        (TransXNet, dict(arch="small")),
+        (TransXNet, dict(arch="base")),
+        (XFormer, dict(arch="small", attention="cross_covariance", head_channels=640)),
+        (XFormer, dict(arch="small", attention="context_score", head_channels=640)),
+        (DMFormer, dict(arch="small")),
+    ],
+)
+def test_full_size(backbone, options) -> None:
+    fused = assert_fusing_changes_rounding_alone(random_init(backbone(**options)).eval())
+    assert backbone is DMFormer or batch_norms(fused) == []
 
 
 def test_positions_are_fitted_anew_for_another_size_or_other_weights() -> None:
-    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
+    model, other = build(TransXNet), random_init(build(TransXNet), seed=1)
     fused = fuse(model)
-    other = random_init(TransXNet(dict(depths=(1, 1, 1, 1))), seed=1).eval()
     small, large = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 96, 64)
     with torch.inference_mode():
         for x in (small, small, large, small):
@@ -67,72 +153,15 @@ def test_positions_are_fitted_anew_for_another_size_or_other_weights() -> None:
     assert copied.relative_position.backbone is copied
 
 
-def test_a_shift_before_padding_is_refused() -> None:
-    norm = nn.BatchNorm2d(4)
+def test_what_cannot_be_fused_is_refused() -> None:
     with pytest.raises(ValueError, match="pads"):
-        affine_before(*norm_as_affine(norm), nn.Conv2d(4, 4, 3, padding=1))
-
-
-def test_a_model_without_our_backbone_is_refused() -> None:
+        affine_before(*norm_as_affine(nn.BatchNorm2d(4)), nn.Conv2d(4, 4, 3, padding=1))
     with pytest.raises(ValueError, match="no backbone of mmhybrid"):
         fuse(nn.Conv2d(3, 3, 1))
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "norm_cfg", [dict(type="GN", num_groups=1), dict(type="BN", track_running_stats=False)]
-)
-def test_blocks_with_another_normalisation_stay(norm_cfg) -> None:
-    arch = dict(depths=(1, 1, 1, 1))
-    model = random_init(TransXNet(arch, norm_cfg=norm_cfg)).eval().double()
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    for a, b in zip(model(x), fuse(model)(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: DWSwinTransformer(
-            dict(embed_dims=24, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8)),
-            dw_kernel_sizes=(3, 5),
-        ),
-        lambda: DWVisionTransformer(
-            dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=2), image_size=64, patch_size=16
-        ),
-        lambda: DWCaiT(
-            dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=2), image_size=64, patch_size=16
-        ),
-        lambda: DepthwiseShortcutBackbone(
-            dict(
-                type="mmdet.PyramidVisionTransformerV2",
-                embed_dims=16,
-                num_layers=[1, 1, 1, 1],
-                num_heads=[1, 2, 4, 8],
-            ),
-            dw_kernel_sizes=(3, 5),
-        ),
-    ],
-    ids=["swin", "vit", "cait", "wrapper"],
-)
-def test_models_with_depthwise_shortcuts(model) -> None:
-    model = random_init(model()).eval().double()
-    x = torch.randn(2, 3, 75, 64, dtype=torch.float64)
-    expected = model(x)
-    fused = fuse(model)
-    for a, b in zip(expected, fused(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    # The fused model's shortcuts are its own.
-    for parameter in model.parameters():
-        parameter.zero_()
-    for a, b in zip(expected, fused(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
 def test_fusing_in_inference_mode() -> None:
-    model = random_init(TransXNet(dict(depths=(1, 1, 1, 1)))).eval()
-    x = torch.randn(1, 3, 64, 64)
+    model, x = build(TransXNet), torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         fused = fuse(model)
         expected = fused(x)
@@ -140,38 +169,10 @@ def test_fusing_in_inference_mode() -> None:
         assert torch.equal(a, b)
 
 
-SMALL_DMFORMER = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1))
-SMALL_XFORMER = dict(
-    stem_channels=(8, 8),
-    channels=(8, 16, 16, 24),
-    mobile_depths=(2, 1, 1, 1),
-    embed_dims=(16, 16, 24),
-    xf_depths=(1, 1, 1),
-)
-
-
-# TransXNet is in test_compile_and_export.py.
 @torch.no_grad()
-def test_fused_dmformer_compiles_and_exports_for_any_size() -> None:
-    fused = fuse(random_init(DMFormer(SMALL_DMFORMER)))
-    dynamic = torch.export.Dim.DYNAMIC
-    shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-    exported = torch.export.export(fused, (torch.randn(2, 3, 64, 96),), dynamic_shapes=shapes)
-    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="aot_eager")
-    for size in ((2, 3, 64, 96), (3, 3, 75, 101)):
-        x = torch.randn(size)
-        for a, b, c in zip(fused(x), compiled(x), exported.module()(x), strict=True):
-            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(c, a, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "make", [lambda: DMFormer(SMALL_DMFORMER), lambda: XFormer(SMALL_XFORMER)], ids=["dm", "xf"]
-)
-def test_fused_models_under_autocast(make) -> None:
-    model = random_init(make()).eval()
-    x = torch.randn(1, 3, 64, 96)
+@pytest.mark.parametrize("backbone", [DMFormer, XFormer])
+def test_fused_models_under_autocast(backbone) -> None:
+    model, x = build(backbone), torch.randn(1, 3, 64, 96)
     exact = model(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for a, b, c in zip(exact, model(x), fuse(model)(x), strict=True):
@@ -179,27 +180,49 @@ def test_fused_models_under_autocast(make) -> None:
             assert fused_error < max(2 * error, 0.02)
 
 
-@pytest.mark.parametrize("size", ["t", "s", "b"])
-@pytest.mark.parametrize("config", ["mask_rcnn_transxnet_{}_coco", "upernet_transxnet_{}_ade20k"])
-def test_fused_detector_and_segmentor_equal_the_unfused(config, size) -> None:
-    cfg = Config.fromfile(CONFIGS / f"{config.format(size)}.py")
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        "mask_rcnn_transxnet_t_coco",
+        "upernet_transxnet_t_ade20k",
+        "mask_rcnn_dmformer_s_coco",
+        "segformer_xformer_s_cityscapes",
+    ],
+)
+def test_detectors_and_segmentors(config, read_config) -> None:
+    cfg = read_config(config)
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.init_cfg = None
-    cfg.model.backbone.norm_cfg = dict(type="BN")
-    model = MODELS.build(cfg.model).eval()
-    random_init(model.backbone)
-    model = model.double()
-    fused = fuse(model)
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
-        for a, b in zip(_outputs(model, x), _outputs(fused, x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.backbone.modules())
+    name = cfg.model.backbone.type
+    backbone = dict(type=name, **MODELS.get(name).test_options)
+    cfg.merge_from_dict(dict(model=mmhybrid.replace_backbone(cfg.model, backbone)))
+    model = random_init(MODELS.build(cfg.model)).eval().double()
+    x, fused = torch.randn(1, 3, 64, 96, dtype=torch.float64), fuse(model)
+    assert_close(outputs(fused, x), outputs(model, x))
+    assert name == "DMFormer" or batch_norms(fused.backbone) == []
 
 
-def _outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    features = model.extract_feat(x)
+def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+    maps = model.extract_feat(x)
     if hasattr(model, "decode_head"):
-        return [model.decode_head(features), *features]
-    scores, boxes = model.rpn_head(features)
-    return [*scores, *boxes, *features]
+        return [model.decode_head(maps), *maps]
+    scores, boxes = model.rpn_head(maps)
+    return [*scores, *boxes, *maps]
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), (5, 2), (7, 3), (15, 1)])
+def test_a_wide_rim_changes_nothing(kernel_size, dilation) -> None:
+    conv = WideDepthwiseConv(4, kernel_size, dilation).double()
+    x = torch.randn(2, 4, 11, 8, dtype=torch.float64, requires_grad=True)
+    padding = dilation * (kernel_size // 2)
+    expected = nn.functional.conv2d(
+        x, conv.weight, conv.bias, padding=padding, dilation=dilation, groups=4
+    )
+    torch.testing.assert_close(conv(x), expected)
+    inputs = (x, *conv.parameters())
+    for a, b in zip(
+        torch.autograd.grad(conv(x).square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)

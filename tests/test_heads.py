@@ -12,37 +12,27 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 import mmhybrid
+from mmhybrid.backbones import backbone_classes
 
 BASES = Path(__file__).resolve().parents[1] / "configs" / "_base_"
 # Bases with a head, and what makes it small.
 HEADS = {
-    "mask_rcnn_coco_1x": {"roi_head.bbox_head.fc_out_channels": 32},
+    "mask_rcnn_coco_1x": {
+        "roi_head.bbox_head.fc_out_channels": 32,
+        "roi_head.mask_head.num_convs": 1,
+        "train_cfg.rcnn.sampler.num": 32,
+        "train_cfg.rpn_proposal.max_per_img": 60,
+    },
     "retinanet_coco_1x": {"bbox_head.stacked_convs": 1},
     "yolov3_coco_300e": {},
     "upernet_ade20k_160k": {"decode_head.channels": 32, "auxiliary_head.channels": 32},
     "segformer_cityscapes_160k": {"decode_head.channels": 32},
 }
 BACKBONE_BASES = sorted(path.stem for path in (BASES / "backbones").glob("*.py"))
-# Small versions, so that a step takes a moment: constructor arguments by class name.
+# Constructor arguments of tiny models, by class name.
+TINY = {backbone.__name__: backbone.test_options for backbone in backbone_classes()}
 SWIN = dict(embed_dims=24, depths=(2, 1, 1, 1), num_heads=(1, 2, 3, 6))
-SMALL = {
-    "DMFormer": dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(1, 1, 1, 1))),
-    "DWCaiT": dict(arch=dict(embed_dims=48, depth=2), image_size=64),
-    "DWSwinTransformer": dict(arch=SWIN),
-    "DWVisionTransformer": dict(arch=dict(embed_dims=48, depth=2), image_size=64),
-    "DepthwiseShortcutBackbone": dict(backbone=dict(type="mmdet.SwinTransformer", **SWIN)),
-    "TransXNet": dict(
-        arch=dict(
-            depths=(1, 1, 1, 1),
-            embed_dims=(16, 32, 48, 64),
-            num_heads=(1, 2, 3, 4),
-            mlp_ratios=(2, 2, 2, 2),
-        )
-    ),
-}
-BACKBONES = sorted(
-    name for name, c in MODELS.module_dict.items() if c.__module__.startswith("mmhybrid.backbones.")
-)
+TINY["DepthwiseShortcutBackbone"] = dict(backbone=dict(type="mmdet.SwinTransformer", **SWIN))
 HEIGHT, WIDTH = 64, 96
 
 
@@ -77,13 +67,13 @@ def segmentation_sample():
     return sample
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", sorted(TINY))
 @pytest.mark.parametrize("head", HEADS)
 def test_one_step_trains(head: str, backbone: str) -> None:
     base = head_config(head)
     init_default_scope(base.default_scope)
     cfg = Config(dict(model=base.model.to_dict()))
-    changes = mmhybrid.replace_backbone(cfg.model, dict(type=backbone, **SMALL.get(backbone, {})))
+    changes = mmhybrid.replace_backbone(cfg.model, dict(type=backbone, **TINY[backbone]))
     cfg.merge_from_dict(dict(model=changes))
     cfg.merge_from_dict({f"model.{key}": value for key, value in HEADS[head].items()})
     detects = base.default_scope == "mmdet"
@@ -170,20 +160,25 @@ def test_a_head_without_in_index_takes_what_mmseg_gives_it() -> None:
     assert [head["in_channels"] for head in changes["auxiliary_head"]] == [160, 128]
 
 
-@pytest.mark.parametrize("attention", ["cross_covariance", "context_score"])
-@pytest.mark.parametrize(
-    "name", ["xformer_s_imagenet", "segformer_xformer_s_cityscapes", "yolov3_xformer_s_coco"]
-)
-def test_scales_of_cross_feature_attention_do_not_decay(name: str, attention: str) -> None:
-    cfg = Config.fromfile(BASES.parent / f"{name}.py")
+def weight_decays(cfg: Config) -> dict[str, float]:
+    """Of every parameter that a config trains, by its name."""
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.attention = attention
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    return {name: decay[id(one)] for name, one in model.named_parameters()}
+
+
+@pytest.mark.parametrize("attention", ["cross_covariance", "context_score"])
+@pytest.mark.parametrize(
+    "name", ["xformer_s_imagenet", "segformer_xformer_s_cityscapes", "yolov3_xformer_s_coco"]
+)
+def test_scales_of_cross_feature_attention_do_not_decay(name, attention, read_config) -> None:
+    cfg = read_config(name)
+    cfg.model.backbone.attention = attention
+    names = weight_decays(cfg)
     ending = "temperature" if attention == "cross_covariance" else "attention.scale"
-    names = {name: decay[id(one)] for name, one in model.named_parameters()}
     scales = [name for name in names if name.endswith(ending)]
     assert len(scales) == 9
     assert all(names[name] == 0 for name in scales)
@@ -211,14 +206,9 @@ DECAY = {
 
 
 @pytest.mark.parametrize("name", DECAY)
-def test_weight_decay_of_the_recipe(name: str) -> None:
-    cfg = Config.fromfile(BASES.parent / f"{name}.py")
-    init_default_scope(cfg.default_scope)
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+def test_weight_decay_of_the_recipe(name: str, read_config) -> None:
+    names = weight_decays(read_config(name))
     for ending, decays in DECAY[name].items():
-        found = {n: decay[id(p)] for n, p in model.named_parameters() if n.endswith(ending)}
+        found = {n: value for n, value in names.items() if n.endswith(ending)}
         assert found, ending
         assert {value > 0 for value in found.values()} == {decays}, found

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
@@ -16,6 +17,7 @@ def runner_of_a_detector() -> SimpleNamespace:
     return SimpleNamespace(model=model, logger=MMLogger.get_instance("hooks"))
 
 
+@pytest.mark.compile
 def test_backbone_alone_is_compiled() -> None:
     runner = runner_of_a_detector()
     x = torch.randn(1, 3, 64, 64)

@@ -213,6 +213,7 @@ def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
     )
 
 
+@pytest.mark.train
 def test_training_and_testing_leave_results(tmp_path: Path) -> None:
     config = "configs/mask_rcnn_transxnet_t_coco.py"
     (tmp_path / "vis_data").mkdir()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = [pytest.mark.process, pytest.mark.train]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Run in a process of its own, which forks before PyTorch has started any thread.
@@ -192,7 +194,6 @@ def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
 def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) -> None:
     config = tmp_path / "tiny.py"
     config.write_text(

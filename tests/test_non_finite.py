@@ -14,6 +14,8 @@ from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
 from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
 from mmhybrid.errors import UserError
 
+pytestmark = pytest.mark.train
+
 
 class WrongGradient(torch.autograd.Function):
     """What it gets, forwards; backwards something that is not a number."""

@@ -18,6 +18,8 @@ from mmhybrid.engine.hooks.signal_hook import SIGNALS
 from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
 from mmhybrid.weights import read_checkpoint
 
+pytestmark = [pytest.mark.process, pytest.mark.train]
+
 
 class SendSignal(Hook):
     """Sends this process a signal, in a training iteration or in a step of validation."""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mmhybrid  # noqa: F401  (mmdet needs what it supplies)
 
 import mmdet.datasets  # isort: skip
@@ -12,6 +14,7 @@ import numpy as np
 
 from mmhybrid.datasets.synthetic import coco
 
+pytestmark = [pytest.mark.process, pytest.mark.train]
 ROOT = Path(__file__).resolve().parents[1]
 MMDET = Path(mmdet.__file__).parent / ".mim"
 

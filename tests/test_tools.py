@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = [pytest.mark.process, pytest.mark.train]
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "mask_rcnn_transxnet_t_coco.py"
 PYTHON_TOOLS = sorted(
@@ -316,7 +318,6 @@ def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     assert result.stderr.startswith("usage:")
 
 
-@pytest.mark.slow
 def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Path) -> None:
     options = ["--quick", "--work-dir", tmp_path, "--cfg-options", *TINY]
     script = ROOT / "tools" / "dist_train.sh"

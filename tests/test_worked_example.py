@@ -1,6 +1,6 @@
 """The backbone of docs/adding_a_backbone.md keeps its promises and trains under Mask R-CNN."""
 
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -19,11 +19,7 @@ SMALL = dict(dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
 @pytest.fixture(scope="module")
 def inception_next() -> type:
     """The class, as the config's custom_imports finds it."""
-    spec = importlib.util.spec_from_file_location(
-        "examples.inception_next", ROOT / "examples" / "inception_next.py"
-    )
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("examples.inception_next")
     return module.InceptionNeXt
 
 
@@ -68,6 +64,8 @@ def test_freezes_and_knows_its_depths(inception_next: type) -> None:
     assert model.get_layer_depth("neck.weight", "backbone.") == (9, 10)
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_trains_under_mask_rcnn(tmp_path: Path) -> None:
     options = [
         *("quick.iterations=3", "quick.batch_size=2"),
