@@ -4,6 +4,8 @@ import argparse
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,18 @@ def prepare() -> None:
             "in .venv that has everything. For this one: pip install "
             f"-r {folder}/runtime.txt -r {folder}/openmmlab.txt -c {folder}/constraints.txt"
         )
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Inside, an error raised on purpose ends the tool with its message; others keep theirs."""
+    from mmhybrid.errors import UserError
+    from mmhybrid.weights import CheckpointError
+
+    try:
+        yield
+    except (UserError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

@@ -69,7 +69,7 @@ def main() -> None:
         else:
             model = models.make_model(args.model, args.cfg_options)
         result = count(model, shape)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
     if args.depth > 0:

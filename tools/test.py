@@ -94,6 +94,7 @@ def main() -> None:
 
     from mmhybrid.datasets.data_paths import check_data, set_data_root
     from mmhybrid.engine.runner import run_config as run
+    from mmhybrid.weights import CheckpointError
 
     try:
         check_files(args)
@@ -118,14 +119,13 @@ def main() -> None:
             run.set_half_precision_test(cfg)
         run.forget_pretrained(cfg)
         check_data(cfg, ("test_dataloader",))
-        with run.plain_errors():
-            runner = run.build_runner(cfg)
-            if args.fuse:
-                from mmhybrid.deploy import FuseHook
+        runner = run.build_runner(cfg)
+        if args.fuse:
+            from mmhybrid.deploy import FuseHook
 
-                runner.register_hook(FuseHook())
-            metrics = runner.test()
-    except run.UserError as error:
+            runner.register_hook(FuseHook())
+        metrics = runner.test()
+    except (run.UserError, CheckpointError) as error:
         sys.exit(f"error: {error}")
     if args.out_item == "metrics" and runner.rank == 0:
         dump(metrics, args.out)

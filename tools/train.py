@@ -75,6 +75,7 @@ def main() -> None:
 
     from mmhybrid.datasets.data_paths import check_data, set_data_root
     from mmhybrid.engine.runner import run_config as run
+    from mmhybrid.weights import CheckpointError
 
     try:
         cfg = run.load_config(args.config, args.cfg_options)
@@ -97,12 +98,11 @@ def main() -> None:
         run.set_resume(cfg, args.resume)
         check_data(cfg, ("train_dataloader", "val_dataloader"))
         run.set_safeguards(cfg)
-        with run.plain_errors():
-            runner = run.build_runner(cfg)
-            if args.quick:
-                silence(runner)
-            runner.train()
-    except run.UserError as error:
+        runner = run.build_runner(cfg)
+        if args.quick:
+            silence(runner)
+        runner.train()
+    except (run.UserError, CheckpointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # before training began; from then on, mmhybrid.SignalHook saves and leaves

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import BaseDataset
 
+from mmhybrid.errors import ArgumentError
+
 
 @DATASETS.register_module()
 class TinyImageNet(BaseDataset):
@@ -47,7 +49,9 @@ class TinyImageNet(BaseDataset):
         **options: Any,
     ) -> None:
         if split not in ("train", "val"):
-            raise ValueError(f"Tiny-ImageNet has the labelled splits train and val, not {split!r}")
+            raise ArgumentError(
+                f"Tiny-ImageNet has the labelled splits train and val, not {split!r}"
+            )
         self.split = split
         super().__init__(
             ann_file="", data_root=data_root, metainfo=metainfo, pipeline=pipeline, **options

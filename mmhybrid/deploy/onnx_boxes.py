@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from mmhybrid.errors import ArgumentError
+
 
 def boxes_of(
     head: nn.Module, lists: Sequence[Sequence[Tensor]], size: Sequence[int]
@@ -33,13 +35,13 @@ def boxes_of(
     """
     cfg = head.test_cfg
     if cfg.nms.get("type", "nms") != "nms":
-        raise ValueError(f"boxes are exported with type='nms', not {cfg.nms.type!r}")
+        raise ArgumentError(f"boxes are exported with type='nms', not {cfg.nms.type!r}")
     if hasattr(head, "num_attrib"):
         boxes, scores, labels = _of_yolo(head, *lists)
     elif len(lists) == 2 and getattr(head, "use_sigmoid_cls", False):
         boxes, scores, labels = _of_anchors(head, *lists, size)
     else:
-        raise ValueError(f"boxes of {type(head).__name__} cannot be exported, only its maps")
+        raise ArgumentError(f"boxes of {type(head).__name__} cannot be exported, only its maps")
     if cfg.get("min_bbox_size", -1) >= 0:
         sides = boxes[:, 2:] - boxes[:, :2]
         scores = scores.where((sides > cfg.min_bbox_size).all(1), 0.0)

@@ -16,6 +16,7 @@ from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.errors import UserError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,7 +26,7 @@ TRACED_SHAPE = (2, 3, 256, 288)
 OPSET = 18
 
 
-class OnnxExportError(RuntimeError):
+class OnnxExportError(UserError, RuntimeError):
     """A model cannot be exported, or its graph computes something else; the message says which."""
 
 

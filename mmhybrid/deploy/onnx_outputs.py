@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones import BACKBONES
 from mmhybrid.deploy.onnx_boxes import boxes_of
+from mmhybrid.errors import ArgumentError
 
 
 class NamedOutputs(nn.Module):
@@ -46,7 +47,9 @@ class NamedOutputs(nn.Module):
         }
         found = [k for k in kinds if isinstance(getattr(model, k, None), nn.Module)]
         if boxes and found[:1] != ["bbox_head"]:
-            raise ValueError(f"{type(model).__name__} is no one-stage detector, and gives no boxes")
+            raise ArgumentError(
+                f"{type(model).__name__} is no one-stage detector, and gives no boxes"
+            )
         if boxes:
             self.outputs_of = _boxes
         elif isinstance(model, BACKBONES):
@@ -54,7 +57,7 @@ class NamedOutputs(nn.Module):
         elif found and hasattr(model, "data_preprocessor"):
             self.outputs_of = kinds[found[0]]
         else:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(model).__name__} is neither a backbone of mmhybrid nor a classifier, "
                 "segmentor or detector of OpenMMLab that holds one"
             )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmhybrid.engine.runner.accumulation import wrappers_of
 from mmhybrid.engine.runner.resumable_loops import seed_iteration
-from mmhybrid.errors import UserError
+from mmhybrid.errors import ArgumentError, UserError
 
 SKIPPED = "skipped_updates"  # in the message hub, and so in logs and checkpoints
 
@@ -45,7 +45,7 @@ class NonFiniteHook(Hook):
 
     def __init__(self, policy: str = "stop", most_skips: int = 20) -> None:
         if policy not in ("stop", "skip"):
-            raise ValueError(f"policy={policy!r} of NonFiniteHook is neither 'stop' nor 'skip'")
+            raise ArgumentError(f"policy={policy!r} of NonFiniteHook is neither 'stop' nor 'skip'")
         self.policy = policy
         self.most_skips = most_skips
         self.in_a_row = 0

@@ -18,6 +18,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.optim import Optimizer
 
+from mmhybrid.errors import ArgumentError
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -64,13 +66,15 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super()._validate_cfg()
         rate = self.paramwise_cfg.get("layer_decay_rate")
         if not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise ValueError(
+            raise ArgumentError(
                 "layer-wise decay needs paramwise_cfg=dict(layer_decay_rate=0.75, ...), above 0 "
                 f"and at most 1, not {rate!r}. (mmdet and mmsegmentation call it decay_rate; their "
                 "num_layers and decay_type are not needed here.)"
             )
         if self.base_lr is None:
-            raise ValueError("layer-wise decay needs the learning rate in the config: optimizer.lr")
+            raise ArgumentError(
+                "layer-wise decay needs the learning rate in the config: optimizer.lr"
+            )
 
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any
@@ -139,7 +143,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
                 head = max(head, number - 1)
     if not depths:
         backbone = type(getattr(model, "backbone", model)).__name__
-        raise ValueError(
+        raise ArgumentError(
             f"layer-wise decay asks the backbone for the depth of each parameter, and {backbone} "
             "has no get_layer_depth(param_name, prefix). The backbones of mmhybrid have it, and "
             "of mmpretrain's for example mmpretrain.ConvNeXt and mmpretrain.SwinTransformer"

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
 
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
-from mmhybrid.errors import UserError
+from mmhybrid.errors import ArgumentError, UserError
 
 PARTS = ("backbone", "neck", "data_preprocessor")
 ENDINGS = ("_head", "_roi_extractor")
@@ -119,8 +119,8 @@ def _check_channels(cfg: Config) -> None:
         try:
             with torch.device("meta"):
                 backbone = registry.build(dict(node, init_cfg=None))
-        except (TypeError, ValueError, KeyError) as error:
-            raise UserError(f"model.backbone ({kind.__name__}): {_text(error)}") from error
+        except ArgumentError as error:
+            raise ArgumentError(f"model.backbone ({kind.__name__}): {error}") from error
     given = list(backbone.feature_channels)
     after = [key for key in ("neck", "decode_head", "auxiliary_head") if cfg.model.get(key)]
     for key in after[:1] if "neck" in after else after:
@@ -176,9 +176,3 @@ def _check_classes(cfg: Config) -> None:
                     f"{where}: num_classes={number}, but the training data has {classes} classes",
                     logger="current",
                 )
-
-
-def _text(error: BaseException) -> str:
-    """What an error says, without the place of its class that MMEngine puts before it."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text.rpartition(".py: ")[2] or text

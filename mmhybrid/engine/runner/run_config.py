@@ -2,9 +2,6 @@
 
 import difflib
 import importlib
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,30 +16,11 @@ from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.errors import UserError
-from mmhybrid.weights import CheckpointError
 
-PACKAGE = Path(__file__).resolve().parents[1]
 INSTALL = (
     "pip install -r requirements/runtime.txt -r requirements/openmmlab.txt "
     "-c requirements/constraints.txt"
 )
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Inside, what this package itself says of bad input becomes a :class:`UserError`.
-
-    All other errors keep their traceback: they may be bugs.
-    """
-    try:
-        yield
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
-    except (TypeError, ValueError) as error:
-        *_, last = traceback.extract_tb(error.__traceback__)
-        if PACKAGE in Path(last.filename).parents:
-            raise UserError(str(error)) from error
-        raise
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
