@@ -6,6 +6,9 @@ The empty child registry below makes ``type='mmhybrid.TransXNet'`` work without 
 imports the ``locations`` of a scope that it meets.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
@@ -57,6 +60,35 @@ DATASETS = Registry(
     "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.datasets.tiny_imagenet"]
 )
 
+
+def type_name(given: Any) -> str:
+    """The name of the class that a part of a config asks for, by its name or as the class itself.
+
+    Args:
+        given (dict | str | type): The part, or its ``type`` alone.
+
+    Returns:
+        The name without scope and module, e.g. ``'TransXNet'``; ``''`` where there is no ``type``.
+    """
+    if isinstance(given, Mapping):
+        given = given.get("type", "")
+    return given.rpartition(".")[2] if isinstance(given, str) else getattr(given, "__name__", "")
+
+
+def type_of(part: Mapping[str, Any], registry: Registry, scope: str | None = None) -> Any:
+    """The class that a part of a config asks for, or None where there is no such name.
+
+    Args:
+        part (dict): With ``type``, and perhaps ``_scope_``.
+        registry (Registry): Of MMEngine, such as ``MODELS``.
+        scope (str, optional): ``default_scope`` of the whole config.
+    """
+    if not isinstance(part["type"], str):
+        return part["type"]
+    with registry.switch_scope_and_registry(part.get("_scope_", scope)) as found:
+        return found.get(part["type"])
+
+
 __all__ = [
     "DATASETS",
     "DATA_SAMPLERS",
@@ -64,4 +96,6 @@ __all__ = [
     "LOOPS",
     "MODELS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
+    "type_name",
+    "type_of",
 ]

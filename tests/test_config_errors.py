@@ -11,7 +11,8 @@ from mmengine.config import Config
 
 from mmhybrid.backbones import TransXNet
 from mmhybrid.engine.runner.check_config import check_config
-from mmhybrid.engine.runner.run_config import load_config, set_auto_scale_lr
+from mmhybrid.engine.runner.prepare_config import with_scaled_lr
+from mmhybrid.engine.runner.run_config import load_config
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
 from mmhybrid.weights.downloading import load_url
@@ -168,7 +169,7 @@ def test_checkpoint_of_another_model(tmp_path) -> None:
 
 def test_missing_base_batch_size() -> None:
     with pytest.raises(UserError, match=r"--auto-scale-lr needs auto_scale_lr=dict\(base_batch"):
-        set_auto_scale_lr(Config(dict()))
+        with_scaled_lr(Config(dict()))
 
 
 def test_config_that_is_no_python(tmp_path) -> None:

@@ -24,7 +24,7 @@ spec.loader.exec_module(conftest)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmhybrid.engine.runner.run_config import build_runner
-from mmhybrid.engine.runner.run_config import set_safeguards
+from mmhybrid.engine.runner.prepare_config import for_its_processes, with_safeguards
 Runner._log_env = lambda *args: None
 
 class Keep(Hook):
@@ -41,8 +41,7 @@ def train(rank, world, out, stop_at=None):
     cfg.model.update(norm_cfg=dict(type="SyncBN"), dropout=0.0)
     for name in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg.pop(name)
-    set_safeguards(cfg)
-    runner = build_runner(cfg)
+    runner = build_runner(for_its_processes(with_safeguards(cfg)))
     runner.register_hook(Keep())
     runner.train()
     model = getattr(runner.model, "module", runner.model)
@@ -62,8 +61,7 @@ def train_sharded(out):
     cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
     for name in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg.pop(name)
-    set_safeguards(cfg)
-    runner = build_runner(cfg)
+    runner = build_runner(for_its_processes(with_safeguards(cfg)))
     runner.train()
     assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
     pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
@@ -95,8 +93,8 @@ torch.set_num_threads(1)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmhybrid.engine.runner.run_config import build_runner
-from mmhybrid.engine.runner.run_config import set_resume
-from mmhybrid.engine.runner.run_config import set_safeguards
+from mmhybrid.engine.runner.prepare_config import (
+    for_its_processes, with_resume, with_safeguards)
 Runner._log_env = lambda *args: None
 
 class Kill(Hook):
@@ -117,9 +115,8 @@ def train(folder, hooks=(), resume=False):
         batch_size=1, sampler=dict(type="DefaultSampler", shuffle=False, round_up=False))
     cfg.val_dataloader.dataset.data_list = cfg.val_dataloader.dataset.data_list[:21]
     if resume:
-        set_resume(cfg, "auto")
-    set_safeguards(cfg)
-    runner = build_runner(cfg)
+        cfg = with_resume(cfg, "auto")
+    runner = build_runner(for_its_processes(with_safeguards(cfg)))
     for hook in hooks:
         runner.register_hook(hook)
     runner.train()

@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
-from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
 
@@ -51,7 +52,7 @@ def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> R
     cfg = Config(cfg.to_dict())
     if policy is not None:
         cfg.default_hooks.non_finite = dict(policy=policy)
-    set_safeguards(cfg)
+    cfg = with_safeguards(cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     if hook is not None:

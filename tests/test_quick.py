@@ -18,7 +18,7 @@ def test_an_epoch_sees_each_image_once(tmp_path: Path) -> None:
     assert cfg.train_dataloader.dataset.type == "RepeatDataset"
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=6, batch_size=2, train_images=4, val_images=2)
-    make_quick(cfg)
+    cfg = make_quick(cfg)
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
     assert cfg.train_cfg.max_epochs == 3
@@ -29,7 +29,7 @@ def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> N
     assert cfg.model.backbone.backbone.init_cfg
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(train_images=2, val_images=1)
-    make_quick(cfg)
+    cfg = make_quick(cfg)
     assert cfg.model.backbone.backbone.init_cfg is None
 
 
@@ -45,7 +45,7 @@ def test_images_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
         dataset.update(type="CustomDataset", data_prefix=dataset.pop("split"))
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=6, batch_size=2, train_images=6, val_images=2)
-    make_quick(cfg, str(tmp_path / "data"))
+    cfg = make_quick(cfg, str(tmp_path / "data"))
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     labels = [dataset.get_data_info(index)["gt_label"] for index in range(len(dataset))]

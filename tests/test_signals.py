@@ -15,7 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmhybrid.engine.hooks.signal_hook import SIGNALS
-from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.weights import read_checkpoint
 
 
@@ -39,8 +40,8 @@ class SendSignal(Hook):
 def train(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Runner:
     cfg = Config(cfg.to_dict())
     if resume:
-        set_resume(cfg, "auto")
-    set_safeguards(cfg)
+        cfg = with_resume(cfg, "auto")
+    cfg = with_safeguards(cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     if hook is not None:
@@ -123,7 +124,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmhybrid.engine.runner.run_config import build_runner
-from mmhybrid.engine.runner.run_config import set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_safeguards
 Runner._log_env = lambda *args: None
 
 class SignalAll(Hook):
@@ -135,7 +136,7 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-set_safeguards(cfg)
+cfg = with_safeguards(cfg)
 runner = build_runner(cfg)
 runner.register_hook(SignalAll())
 runner.train()

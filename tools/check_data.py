@@ -41,13 +41,13 @@ def main() -> None:
     args = parse_args()
 
     from mmhybrid.datasets.check_data import check_datasets
-    from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root
+    from mmhybrid.datasets.data_paths import LOADERS, check_data, with_data_root
     from mmhybrid.engine.runner.run_config import UserError, load_config
 
     try:
         cfg = load_config(args.config, args.cfg_options)
         if args.data_root:
-            set_data_root(cfg, args.data_root)
+            cfg = with_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         found = check_datasets(cfg, LOADERS, args.most, args.workers)
     except UserError as error:

@@ -33,7 +33,10 @@ def prepare() -> None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Inside, an error raised on purpose ends the tool with its message; others keep theirs."""
+    """Inside, an error raised on purpose ends the tool with its message, and Ctrl-C with 130.
+
+    All other errors keep their traceback: they may be bugs.
+    """
     from mmhybrid.errors import UserError
     from mmhybrid.weights import CheckpointError
 
@@ -41,6 +44,8 @@ def exit_on_user_error() -> Iterator[None]:
         yield
     except (UserError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

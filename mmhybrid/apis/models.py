@@ -14,7 +14,8 @@ from torch import nn
 import mmhybrid  # noqa: F401  (registers the backbones)
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
-from mmhybrid.engine.runner.run_config import UserError, forget_pretrained, load_config
+from mmhybrid.engine.runner.run_config import UserError, load_config, without_pretrained
+from mmhybrid.registry import type_name
 
 DETECTOR_SIZE = (800, 1280)  # that papers count at; a test at (1333, 800) pads to about this
 
@@ -79,7 +80,7 @@ def model_of(cfg: Config) -> nn.Module:
         UserError: a name in the model does not exist, or its parts do not fit together.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    forget_pretrained(cfg)
+    cfg = without_pretrained(cfg)
     check_model(cfg)
     return MODELS.build(cfg.model)
 
@@ -99,7 +100,7 @@ def size_of(cfg: Config) -> tuple[int, int]:
         keys["Resize"] = "scale"
     for _, dataset in datasets_of(cfg, ("test_dataloader", "train_dataloader")):
         for step in dataset.get("pipeline", []):
-            kind = step["type"].removeprefix("mmdet.")
+            kind = type_name(step)
             if kind not in keys:
                 continue
             size = step[keys[kind]]

@@ -26,7 +26,8 @@ from PIL import Image
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.runner.check_config import check_model
-from mmhybrid.engine.runner.run_config import UserError, forget_pretrained
+from mmhybrid.engine.runner.run_config import UserError, without_pretrained
+from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights import CheckpointError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -61,7 +62,7 @@ def make_inferencer(
         UserError: the config is of another package, its model is wrong, or the weights do not fit.
     """
     scope = cfg.get("default_scope")
-    forget_pretrained(cfg)
+    cfg = without_pretrained(cfg)
     check_model(cfg)
     # They warn that they take the classes of COCO or Cityscapes; below, those of the config follow.
     warnings.filterwarnings("ignore", message="dataset_meta or class names are not saved")
@@ -105,8 +106,8 @@ def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     classes = classes_of(dataset, cfg.default_scope)
     given = dataset.get("metainfo") or {}
-    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-        colours = getattr(registry.get(dataset["type"]), "METAINFO", {}).get("palette")
+    kind = type_of(dataset, DATASETS, cfg.default_scope)
+    colours = getattr(kind, "METAINFO", {}).get("palette")
     palette = given.get("palette") or (None if "classes" in given else colours)
     return dict(classes=classes, palette=palette)
 
@@ -307,7 +308,7 @@ def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
 def _takes_rgb(cfg: Config) -> bool:
     """Whether images come from the data set as RGB, and not from files, which are BGR."""
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
-    return not any(step["type"].endswith("LoadImageFromFile") for step in dataset.pipeline)
+    return not any(type_name(step) == "LoadImageFromFile" for step in dataset.pipeline)
 
 
 def _draw(

@@ -20,6 +20,7 @@ from PIL import Image
 
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 
 EXAMPLES = 3
 SMALLEST = 32  # pixels, of an image
@@ -120,7 +121,7 @@ def check_datasets(
         if key in seen:
             continue
         seen[key] = loader
-        name = f"{loader.removesuffix('_dataloader')}: {dataset['type']}"
+        name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
         found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers, name)
     return found
 
@@ -130,7 +131,7 @@ def check_dataset(
 ) -> Findings:
     """Read everything of one data set; arguments as in :func:`check_datasets`."""
     findings = Findings()
-    if str(dataset["type"]).rpartition(".")[2] == "CocoDataset" and dataset.get("ann_file"):
+    if type_name(dataset) == "CocoDataset" and dataset.get("ann_file"):
         images = _check_coco(dataset, classes_of(dataset, scope), findings)
     else:
         images = _check_samples(dataset, scope, findings)
@@ -290,7 +291,7 @@ def _check_samples(dataset: Any, scope: str | None, findings: Findings) -> list[
         except Exception as error:  # each data set has errors of its own
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{dataset['type']} cannot be read: {error}") from error
+            raise UserError(f"{type_name(dataset)} cannot be read: {error}") from error
     classes = built.metainfo.get("classes") or ()
     used: Counter[int] = Counter()
     checks: list[Check] = []

@@ -9,6 +9,7 @@ import numpy as np
 from mmhybrid.datasets.synthetic.files import spread
 from mmhybrid.datasets.synthetic.image_folder import one_shape
 from mmhybrid.datasets.synthetic.shapes import KINDS
+from mmhybrid.registry import type_name
 
 
 def accept_drawn_files(name: str) -> None:
@@ -41,7 +42,7 @@ def draw(
         count: Number of images, over all batches of the split.
         rng: Where the random numbers come from.
     """
-    cifar = _dataset_class(dataset["type"].rsplit(".", 1)[-1])
+    cifar = _dataset_class(type_name(dataset))
     files = cifar.train_list if dataset.get("split", "train") == "train" else cifar.test_list
     label_key = "fine_labels" if "100" in cifar.__name__ else "labels"
     target = folder / cifar.base_folder

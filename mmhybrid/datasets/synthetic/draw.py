@@ -19,6 +19,7 @@ from mmhybrid.datasets.synthetic import (
     tiny_imagenet,
 )
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
 
 DRAW = {
     "CocoDataset": coco.draw,
@@ -51,7 +52,7 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
     """
     plan = {}
     for loader, dataset in datasets_of(cfg):
-        name = dataset["type"].rsplit(".", 1)[-1]
+        name = type_name(dataset)
         if name not in DRAW:
             known = ", ".join(DRAW)
             raise UserError(f"--quick cannot draw data for a {name}; it can for {known}.")
@@ -60,7 +61,8 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
         _check_inside(dataset)
         where = {key: dataset.get(key) for key in ("type", "ann_file", "data_prefix", "split")}
         count = train if loader == "train_dataloader" else held_out
-        plan.setdefault(json.dumps(where, sort_keys=True), (name, dataset, count))
+        key = json.dumps(where, sort_keys=True, default=type_name)
+        plan.setdefault(key, (name, dataset, count))
 
     stamp = json.dumps([seed, sorted((key, count) for key, (_, _, count) in plan.items())])
     if _holds(folder, stamp):
