@@ -1,15 +1,18 @@
 """Losses and gradients that are infinite or not a number."""
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmhybrid.engine.hooks import non_finite_hook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
 from mmhybrid.engine.runner.prepare_config import with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
@@ -186,6 +189,18 @@ def test_run_without_trouble_is_the_same_with_and_without(toy_config, tmp_path) 
     toy_config.work_dir = str(tmp_path / "unwatched")
     for a, b in zip(watched.model.parameters(), train(toy_config).model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_process_without_gradients_hears_of_those_of_others(monkeypatch) -> None:
+    # As if another process had found a gradient that is not finite.
+    monkeypatch.setattr(non_finite_hook, "all_reduce", lambda value, op: value.fill_(1))
+    parameter = nn.Parameter(torch.ones(2))
+    wrapper = OptimWrapper(torch.optim.SGD([parameter], lr=1.0))
+    hook, found = NonFiniteHook(), []
+    monkeypatch.setattr(hook, "_handle", lambda runner, what: found.append(what))
+    hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
+    wrapper.step()
+    assert found == ["a gradient"]
 
 
 def test_unknown_policy_is_told() -> None:

@@ -67,7 +67,7 @@ def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_
     toy_config.default_hooks.checkpoint.interval = 3
     with pytest.raises(SystemExit) as left:
         train(toy_config, hook=SendSignal(number, iteration, validating))
-    signal.signal(number, before)
+    assert signal.getsignal(number) is before
     assert left.value.code == 128 + number
     path = Path(toy_config.work_dir) / "interrupted.pth"
     assert (path.parent / "last_checkpoint").read_text() == str(path)
@@ -79,25 +79,34 @@ def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_
     assert not path.exists()
 
 
-def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_handlers_go_with_a_run_that_fails(toy_config) -> None:
+    class Fail(Hook):
+        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            assert all(signal.getsignal(one) is not handler for one, handler in before.items())
+            raise RuntimeError("the run fails")
 
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    with pytest.raises(RuntimeError, match="the run fails"):
+        train(toy_config, hook=Fail())
+    assert {one: signal.getsignal(one) for one in SIGNALS} == before
+
+
+def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(SystemExit) as left:
         train(toy_config, hook=SendSignal(signal.SIGTERM, 2))
-    signal.signal(signal.SIGTERM, before)
     assert left.value.code == 143
     assert "NOT SAVED" in "".join(capfd.readouterr())
 
 
 HOOK = """
-import os, signal, sys, time, types
+import os, signal, sys, time
 from mmhybrid.engine.hooks.signal_hook import SignalHook
-runner = types.SimpleNamespace(train_loop=None, val_loop=None)
-SignalHook().before_train(runner)
+handling = SignalHook().handle_signals()
+handling.__enter__()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: handed on by a launcher
 print("still here", flush=True)

@@ -240,7 +240,8 @@ def for_its_processes(cfg: Config) -> Config:
 def _with_norm(node: Any, norm: str) -> Any:
     """A part of a config with another type of normalisation in the place of each SyncBN."""
     if isinstance(node, dict):
-        changed = {key: _with_norm(value, norm) for key, value in node.items()}
+        # dict's own items(): a ConfigDict's would replace types by classes, which no log can show.
+        changed = {key: _with_norm(value, norm) for key, value in dict.items(node)}
         if type_name(node) in SYNC_NORMS:
             changed["type"] = norm
         return type(node)(changed)
@@ -277,7 +278,7 @@ def with_output(cfg: Config, out: str) -> Config:
     scope, evaluators = cfg.get("default_scope"), cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
     if scope == "mmseg":
-        evaluators[0] = dict(evaluators[0], output_dir=out, keep_results=True)
+        evaluators[0].update(output_dir=out, keep_results=True)
     elif not out.endswith((".pkl", ".pickle")):
         raise UserError(f"--out writes a pickle file: its name must end in .pkl, not {out}")
     else:
@@ -308,5 +309,7 @@ def with_test_time_augmentation(cfg: Config) -> Config:
         flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [*before, dict(type="TestTimeAug", transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    model = deepcopy(cfg.tta_model)
+    model.module = cfg.model
+    cfg.model = model
     return cfg

@@ -182,7 +182,9 @@ def _pixel_sizes(node: Any, is_size: bool = False) -> Iterator[int]:
 def _scaled(node: Any, factor: float, is_size: bool = False) -> Any:
     """A part of a config with every size in pixels multiplied by a factor."""
     if isinstance(node, dict):
-        return type(node)({k: _scaled(v, factor, k in SIZE_KEYS) for k, v in node.items()})
+        # dict's own items(): a ConfigDict's would replace types by classes, which no log can show.
+        items = dict.items(node)
+        return type(node)({k: _scaled(v, factor, k in SIZE_KEYS) for k, v in items})
     if isinstance(node, list | tuple):
         return type(node)(_scaled(one, factor, is_size) for one in node)
     return round(node * factor) if is_size and _is_pixels(node) else node
