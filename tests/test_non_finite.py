@@ -18,6 +18,8 @@ from mmhybrid.engine.runner.prepare_config import with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
+pytestmark = pytest.mark.train
+
 
 class WrongGradient(torch.autograd.Function):
     """What it gets, forwards; backwards something that is not a number."""

@@ -5,7 +5,6 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
@@ -64,7 +63,7 @@ def test_old_names_of_settings_go_on_working() -> None:
 
 
 def test_steps_leave_the_config_that_they_are_given(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(prepare, "_check_gpu", lambda: None)
     (tmp_path / "epoch_1.pth").touch()
     args = Namespace(config="a.py", quick=False, launcher="none", work_dir="w", data_root="there")
     steps = [

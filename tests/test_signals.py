@@ -19,6 +19,8 @@ from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.weights import read_checkpoint
 
+pytestmark = pytest.mark.train
+
 
 class SendSignal(Hook):
     """Sends this process a signal, in a training iteration or in a step of validation."""
@@ -117,6 +119,7 @@ print("never printed")
 """
 
 
+@pytest.mark.process
 def test_second_signal_leaves_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
@@ -160,6 +163,7 @@ def run_group(root: Path, folder: Path, *words: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pause", ["0", "1.5"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) -> None:
@@ -169,6 +173,7 @@ def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) 
     assert read_checkpoint(tmp_path / "run" / "interrupted.pth")["meta"]["iter"] == 8
 
 
+@pytest.mark.process
 def test_workers_end_with_the_run(root, tmp_path) -> None:
     done = run_group(root, tmp_path, "none", "0")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -149,16 +149,10 @@ def _any_process(flag: bool, device: torch.device) -> bool:
 
 
 def find_non_finite(runner: Runner, batch: Any) -> str:
-    """Say which module first gives something that is not finite, by computing the batch again.
+    """A sentence that names the first module with an output that is not finite.
 
-    All processes of a run must call it together, for their normalisations may wait for each other.
-
-    Args:
-        runner: In a training iteration; its model and gradients are left as they are.
-        batch: As the data loader gave it.
-
-    Returns:
-        A sentence.
+    Computes the batch again; the runner's model and gradients are left as they are. All processes
+    of a run must call it together, for their normalisations may wait for each other.
     """
     model = getattr(runner.model, "module", runner.model)
     bad = [name for name, p in model.named_parameters() if not _finite(p)]
@@ -201,35 +195,26 @@ def _watch(model: nn.Module, found: list[str]) -> Iterator[Any]:
         Handles, to remove what was installed.
     """
 
-    def watch_module(name: str, module: nn.Module) -> Any:
-        what = f"{name} ({type(module).__name__})"
+    def note(value: Any, what: str) -> None:
+        if not found and not _finite(value):
+            found.append(what)
 
-        def see_gradient(gradient: Tensor) -> None:
-            if not found and not _finite(gradient):
-                found.append(f"what follows {what}: the gradient that comes back to it is so")
+    def watch_module(what: str, module: nn.Module) -> Any:
+        follows = f"what follows {what}: the gradient that comes back to it is so"
 
         def see_output(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and not _finite(output):
-                found.append(what)
+            note(output, what)
             if isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(see_gradient)
+                output.register_hook(functools.partial(note, what=follows))
 
         return module.register_forward_hook(see_output)
 
-    def watch_weight(name: str, weight: nn.Parameter) -> Any:
-        def see_gradient(gradient: Tensor) -> None:
-            if not found and not _finite(gradient):
-                found.append(f"{name}: its gradient is so")
-
-        return weight.register_hook(see_gradient)
-
     for name, module in model.named_modules():
-        # A module within another is done first, so that the innermost is named.
-        if name:
-            yield watch_module(name, module)
+        if name:  # a module within another is done first, so that the innermost is named
+            yield watch_module(f"{name} ({type(module).__name__})", module)
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            yield watch_weight(name, weight)
+            yield weight.register_hook(functools.partial(note, what=f"{name}: its gradient is so"))
 
 
 def _finite(value: Any) -> bool:
