@@ -215,6 +215,13 @@ def test_wrong_model(words: list[str], option: str, told: str, error_of) -> None
     assert told in error
 
 
+def test_wrong_optimizer(error_of) -> None:
+    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.optimizer.decay=1")
+    assert "optim_wrapper.optimizer: AdamW has no argument 'decay'" in error
+    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.constructor=None1")
+    assert f"the optim_wrapper of {CONFIG}: " in error
+
+
 @pytest.mark.parametrize("device", ["gpu", "foo:1", "cuda:99"])
 @pytest.mark.parametrize("words", [["benchmark.py", "XFormer"], ["predict.py", "C", "K", "P"]])
 def test_device_that_is_not_there(device, words, error_of) -> None:

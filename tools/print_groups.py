@@ -38,6 +38,7 @@ def main() -> None:
     with exit_on_user_error():
         from mmhybrid.apis.models import model_of
         from mmhybrid.engine.optimizers.layer_decay import parameter_groups
+        from mmhybrid.engine.runner.check_config import check_config
         from mmhybrid.engine.runner.run_config import load_config
         from mmhybrid.errors import UserError
 
@@ -49,9 +50,10 @@ def main() -> None:
         wrapper = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
         MMLogger.get_current_instance().setLevel("WARNING")
         model = model_of(cfg)
+        check_config(cfg)
         try:
             optimizer = build_optim_wrapper(model, wrapper).optimizer
-        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+        except (KeyError, NotImplementedError) as error:  # MMEngine's, and mmdet's constructor's
             raise UserError(f"the optim_wrapper of {args.config}: {error}") from error
         print("\n".join(parameter_groups(model, optimizer)))
 
