@@ -111,9 +111,7 @@ def with_data(cfg: Config, args: Namespace) -> Config:
 
 def without_validation(cfg: Config) -> Config:
     """Train without evaluating."""
-    cfg = deepcopy(cfg)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    return cfg
+    return with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
 
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:
@@ -131,9 +129,7 @@ def with_mixed_precision(cfg: Config, dtype: str) -> Config:
 def with_half_precision_test(cfg: Config) -> Config:
     """Test in half precision."""
     _check_gpu()
-    cfg = deepcopy(cfg)
-    cfg.test_cfg.fp16 = True
-    return cfg
+    return with_options(cfg, {"test_cfg.fp16": True})
 
 
 def _check_gpu() -> None:
@@ -147,9 +143,7 @@ def with_scaled_lr(cfg: Config) -> Config:
         raise UserError(
             "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config"
         )
-    cfg = deepcopy(cfg)
-    cfg.auto_scale_lr.enable = True
-    return cfg
+    return with_options(cfg, {"auto_scale_lr.enable": True})
 
 
 def with_resume(cfg: Config, resume: str) -> Config:
@@ -163,9 +157,7 @@ def with_resume(cfg: Config, resume: str) -> Config:
     if checkpoint is None:
         print_log(f"No checkpoint in {cfg.work_dir} yet: starting anew", logger="current")
         return cfg
-    cfg = deepcopy(cfg)
-    cfg.resume, cfg.load_from = True, checkpoint
-    return cfg
+    return with_options(cfg, dict(resume=True, load_from=checkpoint))
 
 
 def with_safeguards(cfg: Config) -> Config:
