@@ -67,7 +67,7 @@ def prepare_test_config(args: Namespace) -> Config:
     checkpoint = existing_file(args.checkpoint, "checkpoint")
     cfg = with_data(cfg, args)
     cfg = without_pretrained(cfg)
-    cfg.load_from = checkpoint
+    cfg = with_options(cfg, dict(load_from=checkpoint))
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
