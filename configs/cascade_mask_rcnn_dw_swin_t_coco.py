@@ -1,18 +1,13 @@
 # Cascade Mask R-CNN with Swin-T and depth-wise shortcuts on COCO from scratch, as published.
 _base_ = [
-    "./_base_/mmhybrid.py",
+    "_base_/mmhybrid.py",
     "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py",
     "mmdet::_base_/datasets/coco_instance.py",
     "mmdet::_base_/schedules/schedule_1x.py",  # 12 epochs, steps at 8, 11; warm-up 500 iterations
     "mmdet::_base_/default_runtime.py",
+    "_base_/backbones/dw_swin_t.py",
 ]
-
-model = dict(
-    backbone=dict(
-        _delete_=True, type="DWSwinTransformer", arch="tiny", drop_path_rate=0.2, init_cfg=None
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)
 
 # 4 GPUs x 2 images = 8
 train_dataloader = dict(batch_size=2)

@@ -1,9 +1,9 @@
 # CaiT-XXS12 with depth-wise shortcuts on ImageNet-1K, the published recipe.
 # As published, without layer scale; position embedding and talking heads stay.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/imagenet_300e.py"]
+_base_ = ["_base_/mmhybrid.py", "_base_/imagenet_300e.py", "_base_/backbones/dw_cait_xxs12.py"]
 
 model = dict(
-    backbone=dict(type="DWCaiT", arch="xxs12", out_type="cls_token", layer_scale=False),
+    backbone=dict(_base_.backbone, out_type="cls_token", layer_scale=False),
     neck=None,
     head=dict(in_channels=192, init_cfg=None),
 )

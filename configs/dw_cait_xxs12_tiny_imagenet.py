@@ -1,15 +1,12 @@
-# CaiT-XXS12 with depth-wise shortcuts on Tiny-ImageNet, the published recipe.
-# As published, for small data without position embedding, layer scale and talking heads.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_tiny_imagenet.py"]
+# CaiT-XXS12 with depth-wise shortcuts on Tiny-ImageNet, the published recipe:
+# for small data without position embedding, layer scale and talking heads.
+_base_ = [
+    "_base_/mmhybrid.py",
+    "_base_/small_data_tiny_imagenet.py",
+    "_base_/backbones/dw_cait_xxs12.py",
+]
 
+options = dict(position_embedding=False, layer_scale=False, talking_heads=False)
 model = dict(
-    backbone=dict(
-        type="DWCaiT",
-        arch="xxs12",
-        out_type="cls_token",
-        position_embedding=False,
-        layer_scale=False,
-        talking_heads=False,
-    ),
-    head=dict(in_channels=192),
+    backbone=dict(_base_.backbone, out_type="cls_token", **options), head=dict(in_channels=192)
 )

@@ -1,8 +1,8 @@
 # Swin-T with depth-wise shortcuts on CIFAR-100, the published recipe.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_cifar100.py"]
+_base_ = ["_base_/mmhybrid.py", "_base_/small_data_cifar100.py", "_base_/backbones/dw_swin_t.py"]
 
 model = dict(
-    backbone=dict(type="DWSwinTransformer", arch="tiny", out_indices=(3,), drop_path_rate=0.2),
+    backbone=dict(_base_.backbone, out_indices=(3,)),
     neck=dict(type="GlobalAveragePooling"),
     head=dict(in_channels=768),
 )

@@ -1,4 +1,4 @@
 # ViT-Small with depth-wise shortcuts on CIFAR-100, the published recipe.
-_base_ = "./dw_vit_t_cifar100.py"
+_base_ = ["_base_/mmhybrid.py", "_base_/small_data_cifar100.py", "_base_/backbones/dw_vit_s.py"]
 
-model = dict(backbone=dict(arch="small"), head=dict(in_channels=384))
+model = dict(backbone=dict(_base_.backbone, out_type="cls_token"), head=dict(in_channels=384))

@@ -1,7 +1,4 @@
 # ViT-Tiny with depth-wise shortcuts on CIFAR-100, the published recipe.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/small_data_cifar100.py"]
+_base_ = ["_base_/mmhybrid.py", "_base_/small_data_cifar100.py", "_base_/backbones/dw_vit_t.py"]
 
-model = dict(
-    backbone=dict(type="DWVisionTransformer", arch="tiny", out_type="cls_token"),
-    head=dict(in_channels=192),
-)
+model = dict(backbone=dict(_base_.backbone, out_type="cls_token"), head=dict(in_channels=192))

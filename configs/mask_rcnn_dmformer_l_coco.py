@@ -1,3 +1,3 @@
-_base_ = "./mask_rcnn_dmformer_s_coco.py"
-
-model = dict(backbone=dict(arch="large", drop_path_rate=0.2))
+# Mask R-CNN with a reconstruction of DMFormer-L on COCO. The recipe is not known; this is VAN's.
+_base_ = ["_base_/mmhybrid.py", "_base_/mask_rcnn_coco_1x.py", "_base_/backbones/dmformer_l.py"]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

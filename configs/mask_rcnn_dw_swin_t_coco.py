@@ -1,12 +1,6 @@
 # Mask R-CNN with Swin-T and depth-wise shortcuts on COCO from scratch, as published.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/mask_rcnn_coco_1x.py"]
-
-model = dict(
-    backbone=dict(
-        _delete_=True, type="DWSwinTransformer", arch="tiny", drop_path_rate=0.2, init_cfg=None
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
+_base_ = ["_base_/mmhybrid.py", "_base_/mask_rcnn_coco_1x.py", "_base_/backbones/dw_swin_t.py"]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)
 
 optim_wrapper = dict(
     # The weight decay is not published; 0.05 is that of Swin's own recipe, as are its exceptions.

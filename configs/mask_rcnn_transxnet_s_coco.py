@@ -1,8 +1,6 @@
-_base_ = "./mask_rcnn_transxnet_t_coco.py"
+# Mask R-CNN with TransXNet-S on COCO, the published 1x recipe.
+_base_ = ["_base_/mmhybrid.py", "_base_/mask_rcnn_coco_1x.py", "_base_/backbones/transxnet_s.py"]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)
 
-weights = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-s.pth.tar"
-
-model = dict(
-    backbone=dict(arch="small", drop_path_rate=0.2, init_cfg=dict(checkpoint=weights)),
-    neck=dict(in_channels=[64, 128, 320, 512]),
-)
+train_dataloader = dict(num_workers=4)
+default_hooks = dict(checkpoint=dict(save_best="auto"))

@@ -1,3 +1,7 @@
-_base_ = "./semantic_fpn_dmformer_s_ade20k.py"
-
-model = dict(backbone=dict(arch="large", drop_path_rate=0.2))
+# Semantic FPN with a reconstruction of DMFormer-L on ADE20K.
+_base_ = [
+    "_base_/mmhybrid.py",
+    "_base_/semantic_fpn_ade20k_40k.py",
+    "_base_/backbones/dmformer_l.py",
+]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

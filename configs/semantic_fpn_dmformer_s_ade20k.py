@@ -1,14 +1,7 @@
 # Semantic FPN with a reconstruction of DMFormer-S on ADE20K.
-# No weights of DMFormer are published: give your own by model.backbone.init_cfg.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/semantic_fpn_ade20k_40k.py"]
-
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="DMFormer",
-        arch="small",
-        drop_path_rate=0.1,
-        norm_cfg=dict(type="SyncBN"),
-    ),
-    neck=dict(in_channels=[64, 128, 320, 512]),
-)
+_base_ = [
+    "_base_/mmhybrid.py",
+    "_base_/semantic_fpn_ade20k_40k.py",
+    "_base_/backbones/dmformer_s.py",
+]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

@@ -1,8 +1,7 @@
-_base_ = "./semantic_fpn_transxnet_t_ade20k.py"
-
-weights = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-b.pth.tar"
-
-model = dict(
-    backbone=dict(arch="base", drop_path_rate=0.3, init_cfg=dict(checkpoint=weights)),
-    neck=dict(in_channels=[76, 152, 336, 672]),
-)
+# Semantic FPN with TransXNet-B on ADE20K, the published recipe.
+_base_ = [
+    "_base_/mmhybrid.py",
+    "_base_/semantic_fpn_ade20k_80k.py",
+    "_base_/backbones/transxnet_b.py",
+]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

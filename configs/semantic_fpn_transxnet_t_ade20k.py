@@ -1,16 +1,7 @@
 # Semantic FPN with TransXNet-T on ADE20K, the published recipe.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/semantic_fpn_ade20k_80k.py"]
-
-weights = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-t.pth.tar"
-
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="TransXNet",
-        arch="tiny",
-        drop_path_rate=0.1,
-        norm_cfg=dict(type="SyncBN"),
-        init_cfg=dict(type="Pretrained", checkpoint=weights),
-    ),
-    neck=dict(in_channels=[48, 96, 224, 448]),
-)
+_base_ = [
+    "_base_/mmhybrid.py",
+    "_base_/semantic_fpn_ade20k_80k.py",
+    "_base_/backbones/transxnet_t.py",
+]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

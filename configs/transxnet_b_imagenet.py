@@ -1,8 +1,8 @@
 # TransXNet-B on ImageNet-1K, the published recipe.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/transxnet_imagenet.py"]
+_base_ = ["_base_/mmhybrid.py", "_base_/transxnet_imagenet.py", "_base_/backbones/transxnet_b.py"]
 
 model = dict(
-    backbone=dict(arch="base", drop_path_rate=0.4),
+    backbone=dict(_base_.backbone, out_indices=(3,), drop_path_rate=0.4, init_cfg=None),
     head=dict(in_channels=672),
 )
 # Weights are averaged with a decay of 0.99985.

@@ -1,9 +1,3 @@
-_base_ = "./upernet_transxnet_t_ade20k.py"
-
-weights = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-s.pth.tar"
-
-model = dict(
-    backbone=dict(arch="small", drop_path_rate=0.2, init_cfg=dict(checkpoint=weights)),
-    decode_head=dict(in_channels=[64, 128, 320, 512]),
-    auxiliary_head=dict(in_channels=320),
-)
+# UperNet with TransXNet-S on ADE20K. The paper has no UperNet; this is Swin's recipe.
+_base_ = ["_base_/mmhybrid.py", "_base_/upernet_ade20k_160k.py", "_base_/backbones/transxnet_s.py"]
+model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)

@@ -1,16 +1,9 @@
 # A reconstruction of XFormer on ImageNet-1K. The recipe is not known; this is MobileViT's but for
 # its multi-scale sampler: 300 epochs of batch 1024 at 256 pixels, crops and flips alone.
-_base_ = ["./_base_/mmhybrid.py", "./_base_/imagenet_300e.py"]
+_base_ = ["_base_/mmhybrid.py", "_base_/imagenet_300e.py", "_base_/backbones/xformer_s.py"]
 
 model = dict(
-    backbone=dict(
-        type="XFormer",
-        arch="small",
-        out_indices=(3,),
-        head_channels=640,
-        drop_rate=0.1,
-        norm_cfg=dict(type="SyncBN"),
-    ),
+    backbone=dict(_base_.backbone, out_indices=(3,), head_channels=640, drop_rate=0.1),
     head=dict(in_channels=640),
     train_cfg=None,
 )

@@ -19,7 +19,8 @@ from PIL import Image
 from mmhybrid.datasets.check_data import PROBLEMS, Finding, check_dataset, check_image
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic import cifar
-from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,7 +192,7 @@ def test_a_loader_of_ones_own_reads(tmp_path: Path) -> None:
 def test_run_trains_on_what_is_left(toy_config, capfd) -> None:
     toy_config.train_dataloader.dataset.data_list[5]["unreadable"] = True
     toy_config.train_dataloader.num_workers = 2
-    set_safeguards(toy_config)
+    toy_config = with_safeguards(toy_config)
     runner = build_runner(toy_config)
     runner.train()
     assert runner.iter == 24
@@ -217,7 +218,7 @@ def test_run_stops_where_nothing_can_be_read(toy_config, workers) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
         record["unreadable"] = True
     toy_config.train_dataloader.num_workers = workers
-    set_safeguards(toy_config)
+    toy_config = with_safeguards(toy_config)
     with pytest.raises(UserError) as error:
         build_runner(toy_config).train()
     message = str(error.value)

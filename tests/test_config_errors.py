@@ -11,8 +11,9 @@ from mmengine.config import Config
 
 from mmhybrid.backbones import TransXNet
 from mmhybrid.engine.runner.check_config import check_config
-from mmhybrid.engine.runner.run_config import load_config, plain_errors, set_auto_scale_lr
-from mmhybrid.errors import UserError
+from mmhybrid.engine.runner.prepare_config import with_scaled_lr
+from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
 from mmhybrid.weights.downloading import load_url
 
@@ -131,13 +132,27 @@ def test_right_configs_pass(name: str) -> None:
 
 def test_image_smaller_than_32_pixels() -> None:
     model = TransXNet(dict(depths=(1, 1, 1, 1)))
-    with pytest.raises(UserError, match=r"at least 32x32 pixels.*16"), plain_errors():
+    with pytest.raises(UserError, match=r"at least 32x32 pixels.*16"):
         model(torch.zeros(1, 3, 16, 64))
 
 
-def test_errors_of_others_keep_their_traceback() -> None:
-    with pytest.raises(ValueError, match=r"a bug"), plain_errors():
-        raise ValueError("a bug")
+@pytest.mark.parametrize("bug", [TypeError, ValueError, KeyError])
+def test_bugs_of_our_own_keep_their_traceback(bug: type, monkeypatch) -> None:
+    def arch_with_a_bug(*args: Any, **options: Any) -> None:
+        raise bug("a bug")
+
+    monkeypatch.setattr("mmhybrid.backbones.transxnet.resolve_arch", arch_with_a_bug)
+    with pytest.raises(bug, match="a bug") as error:
+        check_config(config())
+    assert not isinstance(error.value, UserError)
+
+
+def test_messages_are_one_sentence() -> None:
+    text = "frozen_stages=7: allowed are -1 (none) to 4 (all)"
+    place = "class `FPN` in mmdet/models/necks/fpn.py: "
+    assert str(ArgumentError(f"{place}{place}{text}")) == text  # as MMEngine hands it on
+    traceback = f"Caught ArgumentError in worker 0.\n  ...\nmmhybrid.errors.ArgumentError: {text}\n"
+    assert str(ArgumentError(traceback)) == text  # as PyTorch's data loader hands it on
 
 
 def test_checkpoint_of_another_model(tmp_path) -> None:
@@ -148,13 +163,13 @@ def test_checkpoint_of_another_model(tmp_path) -> None:
 
     write_checkpoint(dict(state_dict=resnet18().state_dict()), tmp_path / "resnet.pth")
     told = r"resnet\.pth.*XFormer|XFormer.*resnet\.pth"
-    with pytest.raises(UserError, match=told), plain_errors():
+    with pytest.raises(CheckpointError, match=told):
         load_checkpoint(XFormer(), str(tmp_path / "resnet.pth"))
 
 
 def test_missing_base_batch_size() -> None:
     with pytest.raises(UserError, match=r"--auto-scale-lr needs auto_scale_lr=dict\(base_batch"):
-        set_auto_scale_lr(Config(dict()))
+        with_scaled_lr(Config(dict()))
 
 
 def test_config_that_is_no_python(tmp_path) -> None:

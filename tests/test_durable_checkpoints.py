@@ -17,7 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
-from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 from mmhybrid.weights import (
     CheckpointError,
@@ -52,8 +53,8 @@ class Kill(Hook):
 def train(cfg: Config, resume: bool = False, hooks: list[Hook] | None = None) -> Runner:
     cfg = Config(cfg.to_dict())
     if resume:
-        set_resume(cfg, "auto")
-    set_safeguards(cfg)
+        cfg = with_resume(cfg, "auto")
+    cfg = with_safeguards(cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     for hook in hooks or []:

@@ -1,17 +1,21 @@
 """Losses and gradients that are infinite or not a number."""
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmhybrid.engine.hooks import non_finite_hook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
-from mmhybrid.engine.runner.run_config import build_runner, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
 pytestmark = pytest.mark.train
@@ -53,7 +57,7 @@ def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> R
     cfg = Config(cfg.to_dict())
     if policy is not None:
         cfg.default_hooks.non_finite = dict(policy=policy)
-    set_safeguards(cfg)
+    cfg = with_safeguards(cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     if hook is not None:
@@ -187,6 +191,18 @@ def test_run_without_trouble_is_the_same_with_and_without(toy_config, tmp_path) 
     toy_config.work_dir = str(tmp_path / "unwatched")
     for a, b in zip(watched.model.parameters(), train(toy_config).model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_process_without_gradients_hears_of_those_of_others(monkeypatch) -> None:
+    # As if another process had found a gradient that is not finite.
+    monkeypatch.setattr(non_finite_hook, "all_reduce", lambda value, op: value.fill_(1))
+    parameter = nn.Parameter(torch.ones(2))
+    wrapper = OptimWrapper(torch.optim.SGD([parameter], lr=1.0))
+    hook, found = NonFiniteHook(), []
+    monkeypatch.setattr(hook, "_handle", lambda runner, what: found.append(what))
+    hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
+    wrapper.step()
+    assert found == ["a gradient"]
 
 
 def test_unknown_policy_is_told() -> None:

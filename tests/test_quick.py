@@ -1,5 +1,7 @@
 """What ``--quick`` makes of a config, without running it."""
 
+from argparse import Namespace
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmhybrid.datasets.data_paths import check_data
-from mmhybrid.engine.runner.quick import make_quick
+from mmhybrid.engine.runner import prepare_config as prepare
+from mmhybrid.engine.runner.quick import make_quick, settings_of
 from mmhybrid.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -18,7 +21,7 @@ def test_an_epoch_sees_each_image_once(tmp_path: Path) -> None:
     assert cfg.train_dataloader.dataset.type == "RepeatDataset"
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=6, batch_size=2, train_images=4, val_images=2)
-    make_quick(cfg)
+    cfg = make_quick(cfg)
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
     assert cfg.train_cfg.max_epochs == 3
@@ -29,7 +32,7 @@ def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> N
     assert cfg.model.backbone.backbone.init_cfg
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(train_images=2, val_images=1)
-    make_quick(cfg)
+    cfg = make_quick(cfg)
     assert cfg.model.backbone.backbone.init_cfg is None
 
 
@@ -45,11 +48,44 @@ def test_images_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
         dataset.update(type="CustomDataset", data_prefix=dataset.pop("split"))
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=6, batch_size=2, train_images=6, val_images=2)
-    make_quick(cfg, str(tmp_path / "data"))
+    cfg = make_quick(cfg, str(tmp_path / "data"))
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     labels = [dataset.get_data_info(index)["gt_label"] for index in range(len(dataset))]
     assert labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_old_names_of_settings_go_on_working() -> None:
+    cfg = Config(dict(quick=dict(train_pictures=6, val_pictures=2)))
+    with pytest.warns(DeprecationWarning, match=r"quick\.\w+ is now quick\.\w+_images"):
+        quick = settings_of(cfg)
+    assert (quick.train_images, quick.val_images) == (6, 2)
+
+
+def test_steps_leave_the_config_that_they_are_given(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "_check_gpu", lambda: None)
+    (tmp_path / "epoch_1.pth").touch()
+    args = Namespace(config="a.py", quick=False, launcher="none", work_dir="w", data_root="there")
+    steps = [
+        lambda cfg: make_quick(cfg),
+        lambda cfg: prepare.with_run_settings(cfg, args),
+        lambda cfg: prepare.with_data(cfg, args),
+        lambda cfg: prepare.with_options(cfg, {"model.backbone.arch": "base"}),
+        lambda cfg: prepare.with_mixed_precision(cfg, "bfloat16"),
+        lambda cfg: prepare.with_resume(cfg, str(tmp_path / "epoch_1.pth")),
+        lambda cfg: prepare.with_drawing(cfg, False, "drawn", 1.0),
+        lambda cfg: prepare.with_output(cfg, "out.pkl"),
+        *(prepare.without_validation, prepare.with_half_precision_test, prepare.with_scaled_lr),
+        *(prepare.with_safeguards, prepare.for_its_processes, prepare.without_pretrained),
+        prepare.with_test_time_augmentation,
+    ]
+    cfg = Config.fromfile(CONFIGS / "retinanet_transxnet_t_coco.py")
+    cfg.update(work_dir=str(tmp_path), launcher="none")
+    cfg.quick = dict(train_images=2, val_images=1)
+    before = deepcopy(cfg.to_dict())
+    for step in steps:
+        assert step(cfg).to_dict() != before
+        assert cfg.to_dict() == before
 
 
 def test_data_elsewhere_than_on_this_machine_is_not_looked_for() -> None:

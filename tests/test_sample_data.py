@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import mmhybrid  # noqa: F401
-from mmhybrid.datasets.data_paths import check_data, set_data_root
+from mmhybrid.datasets.data_paths import check_data, with_data_root
 from mmhybrid.datasets.synthetic import draw_data
 from mmhybrid.datasets.synthetic.files import choose_classes
 from mmhybrid.datasets.synthetic.shapes import CATEGORIES, outline, place
@@ -42,7 +42,7 @@ def read(source: str, folder: Path) -> Config:
     cfg = Config.fromfile(config)
     cfg.default_scope = SOURCES[source].split("::")[0]
     init_default_scope(cfg.default_scope)
-    set_data_root(cfg, str(folder))
+    cfg = with_data_root(cfg, str(folder))
     return cfg
 
 

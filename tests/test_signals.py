@@ -15,7 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmhybrid.engine.hooks.signal_hook import SIGNALS
-from mmhybrid.engine.runner.run_config import build_runner, set_resume, set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.weights import read_checkpoint
 
 pytestmark = [pytest.mark.process, pytest.mark.train]
@@ -41,8 +42,8 @@ class SendSignal(Hook):
 def train(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Runner:
     cfg = Config(cfg.to_dict())
     if resume:
-        set_resume(cfg, "auto")
-    set_safeguards(cfg)
+        cfg = with_resume(cfg, "auto")
+    cfg = with_safeguards(cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     if hook is not None:
@@ -68,7 +69,7 @@ def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_
     toy_config.default_hooks.checkpoint.interval = 3
     with pytest.raises(SystemExit) as left:
         train(toy_config, hook=SendSignal(number, iteration, validating))
-    signal.signal(number, before)
+    assert signal.getsignal(number) is before
     assert left.value.code == 128 + number
     path = Path(toy_config.work_dir) / "interrupted.pth"
     assert (path.parent / "last_checkpoint").read_text() == str(path)
@@ -80,25 +81,34 @@ def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_
     assert not path.exists()
 
 
-def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_handlers_go_with_a_run_that_fails(toy_config) -> None:
+    class Fail(Hook):
+        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            assert all(signal.getsignal(one) is not handler for one, handler in before.items())
+            raise RuntimeError("the run fails")
 
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    with pytest.raises(RuntimeError, match="the run fails"):
+        train(toy_config, hook=Fail())
+    assert {one: signal.getsignal(one) for one in SIGNALS} == before
+
+
+def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(SystemExit) as left:
         train(toy_config, hook=SendSignal(signal.SIGTERM, 2))
-    signal.signal(signal.SIGTERM, before)
     assert left.value.code == 143
     assert "NOT SAVED" in "".join(capfd.readouterr())
 
 
 HOOK = """
-import os, signal, sys, time, types
+import os, signal, sys, time
 from mmhybrid.engine.hooks.signal_hook import SignalHook
-runner = types.SimpleNamespace(train_loop=None, val_loop=None)
-SignalHook().before_train(runner)
+handling = SignalHook().handle_signals()
+handling.__enter__()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: handed on by a launcher
 print("still here", flush=True)
@@ -109,6 +119,7 @@ print("never printed")
 """
 
 
+@pytest.mark.process
 def test_second_signal_leaves_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
@@ -125,7 +136,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmhybrid.engine.runner.run_config import build_runner
-from mmhybrid.engine.runner.run_config import set_safeguards
+from mmhybrid.engine.runner.prepare_config import with_safeguards
 Runner._log_env = lambda *args: None
 
 class SignalAll(Hook):
@@ -137,7 +148,7 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-set_safeguards(cfg)
+cfg = with_safeguards(cfg)
 runner = build_runner(cfg)
 runner.register_hook(SignalAll())
 runner.train()
@@ -152,6 +163,7 @@ def run_group(root: Path, folder: Path, *words: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pause", ["0", "1.5"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) -> None:
@@ -161,6 +173,7 @@ def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) 
     assert read_checkpoint(tmp_path / "run" / "interrupted.pth")["meta"]["iter"] == 8
 
 
+@pytest.mark.process
 def test_workers_end_with_the_run(root, tmp_path) -> None:
     done = run_group(root, tmp_path, "none", "0")
     assert done.returncode == 0, done.stderr[-3000:]

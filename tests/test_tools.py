@@ -1,4 +1,4 @@
-"""Every tool, run as a user runs it: a process of its own, from a folder of its own."""
+"""Every tool from a folder of its own: what it refuses in this process, runs as a user has them."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytestmark = [pytest.mark.process, pytest.mark.train]
 
@@ -35,17 +36,38 @@ def run(*command: object, cwd: Path, **environment: str) -> subprocess.Completed
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 
-def tool(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, ROOT / "tools" / name, *arguments, cwd=cwd)
+def run_tool(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a tool in a process of its own, which must end well."""
+    result = run(sys.executable, ROOT / "tools" / name, *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
 
 
-def assert_one_error(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """The tool failed with one message that holds all parts, and no traceback."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("error:") == 1
-    for part in parts:
-        assert part in result.stderr
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs a tool in this process, from an empty folder."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setenv("LOCAL_RANK", "0")  # a tool sets it, and it must not stay
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(name: str, *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+
+    return run_here
+
+
+@pytest.fixture
+def error_of(tool):
+    """The message with which a tool refuses its arguments."""
+
+    def error(name: str, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as left:
+            tool(name, *arguments)
+        assert str(left.value.code).startswith("error: ")
+        return left.value.code
+
+    return error
 
 
 def final_metrics(output: str) -> dict[str, str]:
@@ -55,69 +77,87 @@ def final_metrics(output: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PYTHON_TOOLS)
-def test_help_says_how_to_use_it(name: str, tmp_path: Path) -> None:
-    result = tool(name, "--help", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("usage:")
-    examples = result.stdout.partition("examples:")[2]
+def test_help_says_how_to_use_it(name: str, tool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        tool(name, "--help")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage:")
+    examples = text.partition("examples:")[2]
     assert examples
     assert not re.search(r"\S {2,}\S", examples), "two lines in one"
+    common = ["--work-dir", "--cfg-options", "--launcher", "--quick", "--data-root", "--amp"]
+    train = ["--amp-dtype", "--auto-scale-lr", "--resume", "--no-validate"]
+    test = ["--out", "--out-item", "--show", "--show-dir", "--wait-time", "--tta"]
+    options = {"train.py": common + train, "test.py": common + test}.get(name, [])
+    assert not [option for option in options if option not in text]
 
 
-def test_the_options_of_openmmlab_are_there(tmp_path: Path) -> None:
-    common = ["--work-dir", "--cfg-options", "--launcher"]
-    train = ["--amp", "--auto-scale-lr", "--resume", "--no-validate", "--quick", "--data-root"]
-    test = ["--out", "--out-item", "--show", "--show-dir", "--wait-time", "--tta", "--quick"]
-    for name, options in (("train.py", common + train), ("test.py", common + test)):
-        text = tool(name, "--help", cwd=tmp_path).stdout
-        assert not [option for option in options if option not in text]
-
-
-def test_missing_config(tmp_path: Path) -> None:
+def test_missing_config(error_of) -> None:
     wrong = CONFIG.with_name("mask_rcnn_transxnett_coco.py")
-    result = tool("train.py", wrong, cwd=tmp_path)
-    assert_one_error(result, str(wrong), "Did you mean", str(CONFIG))
+    error = error_of("train.py", wrong)
+    assert f"{wrong}. Did you mean " in error
+    assert str(CONFIG) in error
 
 
-def test_missing_data(tmp_path: Path) -> None:
-    result = tool("train.py", CONFIG, cwd=tmp_path)
+def test_missing_data(error_of, tmp_path: Path) -> None:
+    error = error_of("train.py", CONFIG)
     path = tmp_path / "data" / "coco" / "annotations" / "instances_train2017.json"
-    assert_one_error(result, str(path), "annotations_trainval2017.zip", "--data-root", "--quick")
+    for part in (str(path), "annotations_trainval2017.zip", "--data-root", "--quick"):
+        assert part in error
     assert not (tmp_path / "work_dirs").exists()
+    error = error_of("train.py", CONFIG, "--data-root", tmp_path / "here")
+    assert str(tmp_path / "here" / "annotations" / "instances_train2017.json") in error
 
 
-def test_missing_data_at_another_root(tmp_path: Path) -> None:
-    result = tool("train.py", CONFIG, "--data-root", tmp_path / "here", cwd=tmp_path)
-    assert_one_error(result, str(tmp_path / "here" / "annotations" / "instances_train2017.json"))
+def test_missing_checkpoint(error_of) -> None:
+    told = "error: there is no checkpoint none.pth"
+    assert error_of("test.py", CONFIG, "none.pth") == told
+    tiny = ["--quick", "--cfg-options", *TINY]
+    assert error_of("train.py", CONFIG, "--resume", "none.pth", *tiny) == told
 
 
-def test_missing_checkpoint(tmp_path: Path) -> None:
-    result = tool("test.py", CONFIG, "none.pth", cwd=tmp_path)
-    assert_one_error(result, "there is no checkpoint none.pth")
-    result = tool("train.py", CONFIG, "--quick", "--resume", "none.pth", cwd=tmp_path)
-    assert_one_error(result, "there is no checkpoint none.pth")
+def test_quick_run_without_validation(error_of) -> None:
+    assert "leave out --no-validate" in error_of("train.py", CONFIG, "--quick", "--no-validate")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_mixed_precision_without_a_gpu(error_of, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").touch()
+    for words in (["train.py", CONFIG], ["test.py", CONFIG, "weights.pth"]):
+        assert error_of(*words, "--amp") == "error: --amp needs a GPU, and PyTorch sees none"
+
+
+def test_augmentation_that_cannot_merge_masks(error_of, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").touch()
+    assert "merges boxes alone" in error_of("test.py", CONFIG, "weights.pth", "--tta")
+
+
+@pytest.mark.parametrize("end", [ValueError("a bug"), KeyboardInterrupt()])
+def test_bug_keeps_its_traceback_and_ctrl_c_is_no_bug(end, tool, monkeypatch) -> None:
+    def prepare_config(args: object) -> None:
+        raise end
+
+    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.prepare_config", prepare_config)
+    with pytest.raises((ValueError, SystemExit)) as left:
+        tool("train.py", CONFIG)
+    assert left.value is end or left.value.code == 130
 
 
 @pytest.fixture
-def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool):
     """tools/test.py in this process, with a runner that has metrics ready; ``runs`` grows by it."""
-    from mmhybrid.datasets import data_paths
-    from mmhybrid.engine.runner import run_config
+    from mmhybrid.engine.runner import prepare_config, run_config
 
     tests = []
     runner = SimpleNamespace(rank=0, test=lambda: tests.append(1) or {"accuracy/top1": 50.0})
     monkeypatch.setattr(run_config, "build_runner", lambda cfg: runner)
-    monkeypatch.setattr(data_paths, "check_data", lambda *args: None)
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    monkeypatch.setenv("LOCAL_RANK", "0")  # the tool sets it, and it must not stay
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare_config, "check_data", lambda *args: None)
     (tmp_path / "weights.pth").touch()
-    config = str(ROOT / "configs" / "dw_vit_t_cifar10.py")
 
     def test(*options: str, rank: int = 0) -> None:
         runner.rank = rank
-        monkeypatch.setattr(sys, "argv", ["test.py", config, "weights.pth", *options])
-        runpy.run_path(str(ROOT / "tools" / "test.py"), run_name="__main__")
+        tool("test.py", ROOT / "configs" / "dw_vit_t_cifar10.py", "weights.pth", *options)
 
     test.runs = tests
     return test
@@ -156,10 +196,10 @@ def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatc
     assert told == [dict(tta=False, published=False), dict(tta=True, published=True)]
 
 
-def test_unknown_quick_setting(tmp_path: Path) -> None:
-    options = ["--cfg-options", "quick.steps=3"]
-    result = tool("train.py", CONFIG, "--quick", *options, cwd=tmp_path)
-    assert_one_error(result, "quick.steps", "iterations")
+def test_unknown_quick_setting(error_of) -> None:
+    error = error_of("train.py", CONFIG, "--quick", "--cfg-options", "quick.steps=3")
+    assert "quick.steps" in error
+    assert "iterations" in error
 
 
 @pytest.mark.parametrize(
@@ -171,27 +211,35 @@ def test_unknown_quick_setting(tmp_path: Path) -> None:
         (["predict.py", CONFIG, CONFIG, CONFIG], "frozen_stage=1", "'frozen_stages'?"),
     ],
 )
-def test_wrong_model(words: list[str], option: str, told: str, tmp_path: Path) -> None:
-    result = tool(*words, "--cfg-options", f"model.backbone.{option}", cwd=tmp_path)
-    assert_one_error(result, "model.backbone", told)
+def test_wrong_model(words: list[str], option: str, told: str, error_of) -> None:
+    error = error_of(*words, "--cfg-options", f"model.backbone.{option}")
+    assert "model.backbone" in error
+    assert told in error
+
+
+def test_wrong_optimizer(error_of) -> None:
+    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.optimizer.decay=1")
+    assert "optim_wrapper.optimizer: AdamW has no argument 'decay'" in error
+    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.constructor=None1")
+    assert f"the optim_wrapper of {CONFIG}: " in error
 
 
 @pytest.mark.parametrize("device", ["gpu", "foo:1", "cuda:99"])
 @pytest.mark.parametrize("words", [["benchmark.py", "XFormer"], ["predict.py", "C", "K", "P"]])
-def test_device_that_is_not_there(device, words, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    monkeypatch.setattr(sys, "argv", [*words, "--device", device])
-    with pytest.raises(
-        SystemExit, match=f"^error: --device {device} cannot be used here, .*$"
-    ) as told:
-        runpy.run_path(str(ROOT / "tools" / words[0]), run_name="__main__")
-    assert "\n" not in told.value.code
+def test_device_that_is_not_there(device, words, error_of) -> None:
+    error = error_of(*words, "--device", device)
+    assert error.startswith(f"error: --device {device} cannot be used here, ")
+    assert "\n" not in error
 
 
+@pytest.mark.process
 def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
     # -S hides site-packages, and with it everything that was installed.
     result = run(sys.executable, "-S", ROOT / "tools" / "train.py", CONFIG, cwd=tmp_path)
-    assert_one_error(result, "torch", "mmengine", "pip install -r", "constraints.txt")
+    assert result.returncode == 1
+    for part in ("error: ", "torch", "mmengine", "pip install -r", "constraints.txt"):
+        assert part in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +255,12 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Path) -> tuple[Path, str]:
     """The work folder of a very small quick run, and what it printed."""
     cwd = tmp_path_factory.mktemp("quick")
-    result = tool("train.py", small_config, "--quick", "--cfg-options", *TINY, cwd=cwd)
-    assert result.returncode == 0, result.stderr
+    result = run_tool("train.py", small_config, "--quick", "--cfg-options", *TINY, cwd=cwd)
     return cwd / "work_dirs" / "mask_rcnn_small_quick", result.stdout
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
     folder, output = trained
     assert (folder / "epoch_1.pth").stat().st_size > 1e6
@@ -229,6 +278,8 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
     assert "transx-t.pth.tar" not in output.split("backbone=dict(")[1].split("neck=dict(")[0]
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_truth_and_prediction_stand_side_by_side(trained: tuple[Path, str]) -> None:
     import cv2
 
@@ -238,79 +289,55 @@ def test_truth_and_prediction_stand_side_by_side(trained: tuple[Path, str]) -> N
         assert cv2.imread(str(path)).shape == (source.shape[0], 2 * source.shape[1], 3)
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_testing_gives_the_metrics_of_the_run(
     trained: tuple[Path, str], small_config: Path, tmp_path: Path
 ) -> None:
     folder, output = trained
     options = ["--quick", "--work-dir", folder, "--show-dir", tmp_path / "drawn"]
     options += ["--out", tmp_path / "predictions.pkl", "--cfg-options", *TINY]
-    result = tool("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = run_tool("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
     assert final_metrics(result.stdout) == final_metrics(output)
     assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 2
     assert (tmp_path / "predictions.pkl").stat().st_size > 100
 
 
-def test_testing_fused_gives_the_metrics_of_the_run(
-    trained: tuple[Path, str], small_config: Path, tmp_path: Path
-) -> None:
-    folder, output = trained
-    options = ["--quick", "--work-dir", folder, "--fuse", "--cfg-options", *TINY]
-    result = tool("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "The model is fused for inference." in result.stdout
-    fused, unfused = (final_metrics(text) for text in (result.stdout, output))
-    assert fused.keys() == unfused.keys()
-    for name, value in fused.items():
-        assert float(value) == pytest.approx(float(unfused[name]), abs=0.02)
-
-
-def test_augmentation_that_cannot_merge_masks(
-    trained: tuple[Path, str], small_config: Path, tmp_path: Path
-) -> None:
-    checkpoint = trained[0] / "epoch_1.pth"
-    result = tool("test.py", small_config, checkpoint, "--quick", "--tta", cwd=tmp_path)
-    assert_one_error(result, "boxes alone")
-
-
+@pytest.mark.process
+@pytest.mark.train
 def test_resume_continues_where_the_run_ended(
     trained: tuple[Path, str], small_config: Path, tmp_path: Path
 ) -> None:
     folder, _ = trained
     options = ["--quick", "--work-dir", tmp_path, "--resume", folder / "epoch_1.pth"]
     more = ["quick.iterations=4", *TINY[1:]]
-    result = tool("train.py", small_config, *options, "--cfg-options", *more, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = run_tool("train.py", small_config, *options, "--cfg-options", *more, cwd=tmp_path)
     assert "resumed epoch: 1, iter: 2" in result.stdout
     assert "Epoch(train) [2][2/2]" in result.stdout
     assert "Epoch(train) [1]" not in result.stdout
     assert (tmp_path / "epoch_2.pth").exists()
 
 
-def test_quick_on_real_images(shared: Path, small_config: Path, tmp_path: Path) -> None:
+@pytest.mark.process
+@pytest.mark.train
+def test_quick_on_real_images_and_testing_fused(
+    shared: Path, small_config: Path, tmp_path: Path
+) -> None:
     sample = shared / "data" / "coco_sample"
     options = ["--quick", "--data-root", sample, "--work-dir", tmp_path / "run"]
     more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
     options += ["--cfg-options", *TINY, *more]
-    result = tool("train.py", small_config, *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = run_tool("train.py", small_config, *options, cwd=tmp_path)
     assert "Epoch(train) [1][2/2]" in result.stdout
     assert not (tmp_path / "run" / "data").exists()
     checkpoint = tmp_path / "run" / "epoch_1.pth"
-    again = tool("test.py", small_config, checkpoint, *options, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert final_metrics(again.stdout) == final_metrics(result.stdout)
+    fused = run_tool("test.py", small_config, checkpoint, "--fuse", *options, cwd=tmp_path)
+    assert "The model is fused for inference." in fused.stdout
+    for name, value in final_metrics(result.stdout).items():
+        assert float(final_metrics(fused.stdout)[name]) == pytest.approx(float(value), abs=0.02)
 
 
-def test_page_of_onnx_names_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    page = runpy.run_path(str(ROOT / "tools" / "bench_onnx.py"))["page"]
-    machines = {name: dict(threads=threads) for name, threads in (("A", 2), ("B", 4), ("C", 2))}
-    results = dict(machine=machines, rows=dict(A=[], B=[], C=[]))
-    assert "\n\n- A, C: threads: 2\n- B: threads: 4\n\n|" in page(results, ["A", "B", "C"])
-    assert "\n\nthreads: 2\n\n|" in page(results, ["A", "C"])
-
-
+@pytest.mark.process
 @pytest.mark.parametrize("name", SHELL_TOOLS)
 def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     result = run("bash", ROOT / "tools" / name, cwd=tmp_path)
@@ -318,6 +345,8 @@ def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     assert result.stderr.startswith("usage:")
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Path) -> None:
     options = ["--quick", "--work-dir", tmp_path, "--cfg-options", *TINY]
     script = ROOT / "tools" / "dist_train.sh"
@@ -332,6 +361,7 @@ def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Pat
     assert final_metrics(again.stdout) == final_metrics(result.stdout)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [

@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhybrid  # noqa: F401  (MMEngine reads 'mmseg::...' through it)
-from mmhybrid.engine.runner.run_config import forget_pretrained
+from mmhybrid.engine.runner.run_config import without_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Parameters of the whole segmentor, from the published backbone and mmseg's heads.
@@ -20,7 +20,7 @@ CLASSIFIER_PARAMETERS = {"t": 12_834_808, "s": 26_864_068, "b": 48_009_002}
 def read(name: str) -> Config:
     cfg = Config.fromfile(CONFIGS / f"{name}.py")
     init_default_scope(cfg.default_scope)
-    forget_pretrained(cfg)
+    cfg = without_pretrained(cfg)
     return cfg
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import check_device, prepare, use_safe_checkpoints
+from command_line import check_device, prepare
 
 EXAMPLES = """examples:
   Our four families and their peers as backbones of detectors, within ten minutes on two threads:
@@ -98,7 +98,6 @@ def main() -> None:
     # Nothing else should run beside a measurement, and threads may wait as fast as they can.
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     prepare()
-    use_safe_checkpoints()
     check_device(args.device)
     import torch
 

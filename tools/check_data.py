@@ -5,7 +5,7 @@ import argparse
 import sys
 import textwrap
 
-from command_line import add_cfg_options, exit_on_user_error, prepare, use_safe_checkpoints
+from command_line import add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -40,16 +40,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
 
     from mmhybrid.datasets.check_data import check_datasets
-    from mmhybrid.datasets.data_paths import LOADERS, check_data, set_data_root
+    from mmhybrid.datasets.data_paths import LOADERS, check_data, with_data_root
     from mmhybrid.engine.runner.run_config import load_config
 
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         if args.data_root:
-            set_data_root(cfg, args.data_root)
+            cfg = with_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         found = check_datasets(cfg, LOADERS, args.most, args.workers)
     for name, findings in found.items():

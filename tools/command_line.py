@@ -33,25 +33,20 @@ def prepare() -> None:
         )
 
 
-def use_safe_checkpoints() -> None:
-    """Have MMEngine read and write checkpoints as mmhybrid does; imports PyTorch."""
-    import mmhybrid
-
-    mmhybrid.enable_safe_checkpoints()
-
-
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Inside, an error raised on purpose ends the tool with its message, and Ctrl-C with 130.
 
-    All other errors keep their traceback: they may be bugs.
+    All other errors keep their traceback: they may be bugs. Checkpoints are read and written as
+    :func:`mmhybrid.enable_safe_checkpoints` says.
     """
+    import mmhybrid
     from mmhybrid.errors import UserError
-    from mmhybrid.weights import CheckpointError
 
     try:
-        yield
-    except (UserError, CheckpointError) as error:
+        with mmhybrid.enable_safe_checkpoints():
+            yield
+    except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,7 +10,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from command_line import prepare, use_safe_checkpoints
+from command_line import prepare
 
 EXAMPLES = """examples:
   The authors' weights under our names:
@@ -51,7 +51,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
     from mmhybrid.weights import CheckpointError, read_checkpoint
     from mmhybrid.weights.converting import to_authors, to_ours
     from mmhybrid.weights.loading import find_weights, without_wrappers

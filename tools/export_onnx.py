@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare, use_safe_checkpoints
+from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
 
     with exit_on_user_error():
         export(args)

@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from command_line import add_cfg_options, prepare, use_safe_checkpoints
+from command_line import add_cfg_options, prepare
 
 EXAMPLES = """examples:
   A detector, at the 800x1280 of the published tables:
@@ -52,7 +52,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
 
     from mmhybrid.analysis import count
     from mmhybrid.analysis.tables import markdown_table
@@ -70,7 +69,7 @@ def main() -> None:
         else:
             model = models.make_model(args.model, args.cfg_options)
         result = count(model, shape)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
     if args.depth > 0:

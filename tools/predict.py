@@ -17,7 +17,6 @@ from command_line import (
     check_device,
     exit_on_user_error,
     prepare,
-    use_safe_checkpoints,
 )
 
 EXAMPLES = """examples:
@@ -68,7 +67,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis import make_inferencer, predict

@@ -6,9 +6,8 @@ decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of eac
 """
 
 import argparse
-import sys
 
-from command_line import add_cfg_options, prepare, use_safe_checkpoints
+from command_line import add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   The weight decay of each parameter, as the config has it:
@@ -32,16 +31,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
 
     from mmengine.logging import MMLogger
     from mmengine.optim import build_optim_wrapper
 
-    from mmhybrid.apis.models import model_of
-    from mmhybrid.engine.optimizers.layer_decay import parameter_groups
-    from mmhybrid.engine.runner.run_config import UserError, load_config
+    with exit_on_user_error():
+        from mmhybrid.apis.models import model_of
+        from mmhybrid.engine.optimizers.layer_decay import parameter_groups
+        from mmhybrid.engine.runner.check_config import check_config
+        from mmhybrid.engine.runner.run_config import load_config
+        from mmhybrid.errors import UserError
 
-    try:
         cfg = load_config(args.config, args.cfg_options)
         if "optimizer" not in cfg.get("optim_wrapper", {}):
             raise UserError(f"{args.config} has no optim_wrapper with an optimizer")
@@ -50,13 +50,12 @@ def main() -> None:
         wrapper = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
         MMLogger.get_current_instance().setLevel("WARNING")
         model = model_of(cfg)
+        check_config(cfg)
         try:
             optimizer = build_optim_wrapper(model, wrapper).optimizer
-        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+        except (KeyError, NotImplementedError) as error:  # MMEngine's, and mmdet's constructor's
             raise UserError(f"the optim_wrapper of {args.config}: {error}") from error
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print("\n".join(parameter_groups(model, optimizer)))
+        print("\n".join(parameter_groups(model, optimizer)))
 
 
 if __name__ == "__main__":

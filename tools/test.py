@@ -3,10 +3,9 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from command_line import add_common_arguments, prepare, use_safe_checkpoints
+from command_line import add_common_arguments, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   On the data set of the config:
@@ -88,63 +87,26 @@ def check_files(args: argparse.Namespace) -> None:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
-    from mmengine.fileio import dump
+    with exit_on_user_error():
+        from mmengine.fileio import dump
 
-    from mmhybrid.datasets.data_paths import check_data, set_data_root
-    from mmhybrid.engine.runner import run_config as run
-
-    try:
-        check_files(args)
-        cfg = run.load_config(args.config, args.cfg_options)
-        run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
-        cfg.load_from = run.existing_file(args.checkpoint, "checkpoint")
-        if args.quick:
-            from mmhybrid.engine.runner.quick import make_quick
-
-            make_quick(cfg, args.data_root)
-            cfg.load_from = args.checkpoint
-            cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
-        elif args.data_root:
-            set_data_root(cfg, args.data_root)
-        if args.show or args.show_dir:
-            run.set_drawing(cfg, args.show, args.show_dir, args.wait_time)
-        if args.tta:
-            run.set_test_time_augmentation(cfg)
-        if args.out and args.out_item == "pred":
-            run.set_output(cfg, args.out)
-        if args.amp:
-            run.set_half_precision_test(cfg)
-        run.forget_pretrained(cfg)
-        check_data(cfg, ("test_dataloader",))
-        with run.plain_errors():
-            runner = run.build_runner(cfg)
-            if args.fuse:
-                from mmhybrid.deploy import FuseHook
-
-                runner.register_hook(FuseHook())
-            metrics = runner.test()
-    except run.UserError as error:
-        sys.exit(f"error: {error}")
-    if args.out_item == "metrics" and runner.rank == 0:
-        dump(metrics, args.out)
-    if args.result:
+        from mmhybrid.deploy import FuseHook
+        from mmhybrid.engine.runner.prepare_config import prepare_test_config
         from mmhybrid.engine.runner.results import write_test_result
+        from mmhybrid.engine.runner.run_config import build_runner
 
-        try:
-            write_test_result(
-                args.result,
-                metrics,
-                runner,
-                args.config,
-                args.quick,
-                tta=args.tta,
-                published=args.published,
-            )
-        except run.UserError as error:
-            sys.exit(f"error: {error}")
+        check_files(args)
+        runner = build_runner(prepare_test_config(args))
+        if args.fuse:
+            runner.register_hook(FuseHook())
+        metrics = runner.test()
+        if args.out_item == "metrics" and runner.rank == 0:
+            dump(metrics, args.out)
+        if args.result:
+            about = dict(tta=args.tta, published=args.published)
+            write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 
 import argparse
 import os
-import sys
 
-from command_line import add_common_arguments, prepare, use_safe_checkpoints
+from command_line import add_common_arguments, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   See it learn, without any data:
@@ -71,49 +70,21 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
-    from mmhybrid.datasets.data_paths import check_data, set_data_root
-    from mmhybrid.engine.runner import run_config as run
+    with exit_on_user_error():
+        from mmhybrid.engine.runner.prepare_config import prepare_config
+        from mmhybrid.engine.runner.quick import silence
+        from mmhybrid.engine.runner.report import log_summary, write_report
+        from mmhybrid.engine.runner.results import write_training_result
+        from mmhybrid.engine.runner.run_config import build_runner
 
-    try:
-        cfg = run.load_config(args.config, args.cfg_options)
-        run.set_run(cfg, args.config, args.work_dir, args.launcher, "_quick" if args.quick else "")
+        runner = build_runner(prepare_config(args))
         if args.quick:
-            from mmhybrid.engine.runner.quick import make_quick, silence
-
-            make_quick(cfg, args.data_root)
-            cfg.merge_from_dict(args.cfg_options or {})  # these have the last word
-        elif args.data_root:
-            set_data_root(cfg, args.data_root)
-        if args.quick and args.no_validate:
-            raise run.UserError("--quick evaluates what it trained: leave out --no-validate")
-        if args.no_validate:
-            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        if args.amp:
-            run.set_mixed_precision(cfg, args.amp_dtype)
-        if args.auto_scale_lr:
-            run.set_auto_scale_lr(cfg)
-        run.set_resume(cfg, args.resume)
-        check_data(cfg, ("train_dataloader", "val_dataloader"))
-        run.set_safeguards(cfg)
-        with run.plain_errors():
-            runner = run.build_runner(cfg)
-            if args.quick:
-                silence(runner)
-            runner.train()
-    except run.UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # before training began; from then on, mmhybrid.SignalHook saves and leaves
-
-    from mmhybrid.engine.runner.results import write_training_result
-
+            silence(runner)
+        runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     write_training_result(runner, args.config, args.quick)
     if args.quick:
-        from mmhybrid.engine.runner.report import log_summary, write_report
-
         log_summary(runner, write_report(runner))
 
 

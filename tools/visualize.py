@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import add_cfg_options, prepare, use_safe_checkpoints
+from command_line import add_cfg_options, prepare
 
 EXAMPLES = """examples:
   A trained segmentor and an image:
@@ -47,7 +47,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    use_safe_checkpoints()
     import numpy as np
 
     from mmhybrid.apis.inputs import read_rgb

@@ -1,59 +1,17 @@
-# CIFAR-100 at 224 pixels, with the augmentation of the DW shortcut's authors.
-_base_ = "./small_data_300e.py"
+# CIFAR-100 at 224 pixels, trained as CIFAR-10.
+_base_ = "./small_data_cifar10.py"
 
 model = dict(head=dict(num_classes=100))
-# The images of the pickles are RGB already.
 data_preprocessor = dict(
-    num_classes=100, mean=[129.285, 124.0575, 112.4295], std=[68.1615, 65.382, 70.431], to_rgb=False
+    num_classes=100, mean=[129.285, 124.0575, 112.4295], std=[68.1615, 65.382, 70.431]
 )
 pad_value = [129, 124, 112]
 
-train_pipeline = [
-    dict(type="Resize", scale=(224, 224), interpolation="bilinear", backend="pillow"),
-    dict(type="RandomResizedCrop", scale=224, backend="pillow", interpolation="bicubic"),
-    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
-    dict(
-        type="RandAugment",
-        policies="timm_increasing",
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=pad_value, interpolation="bicubic"),
-    ),
-    dict(
-        type="RandomErasing",
-        erase_prob=0.25,
-        mode="rand",
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=pad_value,
-        fill_std=[68.1615, 65.382, 70.431],
-    ),
-    dict(type="PackInputs"),
-]
-test_pipeline = [
-    dict(type="Resize", scale=(224, 224), interpolation="bilinear", backend="pillow"),
-    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
-    dict(type="CenterCrop", crop_size=224),
-    dict(type="PackInputs"),
-]
-
-# 4 GPUs x 32 images = 128
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=4,
-    dataset=dict(
-        type="CIFAR100", data_root="data/cifar100", split="train", pipeline=train_pipeline
-    ),
-    sampler=dict(type="DefaultSampler", shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    dataset=dict(type="CIFAR100", data_root="data/cifar100", split="test", pipeline=test_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=False),
-)
+train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
+augment, erase = train_pipeline[-3:-1]
+augment.hparams.pad_val = erase.fill_color = pad_value
+erase.fill_std = data_preprocessor["std"]
+dataset = dict(type="CIFAR100", data_root="data/cifar100")
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
-val_evaluator = dict(type="Accuracy", topk=(1, 5))
-test_evaluator = val_evaluator

@@ -2,9 +2,6 @@
 # draw the interpolation of a crop at random between bilinear and bicubic; here it is bicubic.
 _base_ = ["./imagenet_300e.py"]
 
-model = dict(
-    backbone=dict(type="TransXNet", out_indices=(3,), norm_cfg=dict(type="SyncBN")),
-)
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3),
     # No decay for biases, norms and all else that is flat; LayerScale, the tables of positions and

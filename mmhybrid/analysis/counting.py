@@ -27,6 +27,7 @@ from torch.nn.modules import activation, batchnorm, conv, instancenorm, pooling
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.layer_scale import LayerScale
 
 PROPOSALS = 1000  # boxes that the second stage of a detector is counted with
@@ -97,7 +98,7 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
         1.77
     """
     if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ValueError(f"shape={shape}: give (H, W) or (C, H, W), positive")
+        raise ArgumentError(f"shape={shape}: give (H, W) or (C, H, W), positive")
     shape = (3, *shape)[-3:]
     counter = FlopCounterMode(display=False)
     activations = _Activations()

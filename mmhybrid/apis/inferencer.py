@@ -15,7 +15,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
-from mmengine.runner import CheckpointLoader
 from mmengine.utils import ProgressBar
 
 from mmhybrid.apis.inputs import find_inputs, is_video, read_all
@@ -23,10 +22,11 @@ from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.runner.check_config import check_model
-from mmhybrid.engine.runner.run_config import forget_pretrained
+from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
-from mmhybrid.weights import CheckpointError
+from mmhybrid.weights.loading import read_address
+from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
 INFERENCERS = {
     "mmdet": "DetInferencer",
@@ -66,7 +66,7 @@ def make_inferencer(
     scope = cfg.get("default_scope")
     if scope not in INFERENCERS:
         raise UserError(f"predicting needs a config of {', '.join(INFERENCERS)}, not {scope}")
-    forget_pretrained(cfg)
+    cfg = without_pretrained(cfg)
     check_model(cfg)
     make = getattr(importlib.import_module(f"{scope}.apis"), INFERENCERS[scope])
     with warnings.catch_warnings():
@@ -74,8 +74,9 @@ def make_inferencer(
         warnings.filterwarnings("ignore", message="dataset_meta or class names are not saved")
         warnings.filterwarnings("ignore", message="Failed to add .*vis_backend")
         try:
-            inferencer = make(cfg, checkpoint, device=device)
-        except (CheckpointError, OSError) as error:
+            with enable_safe_checkpoints():
+                inferencer = make(cfg, checkpoint, device=device)
+        except OSError as error:
             raise UserError(str(error)) from error
     inferencer.show_progress = False
     inferencer.model = revert_sync_batchnorm(inferencer.model).eval()
@@ -92,7 +93,7 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    saved = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu").get("meta") or {}
+    saved = read_address(checkpoint, "cpu").get("meta") or {}
     trained_on = saved.get("dataset_meta") or {}
     if trained_on.get("classes"):
         return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))

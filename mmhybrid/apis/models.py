@@ -16,7 +16,7 @@ import mmhybrid  # noqa: F401  (registers the backbones)
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
-from mmhybrid.engine.runner.run_config import forget_pretrained, load_config
+from mmhybrid.engine.runner.run_config import load_config, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, load_checkpoint
@@ -130,7 +130,7 @@ def model_of(cfg: Config) -> nn.Module:
         UserError: A name in the model does not exist, or its parts do not fit together.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    forget_pretrained(cfg)
+    cfg = without_pretrained(cfg)
     check_model(cfg)
     return MODELS.build(cfg.model)
 

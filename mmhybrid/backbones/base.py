@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.norm import frozen_statistics
 
 SMALLEST_INPUT = 32
@@ -90,7 +91,7 @@ class HybridBackbone(Backbone):
         self.num_stages = len(channels)
         self.out_indices = _checked_out_indices(out_indices, self.num_stages)
         if not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(
+            raise ArgumentError(
                 f"frozen_stages={frozen_stages}: allowed are -1 (none) to {self.num_stages} (all)"
             )
         self.frozen_stages = frozen_stages
@@ -171,7 +172,7 @@ class HybridBackbone(Backbone):
     def check_input(self, x: Tensor) -> None:
         """Raises ValueError for images too small for the last stage."""
         if not torch.compiler.is_compiling() and min(x.shape[-2:]) < SMALLEST_INPUT:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self).__name__} takes images of at least "
                 f"{SMALLEST_INPUT}x{SMALLEST_INPUT} pixels, not {x.shape[-2]}x{x.shape[-1]}"
             )
@@ -195,12 +196,12 @@ def resolve_arch(
         short_forms = {name[0]: name for name in reversed(presets)}
         name = short_forms.get(arch.lower(), arch.lower())
         if name not in presets:
-            raise ValueError(_unknown("arch", arch, [*presets, *short_forms]))
+            raise ArgumentError(_unknown("arch", arch, [*presets, *short_forms]))
         return dict(presets[name])
     settings = dict(presets[defaults])
     for name, value in arch.items():
         if name not in settings:
-            raise ValueError(_unknown("setting of arch", name, list(settings)))
+            raise ArgumentError(_unknown("setting of arch", name, list(settings)))
         settings[name] = value
     return settings
 
@@ -218,12 +219,12 @@ def _checked_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[i
         out_indices = (out_indices,)
     for index in out_indices:
         if not -num_stages <= index < num_stages:
-            raise ValueError(
+            raise ArgumentError(
                 f"out_indices={tuple(out_indices)}: {index} is out of range for {num_stages} stages"
             )
     resolved = tuple(index % num_stages for index in out_indices)
     if not resolved or list(resolved) != sorted(set(resolved)):
-        raise ValueError(
+        raise ArgumentError(
             f"out_indices={tuple(out_indices)}: name at least one stage, each once, in rising order"
         )
     return resolved

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.depthwise_feed_forward import DepthwiseFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
@@ -187,7 +188,7 @@ class DMFormer(HybridBackbone):
             init_cfg=init_cfg,
         )
         if downsample_kernel not in (2, 3):
-            raise ValueError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
+            raise ArgumentError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
         self.stem = stem(in_channels, dims[0], stem_convs, norm_cfg)
         last = self.out_indices[-1]
         self.downsamplings = nn.ModuleList(

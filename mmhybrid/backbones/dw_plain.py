@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
 from mmhybrid.layers.padding import count_of, crop, pad_to_multiple
@@ -47,9 +48,9 @@ class DWPlainBackbone(HybridBackbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
     ) -> None:
         if out_type not in OUT_TYPES:
-            raise ValueError(f"out_type={out_type!r} is unknown; choose from {OUT_TYPES}")
+            raise ArgumentError(f"out_type={out_type!r} is unknown; choose from {OUT_TYPES}")
         if patch_size % 4 or embed_dims % 4:
-            raise ValueError(
+            raise ArgumentError(
                 f"patch_size={patch_size} and embed_dims={embed_dims} must be multiples of 4: the "
                 "pyramid's first map is four times as large as that of the patches"
             )

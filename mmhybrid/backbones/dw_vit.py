@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones.base import resolve_arch
 from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
 
@@ -90,7 +91,7 @@ class DWVisionTransformer(DWPlainBackbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         if out_type == "cls_token" and not class_token:
-            raise ValueError("out_type='cls_token' needs class_token=True")
+            raise ArgumentError("out_type='cls_token' needs class_token=True")
         settings = resolve_arch(arch, self.presets, defaults="tiny")
         dims, depth = settings["embed_dims"], settings["depth"]
         self.num_class_tokens = int(class_token)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhybrid.backbones.base import Backbone
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 
 
@@ -96,7 +97,7 @@ class DepthwiseShortcutBackbone(Backbone):
             self.shortcuts.append(shortcuts)
             self._block_names.append(names)
         if not self.shortcuts:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self.backbone).__name__} has no blocks that take a shortcut: no ModuleList "
                 "or Sequential in it has items with children named 'attn' and 'ffn' or 'mlp'"
             )
@@ -129,7 +130,7 @@ class DepthwiseShortcutBackbone(Backbone):
         """
         if not hasattr(self.backbone, "get_layer_depth"):
             wrapped = type(self.backbone)
-            raise ValueError(
+            raise ArgumentError(
                 "layer-wise decay asks the backbone for the depth of each parameter, and "
                 f"{wrapped.__module__.partition('.')[0]}.{wrapped.__name__}, inside of "
                 f"{type(self).__name__}, has no get_layer_depth(param_name, prefix): wrap one "
@@ -178,7 +179,7 @@ class _Bypass:
         self.size = tuple(values[1]) if len(values) > 1 and _is_size(values[1]) else self.grid.size
         shape = tuple(self.tokens.shape)
         if len(shape) != 3 or self.size is None or self.size[0] * self.size[1] > shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"cannot put a depth-wise shortcut around {type(block).__name__}: it was given a "
                 f"tensor of shape {shape} for a map of size {self.size}, not (B, H * W, C)"
             )
@@ -216,7 +217,7 @@ def _channels(block: nn.Module, name: str) -> int:
     for module in block.modules():
         if isinstance(module, nn.LayerNorm):
             return module.normalized_shape[-1]
-    raise ValueError(
+    raise ArgumentError(
         f"block {name} ({type(block).__name__}) has no LayerNorm that tells its channels; only "
         "blocks of (B, L, C) tokens take a depth-wise shortcut"
     )

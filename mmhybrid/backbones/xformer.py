@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
@@ -319,7 +320,7 @@ class XFormer(HybridBackbone):
         self.head = None
         if head_channels is not None:
             if self.out_indices[-1] != self.num_stages - 1:
-                raise ValueError(
+                raise ArgumentError(
                     f"head_channels={head_channels} widens the last stage, which "
                     f"out_indices={self.out_indices} leaves out; set head_channels=None"
                 )
@@ -348,5 +349,5 @@ class XFormer(HybridBackbone):
 
 def _named(choices: Mapping[str, Any], argument: str, name: str) -> Any:
     if name not in choices:
-        raise ValueError(f"{argument}={name!r} is unknown; choose from {', '.join(choices)}")
+        raise ArgumentError(f"{argument}={name!r} is unknown; choose from {', '.join(choices)}")
     return choices[name]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name, type_of
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -67,23 +69,23 @@ def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
     """
     metainfo = dataset.get("metainfo") or {}
     if "classes" not in metainfo:
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            metainfo = registry.get(dataset["type"]).METAINFO
+        metainfo = type_of(dataset, DATASETS, scope).METAINFO
     if not metainfo.get("classes"):
         raise UserError(
-            f"the classes of a {dataset['type']} are not known: name them in its config, "
+            f"the classes of a {type_name(dataset)} are not known: name them in its config, "
             "metainfo=dict(classes=[...])"
         )
     return tuple(metainfo["classes"])
 
 
-def set_data_root(cfg: Config, folder: str) -> None:
-    """Make all datasets and evaluators of a config read from another folder.
+def with_data_root(cfg: Config, folder: str) -> Config:
+    """A config whose datasets and evaluators read from another folder.
 
     Args:
-        cfg: Changed in place.
-        folder: Takes the place of each ``data_root``; what lies below keeps its name.
+        cfg (Config): Of a run.
+        folder (str): Takes the place of each ``data_root``; what lies below keeps its name.
     """
+    cfg = deepcopy(cfg)
     roots = {cfg.get("data_root") or ""}
     for _, dataset in datasets_of(cfg):
         root = dataset.get("data_root") or cfg.get("data_root") or ""
@@ -101,6 +103,7 @@ def set_data_root(cfg: Config, folder: str) -> None:
             if evaluator.get(key):
                 path = min((_below(evaluator[key], root) for root in roots), key=len)
                 evaluator[key] = str(Path(folder) / path)
+    return cfg
 
 
 def _below(path: str, root: str) -> str:
@@ -139,7 +142,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 def how_to_get(dataset: Any, root: str) -> str:
     """One line that says where a data set comes from."""
-    name = dataset["type"].rsplit(".", 1)[-1]
+    name = type_name(dataset)
     for beginning, text in HOW_TO_GET.items():
         if name.startswith(beginning):
             return text.format(root=root)
@@ -151,7 +154,7 @@ def _paths(dataset: Any) -> Iterator[str]:
     if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
         return
     root = dataset.get("data_root") or ""
-    name = dataset["type"].rsplit(".", 1)[-1]
+    name = type_name(dataset)
     if name in ("CIFAR10", "CIFAR100"):
         if not dataset.get("download", True):  # otherwise mmpretrain fetches the files itself
             folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"

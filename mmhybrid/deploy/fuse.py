@@ -16,6 +16,7 @@ from mmhybrid.deploy.folding import activate_in_place, fold_norms
 from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
 from mmhybrid.deploy.fused_transxnet import FusedTransXNetBlock
 from mmhybrid.deploy.fused_xformer import FusedInvertedResidual
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -60,7 +61,9 @@ def fuse(model: Model) -> Model:
         True
     """
     if not any(isinstance(module, BACKBONES) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse")
+        raise ArgumentError(
+            f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse"
+        )
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -12,6 +12,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhybrid.errors import ArgumentError
+
 
 class _SingleValueNorm:
     """Normalises one value per channel with the running statistics.
@@ -76,7 +78,7 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     }
     norm_class = known.get(name) or MODELS.get(name)
     if norm_class is None:
-        raise KeyError(
+        raise ArgumentError(
             f"norm_cfg asks for type={name!r}; known are {sorted(known)} and what is registered "
             "in MODELS (import mmcv.cnn for more)"
         )

@@ -1,1 +1,2 @@
-backbone = dict(type="DMFormer", arch="large", drop_path_rate=0.2)
+# No weights of DMFormer are published: give your own by model.backbone.init_cfg.
+backbone = dict(type="DMFormer", arch="large", drop_path_rate=0.2, norm_cfg=dict(type="SyncBN"))

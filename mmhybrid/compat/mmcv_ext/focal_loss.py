@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmhybrid.compat.mmcv_ext.precision import as_working_precision
+from mmhybrid.errors import ArgumentError
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -20,7 +21,7 @@ def _log(probability: Tensor) -> Tensor:
 
 def _check_target(target: Tensor, largest: int) -> None:
     if target.numel() and (found := int(target.max())) > largest:
-        raise ValueError(
+        raise ArgumentError(
             f"focal loss: the target holds class {found}, but the prediction only knows "
             f"targets up to {largest}; check num_classes"
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmhybrid.engine.runner.accumulation import wrappers_of
 from mmhybrid.engine.runner.resumable_loops import seed_iteration
-from mmhybrid.errors import UserError
+from mmhybrid.errors import ArgumentError, UserError
 
 SKIPPED = "skipped_updates"  # in the message hub, and so in logs and checkpoints
 
@@ -25,19 +25,21 @@ SKIPPED = "skipped_updates"  # in the message hub, and so in logs and checkpoint
 class NonFiniteHook(Hook):
     """Catches a loss or a gradient that is not finite before it reaches the weights.
 
-    Told are the iteration, the losses, the images of the batch and the first module that gave
-    a value that is not finite from values that are: the batch goes through the model once more for
-    this. With a scaled loss (``AmpOptimWrapper``) the scaler leaves out updates whose gradients
-    overflow, as it should; there, the loss alone is looked at. Where gradients are accumulated, a
-    loss that is not finite leaves out the update that it would have been part of.
+    The message names the iteration, the images of the batch and the first module whose output is
+    not finite; the batch goes through the model once more to find it. With a scaled loss
+    (``AmpOptimWrapper``) the scaler leaves out updates whose gradients overflow, as it should, so
+    that the loss alone is checked. Where gradients are accumulated, a loss that is not finite
+    leaves out the update that it would have been part of.
 
     Args:
-        policy: ``'stop'`` ends the run; ``'skip'`` leaves the update out, puts the statistics of
-            normalisations back, and counts (``skipped_updates`` in checkpoints).
-        most_skips: With ``'skip'``, so many updates left out one after the other end the run.
+        policy (str): ``'stop'`` ends the run; ``'skip'`` leaves the update out, puts the statistics
+            of normalisations back, and counts (``skipped_updates`` in checkpoints). Defaults to
+            ``'stop'``.
+        most_skips (int): With ``'skip'``, so many updates left out one after the other end the run.
+            Defaults to 20.
 
     Raises:
-        ValueError: An unknown policy.
+        ArgumentError: An unknown policy.
         UserError: While training, as the policy says.
     """
 
@@ -45,7 +47,7 @@ class NonFiniteHook(Hook):
 
     def __init__(self, policy: str = "stop", most_skips: int = 20) -> None:
         if policy not in ("stop", "skip"):
-            raise ValueError(f"policy={policy!r} of NonFiniteHook is neither 'stop' nor 'skip'")
+            raise ArgumentError(f"policy={policy!r} of NonFiniteHook is neither 'stop' nor 'skip'")
         self.policy = policy
         self.most_skips = most_skips
         self.in_a_row = 0
@@ -61,12 +63,12 @@ class NonFiniteHook(Hook):
         @functools.wraps(update_params)
         def watched_update(loss: Tensor, *args: Any, **options: Any) -> None:
             nonlocal leave_out
-            bad = not _all_finite([loss])
+            bad = not _all_finite([loss], loss.device)
             leave_out = leave_out or bad
             # Backwards it goes all the same, for DistributedDataParallel waits for gradients.
             update_params(loss, *args, **options)
-            if bad and not self.told:
-                self._trouble(runner, "the loss")
+            if bad and not self.handled:
+                self._handle(runner, "the loss")
 
         @functools.wraps(step)
         def watched_step(**options: Any) -> None:
@@ -74,28 +76,28 @@ class NonFiniteHook(Hook):
             left_out, leave_out = leave_out, False
             if left_out:
                 return
-            if isinstance(wrapper, AmpOptimWrapper) or _all_finite(_gradients(wrapper)):
+            if isinstance(wrapper, AmpOptimWrapper) or _gradients_are_finite(wrapper):
                 step(**options)
             else:
-                self._trouble(runner, "a gradient")
+                self._handle(runner, "a gradient")
 
         wrapper.update_params, wrapper.step = watched_update, watched_step
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.batch = data_batch
-        self.told = False
+        self.handled = False
         if self.policy == "skip":
             self.buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if not self.told:
+        if not self.handled:
             self.in_a_row = 0
         self.batch = None  # let its memory go
 
-    def _trouble(self, runner: Runner, what: str) -> None:
-        self.told = True
+    def _handle(self, runner: Runner, what: str) -> None:
+        self.handled = True
         self.in_a_row += 1
         where = find_non_finite(runner, self.batch)
         images = ", ".join(_images(self.batch)) or "unknown"
@@ -122,21 +124,22 @@ class NonFiniteHook(Hook):
             )
 
 
-def _gradients(wrapper: OptimWrapper) -> list[Tensor]:
+def _gradients_are_finite(wrapper: OptimWrapper) -> bool:
     parameters = [p for group in wrapper.param_groups for p in group["params"]]
-    return [p.grad for p in parameters if p.grad is not None]
+    return _all_finite([p.grad for p in parameters if p.grad is not None], parameters[0].device)
 
 
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """Whether all values are finite, in all processes."""
-    if not tensors:
-        return True
+def _all_finite(tensors: list[Tensor], device: torch.device) -> bool:
+    """Whether all values are finite, in all processes; one may have none and is asked, too."""
     # A sum of absolute values is finite only if each is: one transfer from the GPU for all of them.
     # Large ones may overflow, so that a second look is needed.
-    total = torch.stack(torch._foreach_norm([t.detach().float() for t in tensors], 1)).sum()
-    if not _any_process(not bool(torch.isfinite(total)), total.device):
+    finite = True
+    if tensors:
+        norms = torch._foreach_norm([t.detach().float() for t in tensors], 1)
+        finite = bool(torch.isfinite(torch.stack(norms).sum()))
+    if not _any_process(not finite, device):
         return True
-    return not _any_process(not _finite(tensors), total.device)
+    return not _any_process(not _finite(tensors), device)
 
 
 def _any_process(flag: bool, device: torch.device) -> bool:
@@ -146,16 +149,10 @@ def _any_process(flag: bool, device: torch.device) -> bool:
 
 
 def find_non_finite(runner: Runner, batch: Any) -> str:
-    """Say which module first gives something that is not finite, by computing the batch again.
+    """A sentence that names the first module with an output that is not finite.
 
-    All processes of a run must call it together, for their normalisations may wait for each other.
-
-    Args:
-        runner: In a training iteration; its model and gradients are left as they are.
-        batch: As the data loader gave it.
-
-    Returns:
-        A sentence.
+    Computes the batch again; the runner's model and gradients are left as they are. All processes
+    of a run must call it together, for their normalisations may wait for each other.
     """
     model = getattr(runner.model, "module", runner.model)
     bad = [name for name, p in model.named_parameters() if not _finite(p)]
@@ -198,35 +195,26 @@ def _watch(model: nn.Module, found: list[str]) -> Iterator[Any]:
         Handles, to remove what was installed.
     """
 
-    def watch_module(name: str, module: nn.Module) -> Any:
-        what = f"{name} ({type(module).__name__})"
+    def note(value: Any, what: str) -> None:
+        if not found and not _finite(value):
+            found.append(what)
 
-        def see_gradient(gradient: Tensor) -> None:
-            if not found and not _finite(gradient):
-                found.append(f"what follows {what}: the gradient that comes back to it is so")
+    def watch_module(what: str, module: nn.Module) -> Any:
+        follows = f"what follows {what}: the gradient that comes back to it is so"
 
         def see_output(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and not _finite(output):
-                found.append(what)
+            note(output, what)
             if isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(see_gradient)
+                output.register_hook(functools.partial(note, what=follows))
 
         return module.register_forward_hook(see_output)
 
-    def watch_weight(name: str, weight: nn.Parameter) -> Any:
-        def see_gradient(gradient: Tensor) -> None:
-            if not found and not _finite(gradient):
-                found.append(f"{name}: its gradient is so")
-
-        return weight.register_hook(see_gradient)
-
     for name, module in model.named_modules():
-        # A module within another is done first, so that the innermost is named.
-        if name:
-            yield watch_module(name, module)
+        if name:  # a module within another is done first, so that the innermost is named
+            yield watch_module(f"{name} ({type(module).__name__})", module)
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            yield watch_weight(name, weight)
+            yield weight.register_hook(functools.partial(note, what=f"{name}: its gradient is so"))
 
 
 def _finite(value: Any) -> bool:

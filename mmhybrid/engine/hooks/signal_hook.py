@@ -1,4 +1,4 @@
-"""Leaving a run in good order when it is told to stop."""
+"""Saving, and then leaving, when a signal asks a run to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import INTERRUPTED, set_last_checkpoint
 from mmhybrid.engine.runner.accumulation import average_accumulated
@@ -46,21 +47,28 @@ class SignalHook(Hook):
         self.validating = False
         self.common_batches = 0
         self.group: Any = None
-        self.handlers: dict[int, Any] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop) and threading.current_thread() is threading.main_thread():
+            loop.run = self.handle_signals()(loop.run)
+
+    @contextmanager
+    def handle_signals(self) -> Iterator[None]:
+        """Inside, signals are noted; at the end, however it comes, all is as it was before."""
+        before = {one: signal.signal(one, self._receive) for one in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def before_train(self, runner: Runner) -> None:
         if get_world_size() > 1:
             self.group = torch.distributed.new_group(backend="gloo")  # spares waiting for the GPU
-        if threading.current_thread() is threading.main_thread():
-            self.handlers = {one: signal.signal(one, self._receive) for one in SIGNALS}
         loops = (runner.train_loop, runner.val_loop)
         for loader in (loop.dataloader for loop in loops if loop is not None):
             loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
-
-    def after_train(self, runner: Runner) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # Nothing but this: a handler may run between any two instructions of the main thread.
@@ -86,7 +94,7 @@ class SignalHook(Hook):
         self.validating = False
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        self._leave_if_told(runner, runner.iter + 1)
+        self._leave_if_signalled(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if batch_idx >= self.common_batches:
@@ -100,9 +108,11 @@ class SignalHook(Hook):
             for hook in averages:
                 hook.after_val_epoch(runner)  # puts the weights back that are trained
 
-        self._leave_if_told(runner, runner.iter, restore)
+        self._leave_if_signalled(runner, runner.iter, restore)
 
-    def _leave_if_told(self, runner: Runner, iteration: int, restore: Any = None) -> None:
+    def _leave_if_signalled(
+        self, runner: Runner, iteration: int, restore: Callable[[], None] | None = None
+    ) -> None:
         number = self._agree(self.received, "max")
         if not number:
             return
@@ -138,12 +148,12 @@ def _start_worker(start: Callable[[int], None] | None, index: int) -> None:
     """Have a worker of a data loader be ended by its parent alone, then do what else it should."""
     if hasattr(signal, "sigwaitinfo"):  # macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if start is not None:
         start(index)
 
 
-def _end_when_the_parent_says() -> None:
+def _end_with_the_parent() -> None:
     while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
         pass
     os._exit(0)  # as PyTorch's own handler does

@@ -18,6 +18,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.optim import Optimizer
 
+from mmhybrid.errors import ArgumentError
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -31,19 +33,17 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     ``tools/print_groups.py CONFIG`` prints what becomes of each parameter.
 
-    The model may be any whose backbone (or any other part) has ``get_layer_depth(name, prefix)``,
-    as those of mmhybrid and most of mmpretrain's. Parameters outside such parts keep the learning
-    rate of the optimizer. Parameters with equal settings are put into one group.
+    Parameters outside of parts with ``get_layer_depth(name, prefix)``, which the backbones of
+    mmhybrid and most of mmpretrain's have, keep the learning rate of the optimizer. Parameters with
+    equal settings are put into one group.
 
     Args:
-        optim_wrapper_cfg: as of MMEngine's ``DefaultOptimWrapperConstructor``; its optimizer needs
-            an ``lr``.
-        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1, and all that MMEngine's default
-            knows, with the same meaning: ``custom_keys`` (their ``lr_mult`` multiplies the decayed
-            learning rate), ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult``, ...
+        optim_wrapper_cfg (dict): As of MMEngine's constructor; its optimizer needs an ``lr``.
+        paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, and all that MMEngine's
+            constructor knows; the ``lr_mult`` of ``custom_keys`` multiplies the decayed rate.
 
     Raises:
-        ValueError: no ``layer_decay_rate`` or ``lr``, or one that makes no sense; or no part of the
+        ArgumentError: No ``layer_decay_rate`` or ``lr``, or one out of range; or no part of the
             model has ``get_layer_depth``.
 
     Example:
@@ -64,19 +64,20 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super()._validate_cfg()
         rate = self.paramwise_cfg.get("layer_decay_rate")
         if not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise ValueError(
+            raise ArgumentError(
                 "layer-wise decay needs paramwise_cfg=dict(layer_decay_rate=0.75, ...), above 0 "
                 f"and at most 1, not {rate!r}. (mmdet and mmsegmentation call it decay_rate; their "
                 "num_layers and decay_type are not needed here.)"
             )
         if self.base_lr is None:
-            raise ValueError("layer-wise decay needs the learning rate in the config: optimizer.lr")
+            raise ArgumentError(
+                "layer-wise decay needs the learning rate in the config: optimizer.lr"
+            )
 
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any
     ) -> None:
-        """Adds the groups of a module's parameters to ``params``; MMEngine calls it for the whole
-        model, and it calls itself for each part."""
+        """MMEngine calls it for the whole model, and it calls itself for each part."""
         if prefix:
             super().add_params(params, module, prefix, **options)
             return
@@ -107,17 +108,17 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
-    """How deep each parameter lies, as the parts of the model with ``get_layer_depth`` say.
+    """Depth of each parameter, as the parts of the model with ``get_layer_depth`` say.
 
     Args:
-        model: a detector, segmentor, classifier or any other that holds such a part.
+        model (nn.Module): A detector, segmentor, classifier or any other that holds such a part.
 
     Returns:
-        Depth by the parameter's name in the model, 0 for the stem, of those inside such parts; and
-        the depth of all others.
+        tuple[dict[str, int], int]: Depth by the parameter's name in the model, 0 for the stem, of
+        those inside such parts; and the depth of all others.
 
     Raises:
-        ValueError: no part has the method, or one wraps a backbone that has not.
+        ArgumentError: No part has the method, or one wraps a backbone that has not.
 
     Example:
         >>> from torch import nn
@@ -139,7 +140,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
                 head = max(head, number - 1)
     if not depths:
         backbone = type(getattr(model, "backbone", model)).__name__
-        raise ValueError(
+        raise ArgumentError(
             f"layer-wise decay asks the backbone for the depth of each parameter, and {backbone} "
             "has no get_layer_depth(param_name, prefix). The backbones of mmhybrid have it, and "
             "of mmpretrain's for example mmpretrain.ConvNeXt and mmpretrain.SwinTransformer"
@@ -150,14 +151,9 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """One line for each parameter of a model: what an optimizer does with it.
 
-    Args:
-        model: that the optimizer was made for.
-        optimizer: made by any constructor.
-
     Returns:
-        A head line, then group, depth (``-`` where the constructor knows none), learning rate,
-        weight decay, number of values and name of each parameter, in the order of the model. What
-        is in no group is ``frozen``.
+        list[str]: A head line, then group (or ``frozen``), depth (``-`` where the constructor knows
+        none), learning rate, weight decay, number of values and name, in the order of the model.
 
     Example:
         >>> from torch import nn, optim

@@ -18,7 +18,8 @@ from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
 
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
-from mmhybrid.errors import UserError
+from mmhybrid.errors import ArgumentError, UserError
+from mmhybrid.registry import type_name, type_of
 
 PARTS = ("backbone", "neck", "data_preprocessor")
 ENDINGS = ("_head", "_roi_extractor")
@@ -34,8 +35,8 @@ def check_config(cfg: Config) -> None:
         UserError: Says where, what was found, and what is allowed.
     """
     scope = cfg.get("default_scope")
-    for where, node in _model_parts("model", cfg.model):
-        _check_names(where, node, MODELS, scope)
+    for where, node, inner in _model_parts("model", cfg.model, scope):
+        _check_names(where, node, MODELS, inner)
     for loader, dataset in datasets_of(cfg, LOADERS):
         for number, node in enumerate(dataset.get("pipeline") or []):
             _check_names(f"{loader}, pipeline[{number}]", node, TRANSFORMS, scope)
@@ -51,46 +52,47 @@ def check_model(cfg: Config) -> None:
     check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
 
 
-def _model_parts(where: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """The model and its parts, those within parts too."""
+def _model_parts(
+    where: str, node: Any, scope: str | None = None
+) -> Iterator[tuple[str, Any, str | None]]:
+    """The model and its parts, those within parts too, each with the scope that it is built in."""
     if isinstance(node, list | tuple):
         for number, one in enumerate(node):
-            yield from _model_parts(f"{where}[{number}]", one)
+            yield from _model_parts(f"{where}[{number}]", one, scope)
     elif isinstance(node, dict):
-        yield where, node
+        scope = node.get("_scope_", scope)
+        yield where, node, scope
         for key, value in node.items():
             if key in (*PARTS, "head") or key.endswith(ENDINGS):
-                yield from _model_parts(f"{where}.{key}", value)
+                yield from _model_parts(f"{where}.{key}", value, scope)
 
 
 def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> None:
     """Compare a part's type and arguments with what exists."""
     if not isinstance(node, dict) or "type" not in node:
         return
-    kind = node["type"]
-    if isinstance(kind, str):
+    part = type_of(node, root, scope)
+    if part is None:
         with root.switch_scope_and_registry(scope) as registry:
-            found = registry.get(kind)
-            if found is None:
-                known = [*registry.module_dict, *root.module_dict]
-                raise UserError(f"{where}: there is no type {kind!r}{_suggestion(kind, known)}")
-        kind = found
-    known, is_open = _arguments(kind)
+            known = [*registry.module_dict, *root.module_dict]
+        name = node["type"]
+        raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
+    known, is_open = _arguments(part)
     for name in node:
         if name in known or name in ("type", "_scope_"):
             continue
-        message = f"{where}: {kind.__name__} has no argument {name!r}{_suggestion(name, known)}"
+        message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
         if not is_open:
             raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
         print_log(message, logger="current", level=logging.WARNING)
 
 
-def _arguments(kind: Any) -> tuple[set[str], bool]:
+def _arguments(part: Any) -> tuple[set[str], bool]:
     """Names of a constructor's arguments, and whether there may be others (``**kwargs``)."""
     names: set[str] = set()
     is_open = False
-    for one in kind.__mro__ if inspect.isclass(kind) else [kind]:
-        function = vars(one).get("__init__") if inspect.isclass(kind) else one
+    for one in part.__mro__ if inspect.isclass(part) else [part]:
+        function = vars(one).get("__init__") if inspect.isclass(part) else one
         if function is None or one in (object, torch.nn.Module):
             continue
         parameters = inspect.signature(function).parameters.values()
@@ -111,20 +113,19 @@ def _check_channels(cfg: Config) -> None:
     node = cfg.model.get("backbone")
     if not isinstance(node, dict):
         return
-    scope = cfg.get("default_scope")
-    with MODELS.switch_scope_and_registry(scope) as registry:
-        kind = registry.get(node["type"]) if isinstance(node["type"], str) else node["type"]
-        if not (inspect.isclass(kind) and issubclass(kind, HybridBackbone)):
-            return
+    backbone_class = type_of(node, MODELS, cfg.get("default_scope"))
+    if not (inspect.isclass(backbone_class) and issubclass(backbone_class, HybridBackbone)):
+        return
+    with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
         try:
             with torch.device("meta"):
                 backbone = registry.build(dict(node, init_cfg=None))
-        except (TypeError, ValueError, KeyError) as error:
-            raise UserError(f"model.backbone ({kind.__name__}): {_text(error)}") from error
+        except ArgumentError as error:
+            raise ArgumentError(f"model.backbone ({backbone_class.__name__}): {error}") from error
     given = list(backbone.feature_channels)
     after = [key for key in ("neck", "decode_head", "auxiliary_head") if cfg.model.get(key)]
     for key in after[:1] if "neck" in after else after:
-        for where, part in _model_parts(f"model.{key}", cfg.model[key]):
+        for where, part, _ in _model_parts(f"model.{key}", cfg.model[key]):
             _compare_channels(where, part, given)
 
 
@@ -142,7 +143,7 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
         expected = [expected]
     if not isinstance(expected, list | tuple):
         return
-    if part.get("type") == "YOLOV3Neck":  # which counts from the last map
+    if type_name(part) == "YOLOV3Neck":  # which counts from the last map
         given = given[::-1]
     if list(expected) != given:
         raise UserError(
@@ -154,13 +155,13 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
 def _check_classes(cfg: Config) -> None:
     """Compare the classes of the training data with those of the heads."""
     for _, dataset in datasets_of(cfg, ("train_dataloader",)):
-        if "Panoptic" in str(dataset["type"]):
+        if "Panoptic" in type_name(dataset):
             continue  # its heads share the classes
         try:
             classes = len(classes_of(dataset, cfg.get("default_scope")))
         except (UserError, AttributeError):
             continue  # folders name them, or a data set of one's own
-        for where, part in _model_parts("model", cfg.model):
+        for where, part, _ in _model_parts("model", cfg.model):
             number = part.get("num_classes")
             key = where.rpartition(".")[2].partition("[")[0]
             if key not in ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"):
@@ -176,9 +177,3 @@ def _check_classes(cfg: Config) -> None:
                     f"{where}: num_classes={number}, but the training data has {classes} classes",
                     logger="current",
                 )
-
-
-def _text(error: BaseException) -> str:
-    """What an error says, without the place of its class that MMEngine puts before it."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text.rpartition(".py: ")[2] or text

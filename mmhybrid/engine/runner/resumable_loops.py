@@ -21,6 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmhybrid.datasets.samplers import ResumableBatchSampler, set_random_state
+from mmhybrid.errors import ArgumentError
 
 # In the message hub, and so in checkpoints: the epoch, or else the iteration.
 VALIDATED = "last_validation"
@@ -43,7 +44,7 @@ class _Resumable:
     def _start_at(self, epoch: int, batch: int) -> None:
         batches = self.dataloader.batch_sampler
         if not isinstance(batches, ResumableBatchSampler):
-            raise TypeError(
+            raise ArgumentError(
                 f"{type(self).__name__} needs train_dataloader.batch_sampler="
                 "dict(type='mmhybrid.ResumableBatchSampler')"
             )

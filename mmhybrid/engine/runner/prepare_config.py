@@ -1,0 +1,310 @@
+"""From the arguments of a command line to a config that a Runner takes.
+
+:func:`prepare_config` and :func:`prepare_test_config` say which steps there are, and their order. A
+step takes a config and returns another; it never changes the one that it was given.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from mmhybrid.datasets.data_paths import check_data, datasets_of, with_data_root
+from mmhybrid.engine.runner.check_config import check_config
+from mmhybrid.engine.runner.quick import make_quick
+from mmhybrid.engine.runner.run_config import (
+    connect_processes,
+    existing_file,
+    load_config,
+    with_options,
+    without_pretrained,
+)
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
+
+SYNC_NORMS = ("SyncBN", "MMSyncBN", "NaiveSyncBN", "SyncBatchNorm")
+
+
+def prepare_config(args: Namespace) -> Config:
+    """The config of a training run, from the arguments of ``tools/train.py``.
+
+    Raises:
+        UserError: Something cannot be used or is missing; says what, and what to do.
+    """
+    if args.quick and args.no_validate:
+        raise UserError("--quick evaluates what it trained: leave out --no-validate")
+    cfg = load_config(args.config, args.cfg_options)
+    cfg = with_run_settings(cfg, args)
+    cfg = with_data(cfg, args)
+    if args.no_validate:
+        cfg = without_validation(cfg)
+    if args.amp:
+        cfg = with_mixed_precision(cfg, args.amp_dtype)
+    if args.auto_scale_lr:
+        cfg = with_scaled_lr(cfg)
+    if args.resume:
+        cfg = with_resume(cfg, args.resume)
+    check_data(cfg, ("train_dataloader", "val_dataloader"))
+    cfg = with_safeguards(cfg)
+    cfg = for_its_processes(cfg)
+    check_config(cfg)
+    return cfg
+
+
+def prepare_test_config(args: Namespace) -> Config:
+    """The config of a test run, from the arguments of ``tools/test.py``.
+
+    Raises:
+        UserError: Something cannot be used or is missing; says what, and what to do.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg = with_run_settings(cfg, args)
+    checkpoint = existing_file(args.checkpoint, "checkpoint")
+    cfg = with_data(cfg, args)
+    cfg = without_pretrained(cfg)
+    cfg = with_options(cfg, dict(load_from=checkpoint))
+    if args.show or args.show_dir:
+        cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        cfg = with_test_time_augmentation(cfg)
+    if args.out and args.out_item == "pred":
+        cfg = with_output(cfg, args.out)
+    if args.amp:
+        cfg = with_half_precision_test(cfg)
+    check_data(cfg, ("test_dataloader",))
+    cfg = for_its_processes(cfg)
+    check_config(cfg)
+    return cfg
+
+
+def with_run_settings(cfg: Config, args: Namespace) -> Config:
+    """Set where the run writes and how its processes find each other.
+
+    ``work_dirs/NAME_OF_THE_CONFIG`` is the folder where nothing else is named.
+    """
+    cfg = deepcopy(cfg)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem + ("_quick" if args.quick else "")
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
+    if cfg.get("default_scope") == "mmpretrain":
+        # mmpretrain's configs count on its tools for these.
+        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if cfg.get(loader):
+                cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
+                cfg[loader].setdefault("pin_memory", torch.cuda.is_available())
+                cfg[loader].setdefault("persistent_workers", cfg[loader].get("num_workers", 0) > 0)
+    return cfg
+
+
+def with_data(cfg: Config, args: Namespace) -> Config:
+    """Read from ``--data-root``, and with ``--quick`` from a small data set, drawn if need be."""
+    if args.quick:
+        # The options have the last word.
+        return with_options(make_quick(cfg, args.data_root), args.cfg_options)
+    return with_data_root(cfg, args.data_root) if args.data_root else cfg
+
+
+def without_validation(cfg: Config) -> Config:
+    """Train without evaluating."""
+    return with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
+
+
+def with_mixed_precision(cfg: Config, dtype: str) -> Config:
+    """Train with automatic mixed precision in ``dtype``, ``'float16'`` or ``'bfloat16'``."""
+    _check_gpu()
+    cfg = deepcopy(cfg)
+    wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(f"--amp works with type='OptimWrapper'; the config has {wrapper!r}")
+    cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype)
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    return cfg
+
+
+def with_half_precision_test(cfg: Config) -> Config:
+    """Test in half precision."""
+    _check_gpu()
+    return with_options(cfg, {"test_cfg.fp16": True})
+
+
+def _check_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise UserError("--amp needs a GPU, and PyTorch sees none")
+
+
+def with_scaled_lr(cfg: Config) -> Config:
+    """Scale the learning rate by (batch of all GPUs) / ``auto_scale_lr.base_batch_size``."""
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise UserError(
+            "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config"
+        )
+    return with_options(cfg, {"auto_scale_lr.enable": True})
+
+
+def with_resume(cfg: Config, resume: str) -> Config:
+    """Continue from a checkpoint: a path, or ``'auto'`` for the newest whole one of the run."""
+    if resume == "auto":
+        from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+
+        if "runner_type" not in cfg:  # others connect their processes in their own ways
+            connect_processes(cfg)
+        checkpoint = newest_whole_checkpoint(cfg.work_dir)
+    else:
+        checkpoint = existing_file(resume, "checkpoint")
+    if checkpoint is None:
+        print_log(f"No checkpoint in {cfg.work_dir} yet: starting anew", logger="current")
+        return cfg
+    return with_options(cfg, dict(resume=True, load_from=checkpoint))
+
+
+def with_safeguards(cfg: Config) -> Config:
+    """Have a training run lose nothing: what MMEngine's own hooks and loops lack.
+
+    In are durable checkpoints, exact resumption, signals and the check of losses and gradients; see
+    ``docs/recovery.md``. Hooks, loops and samplers of one's own stay as they are. ``None`` in the
+    config leaves a safeguard out: ``default_hooks = dict(non_finite=None)``.
+    """
+    cfg = deepcopy(cfg)
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if checkpoint and type_name(checkpoint) == "CheckpointHook":
+        checkpoint.type = "mmhybrid.DurableCheckpointHook"
+    for name, hook in (("signals", "SignalHook"), ("non_finite", "NonFiniteHook")):
+        hooks.setdefault(name, ConfigDict())
+        if hooks[name] is None:
+            del hooks[name]
+        else:
+            hooks[name].setdefault("type", f"mmhybrid.{hook}")
+
+    loop, loader = cfg.train_cfg, cfg.train_dataloader
+    batches = loader.get("batch_sampler")
+    default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"
+    loop_type = type_name(loop) or default
+    known = (
+        loop_type in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+        and type_name(loader.sampler) in ("DefaultSampler", "InfiniteSampler")
+        and (not batches or type_name(batches) == "AspectRatioBatchSampler")
+    )
+    if not known:
+        print_log(
+            "The loop or the samplers of this config are not those of MMEngine: --resume goes on "
+            "from the checkpoint, but not with the very same images",
+            logger="current",
+        )
+        return cfg
+    loop.pop("by_epoch", None)
+    loop.type = f"mmhybrid.Resumable{loop_type}"
+    loader.batch_sampler = ConfigDict(
+        type="mmhybrid.ResumableBatchSampler", drop_last=loader.pop("drop_last", False)
+    )
+    if batches:
+        batches.setdefault("drop_last", loader.batch_sampler.pop("drop_last"))
+        loader.batch_sampler.batch_sampler = batches
+    return cfg
+
+
+def for_its_processes(cfg: Config) -> Config:
+    """Fit a config to its ``launcher`` and to a machine without GPUs.
+
+    SyncBN, which works between GPUs only, becomes BN in a run of one process, and between
+    processes without GPUs :class:`mmhybrid.layers.gloo_sync_batch_norm.GlooSyncBatchNorm`.
+    """
+    cfg = deepcopy(cfg)
+    gpus = torch.cuda.is_available()
+    if cfg.launcher == "pytorch" and not gpus:
+        cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
+        cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
+    if cfg.launcher == "none" or not gpus:
+        norm = "BN" if cfg.launcher == "none" else "mmhybrid.GlooSyncBatchNorm"
+        model = _with_norm(cfg.model, norm)
+        if model != cfg.model:
+            print_log(
+                f"SyncBN works between GPUs only: its layers use {norm} in this run",
+                logger="current",
+            )
+        cfg.model = model
+    return cfg
+
+
+def _with_norm(node: Any, norm: str) -> Any:
+    """A part of a config with another type of normalisation in the place of each SyncBN."""
+    if isinstance(node, dict):
+        # dict's own items(): a ConfigDict's would replace types by classes, which no log can show.
+        changed = {key: _with_norm(value, norm) for key, value in dict.items(node)}
+        if type_name(node) in SYNC_NORMS:
+            changed["type"] = norm
+        return type(node)(changed)
+    if isinstance(node, list | tuple):
+        return type(node)(_with_norm(value, norm) for value in node)
+    return node
+
+
+def with_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> Config:
+    """Draw the predictions of a test run, in a window or into files."""
+    if cfg.default_hooks.get("visualization") is None:
+        raise UserError("--show and --show-dir need default_hooks.visualization in the config")
+    cfg = deepcopy(cfg)
+    hook = cfg.default_hooks.visualization
+    hook.update(show=show, wait_time=wait_time)
+    hook["enable" if cfg.default_scope == "mmpretrain" else "draw"] = True
+    if show_dir is None:
+        return cfg
+    # Absolute, for mmdet puts a relative folder under the run's time stamp once for each image.
+    folder = str(Path(show_dir).absolute())
+    if cfg.default_scope == "mmdet":
+        hook.test_out_dir = folder
+    elif cfg.default_scope == "mmpretrain":
+        hook.update(out_dir=folder, interval=1)
+    else:
+        cfg.visualizer.save_dir = folder
+        hook.interval = 1
+    return cfg
+
+
+def with_output(cfg: Config, out: str) -> Config:
+    """Keep the predictions of a test run: a pickle file, or for segmentation a folder of maps."""
+    cfg = deepcopy(cfg)
+    scope, evaluators = cfg.get("default_scope"), cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+    if scope == "mmseg":
+        evaluators[0].update(output_dir=out, keep_results=True)
+    elif not out.endswith((".pkl", ".pickle")):
+        raise UserError(f"--out writes a pickle file: its name must end in .pkl, not {out}")
+    else:
+        dump = "DumpDetResults" if scope == "mmdet" else "DumpResults"
+        evaluators.append(dict(type=dump, out_file_path=out))
+    cfg.test_evaluator = evaluators
+    return cfg
+
+
+def with_test_time_augmentation(cfg: Config) -> Config:
+    """Predict on each image and its mirror image, or as ``tta_pipeline`` says, and merge."""
+    cfg = deepcopy(cfg)
+    scope = cfg.get("default_scope")
+    if scope == "mmdet" and "mask_head" in cfg.model.get("roi_head", cfg.model):
+        raise UserError("--tta merges boxes alone, as mmdet does; this model predicts masks too")
+    if "tta_model" not in cfg:
+        nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+        cfg.tta_model = {
+            "mmdet": dict(type="DetTTAModel", tta_cfg=nms),
+            "mmpretrain": dict(type="AverageClsScoreTTA"),
+        }.get(scope, dict(type="SegTTAModel"))
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
+    if "tta_pipeline" not in cfg:
+        *before, pack = dataset.pipeline
+        if scope == "mmdet":
+            keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+            pack = dict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+        flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [*before, dict(type="TestTimeAug", transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    model = deepcopy(cfg.tta_model)
+    model.module = cfg.model
+    cfg.model = model
+    return cfg
