@@ -1,6 +1,6 @@
 """The backbones. Importing this package registers them."""
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones.base import HybridBackbone, backbone_classes, is_backbone
 from mmhybrid.backbones.dmformer import DMFormer
 from mmhybrid.backbones.dw_cait import DWCaiT
 from mmhybrid.backbones.dw_swin import DWSwinTransformer
@@ -20,4 +20,6 @@ __all__ = [
     "HybridBackbone",
     "TransXNet",
     "XFormer",
+    "backbone_classes",
+    "is_backbone",
 ]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -20,8 +21,36 @@ SMALLEST_INPUT = 32
 Self = TypeVar("Self", bound="HybridBackbone")
 
 
-class HybridBackbone(BaseModule):
-    """Base of all backbones.
+class Backbone(BaseModule):
+    """What makes a backbone one of ours, whether its class is in this package or a user's own.
+
+    Attributes:
+        family (str): Name for messages and tables, e.g. ``'DW-ViT'``. Defaults to the class's name.
+    """
+
+    family: str
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "family" not in cls.__dict__:
+            cls.family = cls.__name__
+
+
+def is_backbone(module: object) -> bool:
+    """Whether this is a backbone of ours: one of the package or one that a user wrote for it."""
+    return isinstance(module, Backbone)
+
+
+def backbone_classes() -> list[type[HybridBackbone]]:
+    """Every registered :class:`HybridBackbone`, those of a user's own included, by name."""
+    registries = (MODELS, *MODELS.children.values())
+    classes = {c for registry in registries for c in registry.module_dict.values()}
+    found = [c for c in classes if isinstance(c, type) and issubclass(c, HybridBackbone)]
+    return sorted(found, key=lambda c: c.__name__)
+
+
+class HybridBackbone(Backbone):
+    """Base of all backbones but the one that wraps another.
 
     A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
     and calls :meth:`freeze_stages`. One with other parts implements :meth:`forward`,
@@ -39,13 +68,11 @@ class HybridBackbone(BaseModule):
         init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``.
 
     Attributes:
-        family: whose checkpoints fit.
         test_options: constructor arguments that make a model of a few milliseconds, for tests.
         feature_channels: channels of each returned map.
         feature_strides: stride of each returned map.
     """
 
-    family: str = ""
     test_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(

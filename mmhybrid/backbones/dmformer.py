@@ -139,7 +139,6 @@ class DMFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 128, 8, 8), (2, 320, 4, 4), (2, 512, 2, 2)]
     """
 
-    family = "DMFormer"
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
     )

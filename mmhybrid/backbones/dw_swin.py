@@ -147,7 +147,6 @@ class DWSwinTransformer(HybridBackbone):
         [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4), (2, 768, 2, 2)]
     """
 
-    family = "DWSwinTransformer"
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
     )

@@ -62,7 +62,6 @@ class DWVisionTransformer(DWPlainBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
     """
 
-    family = "DWVisionTransformer"
     test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhybrid.backbones.base import Backbone
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 
 
 @MODELS.register_module()
-class DepthwiseShortcutBackbone(BaseModule):
+class DepthwiseShortcutBackbone(Backbone):
     """Gives the blocks of a registered backbone depth-wise shortcuts,
     https://arxiv.org/abs/2407.19394.
 
@@ -60,7 +60,6 @@ class DepthwiseShortcutBackbone(BaseModule):
         ...     zero_init=True)
     """
 
-    family = "DepthwiseShortcutBackbone"
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
 
     def __init__(

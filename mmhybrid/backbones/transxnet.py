@@ -123,7 +123,6 @@ class TransXNet(HybridBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 224, 4, 4), (2, 448, 2, 2)]
     """
 
-    family = "TransXNet"
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(
             arch=dict(

@@ -206,7 +206,6 @@ class XFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
     """
 
-    family = "XFormer"
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(
             arch=dict(

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from mmhybrid.backbones.base import is_backbone
 from mmhybrid.weights.downloading import check_sha256, load_url
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe, rename
@@ -225,8 +226,7 @@ def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
     return {
         without_wrappers(f"{name}." if name else ""): module
         for name, module in model.named_modules()
-        if getattr(module, "family", None)
-        and (hasattr(module, "feature_channels") or hasattr(module, "wrapped_prefix"))
+        if is_backbone(module)
     }
 
 
