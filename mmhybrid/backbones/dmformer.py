@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.family import Paper
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.depthwise_feed_forward import DepthwiseFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
@@ -139,6 +141,14 @@ class DMFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 128, 8, 8), (2, 320, 4, 4), (2, 512, 2, 2)]
     """
 
+    paper = Paper(
+        "DMFormer",
+        "DMFormer: Closing the Gap Between CNN and Vision Transformers",
+        "https://arxiv.org/abs/2209.07738",
+        "mmhybrid/backbones/dmformer.py",
+        ("Dynamic Multi-level Attention",),
+    )
+    signs = (r"stages\.\d+\.\d+\.attention\.branches\.\d",)
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
     )
@@ -187,7 +197,7 @@ class DMFormer(HybridBackbone):
             init_cfg=init_cfg,
         )
         if downsample_kernel not in (2, 3):
-            raise ValueError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
+            raise ArgumentError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
         self.stem = stem(in_channels, dims[0], stem_convs, norm_cfg)
         last = self.out_indices[-1]
         self.downsamplings = nn.ModuleList(
@@ -221,42 +231,12 @@ class DMFormer(HybridBackbone):
         init_convolutions(self)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        self.check_input(x)
-        x = self.stem(x)
-        outputs = []
-        for stage in range(self.out_indices[-1] + 1):
-            if stage > 0:
-                x = self.downsamplings[stage - 1](x)
-            for block in self.stages[stage]:
-                x = self.run_block(block, x)
-            # The next stage too starts from the normalised map, as in VAN.
-            x = self.norms[stage](x)
-            if stage in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
-
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [self.stem]
-        if stage > self.out_indices[-1]:
-            return []
-        downsampling = [self.downsamplings[stage - 1]] if stage > 0 else []
-        return [*downsampling, self.stages[stage], self.norms[stage]]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        num_depths = sum(self.depths) + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "stem":
-            return 0, num_depths
-        if kind == "stages":
-            stage, block = map(int, rest.split(".")[:2])
-            return 1 + sum(self.depths[:stage]) + block, num_depths
-        if kind in ("downsamplings", "norms"):
-            # Both stand before the stage that comes next; the last norm is the deepest.
-            return 1 + sum(self.depths[: int(rest.split(".")[0]) + 1]), num_depths
-        return num_depths - 1, num_depths
+    def get_stages(self) -> list[Stage]:
+        # The next stage too starts from the normalised map, as in VAN: the norm is one more block.
+        return [
+            Stage([*blocks, self.norms[i]], downsample=self.downsamplings[i - 1] if i > 0 else None)
+            for i, blocks in enumerate(self.stages)
+        ]
 
 
 def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, Any]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import resolve_arch
-from mmhybrid.backbones.dw_plain import NUM_STAGES, DWPlainBackbone
+from mmhybrid.backbones.base import Part, resolve_arch
+from mmhybrid.backbones.dw_names import VIT_PYTORCH_HEAD, shortcut_names, vit_pytorch_names
+from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.backbones.family import Published
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
 
@@ -68,6 +70,21 @@ class DWCaiT(DWPlainBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
     """
 
+    family = "DW-CaiT"
+    signs = (r"shortcuts\.\d+\.convs\.", r"(cls_blocks\.\d|blocks\.\d+\.(scale1|attn\.mix_heads))")
+    published = tuple(
+        Published(
+            names={
+                "to_patch_embedding.1.": "patch_embed.",
+                **shortcut_names("patch_transformer."),
+                **vit_pytorch_names("patch_transformer", "blocks", layer_scale),
+                **vit_pytorch_names("cls_transformer", "cls_blocks", layer_scale),
+            },
+            classifier=VIT_PYTORCH_HEAD,
+            signs=(r"^patch_transformer\.convs\.", r"^patch_transformer\.layers\.\d+\.0\." + sign),
+        )
+        for layer_scale, sign in ((True, "scale"), (False, "norm"))
+    )
     test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
@@ -150,11 +167,9 @@ class DWCaiT(DWPlainBackbone):
             cls_token = self.run_block(block, cls_token, tokens)
         return (self.norm(cls_token[:, 0]),)
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        if stage == NUM_STAGES - 1 and self.cls_token is not None:
-            return [*parts, self.cls_token, self.cls_blocks]
-        return parts
+    def end_parts(self) -> list[Part]:
+        class_stage = [] if self.cls_token is None else [self.cls_token, self.cls_blocks]
+        return [*super().end_parts(), *class_stage]
 
 
 def _layer_scale_init(index: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +10,11 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import resolve_arch
+from mmhybrid.backbones.base import Part, resolve_arch
+from mmhybrid.backbones.dw_names import VIT_PYTORCH_HEAD, shortcut_names, vit_pytorch_names
 from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.backbones.family import Published
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
 
@@ -62,6 +65,19 @@ class DWVisionTransformer(DWPlainBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
     """
 
+    family = "DW-ViT"
+    signs = (r"shortcuts\.\d+\.convs\.", "cls_token")
+    published = (
+        Published(
+            names={
+                "to_patch_embedding.1.": "patch_embed.",
+                **shortcut_names("transformer."),
+                **vit_pytorch_names("transformer", "blocks"),
+            },
+            classifier=VIT_PYTORCH_HEAD,
+            signs=(r"^transformer\.convs\.", r"^transformer\.batchnorms\."),
+        ),
+    )
     test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
@@ -90,7 +106,7 @@ class DWVisionTransformer(DWPlainBackbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         if out_type == "cls_token" and not class_token:
-            raise ValueError("out_type='cls_token' needs class_token=True")
+            raise ArgumentError("out_type='cls_token' needs class_token=True")
         settings = resolve_arch(arch, self.presets, defaults="tiny")
         dims, depth = settings["embed_dims"], settings["depth"]
         self.num_class_tokens = int(class_token)
@@ -144,11 +160,13 @@ class DWVisionTransformer(DWPlainBackbone):
             return (self.norm(tokens[:, 0]),)
         return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        return [*parts, self.cls_token] if stage < 0 and self.cls_token is not None else parts
+    def stem_parts(self) -> list[Part]:
+        return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        if param_name.removeprefix(prefix) == "cls_token":
-            return 0, self.depth + 2
-        return super().get_layer_depth(param_name, prefix)
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        for key in [key for key in weights if key.endswith(".attn.q.weight")]:
+            name = key.removesuffix("q.weight")
+            parts = [weights.pop(f"{name}{part}.weight") for part in ("q", "kv")]
+            weights[f"{name}qkv.weight"] = torch.cat(parts)
+        return super().to_published(weights, image_size)

@@ -12,7 +12,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmhybrid.backbones.base import Backbone
+from mmhybrid.backbones.dw_names import DW_PAPER
+from mmhybrid.backbones.family import Backbone
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 
 
@@ -50,7 +52,7 @@ class DepthwiseShortcutBackbone(Backbone):
         init_cfg: MMEngine's, of wrapper and wrapped together.
 
     Raises:
-        ValueError: no block is found, or blocks are not of a kind that the rule covers.
+        ArgumentError: no block is found, or blocks are not of a kind that the rule covers.
 
     Example:
         >>> backbone = dict(
@@ -60,6 +62,8 @@ class DepthwiseShortcutBackbone(Backbone):
         ...     zero_init=True)
     """
 
+    paper = DW_PAPER
+    signs = (r"shortcuts\.\d+\.\d+\.convs\.",)
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
 
     def __init__(
@@ -96,7 +100,7 @@ class DepthwiseShortcutBackbone(Backbone):
             self.shortcuts.append(shortcuts)
             self._block_names.append(names)
         if not self.shortcuts:
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self.backbone).__name__} has no blocks that take a shortcut: no ModuleList "
                 "or Sequential in it has items with children named 'attn' and 'ffn' or 'mlp'"
             )
@@ -125,11 +129,11 @@ class DepthwiseShortcutBackbone(Backbone):
         """That of the wrapped backbone; a shortcut is as deep as its last block.
 
         Raises:
-            ValueError: the wrapped backbone has no such method.
+            ArgumentError: the wrapped backbone has no such method.
         """
         if not hasattr(self.backbone, "get_layer_depth"):
             wrapped = type(self.backbone)
-            raise ValueError(
+            raise ArgumentError(
                 "layer-wise decay asks the backbone for the depth of each parameter, and "
                 f"{wrapped.__module__.partition('.')[0]}.{wrapped.__name__}, inside of "
                 f"{type(self).__name__}, has no get_layer_depth(param_name, prefix): wrap one "
@@ -178,7 +182,7 @@ class _Bypass:
         self.size = tuple(values[1]) if len(values) > 1 and _is_size(values[1]) else self.grid.size
         shape = tuple(self.tokens.shape)
         if len(shape) != 3 or self.size is None or self.size[0] * self.size[1] > shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"cannot put a depth-wise shortcut around {type(block).__name__}: it was given a "
                 f"tensor of shape {shape} for a map of size {self.size}, not (B, H * W, C)"
             )
@@ -216,7 +220,7 @@ def _channels(block: nn.Module, name: str) -> int:
     for module in block.modules():
         if isinstance(module, nn.LayerNorm):
             return module.normalized_shape[-1]
-    raise ValueError(
+    raise ArgumentError(
         f"block {name} ({type(block).__name__}) has no LayerNorm that tells its channels; only "
         "blocks of (B, L, C) tokens take a depth-wise shortcut"
     )

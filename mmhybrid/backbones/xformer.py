@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.family import Paper
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
@@ -206,6 +208,14 @@ class XFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
     """
 
+    paper = Paper(
+        "XFormer",
+        "Lightweight Vision Transformer with Cross Feature Attention",
+        "https://arxiv.org/abs/2207.07268",
+        "mmhybrid/backbones/xformer.py",
+        ("Cross Feature Attention",),
+    )
+    signs = (r"stages\.\d+\.\d+\.fusion\.",)
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(
             arch=dict(
@@ -319,7 +329,7 @@ class XFormer(HybridBackbone):
         self.head = None
         if head_channels is not None:
             if self.out_indices[-1] != self.num_stages - 1:
-                raise ValueError(
+                raise ArgumentError(
                     f"head_channels={head_channels} widens the last stage, which "
                     f"out_indices={self.out_indices} leaves out; set head_channels=None"
                 )
@@ -335,18 +345,12 @@ class XFormer(HybridBackbone):
                     nn.init.zeros_(module.bias)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        *outputs, last = super().forward(x)
-        return (*outputs, last if self.head is None else self.head(last))
-
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        last = stage == self.num_stages - 1 and self.head is not None
-        return [*parts, self.head] if last else parts
+    def get_stages(self) -> list[Stage]:
+        *stages, last = super().get_stages()
+        return [*stages, last._replace(output=self.head)]
 
 
 def _named(choices: Mapping[str, Any], argument: str, name: str) -> Any:
     if name not in choices:
-        raise ValueError(f"{argument}={name!r} is unknown; choose from {', '.join(choices)}")
+        raise ArgumentError(f"{argument}={name!r} is unknown; choose from {', '.join(choices)}")
     return choices[name]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.backbones import BACKBONES
+from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
@@ -167,7 +167,7 @@ def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
         model: what is to see it.
         shape: (B, C, H, W).
     """
-    return torch.randn(shape) if isinstance(model, BACKBONES) else torch.rand(shape) * 255
+    return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 
 def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:

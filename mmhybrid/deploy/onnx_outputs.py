@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones import BACKBONES
+from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.onnx_boxes import boxes_of
 
 
@@ -49,7 +49,7 @@ class NamedOutputs(nn.Module):
             raise ValueError(f"{type(model).__name__} is no one-stage detector, and gives no boxes")
         if boxes:
             self.outputs_of = _boxes
-        elif isinstance(model, BACKBONES):
+        elif is_backbone(model):
             self.outputs_of = _stages
         elif found and hasattr(model, "data_preprocessor"):
             self.outputs_of = kinds[found[0]]

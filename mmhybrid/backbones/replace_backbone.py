@@ -9,6 +9,8 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
+from mmhybrid.errors import ArgumentError
+
 
 def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
     """What to merge into a detector's or segmentor's config for another backbone of four stages.
@@ -34,7 +36,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         model has it, which would overrule the backbone's own ``init_cfg``.
 
     Raises:
-        ValueError: nothing in the model says what it takes, or it takes more maps than there are.
+        ArgumentError: Nothing in the model says what it takes, or it takes more maps than there
+            are.
 
     Example:
         >>> from mmhybrid import replace_backbone
@@ -48,7 +51,7 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         taken = neck["in_channels"]
         levels = len(taken) - neck.get("start_level", 0)
     elif neck is not None or "decode_head" not in model:
-        raise ValueError(
+        raise ArgumentError(
             f"cannot fit a backbone to a {model.get('type')}: it has neither a neck with "
             "in_channels nor a decode_head that takes the backbone's maps; set the channels by hand"
         )
@@ -58,7 +61,7 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     changes["backbone"] = dict(backbone, _delete_=True)
     if neck is not None:
         if len(channels) != levels:
-            raise ValueError(
+            raise ArgumentError(
                 f"the neck takes {levels} maps, the backbone gives {len(channels)}: change the "
                 "backbone's out_indices"
             )
@@ -111,7 +114,7 @@ def _in_channels(head: Mapping[str, Any], channels: Sequence[int]) -> int | list
     try:
         return channels[index] if isinstance(index, int) else [channels[i] for i in index]
     except IndexError as error:
-        raise ValueError(
+        raise ArgumentError(
             f"the {head.get('type')} takes more maps than the backbone gives, which are "
             f"{len(channels)}: change the backbone's out_indices"
         ) from error
