@@ -113,7 +113,7 @@ class HybridBackbone(Backbone):
                 x = stage.downsample(x)
             x = self.run_stage(index, stage, x)
             if index in self.out_indices:
-                outputs.append(x if stage.output is None else stage.output(x))
+                outputs.append(self.output_of(stage, x))
         return tuple(outputs)
 
     def get_stages(self) -> list[Stage]:
@@ -125,6 +125,10 @@ class HybridBackbone(Backbone):
         for block in stage.blocks:
             x = self.run_block(block, x, *inputs)
         return x
+
+    def output_of(self, stage: Stage, x: Any) -> Tensor:
+        """What is returned of a stage, from what its last block made."""
+        return x if stage.output is None else stage.output(x)
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """Calls a block, recomputing it in the backward pass if ``with_cp`` says so."""

@@ -102,14 +102,6 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.flatten(3).flatten(1, 2))), (rows, columns)
 
 
-class OutputNorm(nn.LayerNorm):
-    """A layer normalisation that makes a (B, C, H, W) map of tokens."""
-
-    def forward(self, x: TokensOfMap) -> Tensor:
-        tokens, size = x
-        return super().forward(tokens).transpose(1, 2).unflatten(2, size).contiguous()
-
-
 class SwinStage(nn.Module):
     """Holds the parts of a stage under the names of the published checkpoints.
 
@@ -245,7 +237,7 @@ class DWSwinTransformer(HybridBackbone):
             )
             self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
             if stage in self.out_indices:
-                self.add_module(f"norm{stage}", OutputNorm(dims[stage]))
+                self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -281,6 +273,10 @@ class DWSwinTransformer(HybridBackbone):
         ]
         shortcuts = self.layers[index].shortcuts
         return shortcuts.run(stage.blocks, tokens, size, self.run_block, *windows), size
+
+    def output_of(self, stage: Stage, x: TokensOfMap) -> Tensor:
+        tokens, size = x
+        return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
     def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
