@@ -33,35 +33,42 @@ class DWCaiT(DWPlainBackbone):
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
 
     Args:
-        arch: ``'xxs12'`` or ``'xxs24'``, or a dict with any of ``embed_dims``, ``depth``,
-            ``cls_depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from ``'xxs12'``.
-        in_channels: channels of the images.
-        patch_size: side of a patch; a multiple of 4.
-        image_size: side of the images that the position embedding is made for.
-        out_type: ``'featmap'`` for a pyramid of four maps, made of the last patch block (ViTDet's
-            simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
+        arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings; the rest is taken
+            from ``'xxs12'``. Defaults to ``'xxs12'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
+        image_size (int): Side of the images, in pixels, that the position embedding is made for.
+            Defaults to 224.
+        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last patch block
+            (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
             ``'cls_token'`` for the (B, C) vector of the class stage, which is what mmpretrain's
-            ``LinearClsHead`` takes.
-        out_indices: levels of the pyramid to return; ``'cls_token'`` has no levels.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            quarters of the patch blocks; 4 freezes all.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last patch block, rising linearly from 0. Published: 0.
-        layer_dropout: probability with which a sample skips a patch block in training. Shortcuts
-            are never skipped, and each stays with its block. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
-            blocks gets a shortcut of its own.
-        position_embedding: add learned positions.
-        layer_scale: scale residuals by learned factors, which start at 0.1 up to the 18th block of
-            a stage, at 1e-5 up to the 24th and at 1e-6 beyond.
-        talking_heads: mix heads around the softmax. Without, attention is fused and much faster.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            PyTorch's own initialisation, as published.
+            ``LinearClsHead`` takes. Defaults to ``'featmap'``.
+        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
+            Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
+            first k quarters of the patch blocks; 4 freezes all. Defaults to -1.
+        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
+            Defaults to False.
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
+            0. Published: 0. Defaults to 0.
+        layer_dropout (float): Probability with which a sample skips a patch block in training.
+            Shortcuts are never skipped. Published: 0. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
+            remainder of blocks gets a shortcut of its own. Defaults to 1.
+        position_embedding (bool): Whether learned positions are added. Defaults to True.
+        layer_scale (bool): Whether residuals are scaled by learned factors, which start at 0.1 up
+            to the 18th block of a stage, at 1e-5 up to the 24th and at 1e-6 beyond. Defaults to
+            True.
+        talking_heads (bool): Whether heads are mixed around the softmax. Without, attention is
+            fused and much faster. Defaults to True.
+        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
+            keeping their activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None, PyTorch's own initialisation, as published.
 
     Example:
         >>> import torch

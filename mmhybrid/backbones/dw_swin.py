@@ -132,26 +132,30 @@ class DWSwinTransformer(HybridBackbone):
     window is not shifted.
 
     Args:
-        arch: ``'tiny'`` (short ``'t'``), or a dict with any of ``embed_dims``, ``depths``,
-            ``num_heads``, ``window_size``, ``patch_size`` and ``mlp_ratio``; the rest is taken from
-            ``'tiny'``.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a layer
-            normalisation of its own. Stages after the last of them are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.2.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage. Shortcuts
-            never cross stages; a remainder of blocks gets a shortcut of its own.
-        shifted_windows: shift the windows of every other block.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
-            published initialisation.
+        arch (str | dict): ``'tiny'`` (short ``'t'``), or any of its settings; the rest is taken
+            from ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32, each through a
+            layer normalisation of its own. Later ones are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
+            first k stages. Defaults to -1.
+        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
+            Defaults to False.
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
+            Published: 0.2. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of a stage.
+            Shortcuts never cross stages; a remainder of blocks gets a shortcut of its own.
+            Defaults to 1.
+        shifted_windows (bool): Whether the windows of every other block are shifted. Defaults to
+            True.
+        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
+            keeping their activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None, the published initialisation.
 
     Example:
         >>> import torch

@@ -29,34 +29,39 @@ class DWVisionTransformer(DWPlainBackbone):
     are padded to whole patches) and gives dense maps.
 
     Args:
-        arch: ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or a dict with any of
-            ``embed_dims``, ``depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from
-            ``'tiny'``.
-        in_channels: channels of the images.
-        patch_size: side of a patch; a multiple of 4.
-        image_size: side of the images that the position embedding is made for.
-        out_type: ``'featmap'`` for a pyramid of four maps, made of the last block's tokens without
-            the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times
-            ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what mmpretrain's
-            ``LinearClsHead`` takes. With the vector, the last shortcut cannot change the output
-            (it leaves the class token alone): its gradient is zero, not None.
-        out_indices: levels of the pyramid to return; ``'cls_token'`` has no levels.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            quarters of the blocks; 4 freezes all.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
-            blocks gets a shortcut of its own.
-        position_embedding: add learned positions. With shortcuts, small data sets lose little
-            without.
-        class_token: have one.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            PyTorch's own initialisation, as published.
+        arch (str | dict): ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or any of their
+            settings; the rest is taken from ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
+        image_size (int): Side of the images, in pixels, that the position embedding is made for.
+            Defaults to 224.
+        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last block's tokens
+            without the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2
+            times ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what
+            mmpretrain's ``LinearClsHead`` takes. With the vector, the last shortcut cannot change
+            the output (it leaves the class token alone): its gradient is zero, not None. Defaults
+            to ``'featmap'``.
+        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
+            Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
+            first k quarters of the patch blocks; 4 freezes all. Defaults to -1.
+        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
+            Defaults to False.
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
+            0. Published: 0. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
+            remainder of blocks gets a shortcut of its own. Defaults to 1.
+        position_embedding (bool): Whether learned positions are added. With shortcuts, small data
+            sets lose little without. Defaults to True.
+        class_token (bool): Whether there is one. Defaults to True.
+        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
+            keeping their activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None, PyTorch's own initialisation, as published.
 
     Example:
         >>> import torch

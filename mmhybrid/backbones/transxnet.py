@@ -28,12 +28,12 @@ class TransXNetBlock(nn.Module):
     residual.
 
     Args:
-        channels: C of the (B, C, H, W) input and output.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of the last two residuals.
-        layer_scale_init: of the last two residuals.
-        norm_cfg: of the batch normalisations.
-        **mixer: of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
+        channels (int): C of the (B, C, H, W) input and output.
+        mlp_ratio (int): Hidden channels of the feed-forward network over C.
+        drop_path_rate (float): Stochastic depth rate of the last two residuals.
+        layer_scale_init (float): Initial scale of the last two residuals.
+        norm_cfg (dict): Batch normalisations.
+        **mixer: Of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
     """
 
     def __init__(
@@ -98,24 +98,28 @@ class TransXNet(HybridBackbone):
     (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
 
     Args:
-        arch: ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``), or a dict
-            with any of the settings ``depths``, ``embed_dims``, ``num_heads``, ``sr_ratios``,
-            ``kernel_sizes``, ``num_groups`` and ``mlp_ratios``, each a tuple of four; the rest is
-            taken from ``'tiny'``.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a group
-            normalisation of its own. Later stages than these are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. The published recipes use SyncBN.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.1, 0.2, 0.4 (tiny,
-            small, base) for ImageNet, 0.1, 0.2, 0.3 for dense prediction.
-        layer_scale_init: initial scale of the residuals.
-        image_size: height and width that the tables of relative positions are made for.
-        with_cp: recompute blocks in the backward pass instead of keeping their activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
-            published initialisation.
+        arch (str | dict): ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``),
+            or any of the settings of :attr:`presets`, each a tuple of four; the rest is taken from
+            ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32, each through a
+            group normalisation of its own. Later ones are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
+            first k stages. Defaults to -1.
+        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
+            Defaults to False.
+        norm_cfg (dict): Batch normalisations, ``dict(type='BN')`` or ``dict(type='SyncBN')``. The
+            published recipes use SyncBN. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
+            Published: 0.1, 0.2, 0.4 (tiny, small, base) for ImageNet, 0.1, 0.2, 0.3 for dense
+            prediction. Defaults to 0.
+        layer_scale_init (float): Initial scale of the residuals. Defaults to 1e-5.
+        image_size (int): Height and width, in pixels, that the tables of relative positions are
+            made for. Defaults to 224.
+        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
+            activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None, the published initialisation.
 
     Example:
         >>> import torch
