@@ -56,7 +56,8 @@ class HybridBackbone(Backbone):
         channels (Sequence[int]): Channels of all stages.
         strides (Sequence[int]): Strides of all stages, in pixels of the input.
         out_indices (Sequence[int]): Stages whose outputs are returned, counted from 0; negative
-            ones count from the end. Defaults to (0, 1, 2, 3).
+            ones count from the end. Later stages, and norms of others, are not built. Defaults to
+            (0, 1, 2, 3).
         frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
             first k stages. Defaults to -1.
         norm_eval (bool): Whether batch normalisations keep their running statistics in training.
@@ -64,7 +65,7 @@ class HybridBackbone(Backbone):
         with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
             activations. Defaults to False.
         init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None.
+            checkpoint=...)``. Defaults to None: the initialisation of the family.
 
     Attributes:
         test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.

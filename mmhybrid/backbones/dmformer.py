@@ -72,17 +72,13 @@ class DMFormer(HybridBackbone):
     No code of the paper is public, nor its table of layers. ``docs/reconstructions.md`` says where
     each default comes from; whoever has the paper can set it right in a config.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'small'`` or ``'large'`` (short ``'s'``, ``'l'``), or any of the
             settings of :attr:`presets`, each a tuple of four; the rest is taken from ``'small'``.
             Defaults to ``'small'``.
         in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32. Later ones are
-            not built. Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): All normalisations, e.g. ``dict(type='SyncBN')``. Defaults to
             ``dict(type='BN')``.
         block_norm_cfg (dict | None): Normalisations before attention and feed-forward network,
@@ -106,11 +102,6 @@ class DMFormer(HybridBackbone):
         stem_convs (int): Number of 3x3 convolutions in the stem. Defaults to 1.
         downsample_kernel (int): 3 (overlapping) or 2, kernel size of the convolutions of stride 2
             between stages. Defaults to 3.
-        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
-            activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None: convolutions start from a normal distribution
-            scaled to their outputs.
 
     Example:
         >>> import torch
@@ -225,12 +216,11 @@ def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, An
             channels,
             7,
             stride=2,
-            padding=3,
             norm_cfg=norm_cfg,
             activation=nn.ReLU(),
         ),
         *(
-            ConvNorm(channels, channels, 3, padding=1, norm_cfg=norm_cfg, activation=nn.ReLU())
+            ConvNorm(channels, channels, 3, norm_cfg=norm_cfg, activation=nn.ReLU())
             for _ in range(num_convs)
         ),
         *strided_conv(channels, channels, 2, norm_cfg),

@@ -32,6 +32,8 @@ class DWCaiT(DWPlainBackbone):
     The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings; the rest is taken
             from ``'xxs12'``. Defaults to ``'xxs12'``.
@@ -45,10 +47,6 @@ class DWCaiT(DWPlainBackbone):
             ``LinearClsHead`` takes. Defaults to ``'featmap'``.
         out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
             Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k quarters of the patch blocks; 4 freezes all. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
             0. Published: 0. Defaults to 0.
@@ -65,10 +63,6 @@ class DWCaiT(DWPlainBackbone):
             True.
         talking_heads (bool): Whether heads are mixed around the softmax. Without, attention is
             fused and much faster. Defaults to True.
-        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
-            keeping their activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None, PyTorch's own initialisation, as published.
 
     Example:
         >>> import torch

@@ -18,6 +18,7 @@ from mmhybrid.backbones.dw_names import DW_PAPER, SWIN_HEAD, check_one_kernel, s
 from mmhybrid.backbones.family import Published
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.padding import count_of, pad_to_multiple
 from mmhybrid.layers.transformer_block import FeedForward
 from mmhybrid.layers.window_attention import (
@@ -131,16 +132,12 @@ class DWSwinTransformer(HybridBackbone):
     not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
     window is not shifted.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'tiny'`` (short ``'t'``), or any of its settings; the rest is taken
             from ``'tiny'``. Defaults to ``'tiny'``.
         in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32, each through a
-            layer normalisation of its own. Later ones are not built. Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
             Published: 0.2. Defaults to 0.
@@ -152,10 +149,6 @@ class DWSwinTransformer(HybridBackbone):
             Defaults to 1.
         shifted_windows (bool): Whether the windows of every other block are shifted. Defaults to
             True.
-        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
-            keeping their activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None, the published initialisation.
 
     Example:
         >>> import torch
@@ -242,12 +235,9 @@ class DWSwinTransformer(HybridBackbone):
             self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
             if stage in self.out_indices:
                 self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+        init_truncated(self, nn.Linear)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, WindowAttention):
+            if isinstance(module, WindowAttention):
                 nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
         self.freeze_stages()
 

@@ -28,6 +28,8 @@ class DWVisionTransformer(DWPlainBackbone):
     too. Beyond theirs it takes any size (the position embedding is resized bicubically, images
     are padded to whole patches) and gives dense maps.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or any of their
             settings; the rest is taken from ``'tiny'``. Defaults to ``'tiny'``.
@@ -43,10 +45,6 @@ class DWVisionTransformer(DWPlainBackbone):
             to ``'featmap'``.
         out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
             Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k quarters of the patch blocks; 4 freezes all. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
             0. Published: 0. Defaults to 0.
@@ -58,10 +56,6 @@ class DWVisionTransformer(DWPlainBackbone):
         position_embedding (bool): Whether learned positions are added. With shortcuts, small data
             sets lose little without. Defaults to True.
         class_token (bool): Whether there is one. Defaults to True.
-        with_cp (bool): Whether blocks and shortcuts are recomputed in the backward pass, instead of
-            keeping their activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None, PyTorch's own initialisation, as published.
 
     Example:
         >>> import torch

@@ -16,6 +16,7 @@ from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.family import Paper, Published
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.memory_format import prefer_channels_last
 from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
@@ -80,7 +81,6 @@ class PatchEmbed(nn.Module):
             channels,
             kernel_size,
             stride=stride,
-            padding=kernel_size // 2,
             norm_cfg=norm_cfg,
         )
 
@@ -97,17 +97,13 @@ class TransXNet(HybridBackbone):
     equal theirs; the table of relative positions is folded into queries and keys
     (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``),
             or any of the settings of :attr:`presets`, each a tuple of four; the rest is taken from
             ``'tiny'``. Defaults to ``'tiny'``.
         in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32, each through a
-            group normalisation of its own. Later ones are not built. Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): Batch normalisations, ``dict(type='BN')`` or ``dict(type='SyncBN')``. The
             published recipes use SyncBN. Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
@@ -116,10 +112,6 @@ class TransXNet(HybridBackbone):
         layer_scale_init (float): Initial scale of the residuals. Defaults to 1e-5.
         image_size (int): Height and width, in pixels, that the tables of relative positions are
             made for. Defaults to 224.
-        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
-            activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None, the published initialisation.
 
     Example:
         >>> import torch
@@ -233,11 +225,7 @@ class TransXNet(HybridBackbone):
             )
             if stage in self.out_indices:
                 self.add_module(f"norm{2 * stage}", nn.GroupNorm(1, dim))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Conv2d)
         self.freeze_stages()
 
     @property

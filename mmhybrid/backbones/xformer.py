@@ -17,7 +17,7 @@ from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
-from mmhybrid.layers.initialisation import init_convolutions
+from mmhybrid.layers.initialisation import init_convolutions, init_truncated
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
@@ -92,7 +92,7 @@ class XFBlock(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.local = nn.Sequential(
-            ConvNorm(channels, channels, 3, padding=1, norm_cfg=norm_cfg, activation=activation()),
+            ConvNorm(channels, channels, 3, norm_cfg=norm_cfg, activation=activation()),
             nn.Conv2d(channels, embed_dims, 1, bias=False),
         )
         self.layers = nn.Sequential(*layers, nn.LayerNorm(embed_dims))
@@ -101,7 +101,6 @@ class XFBlock(nn.Module):
             2 * channels,
             channels,
             fusion_kernel_size,
-            padding=fusion_kernel_size // 2,
             norm_cfg=norm_cfg,
             activation=activation(),
         )
@@ -140,18 +139,14 @@ class XFormer(HybridBackbone):
     ``docs/reconstructions.md`` says where each default comes from; whoever has the paper can set
     it right in a config.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
         arch (str | dict): ``'small'`` (short ``'s'``), or any of its settings: ``stem_channels``
             (two), ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
             ``embed_dims`` and ``xf_depths`` (three each, channels and number of encoder layers).
             Defaults to ``'small'``.
         in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, at strides 4, 8, 16 and 32. Later ones are
-            not built. Defaults to (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
-        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
-            Defaults to False.
         norm_cfg (dict): Normalisations after convolutions, ``dict(type='BN')`` or
             ``dict(type='SyncBN')``. Tokens have layer normalisations. Defaults to
             ``dict(type='BN')``.
@@ -178,11 +173,6 @@ class XFormer(HybridBackbone):
             ``'hard_swish'``.
         head_channels (int | None): Channels of a 1x1 convolution with normalisation and activation
             after the last stage, for a classifier: 640. Defaults to None, for dense prediction.
-        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
-            activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None: convolutions start as He et al. propose, linear
-            layers from a truncated normal distribution.
 
     Example:
         >>> import torch
@@ -271,7 +261,6 @@ class XFormer(HybridBackbone):
                 first,
                 3,
                 stride=2,
-                padding=1,
                 norm_cfg=norm_cfg,
                 activation=activation_class(),
             ),
@@ -321,11 +310,7 @@ class XFormer(HybridBackbone):
             )
             self.feature_channels = (*self.feature_channels[:-1], head_channels)
         init_convolutions(self)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Linear)
         self.freeze_stages()
 
     def get_stages(self) -> list[Stage]:
