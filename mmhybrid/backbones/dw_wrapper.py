@@ -52,7 +52,7 @@ class DepthwiseShortcutBackbone(Backbone):
         init_cfg: MMEngine's, of wrapper and wrapped together.
 
     Raises:
-        ArgumentError: no block is found, or blocks are not of a kind that the rule covers.
+        ArgumentError: no block is found, or blocks are not such as the rule covers.
 
     Example:
         >>> backbone = dict(
@@ -139,9 +139,9 @@ class DepthwiseShortcutBackbone(Backbone):
                 f"{type(self).__name__}, has no get_layer_depth(param_name, prefix): wrap one "
                 "that has it, such as mmpretrain.SwinTransformer, or train without the decay"
             )
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        part, _, rest = param_name.removeprefix(prefix).partition(".")
         inner = f"{prefix}backbone."
-        if kind == "shortcuts":
+        if part == "shortcuts":
             stage, index = (int(number) for number in rest.split(".")[:2])
             block = self._block_names[stage][self.shortcuts[stage].last_bypassed(index)]
             param_name = f"{inner}{block}.shortcut"
@@ -160,7 +160,7 @@ class DepthwiseShortcutBackbone(Backbone):
 
 
 class _Grid:
-    """Remembers the height and width that a patch embedding returned last."""
+    """Keeps the height and width that a patch embedding returned last."""
 
     size: tuple[int, int] | None = None
 

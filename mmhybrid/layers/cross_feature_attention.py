@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
+
 
 def unit_length(x: Tensor, dim: int) -> Tensor:
     """Divides by the length along a dimension, which is taken in single precision or better.
@@ -36,7 +38,7 @@ class CrossCovarianceAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int = 4, output_projection: bool = False) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+            raise ArgumentError(f"{num_heads} heads do not divide {channels} channels")
         self.num_heads = num_heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))

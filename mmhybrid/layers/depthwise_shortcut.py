@@ -20,6 +20,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.norm import build_norm
 
 
@@ -92,7 +93,7 @@ class DepthwiseShortcuts(nn.ModuleList):
         zero_init: start with shortcuts that add nothing.
 
     Raises:
-        ValueError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
+        ArgumentError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
             identity is to start at zero.
     """
 
@@ -112,14 +113,14 @@ class DepthwiseShortcuts(nn.ModuleList):
             not isinstance(kernel_sizes, (list, tuple))
             or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f"dw_kernel_sizes={kernel_sizes!r}: give a tuple of odd numbers, such as (3,) or "
                 "(3, 5), or () for no shortcut, or 'identity'"
             )
         if identity and zero_init:
-            raise ValueError("dw_kernel_sizes='identity' has no convolution that starts at zero")
+            raise ArgumentError("dw_kernel_sizes='identity' has no convolution that starts at zero")
         if span != "stage" and not (isinstance(span, int) and span >= 1):
-            raise ValueError(
+            raise ArgumentError(
                 f"dw_span={span!r}: give the number of blocks that one shortcut bypasses, or "
                 "'stage'"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
+
 
 class DropPath(nn.Module):
     """Drops a residual branch for whole samples, and scales the rest so that the mean stays.
@@ -18,7 +20,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"a drop path rate lies in [0, 1), not {rate}")
+            raise ArgumentError(f"a drop path rate lies in [0, 1), not {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.channel_gate import ChannelGate
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
@@ -53,9 +54,9 @@ class DynamicMultiLevelAttention(nn.Module):
     ) -> None:
         super().__init__()
         if merge not in MERGES:
-            raise ValueError(f"merge={merge!r} is unknown; choose from {', '.join(MERGES)}")
+            raise ArgumentError(f"merge={merge!r} is unknown; choose from {', '.join(MERGES)}")
         if len(kernel_sizes) != len(dilations):
-            raise ValueError(
+            raise ArgumentError(
                 f"kernel_sizes={tuple(kernel_sizes)} and dilations={tuple(dilations)} differ in "
                 "number; give one of each a branch"
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.relative_position import RelativePosition, attention_with_position
 
@@ -29,7 +30,7 @@ class OverlappingSpatialReductionAttention(nn.Module):
     ) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+            raise ArgumentError(f"{num_heads} heads do not divide {channels} channels")
         self.num_heads = num_heads
         self.q = nn.Conv2d(channels, channels, 1)
         self.kv = nn.Conv2d(channels, 2 * channels, 1)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 from mmhybrid.layers.memory_format import prefer_channels_last
 from mmhybrid.layers.norm import build_norm
@@ -43,7 +44,7 @@ class DualDynamicTokenMixer(nn.Module):
     ) -> None:
         super().__init__()
         if channels % 2:
-            raise ValueError(f"the mixer halves its channels, and {channels} is odd")
+            raise ArgumentError(f"the mixer halves its channels, and {channels} is odd")
         half = channels // 2
         squeezed = max(16, channels // 8)
         self.local_unit = InputDependentDepthwiseConv(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.drop_path import DropPath
 
 
@@ -26,7 +27,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, num_heads: int, talking_heads: bool = False) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+            raise ArgumentError(f"{num_heads} heads do not divide {channels} channels")
         self.num_heads = num_heads
         self.q = nn.Linear(channels, channels, bias=False)
         self.kv = nn.Linear(channels, 2 * channels, bias=False)
@@ -98,7 +99,7 @@ class TransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= layer_dropout < 1:
-            raise ValueError(f"layer_dropout lies in [0, 1), not {layer_dropout}")
+            raise ArgumentError(f"layer_dropout lies in [0, 1), not {layer_dropout}")
         self.norm1 = nn.LayerNorm(channels)
         self.attn = Attention(channels, num_heads, talking_heads)
         self.norm2 = nn.LayerNorm(channels)

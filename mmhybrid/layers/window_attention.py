@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.padding import count_of
 
 
@@ -98,7 +99,7 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {channels} channels")
+            raise ArgumentError(f"{num_heads} heads do not divide {channels} channels")
         self.num_heads = num_heads
         self.window_size = window_size
         self.qkv = nn.Linear(channels, 3 * channels)
