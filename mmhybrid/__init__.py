@@ -5,7 +5,7 @@ from mmhybrid import compat
 compat.apply()
 
 from mmhybrid import backbones  # noqa: E402
-from mmhybrid.backbones.pairing import replace_backbone  # noqa: E402
+from mmhybrid.backbones.replace_backbone import replace_backbone  # noqa: E402
 from mmhybrid.deprecation import renamed  # noqa: E402
 from mmhybrid.registry import MODELS  # noqa: E402
 from mmhybrid.version import __version__  # noqa: E402

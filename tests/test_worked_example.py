@@ -1,67 +1,125 @@
-"""The backbone of docs/adding_a_backbone.md keeps its promises and trains under Mask R-CNN."""
+"""The backbone of docs/adding_a_backbone.md is one file and one config; all else follows."""
 
 import importlib
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
+from mmhybrid.analysis.counting import count
+from mmhybrid.apis.random_init import random_init
+from mmhybrid.backbones import backbone_classes
+from mmhybrid.deploy import fuse
+from mmhybrid.weights import load_checkpoint, read_checkpoint
+from mmhybrid.weights.converting import to_authors, to_ours
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "examples" / "mask_rcnn_inception_next_t_coco.py"
-SMALL = dict(dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
+ARCH = dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
+MODEL = f"InceptionNeXt({ARCH})"
 
 
 @pytest.fixture(scope="module")
 def inception_next() -> type:
     """The class, as the config's custom_imports finds it."""
     module = importlib.import_module("examples.inception_next")
+    assert module.InceptionNeXt in backbone_classes()
     return module.InceptionNeXt
+
+
+@pytest.fixture(scope="module")
+def theirs() -> nn.Module:
+    """timm's model of the same size."""
+    timm = pytest.importorskip("timm")
+    options = dict(dims=ARCH["embed_dims"], depths=ARCH["depths"])
+    return random_init(timm.create_model("inception_next_tiny", **options)).eval().double()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("timm") / "inception_next.pth"
+    torch.save(dict(state_dict=theirs.state_dict()), path)
+    return path
+
+
+def run(*command: object, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 def test_has_the_size_of_the_paper(inception_next: type) -> None:
     with torch.device("meta"):
-        model = inception_next()
+        parameters = count(inception_next(), (224, 224)).parameters
     # 28 M in the paper, of which an MLP of 768, 2304 and 1000 units is the classifier.
     head = 768 * 2304 + 2304 + 2 * 2304 + 2304 * 1000 + 1000
-    parameters = sum(p.numel() for p in model.parameters())
     assert round((parameters + head) / 1e6) == 28
 
 
-@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 2), (-1,)])
-def test_any_outputs_and_sizes(inception_next: type, out_indices: tuple[int, ...]) -> None:
-    model = inception_next(**SMALL, out_indices=out_indices, drop_path_rate=0.1)
-    outputs = model(torch.randn(2, 3, 61, 83))
-    assert tuple(y.shape[1] for y in outputs) == model.feature_channels
-    sum(y.square().mean() for y in outputs).backward()
-    assert all(p.grad is not None for p in model.parameters())
+@torch.no_grad()
+def test_computes_what_timm_does_from_its_weights_fused_too(
+    inception_next: type, theirs: nn.Module, checkpoint: Path
+) -> None:
+    ours = inception_next(ARCH).eval().double()
+    report = load_checkpoint(ours, checkpoint)
+    assert report.missing_keys == []
+    assert {name.partition(".")[0] for name in report.unexpected_keys} == {"head"}
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    expected = theirs.forward_features(x)
+    torch.testing.assert_close(ours(x)[-1], expected, rtol=1e-12, atol=1e-12)
+    fused = fuse(ours)
+    assert not any(type(m).__name__ in ("BatchNorm2d", "LayerScale") for m in fused.modules())
+    torch.testing.assert_close(fused(x)[-1], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_recomputing_changes_nothing(inception_next: type) -> None:
-    plain, recomputing = (inception_next(**SMALL, with_cp=on).train() for on in (False, True))
-    recomputing.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 64, 64)
-    for model in (plain, recomputing):
-        sum(y.square().mean() for y in model(x)).backward()
-    for a, b in zip(plain.parameters(), recomputing.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-    for a, b in zip(plain.buffers(), recomputing.buffers(), strict=True):
-        assert torch.equal(a, b)
+def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) -> None:
+    theirs = read_checkpoint(checkpoint)["state_dict"]
+    theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("head.")}
+    ours = to_ours(theirs)
+    assert set(ours.weights) == set(inception_next(ARCH).state_dict())
+    back = to_authors(ours.weights)
+    assert back.family == "InceptionNeXt"
+    assert all(torch.equal(back.weights[name], tensor) for name, tensor in theirs.items())
 
 
-def test_freezes_and_knows_its_depths(inception_next: type) -> None:
-    model = inception_next(**SMALL, frozen_stages=1)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert {name.split(".")[1] for name in trained} == {"1", "2", "3"}
-    depths = [model.get_layer_depth(f"backbone.{name}", "backbone.") for name in model.state_dict()]
-    # 5 blocks and 3 steps down between the stem and the heads.
-    assert {depth for depth, _ in depths} == set(range(9))
-    assert {number for _, number in depths} == {10}
-    assert model.get_layer_depth("neck.weight", "backbone.") == (9, 10)
+@pytest.mark.onnx
+@pytest.mark.process  # memory is measured in another
+@pytest.mark.parametrize(
+    ("tool", "options", "files"),
+    [
+        ("export_onnx", [MODEL, "CHECKPOINT", "--out", "model.onnx"], ["model.onnx"]),
+        ("visualize", [MODEL, "CHECKPOINT", "--out", "page.png"], ["page.png"]),
+        (
+            "benchmark",
+            [MODEL, "--size", "64x64", "--mode", "eager", "fused", "--repeats", "3", "--out", "."],
+            ["benchmark.json", "benchmark.md"],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_tool_takes_it(
+    inception_next: type, checkpoint: Path, tmp_path: Path, monkeypatch, tool, options, files
+) -> None:
+    options = [str(checkpoint) if word == "CHECKPOINT" else word for word in options]
+    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *options])
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    assert all((tmp_path / name).stat().st_size > 0 for name in files)
 
 
 @pytest.mark.process
@@ -70,23 +128,15 @@ def test_trains_under_mask_rcnn(tmp_path: Path) -> None:
     options = [
         *("quick.iterations=3", "quick.batch_size=2"),
         *("quick.train_images=6", "quick.val_images=2"),
-        *("model.backbone.dims=[16,32,48,64]", "model.backbone.depths=[1,1,1,1]"),
+        *("model.backbone.arch.embed_dims=[16,32,48,64]", "model.backbone.arch.depths=[1,1,1,1]"),
         *("model.neck.in_channels=[16,32,48,64]",),
     ]
-    command = [sys.executable, ROOT / "tools" / "train.py", CONFIG, "--quick", "--cfg-options"]
-    done = subprocess.run(
-        [*command, *options],
-        cwd=tmp_path,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "Layer-wise decay of 0.95 over 8 layers" in done.stdout
+    train = ROOT / "tools" / "train.py"
+    out = run(train, CONFIG, "--quick", "--cfg-options", *options, folder=tmp_path)
+    assert "Layer-wise decay of 0.95 over 5 layers" in out
     folder = tmp_path / "work_dirs" / "mask_rcnn_inception_next_t_coco_quick"
     losses = [one["loss"] for one in json.loads((folder / "metrics.json").read_text())["losses"]]
     assert losses
     assert all(math.isfinite(loss) for loss in losses)
-    weights = torch.load(folder / "epoch_1.pth", weights_only=False)["state_dict"]
-    assert "backbone.stages.3.1.0.wide.weight" in weights
+    weights = read_checkpoint(folder / "epoch_1.pth")["state_dict"]
+    assert "backbone.stages.3.0.mixer.wide.weight" in weights

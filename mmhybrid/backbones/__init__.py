@@ -1,11 +1,18 @@
 """The backbones. Importing this package registers them."""
 
-from mmhybrid.backbones.base import HybridBackbone, backbone_classes, is_backbone
+from mmhybrid.backbones.base import (
+    HybridBackbone,
+    Stage,
+    backbone_classes,
+    is_backbone,
+    resolve_arch,
+)
 from mmhybrid.backbones.dmformer import DMFormer
 from mmhybrid.backbones.dw_cait import DWCaiT
 from mmhybrid.backbones.dw_swin import DWSwinTransformer
 from mmhybrid.backbones.dw_vit import DWVisionTransformer
 from mmhybrid.backbones.dw_wrapper import DepthwiseShortcutBackbone
+from mmhybrid.backbones.family import Paper, Published
 from mmhybrid.backbones.transxnet import TransXNet
 from mmhybrid.backbones.xformer import XFormer
 
@@ -18,8 +25,12 @@ __all__ = [
     "DWVisionTransformer",
     "DepthwiseShortcutBackbone",
     "HybridBackbone",
+    "Paper",
+    "Published",
+    "Stage",
     "TransXNet",
     "XFormer",
     "backbone_classes",
     "is_backbone",
+    "resolve_arch",
 ]

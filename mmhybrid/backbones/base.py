@@ -5,76 +5,79 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmhybrid.backbones.family import Backbone, is_backbone
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.norm import frozen_statistics
 
+__all__ = ["HybridBackbone", "Stage", "backbone_classes", "is_backbone", "resolve_arch"]
+
 SMALLEST_INPUT = 32
+SHORT_NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
+Part = nn.Module | nn.Parameter
 Self = TypeVar("Self", bound="HybridBackbone")
 
 
-class Backbone(BaseModule):
-    """What makes a backbone one of ours, whether its class is in this package or a user's own.
+class Stage(NamedTuple):
+    """The parts of a stage, wherever and under whatever names its backbone keeps them.
 
     Attributes:
-        family (str): Name for messages and tables, e.g. ``'DW-ViT'``. Defaults to the class's name.
+        blocks (Sequence[nn.Module]): Run one after the other.
+        downsample (nn.Module | None): Runs before them, on what the stage before made.
+        output (nn.Module | None): Runs on what is returned and on nothing else: a normalisation or
+            a head.
+        beside (Sequence[tuple[int, Part]]): What else belongs to the stage, each part with the
+            index of the block that is as deep. The number of blocks means deeper than all of them.
     """
 
-    family: str
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "family" not in cls.__dict__:
-            cls.family = cls.__name__
-
-
-def is_backbone(module: object) -> bool:
-    """Whether this is a backbone of ours: one of the package or one that a user wrote for it."""
-    return isinstance(module, Backbone)
-
-
-def backbone_classes() -> list[type[HybridBackbone]]:
-    """Every registered :class:`HybridBackbone`, those of a user's own included, by name."""
-    registries = (MODELS, *MODELS.children.values())
-    classes = {c for registry in registries for c in registry.module_dict.values()}
-    found = [c for c in classes if isinstance(c, type) and issubclass(c, HybridBackbone)]
-    return sorted(found, key=lambda c: c.__name__)
+    blocks: Sequence[nn.Module]
+    downsample: nn.Module | None = None
+    output: nn.Module | None = None
+    beside: Sequence[tuple[int, Part]] = ()
 
 
 class HybridBackbone(Backbone):
     """Base of all backbones but the one that wraps another.
 
     A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
-    and calls :meth:`freeze_stages`. One with other parts implements :meth:`forward`,
-    :meth:`stage_parts` and :meth:`get_layer_depth` for them.
+    and calls :meth:`freeze_stages`. One with other parts says in :meth:`get_stages` what they are.
 
     Args:
-        channels: of all stages.
-        strides: of all stages, in input pixels.
-        out_indices: stages whose outputs are returned, counted from 0; negative ones count from the
-            end.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        with_cp: recompute blocks in the backward pass instead of keeping their activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``.
+        channels (Sequence[int]): Channels of all stages.
+        strides (Sequence[int]): Strides of all stages, in pixels of the input.
+        out_indices (Sequence[int]): Stages whose outputs are returned, counted from 0; negative
+            ones count from the end. Later stages, and norms of others, are not built. Defaults to
+            (0, 1, 2, 3).
+        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
+            first k stages. Defaults to -1.
+        norm_eval (bool): Whether batch normalisations keep their running statistics in training.
+            Defaults to False.
+        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
+            activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None: the initialisation of the family.
 
     Attributes:
-        test_options: constructor arguments that make a model of a few milliseconds, for tests.
-        feature_channels: channels of each returned map.
-        feature_strides: stride of each returned map.
+        test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.
+        presets (Mapping[str, Mapping]): Settings of each ``arch``, by its name.
+        depths (Sequence[int] | None): Blocks of each stage, built or not. Defaults to those built.
+        feature_channels (tuple[int, ...]): Channels of each returned map.
+        feature_strides (tuple[int, ...]): Stride of each returned map, in pixels of the input.
     """
 
     test_options: Mapping[str, Any] = MappingProxyType({})
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    depths: Sequence[int] | None = None
 
     def __init__(
         self,
@@ -106,37 +109,84 @@ class HybridBackbone(Backbone):
         self.check_input(x)
         x = self.stem(x)
         outputs = []
-        for stage, blocks in enumerate(self.stages):
-            for block in blocks:
-                x = self.run_block(block, x)
-            if stage in self.out_indices:
-                outputs.append(x)
+        for index, stage in enumerate(self.get_stages()):
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+            x = self.run_stage(index, stage, x)
+            if index in self.out_indices:
+                outputs.append(self.output_of(stage, x))
         return tuple(outputs)
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
+    def get_stages(self) -> list[Stage]:
+        """The stages that are built."""
+        return [Stage(blocks) for blocks in self.stages]
+
+    def run_stage(self, index: int, stage: Stage, x: Any, *inputs: Any) -> Any:
+        """Runs the blocks of a stage, each with the same further ``inputs``."""
+        for block in stage.blocks:
+            x = self.run_block(block, x, *inputs)
+        return x
+
+    def output_of(self, stage: Stage, x: Any) -> Tensor:
+        """What is returned of a stage, from what its last block made."""
+        return x if stage.output is None else stage.output(x)
+
+    def run_block(self, block: nn.Module, *inputs: Any) -> Any:
+        """Calls a block, recomputing it in the backward pass if ``with_cp`` says so."""
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+            return block(*inputs)
+        return checkpoint(
+            block,
+            *inputs,
+            use_reentrant=False,
+            # The second pass repeats the first; its batch statistics have been counted already.
+            context_fn=lambda: (nullcontext(), frozen_statistics(block)),
+        )
+
+    def stem_parts(self) -> list[Part]:
+        """The modules and parameters before the first stage."""
+        return [self.stem]
+
+    def stage_parts(self, stage: int) -> Iterable[Part]:
         """The modules and parameters of a stage, or of the stem for ``stage=-1``."""
-        return [self.stem] if stage < 0 else self.stages[stage : stage + 1]
+        if stage < 0:
+            return self.stem_parts()
+        for one in self.get_stages()[stage : stage + 1]:
+            parts = (one.downsample, *one.blocks, *(part for _, part in one.beside), one.output)
+            return [part for part in parts if part is not None]
+        return []
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay.
 
         Args:
-            param_name: name of the parameter in the whole model.
-            prefix: name of the backbone in the whole model, e.g. ``'backbone.'``.
+            param_name (str): Name of the parameter in the whole model.
+            prefix (str): Name of the backbone in the whole model, e.g. ``'backbone.'``. Defaults to
+                ``''``.
 
         Returns:
-            The depth, 0 for the stem, and the number of depths. Output norms and what is no part of
-            the backbone are the deepest.
+            tuple[int, int]: The depth, 0 for the stem, and the number of depths. Output norms and
+            what is no part of the backbone are the deepest.
         """
-        depths = [len(blocks) for blocks in self.stages]
-        num_depths = sum(depths) + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "stem":
-            return 0, num_depths
-        if kind == "stages":
-            stage, block = map(int, rest.split(".")[:2])
-            return 1 + sum(depths[:stage]) + block, num_depths
-        return num_depths - 1, num_depths
+        depths, number = self._depths
+        part = param_name.removeprefix(prefix)
+        while part and part not in depths:
+            part = part.rpartition(".")[0]
+        return depths.get(part, number - 1), number
+
+    @cached_property
+    def _depths(self) -> tuple[dict[str, int], int]:
+        """The depth of each part by its name, and the number of depths."""
+        names = {id(p): name for name, p in chain(self.named_modules(), self.named_parameters())}
+        stages = self.get_stages()
+        counts = self.depths or [len(stage.blocks) for stage in stages]
+        depths = {names[id(part)]: 0 for part in self.stem_parts()}
+        for index, stage in enumerate(stages):
+            parts = [*enumerate(stage.blocks), *stage.beside]
+            if stage.downsample is not None:
+                parts.append((0, stage.downsample))
+            depths |= {names[id(part)]: 1 + sum(counts[:index]) + block for block, part in parts}
+        return depths, sum(counts) + 2
 
     def freeze_stages(self) -> None:
         """Stops gradients and running statistics of the stem and the first ``frozen_stages``
@@ -157,25 +207,21 @@ class HybridBackbone(Backbone):
                     module.eval()
         return self
 
-    def run_block(self, block: nn.Module, *inputs: Any) -> Any:
-        """Calls a block, recomputing it in the backward pass if ``with_cp`` says so."""
-        if not (self.with_cp and self.training and torch.is_grad_enabled()):
-            return block(*inputs)
-        return checkpoint(
-            block,
-            *inputs,
-            use_reentrant=False,
-            # The second pass repeats the first; its batch statistics have been counted already.
-            context_fn=lambda: (nullcontext(), frozen_statistics(block)),
-        )
-
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError for images too small for the last stage."""
+        """Raises ArgumentError for images too small for the last stage."""
         if not torch.compiler.is_compiling() and min(x.shape[-2:]) < SMALLEST_INPUT:
             raise ArgumentError(
                 f"{type(self).__name__} takes images of at least "
                 f"{SMALLEST_INPUT}x{SMALLEST_INPUT} pixels, not {x.shape[-2]}x{x.shape[-1]}"
             )
+
+
+def backbone_classes(base: type[Backbone] = HybridBackbone) -> list[type]:
+    """Every registered backbone that is a ``base``, those of a user's own included, by name."""
+    registries = (MODELS, *MODELS.children.values())
+    classes = {c for registry in registries for c in registry.module_dict.values()}
+    found = [c for c in classes if isinstance(c, type) and issubclass(c, base)]
+    return sorted(found, key=lambda c: c.__name__)
 
 
 def resolve_arch(
@@ -184,19 +230,19 @@ def resolve_arch(
     """Turns ``arch`` into a full set of settings.
 
     Args:
-        arch: name of a preset or its first letter, or settings that replace those of the preset
-            ``defaults``.
-        presets: settings by name.
-        defaults: the preset that fills what a mapping leaves out.
+        arch (str | Mapping[str, Any]): Name of a preset, ``'t'``, ``'s'``, ``'b'`` or ``'l'`` for
+            one called tiny, small, base or large, or settings that replace those of ``defaults``.
+        presets (Mapping[str, Mapping[str, Any]]): Settings by name.
+        defaults (str): The preset that fills what a mapping leaves out.
 
     Raises:
-        ValueError: unknown name or setting; says which there are and which is near.
+        ArgumentError: An unknown name or setting; says which there are and which is near.
     """
     if isinstance(arch, str):
-        short_forms = {name[0]: name for name in reversed(presets)}
-        name = short_forms.get(arch.lower(), arch.lower())
+        name = SHORT_NAMES.get(arch.lower(), arch.lower())
         if name not in presets:
-            raise ArgumentError(_unknown("arch", arch, [*presets, *short_forms]))
+            short = [letter for letter, long in SHORT_NAMES.items() if long in presets]
+            raise ArgumentError(_unknown("arch", arch, [*presets, *short]))
         return dict(presets[name])
     settings = dict(presets[defaults])
     for name, value in arch.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.family import Paper
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.depthwise_feed_forward import DepthwiseFeedForward
@@ -26,13 +27,13 @@ class DMFormerBlock(nn.Module):
     """Dynamic multi-level attention and a feed-forward network, each a residual after a norm.
 
     Args:
-        channels: C of the (B, C, H, W) input and output.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        depthwise_ffn: whether the feed-forward network has a depth-wise convolution.
-        drop_path_rate: of both residuals.
-        layer_scale_init: of both residuals; None for no scale.
-        block_norm_cfg: of the normalisations before the residual branches.
-        **attention: of
+        channels (int): C of the (B, C, H, W) input and output.
+        mlp_ratio (float): Hidden channels of the feed-forward network over C.
+        depthwise_ffn (bool): Whether the feed-forward network has a depth-wise convolution.
+        drop_path_rate (float): Stochastic depth rate of both residuals.
+        layer_scale_init (float | None): Initial scale of both residuals; None for no scale.
+        block_norm_cfg (dict): Normalisations before the residual branches.
+        **attention: Of
             :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
     """
 
@@ -68,70 +69,39 @@ class DMFormerBlock(nn.Module):
 class DMFormer(HybridBackbone):
     """A reconstruction of DMFormer, https://arxiv.org/abs/2209.07738 (ICASSP 2023).
 
-    No code of the paper is public. What is built here follows the abstracts of its versions (the
-    first calls the model ConvFormer) and readers' accounts, not the full text. They give
+    No code of the paper is public, nor its table of layers. ``docs/reconstructions.md`` says where
+    each default comes from; whoever has the paper can set it right in a config.
 
-    * the stem: 7x7 convolution of stride 2, 3x3, 2x2 of stride 2;
-    * the gate of the attention: mean, FC, ReLU, FC, sigmoid, times a 1x1 convolution of the fused
-      levels;
-    * for the first version: 1x1 convolution that expands, parallel depth-wise 3x3, 5x5 and 7x7
-      convolutions with dilations 1, 2 and 3, batch normalisation, ReLU, 1x1 convolution that
-      reduces, and a residual inside the attention;
-    * that it takes the place of self-attention in a transformer block.
-
-    They do not give widths, depths, hidden ratios, how levels are merged, nor the totals of the
-    paper's table. The presets take widths and depths of VAN (https://arxiv.org/abs/2202.09741). Of
-    all settings that were tried on those, only these meet the parameters and multiply-accumulates
-    that are recalled for both sizes, without a source at hand: 26.7 M, 5.0 G and 45.0 M, 8.7 G.
-    Every choice is an argument: whoever has the paper can set it right in a config.
-
-    ======= =========================== ================= =================
-    preset  parameters, 1000 classes    GMACs at 224x224  GMACs at 512x512
-    ======= =========================== ================= =================
-    small   26,670,736                  4.947             25.84
-    large   45,007,624                  8.667             45.27
-    ======= =========================== ================= =================
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
 
     Args:
-        arch: ``'small'`` or ``'large'`` (short ``'s'``, ``'l'``), or a dict with any of the
-            settings ``embed_dims``, ``depths`` and ``mlp_ratios``, each a tuple of four; the rest
-            is taken from ``'small'``. Reconstruction: the paper's stage table is not known, and
-            widths and depths are VAN's; the ratio of 3 is what the totals ask for.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of all normalisations, e.g. ``dict(type='BN')`` or ``dict(type='SyncBN')``. Batch
-            normalisation inside the attention is in readers' accounts; elsewhere it follows VAN.
-        block_norm_cfg: of the normalisations before attention and feed-forward network;
-            ``norm_cfg`` if None. Reconstruction: not known; batch normalisation as inside the
-            attention and in VAN. ``dict(type='LN2d')`` is the other candidate.
-        drop_path_rate: of the last block, rising linearly from 0. The paper's is not known; VAN's
-            are 0.1 (small) and 0.2 (large) for ImageNet.
-        layer_scale_init: initial scale of the residuals; None for no scale. Reconstruction: nothing
-            says that there is one; 1e-2 is VAN's.
-        expand: channels that the expanding 1x1 convolution makes, over its input's. Readers name
-            the convolution, not the factor; 1 fits the recalled totals.
-        merge: ``'concat'``, ``'sum'`` or ``'split'``, how the levels meet; see
+        arch (str | dict): ``'small'`` or ``'large'`` (short ``'s'``, ``'l'``), or any of the
+            settings of :attr:`presets`, each a tuple of four; the rest is taken from ``'small'``.
+            Defaults to ``'small'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        norm_cfg (dict): All normalisations, e.g. ``dict(type='SyncBN')``. Defaults to
+            ``dict(type='BN')``.
+        block_norm_cfg (dict | None): Normalisations before attention and feed-forward network,
+            e.g. ``dict(type='LN2d')``. Defaults to None, which is ``norm_cfg``.
+        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
+            Defaults to 0.
+        layer_scale_init (float | None): Initial scale of the residuals; None for no scale. Defaults
+            to 1e-2.
+        expand (int): Channels that the first 1x1 convolution of the attention makes, over its
+            input's. Defaults to 1.
+        merge (str): ``'concat'``, ``'sum'`` or ``'split'``, how the levels meet, see
             :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
-            Reconstruction: not known; ``'concat'`` fits the recalled totals.
-        kernel_sizes: of the levels. Readers give 3, 5 and 7 for the first version of the paper.
-        dilations: of the levels. Readers give 1, 2 and 3 for the first version of the paper.
-        gate_reduction: channels over hidden channels of the gate; None for no gate. Readers give
-            the gate, and call it light, not the number; 8 fits the recalled totals.
-        output_conv: whether the 1x1 convolution comes after the inner residual. It is in a reader's
-            equations.
-        depthwise_ffn: whether the feed-forward network has a 3x3 depth-wise convolution, as VAN's.
-            Reconstruction: not known.
-        stem_convs: 3x3 convolutions in the stem. Readers give 1; batch normalisation and ReLU
-            after each follow the Shunted Transformer (https://arxiv.org/abs/2111.15193), whose stem
-            is the same.
-        downsample_kernel: 3 (overlapping) or 2, of the convolutions of stride 2 between stages.
-            Reconstruction: not known; 3 as in VAN.
-        with_cp: recompute blocks in the backward pass instead of keeping their activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            convolutions start from a normal distribution scaled to their outputs, as in VAN.
+            Defaults to ``'concat'``.
+        kernel_sizes (Sequence[int]): Kernel sizes of the levels. Defaults to (3, 5, 7).
+        dilations (Sequence[int]): Dilations of the levels. Defaults to (1, 2, 3).
+        gate_reduction (int | None): Channels over hidden channels of the gate; None for no gate.
+            Defaults to 8.
+        output_conv (bool): Whether a 1x1 convolution follows the inner residual. Defaults to True.
+        depthwise_ffn (bool): Whether the feed-forward network has a 3x3 depth-wise convolution.
+            Defaults to True.
+        stem_convs (int): Number of 3x3 convolutions in the stem. Defaults to 1.
+        downsample_kernel (int): 3 (overlapping) or 2, kernel size of the convolutions of stride 2
+            between stages. Defaults to 3.
 
     Example:
         >>> import torch
@@ -140,6 +110,14 @@ class DMFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 128, 8, 8), (2, 320, 4, 4), (2, 512, 2, 2)]
     """
 
+    paper = Paper(
+        "DMFormer",
+        "DMFormer: Closing the Gap Between CNN and Vision Transformers",
+        "https://arxiv.org/abs/2209.07738",
+        "mmhybrid/backbones/dmformer.py",
+        ("Dynamic Multi-level Attention",),
+    )
+    signs = (r"stages\.\d+\.\d+\.attention\.branches\.\d",)
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
     )
@@ -222,42 +200,12 @@ class DMFormer(HybridBackbone):
         init_convolutions(self)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        self.check_input(x)
-        x = self.stem(x)
-        outputs = []
-        for stage in range(self.out_indices[-1] + 1):
-            if stage > 0:
-                x = self.downsamplings[stage - 1](x)
-            for block in self.stages[stage]:
-                x = self.run_block(block, x)
-            # The next stage too starts from the normalised map, as in VAN.
-            x = self.norms[stage](x)
-            if stage in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
-
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [self.stem]
-        if stage > self.out_indices[-1]:
-            return []
-        downsampling = [self.downsamplings[stage - 1]] if stage > 0 else []
-        return [*downsampling, self.stages[stage], self.norms[stage]]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        num_depths = sum(self.depths) + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "stem":
-            return 0, num_depths
-        if kind == "stages":
-            stage, block = map(int, rest.split(".")[:2])
-            return 1 + sum(self.depths[:stage]) + block, num_depths
-        if kind in ("downsamplings", "norms"):
-            # Both stand before the stage that comes next; the last norm is the deepest.
-            return 1 + sum(self.depths[: int(rest.split(".")[0]) + 1]), num_depths
-        return num_depths - 1, num_depths
+    def get_stages(self) -> list[Stage]:
+        # The next stage too starts from the normalised map, as in VAN: the norm is one more block.
+        return [
+            Stage([*blocks, self.norms[i]], downsample=self.downsamplings[i - 1] if i > 0 else None)
+            for i, blocks in enumerate(self.stages)
+        ]
 
 
 def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, Any]) -> nn.Module:
@@ -268,12 +216,11 @@ def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, An
             channels,
             7,
             stride=2,
-            padding=3,
             norm_cfg=norm_cfg,
             activation=nn.ReLU(),
         ),
         *(
-            ConvNorm(channels, channels, 3, padding=1, norm_cfg=norm_cfg, activation=nn.ReLU())
+            ConvNorm(channels, channels, 3, norm_cfg=norm_cfg, activation=nn.ReLU())
             for _ in range(num_convs)
         ),
         *strided_conv(channels, channels, 2, norm_cfg),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import resolve_arch
-from mmhybrid.backbones.dw_plain import NUM_STAGES, DWPlainBackbone
+from mmhybrid.backbones.base import Part, resolve_arch
+from mmhybrid.backbones.dw_names import VIT_PYTORCH_HEAD, shortcut_names, vit_pytorch_names
+from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.backbones.family import Published
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
 
@@ -30,36 +32,37 @@ class DWCaiT(DWPlainBackbone):
     The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
-        arch: ``'xxs12'`` or ``'xxs24'``, or a dict with any of ``embed_dims``, ``depth``,
-            ``cls_depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from ``'xxs12'``.
-        in_channels: channels of the images.
-        patch_size: side of a patch; a multiple of 4.
-        image_size: side of the images that the position embedding is made for.
-        out_type: ``'featmap'`` for a pyramid of four maps, made of the last patch block (ViTDet's
-            simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
+        arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings; the rest is taken
+            from ``'xxs12'``. Defaults to ``'xxs12'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
+        image_size (int): Side of the images, in pixels, that the position embedding is made for.
+            Defaults to 224.
+        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last patch block
+            (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
             ``'cls_token'`` for the (B, C) vector of the class stage, which is what mmpretrain's
-            ``LinearClsHead`` takes.
-        out_indices: levels of the pyramid to return; ``'cls_token'`` has no levels.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            quarters of the patch blocks; 4 freezes all.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last patch block, rising linearly from 0. Published: 0.
-        layer_dropout: probability with which a sample skips a patch block in training. Shortcuts
-            are never skipped, and each stays with its block. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
-            blocks gets a shortcut of its own.
-        position_embedding: add learned positions.
-        layer_scale: scale residuals by learned factors, which start at 0.1 up to the 18th block of
-            a stage, at 1e-5 up to the 24th and at 1e-6 beyond.
-        talking_heads: mix heads around the softmax. Without, attention is fused and much faster.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            PyTorch's own initialisation, as published.
+            ``LinearClsHead`` takes. Defaults to ``'featmap'``.
+        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
+            Defaults to (0, 1, 2, 3).
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
+            0. Published: 0. Defaults to 0.
+        layer_dropout (float): Probability with which a sample skips a patch block in training.
+            Shortcuts are never skipped. Published: 0. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
+            remainder of blocks gets a shortcut of its own. Defaults to 1.
+        position_embedding (bool): Whether learned positions are added. Defaults to True.
+        layer_scale (bool): Whether residuals are scaled by learned factors, which start at 0.1 up
+            to the 18th block of a stage, at 1e-5 up to the 24th and at 1e-6 beyond. Defaults to
+            True.
+        talking_heads (bool): Whether heads are mixed around the softmax. Without, attention is
+            fused and much faster. Defaults to True.
 
     Example:
         >>> import torch
@@ -68,6 +71,21 @@ class DWCaiT(DWPlainBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
     """
 
+    family = "DW-CaiT"
+    signs = (r"shortcuts\.\d+\.convs\.", r"(cls_blocks\.\d|blocks\.\d+\.(scale1|attn\.mix_heads))")
+    published = tuple(
+        Published(
+            names={
+                "to_patch_embedding.1.": "patch_embed.",
+                **shortcut_names("patch_transformer."),
+                **vit_pytorch_names("patch_transformer", "blocks", layer_scale),
+                **vit_pytorch_names("cls_transformer", "cls_blocks", layer_scale),
+            },
+            classifier=VIT_PYTORCH_HEAD,
+            signs=(r"^patch_transformer\.convs\.", r"^patch_transformer\.layers\.\d+\.0\." + sign),
+        )
+        for layer_scale, sign in ((True, "scale"), (False, "norm"))
+    )
     test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
@@ -150,11 +168,9 @@ class DWCaiT(DWPlainBackbone):
             cls_token = self.run_block(block, cls_token, tokens)
         return (self.norm(cls_token[:, 0]),)
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        if stage == NUM_STAGES - 1 and self.cls_token is not None:
-            return [*parts, self.cls_token, self.cls_blocks]
-        return parts
+    def end_parts(self) -> list[Part]:
+        class_stage = [] if self.cls_token is None else [self.cls_token, self.cls_blocks]
+        return [*super().end_parts(), *class_stage]
 
 
 def _layer_scale_init(index: int) -> float:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone
+from mmhybrid.backbones.base import HybridBackbone, Part, Stage
+from mmhybrid.backbones.dw_names import DW_PAPER, check_one_kernel
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
 from mmhybrid.layers.padding import count_of, crop, pad_to_multiple
 
+COLOURS = 3  # of the published models
 NUM_STAGES = 4
 OUT_TYPES = ("featmap", "cls_token")
 
@@ -27,6 +29,9 @@ class DWPlainBackbone(HybridBackbone):
     :meth:`freeze_stages`. The blocks count as four stages of equal length for ``frozen_stages``;
     the pyramid is made of the last map. Arguments are those of the subclasses.
     """
+
+    paper = DW_PAPER
+    one_sided = r"^pyramid\."
 
     def __init__(
         self,
@@ -107,50 +112,57 @@ class DWPlainBackbone(HybridBackbone):
         """Which of the four stages a block belongs to."""
         return block * NUM_STAGES // self.depth
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [part for part in (self.patch_embed, self.pos_embedding) if part is not None]
-        parts = [b for i, b in enumerate(self.blocks) if self.stage_of_block(i) == stage]
-        parts += [
-            shortcut
-            for i, shortcut in enumerate(self.shortcuts)
-            if self.stage_of_block(self.shortcuts.last_bypassed(i)) == stage
-        ]
-        if stage == NUM_STAGES - 1:
-            parts += [part for part in (self.norm, self.pyramid) if part is not None]
-        return parts
+    def stem_parts(self) -> list[Part]:
+        return [part for part in (self.patch_embed, self.pos_embedding) if part is not None]
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        num_depths = self.depth + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind in ("patch_embed", "pos_embedding"):
-            return 0, num_depths
-        if kind in ("blocks", "shortcuts"):
-            index = int(rest.split(".")[0])
-            index = index if kind == "blocks" else self.shortcuts.last_bypassed(index)
-            return 1 + index, num_depths
-        return num_depths - 1, num_depths
+    def end_parts(self) -> list[Part]:
+        """What comes after the blocks."""
+        return [part for part in (self.norm, self.pyramid) if part is not None]
+
+    def get_stages(self) -> list[Stage]:
+        blocks, beside = ([[] for _ in range(NUM_STAGES)] for _ in range(2))
+        places = []  # the stage of each block, and its index there
+        for i, block in enumerate(self.blocks):
+            stage = self.stage_of_block(i)
+            places.append((stage, len(blocks[stage])))
+            blocks[stage].append(block)
+        for i, shortcut in enumerate(self.shortcuts):
+            stage, index = places[self.shortcuts.last_bypassed(i)]
+            beside[stage].append((index, shortcut))
+        beside[-1] += [(len(blocks[-1]), part) for part in self.end_parts()]
+        return [Stage(b, beside=s) for b, s in zip(blocks, beside, strict=True)]
+
+    @classmethod
+    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Their patch embedding is a linear layer on patches whose channels change fastest, and ViT
+        makes queries, keys and values at once."""
+        weight = weights.get(f"{prefix}patch_embed.weight")
+        if weight is not None and weight.ndim == 2:
+            side = math.isqrt(weight.shape[1] // COLOURS)
+            weights[f"{prefix}patch_embed.weight"] = _patches(weight, side)
+        for key in [key for key in weights if key.endswith(".attn.qkv.weight")]:
+            if key.startswith(f"{prefix}blocks."):
+                qkv, name = weights.pop(key), key.removesuffix("qkv.weight")
+                third = len(qkv) // 3
+                weights[f"{name}q.weight"] = qkv[:third].clone()
+                weights[f"{name}kv.weight"] = qkv[third:].clone()
+        return weights
+
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        check_one_kernel(weights)
+        patches = weights["patch_embed.weight"]
+        weights["patch_embed.weight"] = patches.permute(0, 2, 3, 1).flatten(1)
+        return weights
 
     def adapt_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str = ""
     ) -> dict[str, Tensor]:
-        """Makes the authors' tensors, under our names, fit; and positions of another
-        ``image_size``.
-
-        Their patch embedding is a linear layer on patches whose channels change fastest, and ViT
-        makes queries, keys and values at once.
-        """
-        own = self.patch_embed.weight
+        """:meth:`from_published`, and resizes positions of another ``image_size``."""
         weight = state_dict.get(f"{prefix}patch_embed.weight")
-        if weight is not None and weight.ndim == 2 and len(weight) == len(own):
-            patches = weight.unflatten(1, (self.patch_size, self.patch_size, -1))
-            state_dict[f"{prefix}patch_embed.weight"] = patches.permute(0, 3, 1, 2)
-        for key in [key for key in state_dict if key.endswith(".attn.qkv.weight")]:
-            if key.startswith(f"{prefix}blocks."):
-                qkv = state_dict.pop(key)
-                name = key.removesuffix("qkv.weight")
-                q, kv = qkv.split([len(qkv) // 3, len(qkv) - len(qkv) // 3])
-                state_dict[f"{name}q.weight"], state_dict[f"{name}kv.weight"] = q, kv
+        if weight is not None and weight.ndim == 2 and len(weight) == len(self.patch_embed.weight):
+            state_dict[f"{prefix}patch_embed.weight"] = _patches(weight, self.patch_size)
+        state_dict = self.from_published(state_dict, prefix)
         table, own = state_dict.get(f"{prefix}pos_embedding"), self.pos_embedding
         if table is not None and own is not None and table.shape != own.shape:
             size = (self.grid_size, self.grid_size)
@@ -160,6 +172,11 @@ class DWPlainBackbone(HybridBackbone):
                 resized = resize_positions(table, size, num_class_tokens)
                 state_dict[f"{prefix}pos_embedding"] = resized
         return state_dict
+
+
+def _patches(weight: Tensor, side: int) -> Tensor:
+    """The convolution, (C, colours, side, side), that a linear layer on patches is."""
+    return weight.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).contiguous()
 
 
 def resize_positions(table: Tensor, size: tuple[int, int], num_class_tokens: int) -> Tensor:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.dw_names import DW_PAPER, SWIN_HEAD, check_one_kernel, shortcut_names
+from mmhybrid.backbones.family import Published
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.padding import count_of, pad_to_multiple
 from mmhybrid.layers.transformer_block import FeedForward
-from mmhybrid.layers.window_attention import WindowAttention, Windows, cut_windows
+from mmhybrid.layers.window_attention import (
+    WindowAttention,
+    Windows,
+    cut_windows,
+    relative_position_index,
+)
+
+WINDOW = 7  # of the published models
+TokensOfMap = tuple[Tensor, tuple[int, int]]  # (B, H * W, C), and H and W
 
 
 class SwinBlock(nn.Module):
@@ -65,7 +78,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, x: Tensor) -> TokensOfMap:
         """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
         x = self.proj(pad_to_multiple(x, self.patch_size))
         return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[-2:])
@@ -79,8 +92,9 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
         self.norm = nn.LayerNorm(4 * channels)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, x: TokensOfMap) -> TokensOfMap:
         """Maps (B, H * W, C) to (B, H / 2 * W / 2, 2 C) and its size; odd sides are padded."""
+        x, size = x
         rows, columns = (count_of(side, 2) for side in size)
         x = x.unflatten(1, size)
         x = F.pad(x, (0, 0, 0, columns * 2 - size[1], 0, rows * 2 - size[0]))
@@ -118,27 +132,23 @@ class DWSwinTransformer(HybridBackbone):
     not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
     window is not shifted.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
-        arch: ``'tiny'`` (short ``'t'``), or a dict with any of ``embed_dims``, ``depths``,
-            ``num_heads``, ``window_size``, ``patch_size`` and ``mlp_ratio``; the rest is taken from
-            ``'tiny'``.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a layer
-            normalisation of its own. Stages after the last of them are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.2.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage. Shortcuts
-            never cross stages; a remainder of blocks gets a shortcut of its own.
-        shifted_windows: shift the windows of every other block.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
-            published initialisation.
+        arch (str | dict): ``'tiny'`` (short ``'t'``), or any of its settings; the rest is taken
+            from ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
+            Published: 0.2. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of a stage.
+            Shortcuts never cross stages; a remainder of blocks gets a shortcut of its own.
+            Defaults to 1.
+        shifted_windows (bool): Whether the windows of every other block are shifted. Defaults to
+            True.
 
     Example:
         >>> import torch
@@ -147,6 +157,18 @@ class DWSwinTransformer(HybridBackbone):
         [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4), (2, 768, 2, 2)]
     """
 
+    family = "DW-Swin"
+    paper = DW_PAPER
+    signs = (r"layers\.\d+\.shortcuts\.\d+\.convs\.",)
+    # All but the shortcuts has Microsoft's names.
+    published = (
+        Published(
+            names=shortcut_names("layers.*.", "layers.*."),
+            classifier=SWIN_HEAD,
+            signs=(r"layers\.\d+\.batchnorms\.", "relative_position_bias_table"),
+        ),
+    )
+    one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
     )
@@ -213,65 +235,64 @@ class DWSwinTransformer(HybridBackbone):
             self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
             if stage in self.out_indices:
                 self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+        init_truncated(self, nn.Linear)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, WindowAttention):
+            if isinstance(module, WindowAttention):
                 nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        self.check_input(x)
-        tokens, size = self.patch_embed(x)
-        outputs = []
-        for stage, layer in enumerate(self.layers):
-            if stage > 0:
-                tokens, size = self.layers[stage - 1].downsample(tokens, size)
-            windows = [
-                cut_windows(*size, self.window_size, shifted, x.device) for shifted in (False, True)
-            ]
-            tokens = layer.shortcuts.run(layer.blocks, tokens, size, self.run_block, *windows)
-            if stage in self.out_indices:
-                normed = self.get_submodule(f"norm{stage}")(tokens)
-                outputs.append(normed.transpose(1, 2).unflatten(2, size).contiguous())
-        return tuple(outputs)
+    @property
+    def stem(self) -> PatchEmbed:
+        """The first part, under the name that the others' has."""
+        return self.patch_embed
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [self.patch_embed]
-        if stage >= len(self.layers):
-            return []
-        layer = self.layers[stage]
-        norm = [self.get_submodule(f"norm{stage}")] if stage in self.out_indices else []
-        downsampling = [self.layers[stage - 1].downsample] if stage > 0 else []
-        return [*downsampling, layer.blocks, layer.shortcuts, *norm]
+    def get_stages(self) -> list[Stage]:
+        return [
+            Stage(
+                layer.blocks,
+                downsample=self.layers[i - 1].downsample if i > 0 else None,
+                output=self.get_submodule(f"norm{i}") if i in self.out_indices else None,
+                beside=[
+                    (layer.shortcuts.last_bypassed(j), s) for j, s in enumerate(layer.shortcuts)
+                ],
+            )
+            for i, layer in enumerate(self.layers)
+        ]
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        num_depths = sum(self.depths) + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "patch_embed":
-            return 0, num_depths
-        if kind == "layers":
-            stage, part, index = rest.split(".")[:3]
-            before = sum(self.depths[: int(stage)])
-            if part == "downsample":  # Goes with the first block of the next stage.
-                return 1 + before + self.depths[int(stage)], num_depths
-            index = int(index)
-            if part == "shortcuts":
-                index = self.layers[int(stage)].shortcuts.last_bypassed(index)
-            return 1 + before + index, num_depths
-        return num_depths - 1, num_depths
+    def run_stage(self, index: int, stage: Stage, x: TokensOfMap) -> TokensOfMap:
+        tokens, size = x
+        windows = [
+            cut_windows(*size, self.window_size, shifted, tokens.device)
+            for shifted in (False, True)
+        ]
+        shortcuts = self.layers[index].shortcuts
+        return shortcuts.run(stage.blocks, tokens, size, self.run_block, *windows), size
+
+    def output_of(self, stage: Stage, x: TokensOfMap) -> Tensor:
+        tokens, size = x
+        return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
+
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        """Adds what the authors' models save besides weights: indices, and masks of windows."""
+        check_one_kernel(weights)
+        for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
+            attention = name.rpartition(".")[0]
+            _, stage, _, block, _ = attention.split(".")
+            weights[f"{attention}.relative_position_index"] = relative_position_index(WINDOW)
+            side = image_size // (4 * 2 ** int(stage))
+            if int(block) % 2 and side > WINDOW:
+                mask = cut_windows(side, side, WINDOW, True, torch.device("cpu")).mask
+                weights[f"layers.{stage}.blocks.{block}.attn_mask"] = mask
+        return weights
 
     def adapt_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str = ""
     ) -> dict[str, Tensor]:
         """Drops what the authors save but we compute, and resizes position biases of another
         ``window_size``."""
-        for key in [key for key in state_dict if key.startswith(f"{prefix}layers.")]:
-            if key.endswith((".attn_mask", ".relative_position_index")):
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if re.search(self.one_sided, key):
                 del state_dict[key]
         for name, own in self.named_parameters(prefix.removesuffix(".")):
             table = state_dict.get(name)

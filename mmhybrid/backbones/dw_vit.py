@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import resolve_arch
+from mmhybrid.backbones.base import Part, resolve_arch
+from mmhybrid.backbones.dw_names import VIT_PYTORCH_HEAD, shortcut_names, vit_pytorch_names
 from mmhybrid.backbones.dw_plain import DWPlainBackbone
+from mmhybrid.backbones.family import Published
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
@@ -26,35 +28,34 @@ class DWVisionTransformer(DWPlainBackbone):
     too. Beyond theirs it takes any size (the position embedding is resized bicubically, images
     are padded to whole patches) and gives dense maps.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
-        arch: ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or a dict with any of
-            ``embed_dims``, ``depth``, ``num_heads`` and ``mlp_ratio``; the rest is taken from
-            ``'tiny'``.
-        in_channels: channels of the images.
-        patch_size: side of a patch; a multiple of 4.
-        image_size: side of the images that the position embedding is made for.
-        out_type: ``'featmap'`` for a pyramid of four maps, made of the last block's tokens without
-            the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times
-            ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what mmpretrain's
-            ``LinearClsHead`` takes. With the vector, the last shortcut cannot change the output
-            (it leaves the class token alone): its gradient is zero, not None.
-        out_indices: levels of the pyramid to return; ``'cls_token'`` has no levels.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            quarters of the blocks; 4 freezes all.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the shortcuts' batch normalisations.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.
-        dw_kernel_sizes: of each shortcut's parallel branches; ``()`` is the plain host,
-            ``'identity'`` adds the blocks' inputs once more (the paper's ablation).
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of them; a remainder of
-            blocks gets a shortcut of its own.
-        position_embedding: add learned positions. With shortcuts, small data sets lose little
-            without.
-        class_token: have one.
-        with_cp: recompute blocks and shortcuts in the backward pass instead of keeping their
-            activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            PyTorch's own initialisation, as published.
+        arch (str | dict): ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or any of their
+            settings; the rest is taken from ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
+        image_size (int): Side of the images, in pixels, that the position embedding is made for.
+            Defaults to 224.
+        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last block's tokens
+            without the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2
+            times ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what
+            mmpretrain's ``LinearClsHead`` takes. With the vector, the last shortcut cannot change
+            the output (it leaves the class token alone): its gradient is zero, not None. Defaults
+            to ``'featmap'``.
+        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
+            Defaults to (0, 1, 2, 3).
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
+            0. Published: 0. Defaults to 0.
+        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
+            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
+            ablation). Defaults to (3,).
+        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
+            remainder of blocks gets a shortcut of its own. Defaults to 1.
+        position_embedding (bool): Whether learned positions are added. With shortcuts, small data
+            sets lose little without. Defaults to True.
+        class_token (bool): Whether there is one. Defaults to True.
 
     Example:
         >>> import torch
@@ -63,6 +64,19 @@ class DWVisionTransformer(DWPlainBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
     """
 
+    family = "DW-ViT"
+    signs = (r"shortcuts\.\d+\.convs\.", "cls_token")
+    published = (
+        Published(
+            names={
+                "to_patch_embedding.1.": "patch_embed.",
+                **shortcut_names("transformer."),
+                **vit_pytorch_names("transformer", "blocks"),
+            },
+            classifier=VIT_PYTORCH_HEAD,
+            signs=(r"^transformer\.convs\.", r"^transformer\.batchnorms\."),
+        ),
+    )
     test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
@@ -145,11 +159,13 @@ class DWVisionTransformer(DWPlainBackbone):
             return (self.norm(tokens[:, 0]),)
         return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        return [*parts, self.cls_token] if stage < 0 and self.cls_token is not None else parts
+    def stem_parts(self) -> list[Part]:
+        return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        if param_name.removeprefix(prefix) == "cls_token":
-            return 0, self.depth + 2
-        return super().get_layer_depth(param_name, prefix)
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        for key in [key for key in weights if key.endswith(".attn.q.weight")]:
+            name = key.removesuffix("q.weight")
+            parts = [weights.pop(f"{name}{part}.weight") for part in ("q", "kv")]
+            weights[f"{name}qkv.weight"] = torch.cat(parts)
+        return super().to_published(weights, image_size)

@@ -12,7 +12,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmhybrid.backbones.base import Backbone
+from mmhybrid.backbones.dw_names import DW_PAPER
+from mmhybrid.backbones.family import Backbone
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 
@@ -51,7 +52,7 @@ class DepthwiseShortcutBackbone(Backbone):
         init_cfg: MMEngine's, of wrapper and wrapped together.
 
     Raises:
-        ValueError: no block is found, or blocks are not of a kind that the rule covers.
+        ArgumentError: no block is found, or blocks are not such as the rule covers.
 
     Example:
         >>> backbone = dict(
@@ -61,6 +62,8 @@ class DepthwiseShortcutBackbone(Backbone):
         ...     zero_init=True)
     """
 
+    paper = DW_PAPER
+    signs = (r"shortcuts\.\d+\.\d+\.convs\.",)
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
 
     def __init__(
@@ -126,7 +129,7 @@ class DepthwiseShortcutBackbone(Backbone):
         """That of the wrapped backbone; a shortcut is as deep as its last block.
 
         Raises:
-            ValueError: the wrapped backbone has no such method.
+            ArgumentError: the wrapped backbone has no such method.
         """
         if not hasattr(self.backbone, "get_layer_depth"):
             wrapped = type(self.backbone)
@@ -136,9 +139,9 @@ class DepthwiseShortcutBackbone(Backbone):
                 f"{type(self).__name__}, has no get_layer_depth(param_name, prefix): wrap one "
                 "that has it, such as mmpretrain.SwinTransformer, or train without the decay"
             )
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
+        part, _, rest = param_name.removeprefix(prefix).partition(".")
         inner = f"{prefix}backbone."
-        if kind == "shortcuts":
+        if part == "shortcuts":
             stage, index = (int(number) for number in rest.split(".")[:2])
             block = self._block_names[stage][self.shortcuts[stage].last_bypassed(index)]
             param_name = f"{inner}{block}.shortcut"
@@ -157,7 +160,7 @@ class DepthwiseShortcutBackbone(Backbone):
 
 
 class _Grid:
-    """Remembers the height and width that a patch embedding returned last."""
+    """Keeps the height and width that a patch embedding returned last."""
 
     size: tuple[int, int] | None = None
 

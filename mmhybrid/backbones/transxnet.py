@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.family import Paper, Published
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.memory_format import prefer_channels_last
 from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
@@ -27,12 +29,12 @@ class TransXNetBlock(nn.Module):
     residual.
 
     Args:
-        channels: C of the (B, C, H, W) input and output.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of the last two residuals.
-        layer_scale_init: of the last two residuals.
-        norm_cfg: of the batch normalisations.
-        **mixer: of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
+        channels (int): C of the (B, C, H, W) input and output.
+        mlp_ratio (int): Hidden channels of the feed-forward network over C.
+        drop_path_rate (float): Stochastic depth rate of the last two residuals.
+        layer_scale_init (float): Initial scale of the last two residuals.
+        norm_cfg (dict): Batch normalisations.
+        **mixer: Of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
     """
 
     def __init__(
@@ -79,12 +81,11 @@ class PatchEmbed(nn.Module):
             channels,
             kernel_size,
             stride=stride,
-            padding=kernel_size // 2,
             norm_cfg=norm_cfg,
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        return prefer_channels_last(self.proj(x))
 
 
 @MODELS.register_module()
@@ -96,25 +97,21 @@ class TransXNet(HybridBackbone):
     equal theirs; the table of relative positions is folded into queries and keys
     (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
 
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+
     Args:
-        arch: ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``), or a dict
-            with any of the settings ``depths``, ``embed_dims``, ``num_heads``, ``sr_ratios``,
-            ``kernel_sizes``, ``num_groups`` and ``mlp_ratios``, each a tuple of four; the rest is
-            taken from ``'tiny'``.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32, each through a group
-            normalisation of its own. Later stages than these are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: ``dict(type='BN')`` or ``dict(type='SyncBN')``. The published recipes use SyncBN.
-        drop_path_rate: of the last block, rising linearly from 0. Published: 0.1, 0.2, 0.4 (tiny,
-            small, base) for ImageNet, 0.1, 0.2, 0.3 for dense prediction.
-        layer_scale_init: initial scale of the residuals.
-        image_size: height and width that the tables of relative positions are made for.
-        with_cp: recompute blocks in the backward pass instead of keeping their activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it, the
-            published initialisation.
+        arch (str | dict): ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``),
+            or any of the settings of :attr:`presets`, each a tuple of four; the rest is taken from
+            ``'tiny'``. Defaults to ``'tiny'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        norm_cfg (dict): Batch normalisations, ``dict(type='BN')`` or ``dict(type='SyncBN')``. The
+            published recipes use SyncBN. Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
+            Published: 0.1, 0.2, 0.4 (tiny, small, base) for ImageNet, 0.1, 0.2, 0.3 for dense
+            prediction. Defaults to 0.
+        layer_scale_init (float): Initial scale of the residuals. Defaults to 1e-5.
+        image_size (int): Height and width, in pixels, that the tables of relative positions are
+            made for. Defaults to 224.
 
     Example:
         >>> import torch
@@ -123,6 +120,22 @@ class TransXNet(HybridBackbone):
         [(2, 48, 16, 16), (2, 96, 8, 8), (2, 224, 4, 4), (2, 448, 2, 2)]
     """
 
+    paper = Paper(
+        "TransXNet",
+        "TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer for "
+        "Visual Recognition",
+        "https://arxiv.org/abs/2310.19380",
+        "mmhybrid/backbones/transxnet.py",
+        ("Dual Dynamic Token Mixer", "Input-dependent Depthwise Convolution"),
+    )
+    signs = (r"relative_pos_enc\.\d", r"network\.\d+\.\d+\.token_mixer\.")
+    # Parts have the authors' names; only their classifier differs.
+    published = (
+        Published(
+            classifier={"classifier.0.": "backbone.norm6.", "classifier.2.": "head.fc."},
+            signs=signs,
+        ),
+    )
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(
             arch=dict(
@@ -212,28 +225,28 @@ class TransXNet(HybridBackbone):
             )
             if stage in self.out_indices:
                 self.add_module(f"norm{2 * stage}", nn.GroupNorm(1, dim))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Conv2d)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        self.check_input(x)
-        x = self.patch_embed(x)
-        x = prefer_channels_last(x)
-        outputs = []
-        for stage in range(self.out_indices[-1] + 1):
-            if stage > 0:
-                x = self.network[2 * stage - 1](x)
-            position = self.relative_position(stage, *x.shape[-2:])
-            for block in self.network[2 * stage]:
-                x = self.run_block(block, x, position)
-            if stage in self.out_indices:
-                outputs.append(self.get_submodule(f"norm{2 * stage}")(x))
-        return tuple(outputs)
+    @property
+    def stem(self) -> PatchEmbed:
+        """The first part, under the name that the others' has."""
+        return self.patch_embed
+
+    def get_stages(self) -> list[Stage]:
+        return [
+            Stage(
+                self.network[2 * i],
+                downsample=self.network[2 * i - 1] if i > 0 else None,
+                output=self.get_submodule(f"norm{2 * i}") if i in self.out_indices else None,
+                beside=[(0, self.relative_pos_enc[i])],
+            )
+            for i in range(self.out_indices[-1] + 1)
+        ]
+
+    def run_stage(self, index: int, stage: Stage, x: Tensor) -> Tensor:
+        position = self.relative_position(index, *x.shape[-2:])
+        return super().run_stage(index, stage, x, position)
 
     def relative_position(self, stage: int, height: int, width: int) -> RelativePosition:
         """The relative positions of a stage for a map of this size."""
@@ -241,28 +254,17 @@ class TransXNet(HybridBackbone):
         keys = ((height + ratio - 1) // ratio) * ((width + ratio - 1) // ratio)
         return fit_relative_position(self.relative_pos_enc[stage], height * width, keys)
 
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        if stage < 0:
-            return [self.patch_embed]
-        if stage > self.out_indices[-1]:
-            return []
-        norm = [self.get_submodule(f"norm{2 * stage}")] if stage in self.out_indices else []
-        downsampling = [self.network[2 * stage - 1]] if stage > 0 else []
-        return [*downsampling, self.relative_pos_enc[stage], self.network[2 * stage], *norm]
+    @classmethod
+    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        if (head := weights.get("head.fc.weight")) is not None:  # a 1x1 convolution of theirs
+            weights["head.fc.weight"] = head.flatten(1)
+        return weights
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        num_depths = sum(self.depths) + 2
-        kind, _, rest = param_name.removeprefix(prefix).partition(".")
-        if kind == "patch_embed":
-            return 0, num_depths
-        if kind == "relative_pos_enc":
-            return 1 + sum(self.depths[: int(rest)]), num_depths
-        if kind == "network":
-            place, block = rest.split(".")[:2]
-            stage = (int(place) + 1) // 2
-            block = int(block) if int(place) % 2 == 0 else 0
-            return 1 + sum(self.depths[:stage]) + block, num_depths
-        return num_depths - 1, num_depths
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        if (head := weights.get("head.fc.weight")) is not None:
+            weights["head.fc.weight"] = head[..., None, None]
+        return weights
 
     def adapt_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str = ""

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.family import Paper
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
-from mmhybrid.layers.initialisation import init_convolutions
+from mmhybrid.layers.initialisation import init_convolutions, init_truncated
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
@@ -28,12 +29,12 @@ class EncoderLayer(nn.Module):
     """Cross feature attention and a perceptron, each a residual after a layer normalisation.
 
     Args:
-        channels: D of the (..., N, D) input and output.
-        attention: maps (..., N, D) to the same.
-        mlp_ratio: hidden channels of the perceptron over D.
-        activation: of the perceptron.
-        drop_rate: of attention and perceptron outputs.
-        drop_path_rate: of both residuals.
+        channels (int): D of the (..., N, D) input and output.
+        attention (nn.Module): Maps (..., N, D) to the same.
+        mlp_ratio (float): Hidden channels of the perceptron over D.
+        activation (nn.Module): Activation of the perceptron.
+        drop_rate (float): Dropout rate of attention and perceptron outputs.
+        drop_path_rate (float): Stochastic depth rate of both residuals.
     """
 
     def __init__(
@@ -66,14 +67,15 @@ class XFBlock(nn.Module):
     """Convolutions around encoder layers, as in MobileViT (https://arxiv.org/abs/2110.02178).
 
     Args:
-        channels: C of the (B, C, H, W) input and output.
-        layers: the encoder layers, of D channels.
-        embed_dims: D.
-        patch_size: p; pixels at the same place of their p x p patch form a group of tokens of their
-            own. A map that p does not divide is resized to the next that it divides, and back.
-        fusion_kernel_size: of the convolution that fuses input and result, odd.
-        activation: makes the activation after convolutions.
-        norm_cfg: of the normalisations after convolutions.
+        channels (int): C of the (B, C, H, W) input and output.
+        layers (Iterable[nn.Module]): The encoder layers, of D channels.
+        embed_dims (int): D.
+        patch_size (int): p; pixels at the same place of their p x p patch form a group of tokens of
+            their own. A map that p does not divide is resized to the next that it divides, and
+            back.
+        fusion_kernel_size (int): Kernel size of the convolution that fuses input and result, odd.
+        activation (Callable[[], nn.Module]): Makes the activation after convolutions.
+        norm_cfg (dict): Normalisations after convolutions.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class XFBlock(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.local = nn.Sequential(
-            ConvNorm(channels, channels, 3, padding=1, norm_cfg=norm_cfg, activation=activation()),
+            ConvNorm(channels, channels, 3, norm_cfg=norm_cfg, activation=activation()),
             nn.Conv2d(channels, embed_dims, 1, bias=False),
         )
         self.layers = nn.Sequential(*layers, nn.LayerNorm(embed_dims))
@@ -99,7 +101,6 @@ class XFBlock(nn.Module):
             2 * channels,
             channels,
             fusion_kernel_size,
-            padding=fusion_kernel_size // 2,
             norm_cfg=norm_cfg,
             activation=activation(),
         )
@@ -132,73 +133,46 @@ class XFBlock(nn.Module):
 class XFormer(HybridBackbone):
     """A reconstruction of XFormer, https://arxiv.org/abs/2207.07268.
 
-    Light-weight Vision Transformer with Cross Feature Attention; not the library xformers. No code
-    of the paper is public, and of its text only the abstract and the first lines were at hand. They
-    give 5.5 M parameters on ImageNet, 6.3 M and 3.8 G FLOPs as the backbone of YOLOv3, and a hybrid
-    of an efficient mobile CNN and transformers with *cross feature attention*; those who cite it
-    count it among attentions of linear cost. They give no equation and no table of layers.
+    Light-weight Vision Transformer with Cross Feature Attention; not the library xformers. A stage
+    is MobileNetV3 blocks, and from the second on an :class:`XFBlock`; the stem holds the first
+    convolution and the first block. No code of the paper is public, nor its table of layers.
+    ``docs/reconstructions.md`` says where each default comes from; whoever has the paper can set
+    it right in a config.
 
-    What is built here is MobileViT-S (https://arxiv.org/abs/2110.02178) with blocks of MobileNetV3
-    and with cross feature attention without an output projection. It meets all three counts (5.53
-    M; 6.29 M and 3.81 G at 320x320). So do other designs: the counts say little of any detail.
-    Every choice is an argument: whoever has the paper can set it right in a config.
-
-    A stage is MobileNetV3 blocks, and from the second on an :class:`XFBlock`. The stem holds the
-    first convolution and the first block.
-
-    ======= =========================== ================= =================
-    preset  attention                   parameters        GMACs at 256x256
-    ======= =========================== ================= =================
-    small   ``'cross_covariance'``      5,530,828         1.778
-    small   ``'context_score'``         5,532,577         1.733
-    ======= =========================== ================= =================
-
-    with ``head_channels=640`` and a linear classifier of 1000 classes.
+    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
 
     Args:
-        arch: ``'small'`` (short ``'s'``), or a dict with any of its settings: ``stem_channels``
+        arch (str | dict): ``'small'`` (short ``'s'``), or any of its settings: ``stem_channels``
             (two), ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
-            ``embed_dims`` and ``xf_depths`` (three each, channels and number of the encoder
-            layers). Reconstruction: the paper's table is not known; widths and depths are those of
-            MobileViT-S. Other sizes than this one are not known to exist.
-        in_channels: channels of the images.
-        out_indices: stages to return, at strides 4, 8, 16 and 32. Later ones are not built.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k freezes the stem and the first k
-            stages.
-        norm_eval: keep the running statistics of batch normalisations as they are in training.
-        norm_cfg: of the normalisations after convolutions, ``dict(type='BN')`` or
-            ``dict(type='SyncBN')``. Tokens have layer normalisations.
-        drop_rate: dropout in encoder layers. Not known; MobileViT trains with 0.1.
-        drop_path_rate: of the last encoder layer, rising linearly from 0. Not known; MobileViT
-            trains without.
-        attention: ``'cross_covariance'`` or ``'context_score'``, the form of cross feature
-            attention; see :mod:`mmhybrid.layers.cross_feature_attention`. Reconstruction: the
-            paper's equations are not known. The first reads the name most plainly; the second is
-            what others remember of it, and how its parts meet is our choice. Their learned
-            ``temperature`` and ``scale`` should have no weight decay.
-        num_heads: of ``'cross_covariance'``. Not known; 4 as in MobileViT.
-        output_projection: whether a linear layer follows the attention. Reconstruction: not known;
-            without it the counts are met.
-        mlp_ratio: hidden channels over channels of the perceptrons. Not known; 2 as in MobileViT.
-        mlp_activation: ``'silu'``, ``'hard_swish'``, ``'gelu'`` or ``'relu'``, of the perceptrons.
-            Not known; SiLU as in MobileViT.
-        patch_size: 2 lets the four pixels of a 2x2 patch attend in groups of their own, 1 lets all
-            attend together, at the same cost. Not known; 2 as in MobileViT.
-        fusion_kernel_size: of the last convolution of an :class:`XFBlock`. Not known; 3 as in
-            MobileViT.
-        expand_ratio: of the MobileNetV3 blocks. Not known; 4 as in MobileViT's.
-        kernel_size: of the MobileNetV3 blocks. Not known; 3 as in MobileViT's.
-        squeeze_excitation: whether MobileNetV3 blocks weight their channels. Not known; they do in
-            MobileNetV3, and the counts are met.
-        activation: ``'hard_swish'``, ``'silu'``, ``'gelu'`` or ``'relu'``, after convolutions. Not
-            known; hard swish as in MobileNetV3.
-        head_channels: channels of a 1x1 convolution, normalisation and activation after the last
-            stage, which a classifier wants: 640, as in MobileViT. None, for dense prediction, has
-            none. Reconstruction: a classifier of that width fits the counts.
-        with_cp: recompute blocks in the backward pass instead of keeping their activations.
-        init_cfg: MMEngine's, e.g. ``dict(type='Pretrained', checkpoint=...)``. Without it,
-            convolutions start as He et al. propose and linear layers from a truncated normal
-            distribution, as in MobileViT.
+            ``embed_dims`` and ``xf_depths`` (three each, channels and number of encoder layers).
+            Defaults to ``'small'``.
+        in_channels (int): Channels of the images. Defaults to 3.
+        norm_cfg (dict): Normalisations after convolutions, ``dict(type='BN')`` or
+            ``dict(type='SyncBN')``. Tokens have layer normalisations. Defaults to
+            ``dict(type='BN')``.
+        drop_rate (float): Dropout rate in encoder layers. Defaults to 0.
+        drop_path_rate (float): Stochastic depth rate of the last encoder layer, rising linearly
+            from 0. Defaults to 0.
+        attention (str): ``'cross_covariance'`` or ``'context_score'``, see
+            :mod:`mmhybrid.layers.cross_feature_attention`. Their learned ``temperature`` and
+            ``scale`` should have no weight decay. Defaults to ``'cross_covariance'``.
+        num_heads (int): Heads of ``'cross_covariance'``. Defaults to 4.
+        output_projection (bool): Whether a linear layer follows the attention. Defaults to False.
+        mlp_ratio (float): Hidden channels over channels of the perceptrons. Defaults to 2.
+        mlp_activation (str): Activation of the perceptrons, of :data:`ACTIVATIONS`. Defaults to
+            ``'silu'``.
+        patch_size (int): 2 lets the four pixels of a 2x2 patch attend in groups of their own, 1
+            lets all attend together, at the same cost. Defaults to 2.
+        fusion_kernel_size (int): Kernel size of the last convolution of an :class:`XFBlock`.
+            Defaults to 3.
+        expand_ratio (int): Hidden channels over channels of the MobileNetV3 blocks. Defaults to 4.
+        kernel_size (int): Kernel size of the MobileNetV3 blocks. Defaults to 3.
+        squeeze_excitation (bool): Whether MobileNetV3 blocks weight their channels. Defaults to
+            True.
+        activation (str): Activation after convolutions, of :data:`ACTIVATIONS`. Defaults to
+            ``'hard_swish'``.
+        head_channels (int | None): Channels of a 1x1 convolution with normalisation and activation
+            after the last stage, for a classifier: 640. Defaults to None, for dense prediction.
 
     Example:
         >>> import torch
@@ -207,6 +181,14 @@ class XFormer(HybridBackbone):
         [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
     """
 
+    paper = Paper(
+        "XFormer",
+        "Lightweight Vision Transformer with Cross Feature Attention",
+        "https://arxiv.org/abs/2207.07268",
+        "mmhybrid/backbones/xformer.py",
+        ("Cross Feature Attention",),
+    )
+    signs = (r"stages\.\d+\.\d+\.fusion\.",)
     test_options: Mapping[str, Any] = MappingProxyType(
         dict(
             arch=dict(
@@ -279,7 +261,6 @@ class XFormer(HybridBackbone):
                 first,
                 3,
                 stride=2,
-                padding=1,
                 norm_cfg=norm_cfg,
                 activation=activation_class(),
             ),
@@ -329,22 +310,12 @@ class XFormer(HybridBackbone):
             )
             self.feature_channels = (*self.feature_channels[:-1], head_channels)
         init_convolutions(self)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Linear)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a stage of ``out_indices``."""
-        *outputs, last = super().forward(x)
-        return (*outputs, last if self.head is None else self.head(last))
-
-    def stage_parts(self, stage: int) -> Iterable[nn.Module | nn.Parameter]:
-        parts = super().stage_parts(stage)
-        last = stage == self.num_stages - 1 and self.head is not None
-        return [*parts, self.head] if last else parts
+    def get_stages(self) -> list[Stage]:
+        *stages, last = super().get_stages()
+        return [*stages, last._replace(output=self.head)]
 
 
 def _named(choices: Mapping[str, Any], argument: str, name: str) -> Any:

@@ -1,7 +1,9 @@
 """From a trained model to use: fusing for inference, exporting to ONNX."""
 
+from mmhybrid.deploy import fused_dmformer, fused_transxnet, fused_xformer  # noqa: F401 (register)
+from mmhybrid.deploy.folding import fuses
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.fuse_hook import FuseHook
 from mmhybrid.deploy.onnx_export import OnnxExportError, export_onnx
 
-__all__ = ["FuseHook", "OnnxExportError", "export_onnx", "fuse"]
+__all__ = ["FuseHook", "OnnxExportError", "export_onnx", "fuse", "fuses"]

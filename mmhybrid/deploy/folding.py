@@ -7,14 +7,45 @@ parameters' own precision.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
+
+FUSED_FORMS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {}
+Make = TypeVar("Make", bound=Callable[[nn.Module], nn.Module])
+
+
+def fuses(module_class: type[nn.Module]) -> Callable[[Make], Make]:
+    """Decorates what makes the fused form of such a module, for :func:`mmhybrid.deploy.fuse`.
+
+    It is called with a module in evaluation mode, part of a copy that it may take apart, and
+    returns what comes in its place, or the module itself.
+
+    Example:
+        >>> from torch import nn
+        >>> class Twice(nn.Module):
+        ...     def __init__(self, conv):
+        ...         super().__init__()
+        ...         self.conv = conv
+        ...     def forward(self, x):
+        ...         return self.conv(x) + x
+        >>> @fuses(Twice)
+        ... def fused_twice(block):
+        ...     return identity_added(block.conv)
+    """
+
+    def register(make: Make) -> Make:
+        FUSED_FORMS[module_class] = make
+        return make
+
+    return register
 
 
 def is_affine(norm: nn.Module) -> bool:
@@ -45,10 +76,10 @@ def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
     """The convolution that does ``conv(scale * x + shift)``, per channel.
 
     Raises:
-        ValueError: the convolution pads: its border would need another shift.
+        ArgumentError: The convolution pads: its border would need another shift.
     """
     if any(conv.padding):
-        raise ValueError("a shift before a convolution that pads cannot be folded into it")
+        raise ArgumentError("a shift before a convolution that pads cannot be folded into it")
     weight = conv.weight.double()
     per_group = scale.view(conv.groups, 1, -1, 1, 1), shift.view(conv.groups, 1, -1, 1, 1)
     grouped = weight.unflatten(0, (conv.groups, -1))

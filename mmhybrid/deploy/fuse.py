@@ -8,24 +8,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mmhybrid.backbones import BACKBONES
-from mmhybrid.backbones.dmformer import DMFormerBlock
-from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
-from mmhybrid.deploy.cached_relative_position import CachedRelativePosition
-from mmhybrid.deploy.folding import activate_in_place, fold_norms
-from mmhybrid.deploy.fused_dmformer import FusedDMFormerBlock
-from mmhybrid.deploy.fused_transxnet import FusedTransXNetBlock
-from mmhybrid.deploy.fused_xformer import FusedInvertedResidual
+from mmhybrid.backbones import is_backbone
+from mmhybrid.deploy.folding import FUSED_FORMS, activate_in_place, fold_norms
 from mmhybrid.errors import ArgumentError
-from mmhybrid.layers.inverted_residual import InvertedResidual
 
 Model = TypeVar("Model", bound=nn.Module)
-
-FUSED_BLOCKS = {
-    TransXNetBlock: FusedTransXNetBlock,
-    DMFormerBlock: FusedDMFormerBlock,
-    InvertedResidual: FusedInvertedResidual,
-}
 
 
 @torch.inference_mode(False)  # whose tensors could not be used outside of it
@@ -34,22 +21,22 @@ def fuse(model: Model) -> Model:
     """Returns a copy of a model that computes the same with fewer operations, for inference.
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
-    Blocks that know a shorter form (see ``FUSED_BLOCKS``) take it; one with normalisations of
-    another kind, which depend on the image, stays as it is. A model on a CPU works channels last.
+    Blocks that have a fused form (:func:`mmhybrid.deploy.folding.fuses`) take it; one with
+    normalisations that depend on the image stays as it is. A model on a CPU works channels last.
 
     A batch normalisation before a convolution that pads stays too, as in the depth-wise shortcut:
     the convolution pads with zeros after the shift, which no convolution before the shift can.
 
     Args:
-        model: a backbone of this package, or a detector, segmentor or classifier that holds one; is
+        model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one; is
             left as it is.
 
     Returns:
-        The copy, in evaluation mode, without gradients. It cannot be trained, and its state dict is
-        its own.
+        nn.Module: The copy, in evaluation mode, without gradients. It cannot be trained, and its
+        state dict is its own.
 
     Raises:
-        ValueError: the model holds no backbone of this package.
+        ArgumentError: The model holds no backbone of mmhybrid.
 
     Example:
         >>> import torch
@@ -60,19 +47,10 @@ def fuse(model: Model) -> Model:
         >>> all(torch.allclose(a, b, atol=1e-4) for a, b in zip(model(x), fuse(model)(x)))
         True
     """
-    if not any(isinstance(module, BACKBONES) for module in model.modules()):
-        raise ArgumentError(
-            f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse"
-        )
-    model = copy.deepcopy(model).eval()
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            fused = FUSED_BLOCKS.get(type(child))
-            if fused is not None and fused.fits(child):
-                setattr(parent, name, fused(child))
-    for module in model.modules():
-        if isinstance(module, TransXNet):
-            module.relative_position = CachedRelativePosition(module)
+    if not any(map(is_backbone, model.modules())):
+        name = type(model).__name__
+        raise ArgumentError(f"{name} holds no backbone of mmhybrid: nothing to fuse")
+    model = _with_fused_forms(copy.deepcopy(model).eval())
     fold_norms(model)
     activate_in_place(model)
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
@@ -80,3 +58,12 @@ def fuse(model: Model) -> Model:
         # See mmhybrid.layers.memory_format.
         model.to(memory_format=torch.channels_last)
     return model.requires_grad_(False)
+
+
+def _with_fused_forms(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        fused = _with_fused_forms(child)
+        if fused is not child:
+            setattr(module, name, fused)
+    make = FUSED_FORMS.get(type(module))
+    return module if make is None else make(module)

@@ -10,6 +10,7 @@ from mmhybrid.backbones.dmformer import DMFormerBlock
 from mmhybrid.deploy.folding import (
     affine_after,
     affine_before,
+    fuses,
     is_affine,
     norm_as_affine,
     with_parameters,
@@ -29,7 +30,7 @@ class FusedDMFormerBlock(nn.Module):
     so that one 1x1 convolution does the work of two and of the addition.
 
     Args:
-        block: whose parameters to take, one that :meth:`fits`.
+        block (DMFormerBlock): Whose parameters to take; all its normalisations can be folded.
     """
 
     def __init__(self, block: DMFormerBlock) -> None:
@@ -48,11 +49,6 @@ class FusedDMFormerBlock(nn.Module):
         self.dwconv = block.mlp.dwconv
         self.fc2 = _with_layer_scale(block.mlp.fc2, block.layer_scale_2)
 
-    @staticmethod
-    def fits(block: DMFormerBlock) -> bool:
-        """Whether all normalisations of the block can be folded."""
-        return all(map(is_affine, (block.norm1, block.attention.norm, block.norm2)))
-
     def forward(self, x: Tensor) -> Tensor:
         branch = self.proj(torch.cat([*self.levels(x), x], dim=1))
         x = x + branch if self.gate is None else torch.addcmul(x, branch, self.gate(x))
@@ -66,6 +62,13 @@ class FusedDMFormerBlock(nn.Module):
         if self.merge == "sum":
             levels = [sum(levels[1:], levels[0])]
         return [level.relu_() for level in levels]
+
+
+@fuses(DMFormerBlock)
+def fused_block(block: DMFormerBlock) -> nn.Module:
+    """The fused form, or the block itself if a normalisation of it cannot be folded."""
+    norms = (block.norm1, block.attention.norm, block.norm2)
+    return FusedDMFormerBlock(block) if all(map(is_affine, norms)) else block
 
 
 def _normalised_branches(attention: DynamicMultiLevelAttention) -> nn.ModuleList:

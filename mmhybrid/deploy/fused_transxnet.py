@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones.transxnet import TransXNetBlock
+from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
+from mmhybrid.deploy.cached_relative_position import CachedRelativePosition
 from mmhybrid.deploy.folding import (
     affine_after,
     affine_before,
     fold_norms,
+    fuses,
     identity_added,
     is_affine,
     merged_depthwise,
@@ -33,7 +35,7 @@ class FusedTransXNetBlock(nn.Module):
     autocast the residual stream takes the precision of the convolutions.
 
     Args:
-        block: whose parameters to take, one that :meth:`fits`.
+        block (TransXNetBlock): Whose parameters to take; its normalisations can be folded.
     """
 
     def __init__(self, block: TransXNetBlock) -> None:
@@ -51,16 +53,24 @@ class FusedTransXNetBlock(nn.Module):
         self.scale = _frozen(scale.to(block.layer_scale_1.weight.dtype).view(-1, 1, 1))
         self.mlp = FusedMultiScaleFeedForward(block.mlp, *_layer_scale(block.layer_scale_2))
 
-    @staticmethod
-    def fits(block: TransXNetBlock) -> bool:
-        """Whether its normalisations, all of one kind, can be folded."""
-        return is_affine(block.mlp.norm)
-
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = self.pos_embed(x)
         z = self.token_mixer.mix(self.norm1(x), position)
         x = torch.addcmul(x, z, self.scale).add_(self.token_mixer.proj(z))
         return self.mlp(self.norm2(x)).add_(x)
+
+
+@fuses(TransXNetBlock)
+def fused_block(block: TransXNetBlock) -> nn.Module:
+    """The fused form, or the block itself if its normalisations, all alike, cannot be folded."""
+    return FusedTransXNetBlock(block) if is_affine(block.mlp.norm) else block
+
+
+@fuses(TransXNet)
+def with_cached_positions(backbone: TransXNet) -> TransXNet:
+    """The backbone with its tables of relative positions fitted once for each image size."""
+    backbone.relative_position = CachedRelativePosition(backbone)
+    return backbone
 
 
 class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):

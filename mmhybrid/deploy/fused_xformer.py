@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mmhybrid.deploy.folding import fuses
 from mmhybrid.layers.inverted_residual import InvertedResidual
 
 
+@fuses(InvertedResidual)
 class FusedInvertedResidual(InvertedResidual):
     """An :class:`InvertedResidual` for inference: the same operations, written over their inputs.
 
@@ -20,15 +22,8 @@ class FusedInvertedResidual(InvertedResidual):
     def __init__(self, block: InvertedResidual) -> None:
         nn.Module.__init__(self)
         self.has_residual = block.has_residual
-        self.expand = block.expand
-        self.dwconv = block.dwconv
-        self.gate = block.gate
-        self.reduce = block.reduce
-
-    @staticmethod
-    def fits(block: InvertedResidual) -> bool:
-        """Always: nothing depends on the normalisations."""
-        return True
+        self.expand, self.dwconv = block.expand, block.dwconv
+        self.gate, self.reduce = block.gate, block.reduce
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.dwconv(self.expand(x))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.backbones import BACKBONES
+from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
@@ -163,8 +163,13 @@ def compare(
 
 
 def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Noise (B, C, H, W) as a model takes it: normal for a backbone, 0 to 255 for a whole model."""
-    return torch.randn(shape) if isinstance(model, BACKBONES) else torch.rand(shape) * 255
+    """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
+
+    Args:
+        model: what is to see it.
+        shape: (B, C, H, W).
+    """
+    return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 
 def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones import BACKBONES
+from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.errors import ArgumentError
 
@@ -46,7 +46,7 @@ class NamedOutputs(nn.Module):
             )
         if boxes:
             self.outputs_of = _boxes
-        elif isinstance(model, BACKBONES):
+        elif is_backbone(model):
             self.outputs_of = _stages
         elif found and hasattr(model, "data_preprocessor"):
             self.outputs_of = OUTPUTS_OF_HEADS[found[0]]

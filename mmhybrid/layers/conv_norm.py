@@ -16,9 +16,10 @@ class ConvNorm(nn.Module):
     mmcv's ``ConvModule`` does the same; a backbone here needs no mmcv.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, groups: of the convolution.
-        norm_cfg: of the normalisation, see :func:`mmhybrid.layers.norm.build_norm`.
-        activation: applied last; none by default.
+        in_channels, out_channels, kernel_size, stride, groups (int): Of the convolution, which pads
+            by half the kernel.
+        norm_cfg (dict): Normalisation, see :func:`mmhybrid.layers.norm.build_norm`.
+        activation (nn.Module | None): Applied last. Defaults to None.
     """
 
     def __init__(
@@ -28,12 +29,12 @@ class ConvNorm(nn.Module):
         kernel_size: int,
         *,
         stride: int = 1,
-        padding: int = 0,
         groups: int = 1,
         norm_cfg: dict[str, Any],
         activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        padding = kernel_size // 2
         if kernel_size == 1 and groups == in_channels == out_channels and stride == 1:
             self.conv = ChannelScale(in_channels, bias=False)
         else:

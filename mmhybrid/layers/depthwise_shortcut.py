@@ -93,7 +93,7 @@ class DepthwiseShortcuts(nn.ModuleList):
         zero_init: start with shortcuts that add nothing.
 
     Raises:
-        ValueError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
+        ArgumentError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
             identity is to start at zero.
     """
 

@@ -1,4 +1,4 @@
-"""How convolutions start."""
+"""How layers start."""
 
 from __future__ import annotations
 
@@ -18,5 +18,14 @@ def init_convolutions(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def init_truncated(model: nn.Module, layers: type[nn.Module]) -> None:
+    """Truncated normal weights, standard deviation 0.02, and no bias, in all layers of a type."""
+    for module in model.modules():
+        if isinstance(module, layers):
+            nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -48,7 +48,6 @@ class InvertedResidual(nn.Module):
             hidden,
             kernel_size,
             stride=stride,
-            padding=kernel_size // 2,
             groups=hidden,
             norm_cfg=norm_cfg,
             activation=activation(),

@@ -35,14 +35,12 @@ class OverlappingSpatialReductionAttention(nn.Module):
         self.q = nn.Conv2d(channels, channels, 1)
         self.kv = nn.Conv2d(channels, 2 * channels, 1)
         if sr_ratio > 1:
-            kernel = sr_ratio + 3
             self.sr = nn.Sequential(
                 ConvNorm(
                     channels,
                     channels,
-                    kernel,
+                    sr_ratio + 3,
                     stride=sr_ratio,
-                    padding=kernel // 2,
                     groups=channels,
                     norm_cfg=norm_cfg,
                     activation=nn.GELU(),

@@ -77,6 +77,14 @@ def _region(place: Tensor, windows: int, shift: int, window_size: int) -> Tensor
     return (place >= last).long() + (place >= last + window_size - shift).long()
 
 
+def relative_position_index(window_size: int) -> Tensor:
+    """(N, N): which of the (2 * window_size - 1)**2 offsets lies between two of N tokens."""
+    place = torch.arange(window_size**2)
+    row, column = place // window_size, place % window_size
+    index = (row[:, None] - row + window_size - 1) * (2 * window_size - 1)
+    return index + column[:, None] - column + window_size - 1
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
@@ -98,10 +106,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         offsets = 2 * window_size - 1
         self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets**2, num_heads))
-        place = torch.arange(window_size**2)
-        row, column = place // window_size, place % window_size
-        index = (row[:, None] - row + window_size - 1) * offsets
-        index = index + column[:, None] - column + window_size - 1
+        index = relative_position_index(window_size)
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:

@@ -36,7 +36,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         model has it, which would overrule the backbone's own ``init_cfg``.
 
     Raises:
-        ValueError: nothing in the model says what it takes, or it takes more maps than there are.
+        ArgumentError: Nothing in the model says what it takes, or it takes more maps than there
+            are.
 
     Example:
         >>> from mmhybrid import replace_backbone

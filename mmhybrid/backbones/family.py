@@ -1,0 +1,109 @@
+"""What a class says of its family: the paper, and whose checkpoints fit.
+
+Loading, converting, fusing, the model index and the tests read it through the registry; nobody else
+keeps a list of families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+class Paper(NamedTuple):
+    """Where a family comes from.
+
+    Attributes:
+        collection (str): Name in the model index, shared by the families of one paper.
+        title (str): Title.
+        url (str): Address.
+        code (str): The file that holds what the paper is about, from the root of the repository.
+        architecture (tuple[str, ...]): What is new in it, in words.
+    """
+
+    collection: str
+    title: str
+    url: str
+    code: str
+    architecture: tuple[str, ...] = ()
+
+
+class Published(NamedTuple):
+    """How checkpoints of others name the parameters of a backbone.
+
+    Attributes:
+        names (Mapping[str, str]): What our names begin with, by what theirs begin with. ``*`` is a
+            number; both have the same numbers in the same order.
+        classifier (Mapping[str, str]): The same for a classifier; ours are the names that
+            mmpretrain's ``ImageClassifier`` gives.
+        signs (tuple[str, ...]): Regular expressions. A checkpoint is of this form if each is found
+            in one of its names. By default each of ``names`` must be there.
+    """
+
+    names: Mapping[str, str] = NO_NAMES
+    classifier: Mapping[str, str] = NO_NAMES
+    signs: tuple[str, ...] = ()
+
+
+class Backbone(BaseModule):
+    """What makes a backbone one of ours, whether its class is in this package or a user's own.
+
+    Attributes:
+        family (str): Name for messages and tables, e.g. ``'DW-ViT'``. Defaults to the class's name.
+        paper (Paper | None): Where it comes from.
+        signs (tuple[str, ...]): Regular expressions; weights under our names are recognised by
+            each being found in one of them.
+        published (tuple[Published, ...]): Other names under which its weights are published.
+        one_sided (str): Regular expression for our names of what only we or only the authors save;
+            it is left out when a file is converted.
+    """
+
+    family: str
+    paper: Paper | None = None
+    signs: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    one_sided: str = "(?!)"  # nothing
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "family" not in cls.__dict__:
+            cls.family = cls.__name__
+
+    @classmethod
+    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Gives published tensors, which have our names already, our shapes.
+
+        Args:
+            weights (dict[str, Tensor]): Of a model, by name; may be changed. What has our shapes
+                stays as it is.
+            prefix (str): Name of the backbone in the model, e.g. ``'backbone.'``.
+        """
+        return weights
+
+    @classmethod
+    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+        """The way back: our tensors, still under our names, in the shapes of the authors.
+
+        Args:
+            weights (dict[str, Tensor]): Of a backbone, and ``head.fc`` of a classifier; may be
+                changed.
+            image_size (int): Side of the images, in pixels, for what depends on it.
+        """
+        return weights
+
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """:meth:`from_published`, and fits what depends on the size of images to this model."""
+        return self.from_published(state_dict, prefix)
+
+
+def is_backbone(module: object) -> bool:
+    """Whether this is a backbone of ours: one of the package or one that a user wrote for it."""
+    return isinstance(module, Backbone)
