@@ -8,16 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.results import read_results
 from mmhybrid.analysis import benchmark as module
-from mmhybrid.analysis.benchmark import Settings, benchmark
+from mmhybrid.analysis import timing
+from mmhybrid.analysis.benchmark import Settings, smallest_models
 from mmhybrid.analysis.benchmark_report import table
 from mmhybrid.apis.models import make_model
-from mmhybrid.engine.runner.results import read_results
+from mmhybrid.backbones import backbone_classes
+from mmhybrid.deploy import fuse
 
 TINY = "XFormer"
 PEER = "mmdet.MobileNetV2(out_indices=(2, 4))"
 HUGE = (1_000_000, 1_000_000)  # 12 TB in float32
 QUICK = Settings(repeats=2)
+MADE = dict(command="c", commit="1", date="today", device="d", torch="2")
+
+
+def benchmark(models: dict[str, str], *args: object, **options: object) -> list[dict]:
+    return module.benchmark(models, *args, **(dict(make=make_model, fuse=fuse) | options))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +55,7 @@ def test_rows_hold_all_figures() -> None:
     assert ours["latency_ratio"] == ours["training_ratio"] == 1
     assert ours["training"] > ours["latency"]
     assert ours["training_memory"] > ours["forward_memory"]
-    text = table(rows, dict(command="c", commit="1", date="today", device="d", torch="2"), QUICK)
+    text = table(rows, MADE, QUICK)
     assert "| ours, fused |" in text
 
 
@@ -59,8 +67,7 @@ def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         "_sample",
         lambda one, *more: (order.append((one.row["model"], more[0])), real(one, *more)),
     )
-    settings = Settings(repeats=2)
-    benchmark({"a": "mmdet.ResNet(depth=18)", "b": PEER}, [(64, 64)], ["eager"], settings)
+    benchmark({"a": "mmdet.ResNet(depth=18)", "b": PEER}, [(64, 64)], ["eager"], QUICK)
     assert order == [
         *[("a", "forward"), ("b", "forward")] * 2,
         *[("a", "training"), ("b", "training")] * 2,
@@ -71,7 +78,7 @@ def test_out_of_memory_is_a_row() -> None:
     rows = benchmark({"ours": TINY}, [HUGE, (32, 32)], ["eager"], Settings(repeats=1, train=False))
     assert [row.get("error") for row in rows] == ["out of memory", None]
     assert rows[0]["macs"] > 1e12  # counted nevertheless
-    text = table(rows, dict(command="c", commit="1", date="today", device="d", torch="2"), QUICK)
+    text = table(rows, MADE, QUICK)
     assert "ours: out of memory." in text
 
 
@@ -103,18 +110,21 @@ def test_autocast_and_channels_last_reach_the_model() -> None:
 def test_memory_of_training_counts_the_gradients_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for a GPU: it has neither memory to measure nor work to time."""
     left, made = [], []
-    real = module.make_model
-    monkeypatch.setattr(module, "make_model", lambda spec: made.append(real(spec)) or made[-1])
 
-    def peak_memory(function, *, device: str) -> int:
+    def make(spec: str) -> torch.nn.Module:
+        made.append(make_model(spec))
+        return made[-1]
+
+    def peak_memory(function, device: str) -> int:
         left.append(any(weight.grad is not None for weight in made[0].parameters()))
         function()
         return 2**20
 
     monkeypatch.setattr(module, "peak_memory", peak_memory)
     waited = []
-    monkeypatch.setattr(module, "synchronise", waited.append)
-    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=Settings(device="meta", repeats=1))
+    monkeypatch.setattr(timing, "synchronise", waited.append)
+    settings = Settings(device="meta", repeats=1)
+    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=settings, make=make)
     assert "error" not in row
     assert row["training_memory"] == 2**20
     assert left == [False, False]
@@ -132,9 +142,9 @@ def test_a_stopped_run_keeps_what_it_has(
 ) -> None:
     real, rounds = module._summarise, []
 
-    def stop(contestants: list, kind: str) -> None:
-        real(contestants, kind)
-        rounds.append(kind)
+    def stop(contestants: list, phase: str) -> None:
+        real(contestants, phase)
+        rounds.append(phase)
         if len(rounds) == 2:
             raise KeyboardInterrupt
 
@@ -157,8 +167,14 @@ def test_tool(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsy
     assert content["rows"][0]["size"] == [32, 64]
 
 
-@pytest.mark.parametrize("preset", module.PRESETS.values(), ids=list(module.PRESETS))
-def test_presets_name_models_that_there_are(preset: dict[str, str]) -> None:
-    for spec in preset.values():
-        features = make_model(spec)(torch.zeros(1, 3, 64, 64))
-        assert len(features) >= 4
+def test_every_backbone_is_measured() -> None:
+    models = smallest_models()
+    assert models["TransXNet-T"] == "TransXNet('tiny')"
+    assert len(models) == len(backbone_classes()) >= 6
+
+
+def test_the_preset_names_models_that_there_are(root: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(root / "tools")
+    peers = runpy.run_path(str(root / "tools" / "benchmark.py"))["PEERS"]
+    for spec in peers.values():
+        assert len(make_model(spec)(torch.zeros(1, 3, 64, 64))) >= 4

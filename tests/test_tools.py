@@ -300,15 +300,6 @@ def test_quick_on_real_images(shared: Path, small_config: Path, tmp_path: Path) 
     assert final_metrics(again.stdout) == final_metrics(result.stdout)
 
 
-def test_page_of_onnx_names_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    page = runpy.run_path(str(ROOT / "tools" / "bench_onnx.py"))["page"]
-    machines = {name: dict(threads=threads) for name, threads in (("A", 2), ("B", 4), ("C", 2))}
-    results = dict(machine=machines, rows=dict(A=[], B=[], C=[]))
-    assert "\n\n- A, C: threads: 2\n- B: threads: 4\n\n|" in page(results, ["A", "B", "C"])
-    assert "\n\nthreads: 2\n\n|" in page(results, ["A", "C"])
-
-
 @pytest.mark.parametrize("name", SHELL_TOOLS)
 def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     result = run("bash", ROOT / "tools" / name, cwd=tmp_path)
