@@ -24,7 +24,6 @@ from mmhybrid.backbones.base import backbone_classes
 
 Row = dict[str, Any]
 Make = Callable[[str], nn.Module]
-MODES = ("eager", "fused", "compiled")
 PHASES = ("forward", "training")
 FEWEST_ROUNDS = 3
 SHORTEST_SAMPLE = 0.1  # seconds; a quick call is repeated to fill it
@@ -104,7 +103,7 @@ def benchmark(
     Args:
         models (Mapping[str, str]): What ``make`` takes, by the name to show.
         sizes (Sequence[tuple]): (height, width) of the images.
-        modes (Sequence[str]): Of :data:`MODES`. A fused model is not trained.
+        modes (Sequence[str]): Of ``'eager'``, ``'fused'`` (not trained) and ``'compiled'``.
         settings (Settings): The defaults unless given.
         make (Callable): Makes a model, e.g. :func:`mmhybrid.apis.models.make_model`. It is pickled,
             and so is ``fuse``.
@@ -115,31 +114,34 @@ def benchmark(
 
     Returns:
         One row a model, mode and size. ``latency`` and ``training`` are seconds of a call: the
-        median; ``..._samples`` all rounds; ``..._spread`` the interquartile range over the median.
-        ``latency_ratio`` and ``training_ratio`` are the median of the ratios to the first row of
-        the same size in the same round. Memory is in bytes, beyond the weights.
+        median; ``..._samples`` all rounds; ``..._spread`` the interquartile range over the median;
+        ``..._ratio`` the median of the ratios to the first row of the same size in the same round.
+        Memory is in bytes, beyond the weights.
     """
     settings = settings or Settings()
     started = time.perf_counter()
+    phases = PHASES if settings.train else PHASES[:1]
+    to_do = len(sizes) * len(phases)  # which share the time that remains
     finished: list[Row] = []
-    for number, size in enumerate(sizes):
+    for size in sizes:
         contestants = []
         for name, spec in models.items():
             for mode in modes:
                 row = dict(model=name, spec=spec, mode=mode, size=list(size))
                 one = Contestant(dict(row, batch_size=settings.batch_size))
-                if not _prepare(one, settings, make, fuse):
-                    continue
-                contestants.append(one)
-                log(f"{size[0]}x{size[1]}  {_described(one.row)}")
+                if _prepare(one, settings, make, fuse):
+                    contestants.append(one)
+                    log(", ".join(f"{key}: {value}" for key, value in one.row.items()))
+                    save(finished + [one.row for one in contestants])
+        for phase in phases:
+            share = None
+            if settings.seconds is not None:
+                share = (settings.seconds - (time.perf_counter() - started)) / to_do
+            to_do -= 1
+            for turn in _rounds(contestants, phase, settings, share):
+                _summarise(contestants, phase)
                 save(finished + [one.row for one in contestants])
-        share = None
-        if settings.seconds is not None:
-            left = settings.seconds - (time.perf_counter() - started)
-            share = left / (len(sizes) - number)
-        for phase in _rounds(contestants, settings, share, log):
-            _summarise(contestants, phase)
-            save(finished + [one.row for one in contestants])
+                log(f"{phase}: round {turn + 1} of {settings.repeats}")
         finished += [one.row for one in contestants]
     return finished
 
@@ -233,35 +235,24 @@ def _reason(error: Exception) -> str:
 
 
 def _rounds(
-    contestants: list[Contestant],
-    settings: Settings,
-    seconds: float | None,
-    log: Callable[[str], None],
-) -> Iterator[str]:
-    """Times all contestants in turn, round by round; yields the phase after each round."""
-    phases = [phase for phase in PHASES if any(phase in one.calls for one in contestants)]
-    for number, phase in enumerate(phases):
-        started = time.perf_counter()
-        # What remains of the time is shared by what remains to be done.
-        share = None if seconds is None else seconds / (len(phases) - number)
-        for turn in range(settings.repeats):
-            spent = time.perf_counter() - started
-            if share is not None and turn >= FEWEST_ROUNDS and spent * (turn + 1) / turn > share:
-                break
-            for one in contestants:
-                if phase in one.calls:
-                    _sample(one, phase, settings.device)
-            log(f"{phase}: round {turn + 1} of {settings.repeats} ({spent:.0f} s so far)")
-            yield phase
-        if seconds is not None:
-            seconds -= time.perf_counter() - started
+    contestants: list[Contestant], phase: str, settings: Settings, seconds: float | None
+) -> Iterator[int]:
+    """Times all contestants in turn; yields the number of each round."""
+    started = time.perf_counter()
+    for turn in range(settings.repeats):
+        spent = time.perf_counter() - started
+        if seconds is not None and turn >= FEWEST_ROUNDS and spent * (turn + 1) / turn > seconds:
+            break
+        racing = [one for one in contestants if phase in one.calls]
+        if not racing:
+            break
+        for one in racing:
+            _sample(one, phase, settings.device)
+        yield turn
 
 
 def _sample(one: Contestant, phase: str, device: str) -> None:
-    """Times a call twice, or as often as fills the shortest time worth measuring.
-
-    The quickest counts: the first call finds cold caches, for others ran before it.
-    """
+    """Times a call twice or more; the quickest counts, for the first finds cold caches."""
     call, times = one.calls[phase], []
     try:
         while len(times) < 2 or sum(times) < SHORTEST_SAMPLE:
@@ -288,13 +279,3 @@ def _summarise(contestants: list[Contestant], phase: str) -> None:
         one.row[f"{key}_spread"] = (high - low) / middle
         one.row[f"{key}_ratio"] = statistics.median(ratios)
         one.row[f"{key}_samples"] = [round(value, 5) for value in samples]
-
-
-def _described(row: Row) -> str:
-    text = f"{row['model']} ({row['mode']})"
-    if "parameters" in row:
-        text += f": {row['parameters'] / 1e6:.1f} M parameters, {row['macs'] / 1e9:.1f} GMACs"
-    for phase in PHASES:
-        if f"{phase}_memory" in row:
-            text += f", {phase} {row[f'{phase}_memory'] / 2**20:.0f} MiB"
-    return f"{text}: {row['error']}" if "error" in row else text

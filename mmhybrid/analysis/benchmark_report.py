@@ -92,22 +92,19 @@ def chart(rows: list[Row], file: Path) -> None:
     )
     if not panels:
         figure.text(0.5, 0.5, "nothing could be measured", ha="center")
-    else:
-        axes = figure.subplots(len(sizes), len(panels), squeeze=False)
-        for (size, here), line in zip(sizes.items(), axes, strict=True):
-            for ax, (key, title, factor) in zip(line, panels, strict=True):
-                shown = sorted((row for row in here if key in row), key=lambda row: -row[key])
-                values = [row[key] * factor for row in shown]
-                iqr = [row[key] * factor * row.get(f"{key}_spread", 0) / 2 for row in shown]
-                ours = ["." not in row["spec"].partition("(")[0] for row in shown]
-                ax.barh(
-                    [label(row) for row in shown],
-                    values,
-                    xerr=iqr if any(iqr) else None,
-                    color=["#2563eb" if one else "#9ca3af" for one in ours],
-                    error_kw=dict(lw=1),
-                )
-                ax.set_title(f"{size}: {title}", fontsize=10)
-                ax.tick_params(labelsize=8)
-                ax.spines[["top", "right"]].set_visible(False)
+    grid = figure.subplots(len(sizes), len(panels), squeeze=False) if panels else []
+    for (size, here), line in zip(sizes.items(), grid, strict=False):
+        for ax, (key, title, factor) in zip(line, panels, strict=True):
+            shown = sorted((row for row in here if key in row), key=lambda row: -row[key])
+            ours = ["." not in row["spec"].partition("(")[0] for row in shown]
+            ax.barh(
+                [label(row) for row in shown],
+                [row[key] * factor for row in shown],
+                xerr=[row[key] * factor * row.get(f"{key}_spread", 0) / 2 for row in shown],
+                color=["#2563eb" if one else "#9ca3af" for one in ours],
+                error_kw=dict(lw=1),
+            )
+            ax.set_title(f"{size}: {title}", fontsize=10)
+            ax.tick_params(labelsize=8)
+            ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
