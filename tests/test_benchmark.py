@@ -33,18 +33,20 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHORTEST_SAMPLE", 0)
 
 
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is not measured, which takes a process for each call."""
+    monkeypatch.setattr(module, "peak_memory_of", lambda *args: 2**20)
+
+
 def test_rows_hold_all_figures() -> None:
     rows = benchmark({"ours": TINY, "peer": PEER}, [(64, 96)], ["eager", "fused"], QUICK)
-    assert [(row["model"], row["mode"]) for row in rows] == [
-        ("ours", "eager"),
-        ("ours", "fused"),
-        ("peer", "eager"),
-    ]
+    shown = [(row["model"], row["mode"]) for row in rows]
+    assert shown == [("ours", "eager"), ("ours", "fused"), ("peer", "eager")]
     for row in rows:
         assert "error" not in row
         assert row["size"] == [64, 96]
-        assert row["macs"] > 1e7
-        assert row["mm_macs"] > 1e7
+        assert min(row["macs"], row["mm_macs"]) > 1e7
         assert row["activations"] > 1e5
         assert row["latency"] > 0
         assert len(row["latency_samples"]) == 2
@@ -55,10 +57,10 @@ def test_rows_hold_all_figures() -> None:
     assert ours["latency_ratio"] == ours["training_ratio"] == 1
     assert ours["training"] > ours["latency"]
     assert ours["training_memory"] > ours["forward_memory"]
-    text = table(rows, MADE, QUICK)
-    assert "| ours, fused |" in text
+    assert "| ours, fused |" in table(rows, MADE, QUICK)
 
 
+@pytest.mark.usefixtures("no_process")
 def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     real = module._sample
@@ -82,6 +84,7 @@ def test_out_of_memory_is_a_row() -> None:
     assert "ours: out of memory." in text
 
 
+@pytest.mark.usefixtures("no_process")
 def test_what_cannot_run_is_a_row() -> None:
     rows = benchmark(
         {"fixed": "timm.vit_tiny_patch16_224(features_only=False)", "ours": TINY},
@@ -93,6 +96,7 @@ def test_what_cannot_run_is_a_row() -> None:
     assert rows[1]["latency_ratio"] == 1
 
 
+@pytest.mark.usefixtures("no_process")
 def test_a_limit_of_time_leaves_three_rounds() -> None:
     settings = Settings(repeats=50, train=False, seconds=0.01)
     (row,) = benchmark({"peer": PEER}, [(32, 32)], ["eager"], settings)
@@ -137,6 +141,7 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> No
     runpy.run_path(str(root / "tools" / "benchmark.py"), run_name="__main__")
 
 
+@pytest.mark.usefixtures("no_process")
 def test_a_stopped_run_keeps_what_it_has(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -156,6 +161,7 @@ def test_a_stopped_run_keeps_what_it_has(
     assert len(row["latency_samples"]) == 1
 
 
+@pytest.mark.usefixtures("no_process")
 def test_tool(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     options = ["--size", "32x64", "--repeats", "1", "--threads", "1", "--name", "mine"]
     run_tool(monkeypatch, root, PEER, *options, "--out", str(tmp_path))
