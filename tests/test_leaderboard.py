@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -227,7 +228,8 @@ def trained(tmp_path: Path) -> Path:
 def evaluated(checkpoint: Path | str, out: Path, **options: bool) -> dict:
     """The row of an evaluation."""
     runner = fake_runner(out.parent, str(checkpoint))
-    write_test_result(str(out), {"coco/bbox_mAP": 0.3}, runner, CONFIG, **options)
+    metrics = {"coco/bbox_mAP": np.float32(0.3), "confusion_matrix/result": torch.eye(2)}
+    write_test_result(str(out), metrics, runner, CONFIG, **options)
     (row,) = read_results([out])["accuracy"]
     return row
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.fileio import dump
 from mmengine.runner import Runner
@@ -94,8 +95,14 @@ def write_test_result(
     about = _about(config, quick, runner.test_dataloader.dataset)
     if tta:
         about["note"] = "test-time augmentation"
-    origin = checkpoint_origin(runner._load_from, published=published, **_code_and_device(runner))
-    write_json(path, dict(about, metrics=metrics, origin=origin))
+    checkpoint = str(runner._load_from)
+    origin = checkpoint_origin(checkpoint, published=published, **_code_and_device(runner))
+    numbers = {
+        key: float(value)
+        for key, value in metrics.items()
+        if np.ndim(value) == 0 and not isinstance(value, str)  # a confusion matrix is left out
+    }
+    write_json(path, dict(about, metrics=numbers, origin=origin))
 
 
 def checkpoint_origin(
