@@ -38,7 +38,7 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 
 bench: $(READY)
-	$(RUN) benchmarks/bench.py
+	$(RUN) -m benchmarks speed
 
 torture: $(READY)
 	$(RUN) tests/torture.py --runs $(or $(RUNS),20)

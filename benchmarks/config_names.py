@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import mmhybrid  # noqa: F401  (registers the backbones)
+from mmhybrid.backbones.base import backbone_classes
+
 METHODS = {
     "cascade_mask_rcnn": "Cascade Mask R-CNN",
     "mask_rcnn": "Mask R-CNN",
@@ -14,69 +17,62 @@ METHODS = {
     "upernet": "UperNet",
     "segformer": "all-MLP head",
 }
-FAMILIES = {
-    "transxnet": "TransXNet",
-    "dmformer": "DMFormer",
-    "xformer": "XFormer",
-    "dw_vit": "DW-ViT",
-    "dw_swin": "DW-Swin",
-    "dw_cait": "DW-CaiT",
-    "swin_t_with_dw_shortcut": "Swin-T with DW shortcut",
-}
+CLASSIFICATION = "Image Classification"
+# Names as people write them, with the task as OpenMMLab's indices call it.
 DATASETS = {
-    "coco": "COCO",
-    "ade20k": "ADE20K",
-    "cityscapes": "Cityscapes",
-    "camvid": "CamVid",
-    "imagenet": "ImageNet-1K",
-    "tiny_imagenet": "Tiny-ImageNet",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "cifar10_32px": "CIFAR-10 at 32 pixels",
+    "coco": ("COCO", "Object Detection"),
+    "ade20k": ("ADE20K", "Semantic Segmentation"),
+    "cityscapes": ("Cityscapes", "Semantic Segmentation"),
+    "camvid": ("CamVid", "Semantic Segmentation"),
+    "imagenet": ("ImageNet-1K", CLASSIFICATION),
+    "tiny_imagenet": ("Tiny-ImageNet", CLASSIFICATION),
+    "cifar10": ("CIFAR-10", CLASSIFICATION),
+    "cifar100": ("CIFAR-100", CLASSIFICATION),
+    "cifar10_32px": ("CIFAR-10 at 32 pixels", CLASSIFICATION),
 }
-TASKS = {
-    "COCO": "Object Detection",
-    "ADE20K": "Semantic Segmentation",
-    "Cityscapes": "Semantic Segmentation",
-    "CamVid": "Semantic Segmentation",
-}
+# A backbone of OpenMMLab's in DepthwiseShortcutBackbone.
+WRAPPED = " with DW shortcut"
 
 
 class ConfigName(NamedTuple):
     """The parts of a config's name, as people write them.
 
     Attributes:
-        method: e.g. ``'Mask R-CNN'``; empty for a classifier.
-        family: e.g. ``'TransXNet'``; empty where the name is not of this form.
-        model: family and size, e.g. ``'TransXNet-T'``, or the whole name.
-        dataset: e.g. ``'COCO'``; empty where the name is not of this form.
+        method (str): E.g. ``'Mask R-CNN'``; empty for a classifier.
+        family (str): E.g. ``'TransXNet'``; empty where the name is not of this form.
+        model (str): Family and size, e.g. ``'TransXNet-T'``, or the whole name.
+        dataset (str): E.g. ``'COCO'``; empty where the name is not of this form.
+        task (str): E.g. ``'Object Detection'``.
     """
 
     method: str
     family: str
     model: str
     dataset: str
+    task: str
 
-    @property
-    def task(self) -> str:
-        """As OpenMMLab's indices call it."""
-        return TASKS.get(self.dataset, "Image Classification")
+
+def family_names() -> dict[str, str]:
+    """Families of all registered backbones by what configs call them: ``dw_vit`` is DW-ViT."""
+    families = (backbone.family for backbone in backbone_classes())
+    return {family.lower().replace("-", "_"): family for family in families}
 
 
 def parse_config_name(stem: str) -> ConfigName:
-    """Takes the name of a config apart.
-
-    Args:
-        stem: without folder and ``.py``.
-    """
-    pattern = f"(?:({'|'.join(METHODS)})_)?({'|'.join(FAMILIES)})(?:_([a-z0-9]+))?_(.+)"
+    """Takes the name of a config, without folder and ``.py``, apart."""
+    families = family_names()
+    pattern = (
+        f"(?:({'|'.join(METHODS)})_)?"
+        f"(?:({'|'.join(families)})(?:_([a-z0-9]+))?|(.+)_with_dw_shortcut)_(.+)"
+    )
     match = re.fullmatch(pattern, stem)
     if match is None:
-        return ConfigName("", "", stem, "")
-    method, family, size, dataset = match.groups()
-    return ConfigName(
-        METHODS.get(method, ""),
-        FAMILIES[family],
-        FAMILIES[family] + (f"-{size.upper()}" if size else ""),
-        DATASETS.get(dataset, dataset),
-    )
+        return ConfigName("", "", stem, "", CLASSIFICATION)
+    method, family, size, wrapped, dataset = match.groups()
+    if wrapped:
+        family = model = wrapped.title().replace("_", "-") + WRAPPED
+    else:
+        family = families[family]
+        model = family + (f"-{size.upper()}" if size else "")
+    shown = DATASETS.get(dataset, (dataset, CLASSIFICATION))
+    return ConfigName(METHODS.get(method, ""), family, model, *shown)

@@ -1,6 +1,6 @@
 """Tables of what was measured and what was reported, none without its origin.
 
-A figure of accuracy stands in a column of its metric *and* the kind of its origin, so that figures
+A figure of accuracy stands in a column of its metric *and* the type of its origin, so that figures
 of the papers, of published weights and of training here never share one.
 """
 
@@ -9,12 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from benchmarks.config_names import FAMILIES, parse_config_name
+from benchmarks.config_names import WRAPPED, family_names
+from benchmarks.leaderboard_page import to_html
+from benchmarks.model_index import read_costs
+from benchmarks.results import (
+    ORIGIN_NAMES,
+    ORIGINS,
+    Row,
+    figures_of,
+    read_results,
+    subject,
+    variant,
+)
 from mmhybrid.analysis.tables import markdown_table
-from mmhybrid.engine.runner.results import ORIGIN_NAMES, ORIGINS, Row, figures_of, subject, variant
 
 # The order of the tables; other data sets follow.
 DATASETS = ("ImageNet-1K", "COCO", "ADE20K", "Cityscapes", "CIFAR-10", "CIFAR-100", "Tiny-ImageNet")
@@ -24,8 +35,8 @@ def leaderboard(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> d
     """Arranges all results.
 
     Args:
-        results: of :func:`mmhybrid.engine.runner.results.read_results`.
-        costs: of :func:`benchmarks.model_index.read_costs`.
+        results (Mapping): Of :func:`benchmarks.results.read_results`.
+        costs (Mapping): Of :func:`benchmarks.model_index.read_costs`.
 
     Returns:
         ``tables``, each with ``title``, ``note``, ``columns`` (``key``, ``title``, ``digits`` of
@@ -57,12 +68,13 @@ def _accuracy_table(
         dict(key="parameters", title="parameters, M", digits=1),
         dict(key="flops", title="FLOPs, G", digits=2),
     ]
-    kinds = [kind for kind in ORIGINS if any(row["origin"]["kind"] == kind for row in rows)]
+    there = {(row["metric"], row["origin"]["type"]) for row in rows}
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        for kind in kinds:
-            if any((row["metric"], row["origin"]["kind"]) == (metric, kind) for row in rows):
-                title = f"{metric}, {ORIGIN_NAMES[kind]}"
-                columns.append(dict(key=f"{metric}/{kind}", title=title, digits=2))
+        columns += [
+            dict(key=f"{metric}/{type}", title=f"{metric}, {ORIGIN_NAMES[type]}", digits=2)
+            for type in ORIGINS
+            if (metric, type) in there
+        ]
     columns.append(dict(key="sources", title="origin", digits=None))
 
     lines: dict[tuple[Any, str], Row] = {}
@@ -78,7 +90,7 @@ def _accuracy_table(
             number = _number(origins, describe_origin(run))
             if number not in line["sources"]:
                 line["sources"].append(number)
-        line[f"{row['metric']}/{row['origin']['kind']}"] = row["value"]
+        line[f"{row['metric']}/{row['origin']['type']}"] = row["value"]
     for line in lines.values():
         line["sources"] = " ".join(f"[{number}]" for number in line["sources"])
         line["ours"] = is_ours(line["model"])
@@ -103,17 +115,17 @@ def _number(origins: list[str], text: str) -> int:
 def describe_origin(row: Row) -> str:
     """The origin of a row of accuracy, in a sentence."""
     origin = row["origin"]
-    kind = origin["kind"]
-    if kind == "paper":
+    type = origin["type"]
+    if type == "paper":
         text = f"the paper's: {origin['source']}, {origin['where']}"
-    elif kind == "trained":
+    elif type == "trained":
         text = (
             f"trained here: {origin['command']}, seed {origin['seed']}, commit "
             f"{origin['commit']}, {origin['device']}"
         )
     else:
         text = (
-            f"{ORIGIN_NAMES[kind]}: {origin['checkpoint']} (SHA-256 {origin['sha256'][:12]}), "
+            f"{ORIGIN_NAMES[type]}: {origin['checkpoint']} (SHA-256 {origin['sha256'][:12]}), "
             f"{origin['command']}, commit {origin['commit']}, {origin['device']}"
         )
     return f"{text}; {row['note']}" if "note" in row else text
@@ -121,7 +133,8 @@ def describe_origin(row: Row) -> str:
 
 def is_ours(model: str) -> bool:
     """Whether a model is one of this package's."""
-    return any(model == name or model.startswith(f"{name}-") for name in FAMILIES.values())
+    ours = any(f"{model}-".startswith(f"{family}-") for family in family_names().values())
+    return ours or model.endswith(WRAPPED)
 
 
 SPEED_COLUMNS = (
@@ -189,7 +202,7 @@ def _points(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> list[
         point = dict(
             model=row["model"],
             method=_method(row),
-            series=f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['kind']]}",
+            series=f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['type']]}",
             value=row["value"],
             ours=is_ours(row["model"]),
         )
@@ -212,22 +225,14 @@ def _shown(value: Any, digits: int | None) -> str:
 
 def to_markdown(board: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
-    lines = [
-        "# Leaderboard",
-        "",
-        "Written by `benchmarks/make_leaderboard.py` from `results/`.",
-        "",
-    ]
+    parts = ["# Leaderboard", "Written by `python -m benchmarks leaderboard` from `results/`."]
     for table in board["tables"]:
-        head = [column["title"] for column in table["columns"]]
-        body = [
-            [_shown(row.get(c["key"]), c["digits"]) for c in table["columns"]]
-            for row in table["rows"]
-        ]
-        lines += [f"## {table['title']}", "", table["note"], "", *markdown_table(head, body), ""]
-    lines += ["## Origins", ""]
-    lines += [f"{number}. {text}" for number, text in enumerate(board["origins"], 1)]
-    return "\n".join(lines) + "\n"
+        columns = table["columns"]
+        rows = [[_shown(row.get(c["key"]), c["digits"]) for c in columns] for row in table["rows"]]
+        grid = markdown_table([column["title"] for column in columns], rows)
+        parts += [f"## {table['title']}", table["note"], grid]
+    origins = [f"{number}. {text}" for number, text in enumerate(board["origins"], 1)]
+    return "\n\n".join([*parts, "## Origins", "\n".join(origins)]) + "\n"
 
 
 def to_csv(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> str:
@@ -241,11 +246,26 @@ def to_csv(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> str:
     for row in results["accuracy"]:
         origin = row["origin"]
         cost = costs.get(row.get("config", ""), {})
-        writer.writerow({**cost, **row, **origin, "origin": origin["kind"]})
+        writer.writerow({**cost, **row, **origin, "origin": origin["type"]})
     return file.getvalue()
 
 
-def config_parts(stem: str) -> tuple[str, str, str]:
-    """Model, method and data set of a config, for rows of accuracy."""
-    name = parse_config_name(stem)
-    return name.model, name.method, name.dataset
+def write_leaderboard(root: Path, paths: Iterable[str | Path], out: Path) -> str:
+    """Writes leaderboard.md, .csv and .html.
+
+    Args:
+        root (Path): The checkout, whose model index has the costs of all configs.
+        paths (Iterable): Files and folders of results.
+        out (Path): Folder to write to.
+
+    Returns:
+        What was written, in a line.
+    """
+    results, costs = read_results(paths), read_costs(root)
+    board = leaderboard(results, costs)
+    texts = {"md": to_markdown(board), "csv": to_csv(results, costs), "html": to_html(board)}
+    out.mkdir(parents=True, exist_ok=True)
+    for ending, text in texts.items():
+        (out / f"leaderboard.{ending}").write_text(text, encoding="utf-8")
+    accuracies, measured = len(results["accuracy"]), len(results["benchmark"])
+    return f"{accuracies} accuracies, {measured} measured models: leaderboard.* in {out}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +11,58 @@ import torch
 import yaml
 from mmengine.config import Config
 
-from benchmarks.config_names import ConfigName, parse_config_name
+from benchmarks.config_names import WRAPPED, ConfigName, parse_config_name
+from benchmarks.results import ORIGIN_NAMES, Row, figures_of, read_results, variant
 from mmhybrid.analysis.counting import count
 from mmhybrid.apis.models import model_of, size_of
-from mmhybrid.engine.runner.results import ORIGIN_NAMES, Row, figures_of, variant
+from mmhybrid.backbones import DepthwiseShortcutBackbone, backbone_classes
 from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.errors import UserError
 from mmhybrid.version import __version__
 
 FOLDER = "configs/metafiles"
-COLLECTIONS = {
-    "TransXNet": dict(
-        title="TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer "
-        "for Visual Recognition",
-        url="https://arxiv.org/abs/2310.19380",
-        code="mmhybrid/backbones/transxnet.py",
-        architecture=["Dual Dynamic Token Mixer", "Input-dependent Depthwise Convolution"],
-    ),
-    "DMFormer": dict(
-        title="DMFormer: Closing the Gap Between CNN and Vision Transformers",
-        url="https://arxiv.org/abs/2209.07738",
-        code="mmhybrid/backbones/dmformer.py",
-        architecture=["Dynamic Multi-level Attention"],
-    ),
-    "XFormer": dict(
-        title="Lightweight Vision Transformer with Cross Feature Attention",
-        url="https://arxiv.org/abs/2207.07268",
-        code="mmhybrid/backbones/xformer.py",
-        architecture=["Cross Feature Attention"],
-    ),
-    "DW shortcut": dict(
-        title="Depth-Wise Convolutions in Vision Transformers for Efficient Training on Small "
-        "Datasets",
-        url="https://arxiv.org/abs/2407.19394",
-        code="mmhybrid/layers/depthwise_shortcut.py",
-        architecture=["Depth-wise Convolution", "Self-attention"],
-    ),
-}
 # As OpenMMLab's own indices write them.
 METRIC_NAMES = {"top-1": "Top 1 Accuracy", "top-5": "Top 5 Accuracy"}
 ORIGIN_ORDER = ("trained", "converted", "evaluated", "paper")
+
+
+def papers() -> dict[str, Any]:
+    """The papers of all registered backbones by the name of their collection."""
+    classes = [*backbone_classes(), DepthwiseShortcutBackbone]
+    return {one.paper.collection: one.paper for one in classes if one.paper}
+
+
+def collection_of(name: ConfigName) -> str:
+    """In which collection, and metafile, a config is."""
+    if name.family.endswith(WRAPPED):
+        return DepthwiseShortcutBackbone.paper.collection
+    for backbone in backbone_classes():
+        if backbone.family == name.family and backbone.paper:
+            return backbone.paper.collection
+    raise UserError(f"a config of {name.model}: no registered backbone has this name and a paper")
 
 
 def cost_of(config: str | Path) -> Row:
     """What the model of a config holds and computes, at the size that papers count it.
 
     Returns:
-        ``parameters``, ``flops`` (as OpenMMLab's tables count them) and ``size`` (H, W).
+        ``parameters``, ``flops`` (as OpenMMLab's tables count them), ``size`` (H, W), and under
+        ``pretrained`` the address of the weights that the backbone starts from, or None.
     """
     cfg = load_config(str(config))
+    init = (cfg.model.get("backbone") or {}).get("init_cfg") or {}
+    address = str(init.get("checkpoint"))
     size = size_of(cfg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _without_values(cfg)
     result = count(model, size)
-    return dict(parameters=result.parameters, flops=result.mm_macs, size=list(size))
+    return dict(
+        parameters=result.parameters,
+        flops=result.mm_macs,
+        size=list(size),
+        pretrained=address if address.startswith("https://") else None,
+    )
 
 
 def _without_values(cfg: Config) -> torch.nn.Module:
@@ -76,38 +74,32 @@ def _without_values(cfg: Config) -> torch.nn.Module:
         return model_of(cfg)
 
 
-def costs_of(
-    configs: Iterable[Path], say: Callable[[str], None] = lambda line: None
-) -> dict[str, Row]:
-    """:func:`cost_of` each config, by its name.
+def count_configs(root: Path, results: Iterable[str | Path]) -> None:
+    """Counts all configs anew, and writes the index and its metafiles.
 
     Args:
-        configs: paths.
-        say: called with a line for each.
+        root (Path): The checkout.
+        results (Iterable): Files and folders of results.
     """
     costs = {}
-    for config in configs:
+    for config in sorted((root / "configs").glob("*.py")):
         costs[config.stem] = cost_of(config)
-        say(f"{config.stem}: {costs[config.stem]['flops'] / 1e9:.4g} G")
-    return costs
+        print(f"{config.stem}: {costs[config.stem]['flops'] / 1e9:.4g} G", flush=True)
+    head = "# Written by `python -m benchmarks leaderboard --index` from configs/ and results/.\n"
+    for name, content in make_index(costs, read_results(results)["accuracy"]).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        path.write_text(head + text, encoding="utf-8")
 
 
-def collection_of(name: ConfigName) -> str:
-    """In which collection, and metafile, a config is."""
-    return name.family if name.family in COLLECTIONS else "DW shortcut"
-
-
-def make_index(
-    costs: Mapping[str, Row], accuracy: Iterable[Row], weights: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, Any]:
     """The content of all files.
 
     Args:
-        costs: of :func:`costs_of`.
-        accuracy: rows of results; those that name a config, on its data set, are entered, of a
-            single origin each: trained here, else published weights evaluated here, else another
-            checkpoint evaluated here, else the paper's.
-        weights: addresses of published weights, by config.
+        costs (Mapping): :func:`cost_of` every config, by its name.
+        accuracy (Iterable[dict]): Rows of results. Those that name a config, on its data set, are
+            entered, of a single origin each, the first of :data:`ORIGIN_ORDER`.
 
     Returns:
         By path under the checkout, what YAML holds.
@@ -117,29 +109,36 @@ def make_index(
         # A quick run is of other data than its config.
         if "config" in row and row["dataset"] == parse_config_name(row["config"]).dataset:
             figures.setdefault(row["config"], []).append(row)
+    # What detectors start from is the weights of the classifier of the same name.
+    weights = {
+        (parse_config_name(stem).model, "ImageNet-1K"): cost["pretrained"]
+        for stem, cost in costs.items()
+        if cost.get("pretrained")
+    }
     files: dict[str, Any] = {}
-    for collection, about in COLLECTIONS.items():
-        models = [
-            _entry(stem, cost, figures.get(stem, []), (weights or {}).get(stem))
-            for stem, cost in sorted(costs.items())
-            if collection_of(parse_config_name(stem)) == collection
-        ]
+    for collection, paper in papers().items():
+        models = []
+        for stem, cost in sorted(costs.items()):
+            name = parse_config_name(stem)
+            if collection_of(name) == collection:
+                models.append(_entry(stem, cost, figures.get(stem, [])))
+                if address := weights.get((name.model, name.dataset)):
+                    models[-1]["Weights"] = address
+        if not models:
+            continue
+        about = {
+            "Name": collection,
+            "Metadata": {"Architecture": list(paper.architecture)},
+            "Paper": {"Title": paper.title, "URL": paper.url},
+            "README": "README.md",
+            "Code": {"URL": paper.code, "Version": f"v{__version__}"},
+        }
         file = f"{FOLDER}/{collection.lower().replace(' ', '_')}.yml"
-        files[file] = dict(Collections=[_collection(collection, about)], Models=models)
+        files[file] = dict(Collections=[about], Models=models)
     return {"model-index.yml": dict(Import=sorted(files)), **files}
 
 
-def _collection(name: str, about: Mapping[str, Any]) -> Row:
-    return {
-        "Name": name,
-        "Metadata": {"Architecture": about["architecture"]},
-        "Paper": {"Title": about["title"], "URL": about["url"]},
-        "README": "README.md",
-        "Code": {"URL": about["code"], "Version": f"v{__version__}"},
-    }
-
-
-def _entry(stem: str, cost: Row, figures: list[Row], weights: str | None) -> Row:
+def _entry(stem: str, cost: Row, figures: list[Row]) -> Row:
     name = parse_config_name(stem)
     entry: Row = {
         "Name": stem,
@@ -152,65 +151,28 @@ def _entry(stem: str, cost: Row, figures: list[Row], weights: str | None) -> Row
             "Input Size": cost["size"],
         },
     }
-    kinds = {row["origin"]["kind"] for row in figures}
-    kind = next((kind for kind in ORIGIN_ORDER if kind in kinds), None)
-    if kind is not None:
-        chosen = [row for row in figures if row["origin"]["kind"] == kind]
-        plainest = min(map(variant, chosen))  # without test-time augmentation where it can be
-        chosen = [row for row in chosen if variant(row) == plainest]
-        results = {}
-        for row in chosen:
-            metric = METRIC_NAMES.get(row["metric"], row["metric"])
-            task = "Instance Segmentation" if metric.startswith("mask") else name.task
-            result = dict(Task=task, Dataset=row["dataset"], Metrics={})
-            results.setdefault(task, result)["Metrics"][metric] = row["value"]
-        origin = chosen[0]["origin"]
-        where = origin.get("source") or origin["command"]
-        runs = len(chosen[0]["runs"])
-        mean = f", mean of {runs} runs" if runs > 1 else ""
-        entry["Metadata"]["Results From"] = f"{ORIGIN_NAMES[kind]}{mean}: {where}"
-        entry["Results"] = list(results.values())
-    if weights:
-        entry["Weights"] = weights
-    return entry
-
-
-def published_weights(config: str | Path) -> str | None:
-    """The address of weights for the whole model of a config, where the authors give one.
-
-    For a classifier those that its backbone starts from elsewhere are its own.
-    """
-    stem = Path(config).stem
-    name = parse_config_name(stem)
-    if (name.family, name.dataset) == ("TransXNet", "ImageNet-1K"):
-        size = name.model[-1].lower()
-        return f"https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-{size}.pth.tar"
-    return None
-
-
-def write_index(root: Path, files: Mapping[str, Any]) -> None:
-    """Writes what :func:`make_index` returned.
-
-    Args:
-        root: the checkout.
-        files: by path under it.
-    """
-    head = (
-        "# Written by benchmarks/make_leaderboard.py --index; change configs or results/ instead.\n"
-    )
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-        path.write_text(head + text, encoding="utf-8")
+    origins = {row["origin"]["type"] for row in figures}
+    best = next((type for type in ORIGIN_ORDER if type in origins), None)
+    chosen = [row for row in figures if row["origin"]["type"] == best]
+    if not chosen:
+        return entry
+    plainest = min(map(variant, chosen))  # without test-time augmentation where it can be
+    chosen = [row for row in chosen if variant(row) == plainest]
+    results: Row = {}
+    for row in chosen:
+        metric = METRIC_NAMES.get(row["metric"], row["metric"])
+        task = "Instance Segmentation" if metric.startswith("mask") else name.task
+        result = dict(Task=task, Dataset=row["dataset"], Metrics={})
+        results.setdefault(task, result)["Metrics"][metric] = row["value"]
+    origin, runs = chosen[0]["origin"], len(chosen[0]["runs"])
+    where = origin.get("source") or origin["command"]
+    mean = f", mean of {runs} runs" if runs > 1 else ""
+    entry["Metadata"]["Results From"] = f"{ORIGIN_NAMES[best]}{mean}: {where}"
+    return entry | dict(Results=list(results.values()))
 
 
 def read_costs(root: Path) -> dict[str, Row]:
-    """The costs of all configs, from the index as it was written.
-
-    Args:
-        root: the checkout.
-    """
+    """The costs of all configs, from the index in a checkout as it was written."""
     index = root / "model-index.yml"
     if not index.exists():
         return {}

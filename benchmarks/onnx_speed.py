@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,55 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmhybrid.analysis.benchmark import smallest_models
+from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.analysis.timing import ratio, time_interleaved
+from mmhybrid.apis.models import make_model
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import (
-    DMFormer,
-    DWCaiT,
-    DWSwinTransformer,
-    DWVisionTransformer,
-    TransXNet,
-    XFormer,
-)
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.onnx_export import compare, export_onnx, session_of
+from mmhybrid.engine.runner.results import write_json
+from mmhybrid.errors import UserError
 
 SHAPES = tuple((b, 3, *size) for size in ((224, 224), (256, 320), (480, 640)) for b in (1, 3))
-BACKBONES = {
-    "TransXNet-T": lambda: TransXNet("tiny"),
-    "DMFormer-S": lambda: DMFormer("small"),
-    "XFormer-S": lambda: XFormer("small"),
-    "DW-ViT-T": lambda: DWVisionTransformer("tiny"),
-    "DW-Swin-T": lambda: DWSwinTransformer("tiny"),
-    "DW-CaiT-XXS12": lambda: DWCaiT("xxs12"),
-}
+
+
+def measure_onnx(
+    folder: Path,
+    machine: Mapping[str, Any],
+    repeats: int,
+    graphs: Path,
+    models: Iterable[str] | None = None,
+) -> str:
+    """Measures the smallest preset of every backbone; writes onnx.json and onnx.md.
+
+    Args:
+        folder (Path): Where to write.
+        machine (Mapping): What onnx.md says of the machine, by its name.
+        repeats (int): Timed calls of each.
+        graphs (Path): Folder of exported graphs; those that are there are measured as they are.
+        models (Iterable[str]): E.g. ``['TransXNet-T']``; None for all.
+
+    Returns:
+        The text of onnx.md.
+    """
+    import onnxruntime
+
+    file = folder / "onnx.json"
+    results = json.loads(file.read_text()) if file.exists() else {"machine": {}, "rows": {}}
+    graphs.mkdir(parents=True, exist_ok=True)
+    specs = smallest_models()
+    if unknown := set(models or ()) - set(specs):
+        raise UserError(f"no model {', '.join(unknown)}: there are {', '.join(specs)}")
+    for name in models or specs:
+        print(f"exporting and measuring {name} ...", flush=True)
+        graph = graphs / f"{name}.onnx"
+        results["rows"][name] = onnx_rows(name, make_model(specs[name]), graph, repeats=repeats)
+        results["machine"][name] = dict(machine, onnxruntime=onnxruntime.__version__)
+        # After every model, so that a stopped run keeps what it has.
+        write_json(file, results)
+        (folder / "onnx.md").write_text(page(results))
+    return page(results)
 
 
 @torch.no_grad()
@@ -47,11 +75,11 @@ def onnx_rows(
     number of threads: above 1, onnxruntime is faster.
 
     Args:
-        name: of the model, for the rows.
-        model: its weights are replaced by random ones of a fair size, always the same.
-        path: of the graph; what is there is not exported again.
-        shapes: (B, C, H, W) to run at.
-        repeats: timed calls of each.
+        name (str): Of the model, for the rows.
+        model (nn.Module): Its weights are replaced by random ones of a fair size, always the same.
+        path (Path): Of the graph; what is there is not exported again.
+        shapes (Iterable[tuple]): (B, C, H, W) to run at.
+        repeats (int): Timed calls of each. Defaults to 5.
     """
     model = random_init(model).eval()
     fused = fuse(model)
@@ -62,7 +90,12 @@ def onnx_rows(
     for shape in shapes:
         x = torch.randn(shape)
         differences = compare(model, path, [x])
-        seconds = time_interleaved(_calls(model, fused, session, x), repeats=repeats)
+        calls = {
+            "eager": lambda x=x: model(x),
+            "fused": lambda x=x: fused(x),
+            "onnxruntime": lambda x=x: session.run(None, {"image": x.numpy()}),
+        }
+        seconds = time_interleaved(calls, repeats=repeats)
         rows.append(
             {
                 "model": name,
@@ -77,9 +110,34 @@ def onnx_rows(
     return rows
 
 
-def _calls(model: nn.Module, fused: nn.Module, session: Any, x: torch.Tensor) -> Mapping[str, Any]:
-    return {
-        "eager": lambda: model(x),
-        "fused": lambda: fused(x),
-        "onnxruntime": lambda: session.run(None, {"image": x.numpy()}),
-    }
+def page(results: Mapping[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = [
+        (
+            row["model"],
+            row["shape"],
+            f"{row['largest_difference']:.1e}",
+            f"{row['largest_value']:.2g}",
+            f"{row['times_as_fast_as_eager']:.2f}",
+            f"{row['times_as_fast_as_fused_eager']:.2f}",
+        )
+        for of_model in results["rows"].values()
+        for row in of_model
+    ]
+    machines: dict[str, list[str]] = {}
+    for name in results["rows"]:
+        about = ", ".join(f"{key}: {value}" for key, value in results["machine"][name].items())
+        machines.setdefault(about, []).append(name)
+    measured = list(machines)
+    if len(machines) > 1:
+        measured = [f"- {', '.join(models)}: {about}" for about, models in machines.items()]
+    head = ("model", "shape", "difference", "of", "times eager", "times fused eager")
+    parts = [
+        "# ONNX",
+        "A backbone exported once, fused, for any batch and size, and run in onnxruntime: the "
+        "largest difference from PyTorch, float32, random weights, the largest value, and how many "
+        "times as fast onnxruntime is as eager PyTorch, unfused and fused, on the same threads.",
+        "\n".join(measured),
+        markdown_table(head, rows),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.plain_transxnet import plain_transxnet
-from mmhybrid.analysis.timing import peak_memory, ratio, time_interleaved
+from benchmarks.timed_rows import timed_rows
+from mmhybrid.analysis.timing import peak_memory_of, time_interleaved
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
 from mmhybrid.deploy import fuse
+from mmhybrid.layers.relative_position import attention_with_position, fit_relative_position
 
 Row = dict[str, Any]
 Size = tuple[int, int]
@@ -58,61 +61,40 @@ def forward(size: Size, *, repeats: int = 5, with_peers: bool = False) -> list[R
             peer.eval()  # of mmdet's, this returns nothing
             functions[name] = _forward_of(peer, x)
     seconds = time_interleaved(functions, repeats=repeats)
-    return [
-        {
-            "model": name,
-            "size": f"{size[0]}x{size[1]}",
-            "seconds": statistics.median(values),
-            "times_plain": ratio(seconds, "plain", name),
-            "times_fused": ratio(seconds, "TransXNet-T fused", name),
-            "all_seconds": values,
-        }
-        for name, values in seconds.items()
-    ]
+    about = dict(size=_shown(size))
+    return timed_rows(seconds, about, times_plain="plain", times_fused="TransXNet-T fused")
 
 
 def training_step(size: Size = (640, 1088), batch: int = 2, *, repeats: int = 5) -> list[Row]:
     """Seconds and peak memory of a forward and backward pass, ours and the plain formula's."""
-    model = random_init(TransXNet("tiny")).train()
-    recomputing = random_init(TransXNet("tiny", with_cp=True)).train()
+    names = ("plain", "TransXNet-T", "TransXNet-T, with_cp")
+    memory = {name: peak_memory_of(_training_call, name, size, batch) for name in names}
+    functions = {name: _training_call(name, size, batch) for name in names}
+    seconds = time_interleaved(functions, repeats=repeats, warmup=0)
+    rows = timed_rows(seconds, dict(size=_shown(size), batch=batch), times_plain="plain")
+    return [row | _memory(memory, row["model"]) for row in rows]
+
+
+def _training_call(name: str, size: Size, batch: int) -> Callable[[], None]:
+    model = random_init(TransXNet("tiny", with_cp=name.endswith("with_cp"))).train()
     x = torch.randn(batch, 3, *size)
 
-    def step(outputs: Callable[[], Iterable[Tensor]]) -> Callable[[], None]:
-        def run() -> None:
-            model.zero_grad()
-            recomputing.zero_grad()
-            sum(y.mean() for y in outputs()).backward()
+    def step() -> None:
+        model.zero_grad()
+        outputs = plain_transxnet(model, x) if name == "plain" else model(x)
+        sum(y.mean() for y in outputs).backward()
 
-        return run
-
-    functions = {
-        "plain": step(lambda: plain_transxnet(model, x)),
-        "TransXNet-T": step(lambda: model(x)),
-        "TransXNet-T, with_cp": step(lambda: recomputing(x)),
-    }
-    memory = {name: peak_memory(function) for name, function in functions.items()}
-    seconds = time_interleaved(functions, repeats=repeats, warmup=0)
-    return [
-        {
-            "model": name,
-            "size": f"{size[0]}x{size[1]}",
-            "batch": batch,
-            "seconds": statistics.median(values),
-            "times_plain": ratio(seconds, "plain", name),
-            "peak_mib": memory[name] / 2**20,
-            "memory_over_plain": memory[name] / memory["plain"],
-            "all_seconds": values,
-        }
-        for name, values in seconds.items()
-    ]
+    return step
 
 
 def attention_memory(size: Size = (800, 1344)) -> list[Row]:
     """Peak memory of the first stage's attention, all three blocks, in a training step."""
-    from torch.nn import functional as F
+    names = ("plain", "TransXNet-T")
+    memory = {name: peak_memory_of(_attention_call, name, size) for name in names}
+    return [dict(model=name, size=_shown(size), **_memory(memory, name)) for name in names]
 
-    from mmhybrid.layers.relative_position import attention_with_position, fit_relative_position
 
+def _attention_call(name: str, size: Size) -> Callable[[], None]:
     blocks, dim = 3, 24
     queries = (size[0] // 4) * (size[1] // 4)
     keys = math.ceil(size[0] / 32) * math.ceil(size[1] / 32)
@@ -135,16 +117,7 @@ def attention_memory(size: Size = (800, 1344)) -> list[Row]:
         outputs = [attention_with_position(q[i], k[i], v[i], position) for i in range(blocks)]
         sum(y.mean() for y in outputs).backward()
 
-    memory = {"plain": peak_memory(published), "TransXNet-T": peak_memory(folded)}
-    return [
-        {
-            "model": name,
-            "size": f"{size[0]}x{size[1]}",
-            "peak_mib": value / 2**20,
-            "memory_over_plain": value / memory["plain"],
-        }
-        for name, value in memory.items()
-    ]
+    return published if name == "plain" else folded
 
 
 @torch.no_grad()
@@ -161,16 +134,7 @@ def compiled(size: Size = (224, 224), batch: int = 8, *, repeats: int = 5) -> li
     for name, one in (("compiled", model), ("compiled, fused", fused)):
         functions[name] = _forward_of(torch.compile(one, fullgraph=True, dynamic=False), x)
     seconds = time_interleaved(functions, repeats=repeats, warmup=2)
-    return [
-        {
-            "model": name,
-            "size": f"{size[0]}x{size[1]}",
-            "batch": batch,
-            "seconds": statistics.median(values),
-            "times_eager": ratio(seconds, "eager", name),
-        }
-        for name, values in seconds.items()
-    ]
+    return timed_rows(seconds, dict(size=_shown(size), batch=batch), times_eager="eager")
 
 
 @torch.no_grad()
@@ -194,24 +158,20 @@ def errors(size: Size) -> list[Row]:
     return rows
 
 
-@torch.no_grad()
 def growth(sides: Iterable[int] = (256, 512, 768, 1024, 1280), *, repeats: int = 5) -> list[Row]:
     """Seconds and peak memory of a forward pass of the fused model, by the side of the image."""
-    fused = fuse(random_init(TransXNet("tiny")))
     rows = []
     for side in sides:
-        run = _forward_of(fused, torch.randn(1, 3, side, side))
-        memory = peak_memory(run)
-        values = time_interleaved({"fused": run}, repeats=repeats)["fused"]
-        rows.append(
-            {
-                "side": side,
-                "pixels": side * side,
-                "seconds": statistics.median(values),
-                "peak_mib": memory / 2**20,
-            }
-        )
+        memory = peak_memory_of(_fused_call, side)
+        values = time_interleaved({"fused": _fused_call(side)}, repeats=repeats)["fused"]
+        row = dict(side=side, pixels=side**2, seconds=statistics.median(values))
+        rows.append(row | dict(peak_mib=memory / 2**20))
     return rows
+
+
+def _fused_call(side: int) -> Callable[[], object]:
+    fused, x = fuse(random_init(TransXNet("tiny"))), torch.randn(1, 3, side, side)
+    return torch.no_grad()(lambda: fused(x))
 
 
 def fitted_exponent(rows: list[Row], key: str, size: str = "pixels") -> float:
@@ -229,12 +189,14 @@ def _error(precision: str, size: Size, outputs: Iterable[Tensor], exact: Iterabl
     """The largest error over the largest value, and the mean error over the mean value."""
     pairs = list(zip(outputs, exact, strict=True))
     largest = max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-    mean = statistics.mean(
-        ((a.double() - b).abs().mean() / b.abs().mean()).item() for a, b in pairs
-    )
-    return {
-        "precision": precision,
-        "size": f"{size[0]}x{size[1]}",
-        "largest": largest,
-        "mean": mean,
-    }
+    means = [((a.double() - b).abs().mean() / b.abs().mean()).item() for a, b in pairs]
+    shown = dict(precision=precision, size=_shown(size), largest=largest)
+    return shown | dict(mean=statistics.mean(means))
+
+
+def _memory(memory: dict[str, int], name: str) -> Row:
+    return dict(peak_mib=memory[name] / 2**20, memory_over_plain=memory[name] / memory["plain"])
+
+
+def _shown(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -17,7 +17,7 @@ def on_post_build(config: MkDocsConfig) -> None:
         from benchmarks.leaderboard import leaderboard
         from benchmarks.leaderboard_page import to_html
         from benchmarks.model_index import read_costs
-        from mmhybrid.engine.runner.results import read_results
+        from benchmarks.results import read_results
     except ModuleNotFoundError as error:
         log.info("The site gets no leaderboard.html: %s", error)
         return

@@ -1,13 +1,28 @@
 """Timing, peak memory and the rows of the speed table, at sizes that take no time."""
 
+import json
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks import onnx_speed
+from benchmarks import speed as sections
 from benchmarks import transxnet_speed as speed
-from benchmarks.fused_speed import fused_speed
-from mmhybrid.analysis.timing import peak_memory, ratio, synchronise, time_interleaved
+from benchmarks.__main__ import main
+from benchmarks.parts_speed import attention_cost, fused_speed, shortcut_cost
+from mmhybrid.analysis.tables import markdown_table
+from mmhybrid.analysis.timing import (
+    peak_memory,
+    peak_memory_of,
+    ratio,
+    synchronise,
+    time_interleaved,
+)
 
 SMALL = (64, 96)
 
@@ -27,15 +42,12 @@ def test_functions_are_timed_in_turn() -> None:
     assert ratio(seconds, "slow", "fast") > 2
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the CPU's memory")
 def test_peak_memory_counts_what_is_freed_again() -> None:
-    def fill(mebibytes: int) -> None:
-        torch.ones(mebibytes, 2**18)  # 1 MiB a row
-
-    small, large = (peak_memory(lambda n=n: fill(n)) / 2**20 for n in (32, 256))
+    # 1 MiB a row.
+    small, large = (peak_memory_of(partial, np.ones, (n, 2**17)) / 2**20 for n in (32, 256))
     assert 200 < large - small < 250
-    with pytest.raises(RuntimeError, match="failed"):
-        peak_memory(lambda: 1 / 0)
+    with pytest.raises(RuntimeError, match="failed: ZeroDivisionError"):
+        peak_memory_of(partial, divmod, 1, 0)
 
 
 def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +58,7 @@ def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.cuda, name, lambda device, name=name: asked.append(device) or values.get(name)
         )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert peak_memory(lambda: None, device="cuda:1") == 250
+    assert peak_memory(lambda: None, "cuda:1") == 250
     synchronise("cuda:1")
     assert asked == ["cuda:1"] * 6
     synchronise("cpu")
@@ -73,13 +85,70 @@ def test_errors_against_float64() -> None:
 
 
 def test_rows_of_fused_models() -> None:
-    rows = fused_speed(64, repeats=1)
-    assert len({row["model"] for row in rows}) == 3
+    rows = fused_speed(64, {"DMFormer-S": "DMFormer", "XFormer-S": "XFormer"}, repeats=1)
+    assert len(rows) == 2 * 3
     assert all(row["seconds"] > 0 for row in rows)
     assert all(row["error"] < 1e-4 and row["error_float64"] < 1e-10 for row in rows)
     assert any(row["error"] > 0 for row in rows if row["form"] == "fused")
 
 
+def test_rows_of_parts() -> None:
+    rows = attention_cost((16, 32), 8, 2, repeats=1)
+    assert [row["tokens"] for row in rows] == [16] * 3 + [32] * 3
+    assert all(row["seconds"] > 0 for row in rows)
+    rows = shortcut_cost(32, 1, repeats=1)
+    assert rows[0]["times_as_long_as_swin"] == 1
+    assert len(rows) == 3
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", *map(str, arguments)])
+    main()
+
+
+def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, root: Path) -> None:
+    measured = json.loads((root / "results" / "speed.json").read_text())
+    (tmp_path / "speed.json").write_text(json.dumps(measured))
+    monkeypatch.setitem(sections.SECTIONS, "growth", lambda repeats: measured["growth"])
+    monkeypatch.setitem(
+        sections.SECTIONS,
+        "attention_cost",
+        lambda repeats: measured["attention_cost"][: 3 * repeats],
+    )
+    options = ["--out", tmp_path, "--repeats", 2, "--threads", torch.get_num_threads()]
+    run(monkeypatch, "growth", "attention_cost", *options)
+    now = json.loads((tmp_path / "speed.json").read_text())
+    assert now["forward"] == measured["forward"]
+    assert len(now["attention_cost"]) == 6
+    assert now["machines"]["growth"]["threads"] == torch.get_num_threads()
+    for plot in ("transxnet_growth.png", "attention_cost.png"):
+        assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="error: no section nothing: there are forward, "):
+        run(monkeypatch, "nothing", *options)
+
+
+@pytest.mark.parametrize(("name", "module"), [("speed", sections), ("onnx", onnx_speed)])
+def test_published_pages_are_those_of_the_figures(root: Path, name: str, module) -> None:
+    results = json.loads((root / "results" / f"{name}.json").read_text())
+    assert module.page(results) == (root / "results" / f"{name}.md").read_text()
+
+
+def test_page_of_onnx_names_every_machine() -> None:
+    machines = {name: dict(threads=threads) for name, threads in (("A", 2), ("B", 4), ("C", 2))}
+    several = onnx_speed.page(dict(machine=machines, rows=dict(A=[], B=[], C=[])))
+    assert "\n\n- A, C: threads: 2\n- B: threads: 4\n\n|" in several
+    assert "\n\nthreads: 2\n\n|" in onnx_speed.page(dict(machine=machines, rows=dict(A=[], C=[])))
+
+
 def test_fitted_exponent() -> None:
     rows = [{"pixels": n, "seconds": 3e-6 * n**1.5} for n in (100, 1000, 5000)]
     assert speed.fitted_exponent(rows, "seconds") == pytest.approx(1.5)
+
+
+def test_markdown_table() -> None:
+    assert markdown_table(["model", "a|b"], [["x|y", 1.5], ["z", "-"]]).splitlines() == [
+        "| model | a\\|b |",
+        "| :-----|----: |",
+        "| x\\|y  |  1.5 |",
+        "| z     |    - |",
+    ]

@@ -1,31 +1,27 @@
-"""The leaderboard: nothing without an origin, no two origins in a column."""
+"""Results and the leaderboard: nothing without an origin, no two origins in a column."""
 
 import csv
 import json
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import leaderboard
-from mmhybrid.engine.runner.results import (
-    accuracy_rows,
-    check_accuracy,
-    checkpoint_origin,
-    read_results,
-    write_results,
-    write_test_result,
-    write_training_result,
-)
-from mmhybrid.engine.runner.run_config import UserError
+from benchmarks.__main__ import main
+from benchmarks.results import check_row, read_results, rows_of_run
+from mmhybrid.engine.runner import results as writing
+from mmhybrid.engine.runner.results import write_json, write_test_result, write_training_result
+from mmhybrid.errors import UserError
 
-PAPER = dict(kind="paper", source="https://arxiv.org/abs/2310.19380", where="table </script> 1")
-TRAINED = dict(kind="trained", command="python train.py", seed=0, commit="abc", device="a CPU")
+PAPER = dict(type="paper", source="https://arxiv.org/abs/2310.19380", where="table </script> 1")
+TRAINED = dict(type="trained", command="python train.py", seed=0, commit="abc", device="a CPU")
 CONVERTED = dict(
-    kind="converted", checkpoint="t.pth", sha256="0" * 64, command="c", commit="abc", device="d"
+    type="converted", checkpoint="t.pth", sha256="0" * 64, command="c", commit="abc", device="d"
 )
 
 
@@ -62,8 +58,8 @@ COSTS = {"transxnet_t_imagenet": dict(parameters=12_834_808, flops=1_766_000_000
 @pytest.fixture
 def results(tmp_path: Path) -> dict[str, list]:
     made = dict(command="c", commit="1", date="today", device="d", torch="2")
-    write_results(tmp_path / "a.json", "accuracy", ROWS["accuracy"])
-    write_results(tmp_path / "b.json", "benchmark", ROWS["benchmark"], made=made)
+    write_json(tmp_path / "a.json", dict(type="accuracy", rows=ROWS["accuracy"]))
+    write_json(tmp_path / "b.json", dict(type="benchmark", rows=ROWS["benchmark"], made=made))
     (tmp_path / "other.json").write_text('{"forward": []}')  # of another tool: left out
     return read_results([tmp_path])
 
@@ -72,8 +68,8 @@ def results(tmp_path: Path) -> dict[str, list]:
     ("change", "message"),
     [
         (dict(origin=None), "names no origin"),
-        (dict(origin=dict(kind="somebody")), "names no origin"),
-        (dict(origin=dict(kind="paper", source="x")), "does not say: where"),
+        (dict(origin=dict(type="somebody")), "names no origin"),
+        (dict(origin=dict(type="paper", source="x")), "does not say: where"),
         (dict(origin=TRAINED | dict(commit="unknown")), "does not say: commit"),
         (dict(origin={k: v for k, v in TRAINED.items() if k != "seed"}), "does not say: seed"),
         (dict(origin=CONVERTED | dict(sha256="")), "does not say: sha256"),
@@ -84,12 +80,7 @@ def results(tmp_path: Path) -> dict[str, list]:
 )
 def test_nothing_without_an_origin_gets_in(change: dict, message: str, tmp_path: Path) -> None:
     row = accuracy("TransXNet-T", 81.6) | change
-    with pytest.raises(UserError, match=message):
-        check_accuracy(row)
-    with pytest.raises(UserError, match=message):
-        write_results(tmp_path / "rows.json", "accuracy", [row])
-    assert not (tmp_path / "rows.json").exists()
-    (tmp_path / "rows.json").write_text(json.dumps(dict(kind="accuracy", rows=[row])))
+    write_json(tmp_path / "rows.json", dict(type="accuracy", rows=[row]))
     with pytest.raises(UserError, match=rf"rows\.json: .*{message}"):
         read_results([tmp_path])
 
@@ -98,11 +89,17 @@ def test_a_row_without_the_key_origin_is_an_error() -> None:
     row = accuracy("TransXNet-T", 81.6)
     del row["origin"]
     with pytest.raises(UserError, match="lacks origin"):
-        check_accuracy(row)
+        check_row(row)
 
 
 def test_seed_zero_is_a_seed() -> None:
-    check_accuracy(accuracy("TransXNet-T", 81.0, TRAINED))
+    check_row(accuracy("TransXNet-T", 81.0, TRAINED))
+
+
+def test_results_of_version_0_1_are_read(results: dict, tmp_path: Path) -> None:
+    for file in tmp_path.glob("[ab].json"):
+        file.write_text(file.read_text().replace('"type":', '"kind":'))
+    assert read_results([tmp_path]) == results
 
 
 def test_origins_have_columns_of_their_own(results: dict) -> None:
@@ -172,35 +169,27 @@ def test_every_figure_and_its_origin_are_in_the_csv(results: dict) -> None:
     assert len(lines) == len(ROWS["accuracy"])
     for line, row in zip(lines, ROWS["accuracy"], strict=True):
         assert float(line["value"]) == row["value"]
-        assert line["origin"] == row["origin"]["kind"]
-        assert all(line[key] == str(value) for key, value in row["origin"].items() if key != "kind")
+        assert line["origin"] == row["origin"]["type"]
+        assert all(line[key] == str(value) for key, value in row["origin"].items() if key != "type")
 
 
 def test_metrics_of_an_evaluation_become_rows() -> None:
     metrics = {"coco/bbox_mAP": 0.445, "coco/segm_mAP": 0.407, "coco/bbox_mAP_s": -1, "loss": 1}
-    rows = accuracy_rows(metrics, model="TransXNet-T", dataset="COCO", origin=TRAINED)
+    run = dict(config="mask_rcnn_transxnet_t_coco", dataset="CocoDataset", origin=TRAINED)
+    rows = rows_of_run(dict(run, metrics=metrics))
     assert [(row["metric"], row["value"]) for row in rows] == [("box AP", 44.5), ("mask AP", 40.7)]
     for row in rows:
-        check_accuracy(row)
-    (row,) = accuracy_rows({"mIoU": 45.5}, model="m", dataset="ADE20K", origin=TRAINED)
+        check_row(row)
+    (row,) = rows_of_run(dict(run, config="my_own", metrics={"mIoU": 45.5}, quick=True))
+    assert (row["model"], row["dataset"]) == ("my_own", "CocoDataset, quick run")
     assert (row["metric"], row["value"]) == ("mIoU", 45.5)
+    with pytest.raises(UserError, match="none of these metrics is for a table: time"):
+        rows_of_run(dict(run, metrics={"time": 1.0}))
 
 
-def test_published_weights_are_told_by_their_digest(tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(b"abc")
-    origin = checkpoint_origin(tmp_path / "weights.pth", published=True)
-    assert origin["kind"] == "converted"
-    assert origin["sha256"].startswith("ba7816bf")
-    assert checkpoint_origin("https://example.com/weights.pth")["kind"] == "converted"
-    unknown = checkpoint_origin(tmp_path / "weights.pth")
-    assert unknown == origin | dict(kind="evaluated")
-    row = accuracy("TransXNet-T", 81.5, unknown)
-    check_accuracy(row)
-    assert leaderboard.describe_origin(row).startswith("a checkpoint evaluated here: ")
-
-
-def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
+def fake_runner(folder: Path, checkpoint: str = "", last: str = "") -> SimpleNamespace:
     loader = SimpleNamespace(dataset=[])
+    info = dict(last_ckpt=str(folder / last)) if last else {}
     return SimpleNamespace(
         log_dir=str(folder),
         work_dir=str(folder),
@@ -209,68 +198,119 @@ def fake_runner(folder: Path, checkpoint: str = "") -> SimpleNamespace:
         model=torch.nn.Linear(1, 1),
         train_dataloader=loader,
         test_dataloader=loader,
+        message_hub=SimpleNamespace(runtime_info=info),
         _load_from=checkpoint,
     )
 
 
-@pytest.mark.train
-def test_training_and_testing_leave_results(tmp_path: Path) -> None:
-    config = "configs/mask_rcnn_transxnet_t_coco.py"
+CONFIG = "configs/mask_rcnn_transxnet_t_coco.py"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with a training's checkpoint and result."""
     (tmp_path / "vis_data").mkdir()
     log = [{"loss": 1.0, "step": 5}, {"coco/bbox_mAP": 0.1, "step": 5}]
     log.append({"coco/bbox_mAP": 0.2, "coco/segm_mAP": 0.15, "step": 9})
     (tmp_path / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, log)))
-    assert write_training_result(fake_runner(tmp_path), config) == tmp_path / "result.json"
-    first, second = read_results([tmp_path / "result.json"])["accuracy"]
-    assert (first["model"], first["method"], first["dataset"]) == (
-        "TransXNet-T",
-        "Mask R-CNN",
-        "COCO",
-    )
-    assert (first["metric"], first["value"], second["value"]) == ("box AP", 20.0, 15.0)
-    assert first["origin"]["kind"] == "trained"
-    assert first["origin"]["seed"] == 7
+    (tmp_path / "epoch_1.pth").write_bytes(b"trained")
+    runner = fake_runner(tmp_path, last="epoch_1.pth")
+    assert write_training_result(runner, CONFIG) == tmp_path / "result.json"
+    return tmp_path
 
-    # Weights beside a training's result were trained here; of others nobody knows.
-    other = tmp_path / "other"
-    other.mkdir()
-    for folder, kind in ((tmp_path, "trained"), (other, "evaluated")):
-        (folder / "epoch_1.pth").write_bytes(b"weights")
-        runner = fake_runner(folder, str(folder / "epoch_1.pth"))
-        out = folder / "tested.json"
-        write_test_result(str(out), {"coco/bbox_mAP": 0.3}, runner, config, quick=True)
-        (row,) = read_results([out])["accuracy"]
-        assert "note" not in row
-        assert row["origin"]["kind"] == kind
-        assert row["dataset"] == "COCO, quick run"
-    write_test_result(str(out), {"mIoU": 0.3}, runner, config, tta=True, published=True)
+
+def evaluated(checkpoint: Path | str, out: Path, **options: bool) -> dict:
+    """The row of an evaluation."""
+    runner = fake_runner(out.parent, str(checkpoint))
+    metrics = {"coco/bbox_mAP": np.float32(0.3), "confusion_matrix/result": torch.eye(2)}
+    write_test_result(str(out), metrics, runner, CONFIG, **options)
     (row,) = read_results([out])["accuracy"]
-    assert (row["note"], row["origin"]["kind"]) == ("test-time augmentation", "converted")
-    with pytest.raises(UserError, match="none of these metrics is for a table: time"):
-        write_test_result(str(out), {"time": 1.0}, runner, config)
-    assert write_training_result(fake_runner(other), config) is None
+    return row
 
 
-def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["leaderboard.py", *arguments])
-    monkeypatch.syspath_prepend(root / "tools")
-    runpy.run_path(str(root / "benchmarks" / "make_leaderboard.py"), run_name="__main__")
+def test_training_leaves_a_result(trained: Path) -> None:
+    first, second = read_results([trained / "result.json"])["accuracy"]
+    assert (first["model"], first["method"]) == ("TransXNet-T", "Mask R-CNN")
+    assert (first["dataset"], first["metric"], first["value"]) == ("COCO", "box AP", 20.0)
+    assert second["value"] == 15.0
+    assert first["origin"]["type"] == "trained"
+    assert first["origin"]["seed"] == 7
+    (trained / "other").mkdir()
+    assert write_training_result(fake_runner(trained / "other"), CONFIG) is None
 
 
-def test_tool_and_what_the_project_publishes(root: Path, monkeypatch, tmp_path: Path) -> None:
+def test_only_a_checkpoint_of_the_training_has_its_origin(trained: Path) -> None:
+    row = evaluated(trained / "epoch_1.pth", trained / "tested.json", quick=True)
+    assert row["origin"] == read_results([trained / "result.json"])["accuracy"][0]["origin"]
+    assert row["dataset"] == "COCO, quick run"
+    assert "note" not in row
+    (trained / "foreign.pth").write_bytes(b"somebody else's")
+    assert evaluated(trained / "foreign.pth", trained / "a.json")["origin"]["type"] == "evaluated"
+    (trained / "result.json").write_text("[]")  # of another program
+    assert evaluated(trained / "epoch_1.pth", trained / "a.json")["origin"]["type"] == "evaluated"
+
+
+def test_the_origin_of_a_checkpoint_has_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"abc")
+    row = evaluated(tmp_path / "weights.pth", tmp_path / "a.json", published=True, tta=True)
+    assert row["note"] == "test-time augmentation"
+    assert row["origin"]["type"] == "converted"
+    assert row["origin"]["sha256"].startswith("ba7816bf")
+    unknown = evaluated(tmp_path / "weights.pth", tmp_path / "a.json")
+    assert unknown["origin"] == row["origin"] | dict(type="evaluated")
+    assert leaderboard.describe_origin(unknown).startswith("a checkpoint evaluated here: ")
+    row = evaluated("https://example.com/weights.pth", tmp_path / "a.json")
+    assert (row["origin"]["type"], row["origin"]["sha256"]) == ("converted", "not kept")
+
+
+def test_the_commit_is_of_this_project_alone(tmp_path: Path, monkeypatch) -> None:
+    """And not of the repository in which somebody has the environment with this package."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e"]
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    site = tmp_path / "venv" / "site-packages"
+    for folder in (site, tmp_path):
+        (folder / "mmhybrid").mkdir(parents=True)
+        (folder / "mmhybrid" / "version.py").touch()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "theirs")
+    for folder in (site, tmp_path):  # not tracked
+        monkeypatch.setattr(writing, "ROOT", folder)
+        assert writing.commit().startswith("release ")
+    (site / "setup.py").touch()
+    (tmp_path / "setup.py").touch()
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    assert writing.commit() == git("rev-parse", "--short=12", "HEAD")  # a checkout of the project
+    (tmp_path / "mmhybrid" / "version.py").write_text("changed")
+    assert writing.commit().endswith("+")
+    monkeypatch.setattr(writing, "ROOT", site)  # tracked, but not at the top
+    assert writing.commit().startswith("release ")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "leaderboard", *map(str, arguments)])
+    main()
+
+
+def test_command_and_what_the_project_publishes(root: Path, monkeypatch, tmp_path: Path) -> None:
     """The files in docs/ are those that the files in results/ give."""
-    run_tool(monkeypatch, root, "--out", str(tmp_path))
+    run(monkeypatch, "--out", tmp_path)
+    assert (tmp_path / "leaderboard.html").is_file()
     for name in ("leaderboard.md", "leaderboard.csv"):
-        again = "python benchmarks/make_leaderboard.py"
+        again = "python -m benchmarks leaderboard"
         assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
 
 
-def test_tool_says_what_is_wrong(root: Path, monkeypatch, tmp_path: Path) -> None:
+def test_command_says_what_is_wrong(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: there is no .*nothing\.json"):
-        run_tool(monkeypatch, root, "--results", str(tmp_path / "nothing.json"))
+        run(monkeypatch, "--results", tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(SystemExit, match="holds no results"):
-        run_tool(monkeypatch, root, "--results", str(tmp_path / "other.json"))
+        run(monkeypatch, "--results", tmp_path / "other.json")
 
 
 def test_figures_of_the_papers(root: Path, shared: Path) -> None:
@@ -280,7 +320,7 @@ def test_figures_of_the_papers(root: Path, shared: Path) -> None:
     ours = [row for row in rows if row["model"].startswith("TransXNet")]
     assert len(ours) == 4 + 3 + 6 + 3
     assert all(f"{row['value']:.1f}" in text for row in ours)
-    assert {row["origin"]["kind"] for row in rows} == {"paper"}
+    assert {row["origin"]["type"] for row in rows} == {"paper"}
     others = {
         name: sum(row["model"].startswith(name) for row in rows) for name in ("DMFormer", "X")
     }

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import leaderboard
 from benchmarks.leaderboard_page import scatter, to_html
 from benchmarks.model_index import read_costs
-from mmhybrid.engine.runner.results import read_results
+from benchmarks.results import read_results
 
 BOARD = dict(
     tables=[

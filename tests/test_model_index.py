@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 from benchmarks.config_names import parse_config_name
-from benchmarks.model_index import COLLECTIONS, cost_of, make_index, read_costs
-from mmhybrid.engine.runner.results import read_results
+from benchmarks.model_index import cost_of, make_index, papers, read_costs
+from benchmarks.results import read_results
+from mmhybrid.backbones import backbone_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-AGAIN = "python benchmarks/make_leaderboard.py --index"
+AGAIN = "python -m benchmarks leaderboard --index"
 
 
 def read(name: str) -> dict:
@@ -56,7 +57,7 @@ def test_accuracies_are_those_of_the_results() -> None:
     rows = read_results([ROOT / "results"])["accuracy"]
     index = entries()
     for row in rows:
-        if row.get("config") in index and row["origin"]["kind"] == "paper":
+        if row.get("config") in index and row["origin"]["type"] == "paper":
             entry = index[row["config"]]
             if not entry["Metadata"]["Results From"].startswith("the paper's"):
                 continue
@@ -68,8 +69,8 @@ def test_accuracies_are_those_of_the_results() -> None:
 
 def test_what_was_trained_here_comes_before_what_a_paper_says() -> None:
     origins = [
-        dict(kind="paper", source="s", where="w"),
-        dict(kind="trained", command="python train.py", seed=0, commit="c", device="d"),
+        dict(type="paper", source="s", where="w"),
+        dict(type="trained", command="python train.py", seed=0, commit="c", device="d"),
     ]
     rows = [
         dict(dataset="ADE20K", metric="mIoU", value=value, config="upernet_x", origin=origin)
@@ -87,15 +88,14 @@ def test_what_was_trained_here_comes_before_what_a_paper_says() -> None:
 
 def test_several_runs_are_their_mean_as_in_the_leaderboard() -> None:
     name = "upernet_dmformer_s_ade20k"
-    origin = dict(kind="trained", command="python train.py", commit="c", device="d")
+    origin = dict(type="trained", command="python train.py", commit="c", device="d")
     row = dict(model="m", dataset="ADE20K", metric="mIoU", config=name)
     rows = [dict(row, value=40 + seed, origin=dict(origin, seed=seed)) for seed in (0, 1, 2)]
     rows.append(rows[0] | dict(value=99.0, note="test-time augmentation"))
     files = make_index({name: dict(parameters=1, flops=2, size=[3, 4])}, rows)
     (entry,) = files["configs/metafiles/dmformer.yml"]["Models"]
     assert entry["Results"][0]["Metrics"] == {"mIoU": 41}
-    told = entry["Metadata"]["Results From"]
-    assert told == "trained here, mean of 3 runs: python train.py"
+    assert entry["Metadata"]["Results From"] == ("trained here, mean of 3 runs: python train.py")
 
 
 def test_names_of_configs_are_understood() -> None:
@@ -107,4 +107,24 @@ def test_names_of_configs_are_understood() -> None:
     assert parse_config_name("my_own").model == "my_own"
     assert all(parse_config_name(config.stem).dataset for config in CONFIGS)
     assert set(read_costs(ROOT)) == {config.stem for config in CONFIGS}
-    assert len(COLLECTIONS) == 4
+    name = parse_config_name("mask_rcnn_swin_t_with_dw_shortcut_coco")
+    assert (name.method, name.model) == ("Mask R-CNN", "Swin-T with DW shortcut")
+
+
+def test_published_weights_are_those_that_detectors_start_from() -> None:
+    cost = dict(parameters=1, flops=2, size=[3, 4])
+    names = ("transxnet_t_imagenet", "transxnet_s_imagenet", "transxnet_t_cifar10")
+    costs = dict.fromkeys(names, cost)
+    costs["retinanet_transxnet_t_coco"] = dict(cost, pretrained="https://example.com/t.pth")
+    models = make_index(costs, [])["configs/metafiles/transxnet.yml"]["Models"]
+    found = {entry["Name"]: entry.get("Weights") for entry in models}
+    assert {name for name, address in found.items() if address} == {"transxnet_t_imagenet"}
+    published = entries()["transxnet_b_imagenet"]["Weights"]
+    assert published.endswith("transx-b.pth.tar")
+
+
+def test_every_backbone_has_a_paper() -> None:
+    ours = [c for c in backbone_classes() if c.__module__.startswith("mmhybrid.")]
+    assert len(ours) >= 6
+    assert all(backbone.paper.collection in papers() for backbone in ours)
+    assert len(papers()) == len(read("model-index.yml")["Import"]) == 4

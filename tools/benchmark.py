@@ -14,7 +14,7 @@ from pathlib import Path
 from command_line import check_device, prepare
 
 EXAMPLES = """examples:
-  Our four families and their peers as backbones of detectors, within ten minutes on two threads:
+  Our backbones and their peers as backbones of detectors, within ten minutes on two threads:
     python tools/benchmark.py --preset dense
   Two models of one's own choice, fused too, on a GPU in half precision, at two sizes:
     python tools/benchmark.py "TransXNet('small')" timm.convnext_small --mode eager fused \\
@@ -23,7 +23,16 @@ EXAMPLES = """examples:
     python tools/benchmark.py configs/mask_rcnn_transxnet_t_coco.py \\
         mmdet_configs/mask-rcnn_r50_fpn_1x_coco.py --size 800x1344 --no-train
 """
-MODES = ("eager", "fused", "compiled")
+# What people would choose for dense prediction instead. The second half is of XFormer-S's size.
+PEERS = {
+    "Swin-T": "mmdet.SwinTransformer",
+    "ConvNeXt-T": "timm.convnext_tiny",
+    "PVTv2-B1": "timm.pvt_v2_b1",
+    "ResNet-50": "timm.resnet50",
+    "MobileViT-S": "timm.mobilevit_s",
+    "MobileNetV2 1.4": "timm.mobilenetv2_140",
+    "MobileNetV3-L": "timm.mobilenetv3_large_100",
+}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -31,7 +40,7 @@ def size(text: str) -> tuple[int, int]:
     numbers = tuple(int(part) for part in text.split("x"))
     if len(numbers) > 2 or min(numbers) < 1:
         raise ValueError(text)
-    return (numbers * 2)[:2] if len(numbers) == 1 else numbers
+    return (numbers * 2)[:2]
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--mode",
         nargs="+",
-        choices=MODES,
+        choices=["eager", "fused", "compiled"],
         help="as it is, fused for inference, compiled (default: eager; of a preset, fused too)",
     )
     parser.add_argument("--channels-last", action="store_true", help="memory format")
@@ -87,8 +96,6 @@ def parse_args() -> argparse.Namespace:
         args.mode = args.mode or ["eager", "fused"]
         args.threads = args.threads or 2
         args.minutes = args.minutes or 8
-    args.size = args.size or [(224, 224)]
-    args.mode = args.mode or ["eager"]
     args.name = args.name or "_".join(filter(None, ["benchmark", args.preset]))
     return args
 
@@ -101,11 +108,12 @@ def main() -> None:
     check_device(args.device)
     import torch
 
-    from mmhybrid.analysis.benchmark import PRESETS, Settings, benchmark
+    from mmhybrid.analysis.benchmark import Settings, benchmark, smallest_models
     from mmhybrid.analysis.benchmark_report import chart, table
-    from mmhybrid.engine.runner.provenance import made
-    from mmhybrid.engine.runner.results import write_results
-    from mmhybrid.engine.runner.run_config import UserError
+    from mmhybrid.apis.models import make_model
+    from mmhybrid.deploy import fuse
+    from mmhybrid.engine.runner.results import made, write_json
+    from mmhybrid.errors import UserError
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -118,22 +126,27 @@ def main() -> None:
         train=not args.no_train,
         seconds=args.minutes and args.minutes * 60,
     )
-    models = PRESETS[args.preset] if args.preset else {name: name for name in args.models}
     file = Path(args.out) / f"{args.name}.json"
+    about = made(args.device)
+    models = {name: name for name in args.models}
+    if args.preset:  # TransXNet first, which others are compared with
+        ours = sorted(smallest_models().items(), key=lambda one: one[0] != "TransXNet-T")
+        models = dict(ours) | PEERS
+
+    def save(rows: list[dict]) -> None:
+        content = dict(type="benchmark", made=about, settings=vars(settings), rows=rows)
+        write_json(file, content)
 
     try:
-        about = made(args.device)
-
-        def save(rows: list[dict]) -> None:
-            write_results(file, "benchmark", rows, made=about, settings=vars(settings))
-
         rows = benchmark(
             models,
-            args.size,
-            args.mode,
+            args.size or [(224, 224)],
+            args.mode or ["eager"],
             settings,
+            make=make_model,
+            fuse=fuse,
             save=save,
-            say=lambda line: print(line, flush=True),
+            log=lambda line: print(line, flush=True),
         )
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -47,7 +47,7 @@ def main() -> None:
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(runs, indent=1) + "\n")
-    table = "\n".join(table_of(runs)) + "\n"
+    table = table_of(runs) + "\n"
     out.with_suffix(".md").write_text(table)
     draw(runs, out.with_suffix(".png"))
     print(table + f"Written: {out}.png, {out}.md, {out}.json")
@@ -82,11 +82,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {"folder": str(folder), "seed": seed, "losses": losses, "metrics": metrics}
 
 
-def table_of(runs: list[dict[str, Any]]) -> list[str]:
+def table_of(runs: list[dict[str, Any]]) -> str:
     """The last metrics of each run, one row a seed and one column a name and metric.
 
     A run whose seed is not known, or is that of another run of its name, has a row of its own.
     """
+    from mmhybrid.analysis.tables import markdown_table
+
     seeds = Counter((run["name"], run["seed"]) for run in runs)
     last: dict[Any, dict[tuple[str, str], float]] = {}
     for run in runs:
@@ -98,12 +100,11 @@ def table_of(runs: list[dict[str, Any]]) -> list[str]:
     labels = dict.fromkeys(label for row in last.values() for _, label in row)
     columns = [(name, label) for label in labels for name in names]
     head = "run" if any(isinstance(title, str) for title in last) else "seed"
-    lines = [f"| {head} | " + " | ".join(f"{name}, {label}" for name, label in columns) + " |"]
-    lines.append("|" + " --- |" * (len(columns) + 1))
-    for title, row in last.items():
-        cells = [f"{row[column]:.2f}" if column in row else "" for column in columns]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return lines
+    rows = [
+        [title, *(f"{row[column]:.2f}" if column in row else "" for column in columns)]
+        for title, row in last.items()
+    ]
+    return markdown_table([head, *(f"{name}, {label}" for name, label in columns)], rows)
 
 
 def draw(runs: list[dict[str, Any]], file: Path) -> None:

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from command_line import add_cfg_options, prepare
 
@@ -56,7 +57,8 @@ def main() -> None:
     from mmhybrid.analysis import count
     from mmhybrid.analysis.tables import markdown_table
     from mmhybrid.apis import models
-    from mmhybrid.engine.runner.run_config import UserError, load_config
+    from mmhybrid.engine.runner.run_config import load_config
+    from mmhybrid.errors import UserError
 
     try:
         if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
@@ -80,7 +82,7 @@ def main() -> None:
             if sum(row.name.startswith(f"{other}.") for other in names) < args.depth
         ]
         head = ["part", "class", "parameters", "MACs", "mm-style MACs", "activations"]
-        print("\n".join(markdown_table(head, rows)) + "\n")
+        print(markdown_table(head, rows) + "\n")
     line = "=" * 30
     parameters, macs, mm_macs, activations = _figures(result)
     print(
@@ -92,14 +94,13 @@ def main() -> None:
     )
     if args.json:
         content = dict(model=args.model, **asdict(result))
-        with open(args.json, "w") as file:
-            json.dump(content, file, indent=1)
+        Path(args.json).write_text(json.dumps(content, indent=1))
 
 
 def _figures(row) -> list[str]:
-    from mmhybrid.analysis.tables import giga, mega
-
-    return [mega(row.parameters), giga(row.macs), giga(row.mm_macs), mega(row.activations)]
+    """Parameters in millions, multiply-accumulates in billions, activations in millions."""
+    units = [(row.parameters, 1e6), (row.macs, 1e9), (row.mm_macs, 1e9), (row.activations, 1e6)]
+    return [f"{value / unit:.4g} {'M' if unit == 1e6 else 'G'}" for value, unit in units]
 
 
 if __name__ == "__main__":

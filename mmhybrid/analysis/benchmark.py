@@ -1,7 +1,7 @@
-"""Models side by side in one run: what they hold, compute, take and need.
+"""Models side by side in one run: size, operations, time and memory.
 
-Absolute times are those of one machine at one hour. Models are therefore timed in turn, round by
-round, and compared by the medians of what they took in the same rounds.
+Absolute times depend on the machine and the hour. Models are therefore timed in turn, round by
+round, and compared by the medians of the ratios within the same rounds.
 """
 
 from __future__ import annotations
@@ -10,40 +10,23 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmhybrid.analysis.counting import count, run_parts
-from mmhybrid.analysis.timing import peak_memory, peak_memory_of, synchronise
-from mmhybrid.apis.models import make_model
-from mmhybrid.deploy import fuse
+from mmhybrid.analysis.timing import peak_memory, peak_memory_of, seconds_of
+from mmhybrid.backbones.base import backbone_classes
 
 Row = dict[str, Any]
-MODES = ("eager", "fused", "compiled")
+Make = Callable[[str], nn.Module]
+PHASES = ("forward", "training")
 FEWEST_ROUNDS = 3
 SHORTEST_SAMPLE = 0.1  # seconds; a quick call is repeated to fill it
-
-# Backbones that people would choose for dense prediction, ours first, each as a command line names
-# it. The second half is of XFormer-S's size.
-DENSE = {
-    "TransXNet-T": "TransXNet('tiny')",
-    "DMFormer-S": "DMFormer('small')",
-    "DW-Swin-T": "DWSwinTransformer('tiny')",
-    "XFormer-S": "XFormer('small')",
-    "Swin-T": "mmdet.SwinTransformer",
-    "ConvNeXt-T": "timm.convnext_tiny",
-    "PVTv2-B1": "timm.pvt_v2_b1",
-    "ResNet-50": "timm.resnet50",
-    "MobileViT-S": "timm.mobilevit_s",
-    "MobileNetV2 1.4": "timm.mobilenetv2_140",
-    "MobileNetV3-L": "timm.mobilenetv3_large_100",
-}
-PRESETS = {"dense": DENSE}
 
 
 @dataclass
@@ -51,14 +34,15 @@ class Settings:
     """What all rows of a run share.
 
     Attributes:
-        batch_size: images in a call.
-        precision: ``'float32'``, or ``'bfloat16'`` or ``'float16'`` by autocast.
-        channels_last: give images and weights in that memory format.
-        device: ``'cpu'`` or ``'cuda'``, or ``'cuda:1'`` and so on.
-        repeats: timed rounds.
-        train: measure training steps too: forward, and backward from the mean of all outputs,
-            without a loss and without an optimiser.
-        seconds: begin no round after this time, but for the first three; None for no limit.
+        batch_size (int): Images in a call.
+        precision (str): ``'float32'``, or ``'bfloat16'`` or ``'float16'`` by autocast.
+        channels_last (bool): Memory format of images and weights.
+        device (str): ``'cpu'``, ``'cuda'``, ``'cuda:1'`` and so on.
+        repeats (int): Timed rounds.
+        train (bool): Measure training steps too: forward, and backward from the mean of all
+            outputs, without loss and optimiser.
+        seconds (float | None): No round begins after this time, but for the first three. None is
+            no limit.
     """
 
     batch_size: int = 1
@@ -83,126 +67,129 @@ class Settings:
 
 @dataclass
 class Contestant:
-    """A row in the making, with what is timed for it.
-
-    Attributes:
-        row: what is known so far.
-        calls: by ``'forward'`` and ``'training'``, what to time; a call that failed is gone.
-        samples: seconds of every timed call.
-    """
+    """A row in the making, the calls to time, and the seconds of those timed, by phase."""
 
     row: Row
-    calls: dict[str, Callable[[], object]]
-    samples: dict[str, list[float]]
+    calls: dict[str, Callable[[], object]] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+def smallest_models() -> dict[str, str]:
+    """The smallest preset of every registered backbone: ``{'XFormer-S': "XFormer('small')"}``."""
+    found = {}
+    for backbone in backbone_classes():
+        if presets := getattr(backbone, "presets", None):
+            arch = next(iter(presets))
+            size = arch.upper() if arch[-1].isdigit() else arch[0].upper()
+            found[f"{backbone.family}-{size}"] = f"{backbone.__name__}({arch!r})"
+    return found
 
 
 def benchmark(
-    models: dict[str, str],
+    models: Mapping[str, str],
     sizes: Sequence[tuple[int, int]],
     modes: Sequence[str] = ("eager",),
     settings: Settings | None = None,
     *,
+    make: Make,
+    fuse: Callable[[nn.Module], nn.Module] | None = None,
     save: Callable[[list[Row]], None] = lambda rows: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """Measures every model in every mode at every size.
 
-    A model that needs more memory than there is, or fails otherwise, gets a row that says so.
+    A model that fails, because memory runs out say, gets a row with the reason.
 
     Args:
-        models: what :func:`mmhybrid.apis.models.make_model` takes, by the name to show.
-        sizes: (height, width) of the images.
-        modes: of :data:`MODES`. Fused, of :func:`mmhybrid.deploy.fuse`, is left out of models that
-            it does not fuse, and never trained.
-        settings: the defaults unless given.
-        save: called with all rows so far after each round, so that a stopped run keeps them.
-        say: called with a line of progress now and then.
+        models (Mapping[str, str]): What ``make`` takes, by the name to show.
+        sizes (Sequence[tuple]): (height, width) of the images.
+        modes (Sequence[str]): Of ``'eager'``, ``'fused'`` (not trained) and ``'compiled'``.
+        settings (Settings): The defaults unless given.
+        make (Callable): Makes a model, e.g. :func:`mmhybrid.apis.models.make_model`. It is pickled,
+            and so is ``fuse``.
+        fuse (Callable): Makes the model of mode ``'fused'``, e.g. :func:`mmhybrid.deploy.fuse`; a
+            model for which it raises ValueError is left out of that mode.
+        save (Callable): Called with all rows so far after each round.
+        log (Callable): Called with a line of progress now and then.
 
     Returns:
         One row a model, mode and size. ``latency`` and ``training`` are seconds of a call: the
-        median, under ``..._samples`` all rounds, and under ``..._spread`` the middle half's width
-        over the median. ``latency_ratio`` and ``training_ratio`` are the median of the ratios to
-        the first row of the same size in the same round. Memory is in bytes, beyond the weights.
+        median; ``..._samples`` all rounds; ``..._spread`` the interquartile range over the median;
+        ``..._ratio`` the median of the ratios to the first row of the same size in the same round.
+        Memory is in bytes, beyond the weights.
     """
     settings = settings or Settings()
     started = time.perf_counter()
+    phases = PHASES if settings.train else PHASES[:1]
+    to_do = len(sizes) * len(phases)  # which share the time that remains
     finished: list[Row] = []
-    for number, size in enumerate(sizes):
+    for size in sizes:
         contestants = []
-        for name, model in models.items():
+        for name, spec in models.items():
             for mode in modes:
-                one = _prepare(name, model, mode, size, settings)
-                if one is None:
-                    continue
-                contestants.append(one)
-                say(f"{size[0]}x{size[1]}  {_described(one.row)}")
+                row = dict(model=name, spec=spec, mode=mode, size=list(size))
+                one = Contestant(dict(row, batch_size=settings.batch_size))
+                if _prepare(one, settings, make, fuse):
+                    contestants.append(one)
+                    log(", ".join(f"{key}: {value}" for key, value in one.row.items()))
+                    save(finished + [one.row for one in contestants])
+        for phase in phases:
+            share = None
+            if settings.seconds is not None:
+                share = (settings.seconds - (time.perf_counter() - started)) / to_do
+            to_do -= 1
+            for turn in _rounds(contestants, phase, settings, share):
+                _summarise(contestants, phase)
                 save(finished + [one.row for one in contestants])
-        share = None
-        if settings.seconds is not None:
-            left = settings.seconds - (time.perf_counter() - started)
-            share = left / (len(sizes) - number)
-        for kind in _rounds(contestants, settings, share, say):
-            _summarise(contestants, kind)
-            save(finished + [one.row for one in contestants])
+                log(f"{phase}: round {turn + 1} of {settings.repeats}")
         finished += [one.row for one in contestants]
     return finished
 
 
-def _prepare(
-    name: str, spec: str, mode: str, size: tuple[int, int], settings: Settings
-) -> Contestant | None:
-    """Makes a model, counts it and measures its memory; None for a mode that it does not have."""
-    row = dict(model=name, spec=spec, mode=mode, size=list(size), batch_size=settings.batch_size)
-    one = Contestant(row, {}, {})
-    model = make_model(spec)
+def _prepare(one: Contestant, settings: Settings, make: Make, fuse: Any) -> bool:
+    """Makes, counts and warms up a model, and measures its memory; False if it lacks the mode."""
+    spec, mode, size = one.row["spec"], one.row["mode"], tuple(one.row["size"])
+    model = make(spec)
     model.eval()  # of mmdet's, this returns nothing
+    unfused = model
     if mode == "fused":
         try:
             model = fuse(model)
         except ValueError:
-            return None
+            return False
+    phases = PHASES if settings.train and mode != "fused" else PHASES[:1]
     on_cpu = torch.device(settings.device).type == "cpu"
     calls: dict[str, Callable[[], object]] = {}
     try:
-        # The row of a fused model has the counts from before fusing, as tables have them.
-        one.row.update(_counted(make_model(spec) if mode == "fused" else model, size))
-        for kind in _kinds(mode, settings):
+        counts = count(unfused, size)
+        for key in ("parameters", "macs", "mm_macs", "activations"):
+            one.row[key] = getattr(counts, key)
+        for phase in phases:
             if on_cpu and mode != "compiled" and os.path.exists("/proc/self/clear_refs"):
                 # First, for it happens in another process: where memory runs out, that one ends.
-                made = (_make_call, kind, spec, mode, size, settings)
-                one.row[f"{kind}_memory"] = peak_memory_of(*made)
-            calls = calls or _calls(model, mode, size, settings)
-            calls[kind]()  # warms up, compiles
+                made = (_make_call, phase, spec, size, settings, make, mode == "fused" and fuse)
+                one.row[f"{phase}_memory"] = peak_memory_of(*made)
+            calls = calls or _calls(model, size, settings, compiled=mode == "compiled")
+            calls[phase]()  # warms up, compiles
             if not on_cpu:
                 model.zero_grad()  # gradients of the warm-up: their memory counts, as on a CPU
-                one.row[f"{kind}_memory"] = peak_memory(calls[kind], device=settings.device)
-            one.calls[kind] = calls[kind]
+                one.row[f"{phase}_memory"] = peak_memory(calls[phase], settings.device)
+            one.calls[phase] = calls[phase]
     except Exception as error:
         one.row["error"] = f"{'training: ' if one.calls else ''}{_reason(error)}"
     gc.collect()
-    return one
-
-
-def _kinds(mode: str, settings: Settings) -> list[str]:
-    return ["forward", "training"] if settings.train and mode != "fused" else ["forward"]
-
-
-def _counted(model: nn.Module, size: tuple[int, int]) -> Row:
-    counts = asdict(count(model, size))
-    return {key: counts[key] for key in ("parameters", "macs", "mm_macs", "activations")}
+    return True
 
 
 def _calls(
-    model: nn.Module, mode: str, size: tuple[int, int], settings: Settings
+    model: nn.Module, size: tuple[int, int], settings: Settings, compiled: bool = False
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, each by its kind."""
+    """What is timed, by phase."""
     model = model.to(settings.device)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     x = settings.images(size)
-    run = run_parts
-    if mode == "compiled":
-        run = torch.compile(run_parts)
+    run = torch.compile(run_parts) if compiled else run_parts
 
     @torch.no_grad()
     def forward() -> None:
@@ -222,25 +209,19 @@ def _calls(
     return dict(forward=forward, training=training)
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def _tensors(outputs: Any) -> list[Tensor]:
     """All tensors with gradients in nested outputs."""
-    if isinstance(outputs, Tensor):
-        if outputs.requires_grad:
-            yield outputs
-    elif isinstance(outputs, dict):
-        yield from _tensors(list(outputs.values()))
-    elif isinstance(outputs, list | tuple):
-        for one in outputs:
-            yield from _tensors(one)
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 def _make_call(
-    kind: str, spec: str, mode: str, size: tuple[int, int], settings: Settings
+    phase: str, spec: str, size: tuple[int, int], settings: Settings, make: Make, fuse: Any
 ) -> Callable[[], object]:
     """The function to time, made from scratch."""
-    model = make_model(spec)
+    model = make(spec)
     model.eval()
-    return _calls(fuse(model) if mode == "fused" else model, mode, size, settings)[kind]
+    return _calls(fuse(model) if fuse else model, size, settings)[phase]
 
 
 def _reason(error: Exception) -> str:
@@ -254,81 +235,47 @@ def _reason(error: Exception) -> str:
 
 
 def _rounds(
-    contestants: list[Contestant],
-    settings: Settings,
-    seconds: float | None,
-    say: Callable[[str], None],
-) -> Iterator[str]:
-    """Times all contestants in turn, round by round; yields after each round what was timed."""
-    kinds = [
-        kind for kind in ("forward", "training") if any(kind in one.calls for one in contestants)
-    ]
-    for number, kind in enumerate(kinds):
-        started = time.perf_counter()
-        # What remains of the time is shared by what remains to be done.
-        share = None if seconds is None else seconds / (len(kinds) - number)
-        for turn in range(settings.repeats):
-            spent = time.perf_counter() - started
-            if share is not None and turn >= FEWEST_ROUNDS and spent * (turn + 1) / turn > share:
-                break
-            for one in contestants:
-                if kind in one.calls:
-                    _sample(one, kind, settings.device)
-            say(f"{kind}: round {turn + 1} of {settings.repeats} ({spent:.0f} s so far)")
-            yield kind
-        if seconds is not None:
-            seconds -= time.perf_counter() - started
+    contestants: list[Contestant], phase: str, settings: Settings, seconds: float | None
+) -> Iterator[int]:
+    """Times all contestants in turn; yields the number of each round."""
+    started = time.perf_counter()
+    for turn in range(settings.repeats):
+        spent = time.perf_counter() - started
+        if seconds is not None and turn >= FEWEST_ROUNDS and spent * (turn + 1) / turn > seconds:
+            break
+        racing = [one for one in contestants if phase in one.calls]
+        if not racing:
+            break
+        for one in racing:
+            _sample(one, phase, settings.device)
+        yield turn
 
 
-def _sample(one: Contestant, kind: str, device: str) -> None:
-    """Times a call twice, or as often as fills the shortest time worth measuring.
-
-    The quickest counts: the first call finds cold caches, for others ran before it, and what else
-    makes a call slow is not the model either.
-    """
-    call, times = one.calls[kind], []
+def _sample(one: Contestant, phase: str, device: str) -> None:
+    """Times a call twice or more; the quickest counts, for the first finds cold caches."""
+    call, times = one.calls[phase], []
     try:
         while len(times) < 2 or sum(times) < SHORTEST_SAMPLE:
-            synchronise(device)
-            start = time.perf_counter()
-            call()
-            synchronise(device)
-            times.append(time.perf_counter() - start)
-        one.samples.setdefault(kind, []).append(min(times))
+            times.append(seconds_of(call, device))
+        one.samples.setdefault(phase, []).append(min(times))
     except Exception as error:
-        one.row["error"] = f"{kind}: {_reason(error)}"
-        del one.calls[kind]
+        one.row["error"] = f"{phase}: {_reason(error)}"
+        del one.calls[phase]
 
 
-def _summarise(contestants: list[Contestant], kind: str) -> None:
+def _summarise(contestants: list[Contestant], phase: str) -> None:
     """Brings the rows up to date with the samples."""
-    key = "latency" if kind == "forward" else "training"
-    first = next((one.samples[kind] for one in contestants if kind in one.samples), [])
+    key = "latency" if phase == "forward" else "training"
+    first = next((one.samples[phase] for one in contestants if phase in one.samples), [])
     for one in contestants:
-        samples = one.samples.get(kind)
+        samples = one.samples.get(phase)
         if not samples:
             continue
-        one.row[key] = statistics.median(samples)
-        one.row[f"{key}_spread"] = _spread(samples)
-        one.row[f"{key}_ratio"] = statistics.median(
-            a / b for a, b in zip(samples, first, strict=False)
-        )
+        low = middle = high = samples[0]
+        if len(samples) > 1:
+            low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+        ratios = [a / b for a, b in zip(samples, first, strict=False)]
+        one.row[key] = middle
+        one.row[f"{key}_spread"] = (high - low) / middle
+        one.row[f"{key}_ratio"] = statistics.median(ratios)
         one.row[f"{key}_samples"] = [round(value, 5) for value in samples]
-
-
-def _spread(samples: list[float]) -> float:
-    """The width of the middle half, over the median."""
-    if len(samples) < 2:
-        return 0.0
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / middle
-
-
-def _described(row: Row) -> str:
-    text = f"{row['model']} ({row['mode']})"
-    if "parameters" in row:
-        text += f": {row['parameters'] / 1e6:.1f} M parameters, {row['macs'] / 1e9:.1f} GMACs"
-    for kind in ("forward", "training"):
-        if f"{kind}_memory" in row:
-            text += f", {kind} {row[f'{kind}_memory'] / 2**20:.0f} MiB"
-    return f"{text}: {row['error']}" if "error" in row else text

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules import activation, batchnorm, conv, instancenorm, pooling
+from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
 
@@ -41,12 +41,12 @@ class ModuleCount:
     """What one module costs, with all modules inside it.
 
     Attributes:
-        name: where it is in the model, ``''`` for the whole.
-        type: its class.
-        parameters: all of them, frozen ones too.
-        macs: multiply-accumulates of one image, see :mod:`mmhybrid.analysis.counting`.
-        mm_macs: the same as OpenMMLab's tables count them.
-        activations: values that come out of convolutions, linear layers, matrix products and
+        name (str): Name in the model, ``''`` for the whole.
+        type (str): Its class.
+        parameters (int): All of them, frozen ones too.
+        macs (int): Multiply-accumulates of one image, see :mod:`mmhybrid.analysis.counting`.
+        mm_macs (int): The same as OpenMMLab's tables count them.
+        activations (int): Values that come out of convolutions, linear layers, matrix products and
             attention.
     """
 
@@ -60,11 +60,12 @@ class ModuleCount:
 
 @dataclass
 class Count(ModuleCount):
-    """What a model costs: the whole, and every module that ran, in the order of the model.
+    """What a model costs: the whole, and every module that ran.
 
     Attributes:
-        shape: (C, H, W) of the image.
-        modules: the rows. A module inside another is counted in both.
+        shape (tuple): (C, H, W) of the image.
+        modules (list[ModuleCount]): In the order of the model. A module inside another is counted
+            in both.
     """
 
     shape: tuple[int, ...] = ()
@@ -76,20 +77,13 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
 
     A detector is counted with backbone, neck, first stage, and a second stage over 1000 boxes, of
     which 100 get masks; a segmentor without its auxiliary head; as the published tables are.
-    Proposals, suppression of boxes and the cutting out of regions count nothing. What is counted
-    is what this implementation does on the model's device: attention that is folded to be faster
-    (:mod:`mmhybrid.layers.relative_position`) counts as it is computed.
+    Proposals, suppression of boxes and the cutting out of regions count nothing. Attention that is
+    folded to be faster (:mod:`mmhybrid.layers.relative_position`) counts as it is computed.
 
     Args:
-        model: a backbone, or a detector, segmentor or classifier of OpenMMLab, on any device,
-            ``'meta'`` too. Left as it is.
-        shape: (H, W) or (C, H, W); C is 3 unless given.
-
-    Returns:
-        The whole and its parts.
-
-    Raises:
-        ValueError: ``shape`` is neither.
+        model (nn.Module): A backbone, or a detector, segmentor or classifier of OpenMMLab, on any
+            device, ``'meta'`` too. Left as it is.
+        shape (tuple): (H, W), or (C, H, W). C defaults to 3.
 
     Example:
         >>> from mmhybrid.analysis import count
@@ -100,8 +94,7 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ArgumentError(f"shape={shape}: give (H, W) or (C, H, W), positive")
     shape = (3, *shape)[-3:]
-    counter = FlopCounterMode(display=False)
-    activations = _Activations()
+    flops, activations = FlopCounterMode(display=False), _Activations()
     rows = {
         module: ModuleCount(name, type(module).__name__, _parameters(module))
         for name, module in model.named_modules()
@@ -111,7 +104,7 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     starts: list[tuple[int, int, int]] = []
 
     def totals() -> tuple[int, int, int]:
-        return counter.get_total_flops() // 2, mm_macs, activations.values
+        return flops.get_total_flops() // 2, mm_macs, activations.values
 
     def before(module: nn.Module, inputs: Any) -> None:
         starts.append(totals())
@@ -119,10 +112,11 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     def after(module: nn.Module, inputs: tuple, output: Any) -> None:
         nonlocal mm_macs
         mm_macs += mm_style_macs(module, inputs, output)
-        row, ended, started = rows[module], totals(), starts.pop()
-        row.macs += ended[0] - started[0]
-        row.mm_macs += ended[1] - started[1]
-        row.activations += ended[2] - started[2]
+        macs, mm, values = (end - start for end, start in zip(totals(), starts.pop(), strict=True))
+        row = rows[module]
+        row.macs += macs
+        row.mm_macs += mm
+        row.activations += values
         ran.add(module)
 
     # The forward of a whole detector is more than its modules: that of the model itself is not
@@ -136,32 +130,23 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     were_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), fake, counter, activations:
+        with torch.no_grad(), fake, flops, activations:
             run_parts(model, torch.empty(1, *shape, device=device))
     finally:
         for handle in handles:
             handle.remove()
         for module in were_training:
             module.training = True
-    macs, mm_macs, values = totals()
-    return Count(
-        "",
-        type(model).__name__,
-        _parameters(model),
-        macs,
-        mm_macs,
-        values,
-        shape,
-        [row for module, row in rows.items() if module in ran],
-    )
+    modules = [row for module, row in rows.items() if module in ran]
+    return Count("", type(model).__name__, _parameters(model), *totals(), shape, modules)
 
 
 def run_parts(model: nn.Module, x: Tensor) -> Any:
     """Runs what costs anything of a model: of a detector all but finding and cutting out regions.
 
     Args:
-        model: as :func:`count` takes it.
-        x: (B, C, H, W), normalised already.
+        model (nn.Module): As :func:`count` takes it.
+        x (Tensor): (B, C, H, W), normalised already.
 
     Returns:
         What the last part returns.
@@ -180,9 +165,9 @@ def run_parts(model: nn.Module, x: Tensor) -> Any:
 def _second_stage(roi_head: nn.Module, finest: Tensor) -> list[Any]:
     """Runs all box and mask heads over regions of random values."""
     outputs = []
-    for kind, number in (("bbox", PROPOSALS), ("mask", MASKS)):
-        heads = getattr(roi_head, f"{kind}_head", None)
-        extractors = getattr(roi_head, f"{kind}_roi_extractor", None)
+    for part, number in (("bbox", PROPOSALS), ("mask", MASKS)):
+        heads = getattr(roi_head, f"{part}_head", None)
+        extractors = getattr(roi_head, f"{part}_roi_extractor", None)
         if heads is None:
             continue
         if not isinstance(heads, nn.ModuleList):
@@ -209,13 +194,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-RECTIFIERS = (
-    activation.ReLU,
-    activation.PReLU,
-    activation.ELU,
-    activation.LeakyReLU,
-    activation.ReLU6,
-)
+RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
 NORMS = (batchnorm._NormBase, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 POOLS = (
     pooling._MaxPoolNd,
@@ -226,12 +205,12 @@ POOLS = (
 
 
 def mm_style_macs(module: nn.Module, inputs: tuple, output: Any) -> int:
-    """What mmcv 1.x counts for one call of one module, without what is inside it.
+    """What mmcv 1.x counts for one call of a module, without what is inside it.
 
     Args:
-        module: that was called.
-        inputs: its positional arguments.
-        output: what it returned.
+        module (nn.Module): The module.
+        inputs (tuple): Its positional arguments.
+        output (Any): What it returned.
     """
     if not inputs or not isinstance(output, Tensor):
         return 0

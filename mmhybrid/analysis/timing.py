@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ def time_interleaved(
     """Times functions in turn (A B A B ...), so that a drift of the machine meets all alike.
 
     Args:
-        functions: what to time, by name; each call must do the same work.
-        repeats: timed calls of each.
-        warmup: calls of each that are not counted.
+        functions (Mapping): What to time, by name; each call must do the same work.
+        repeats (int): Timed calls of each. Defaults to 5.
+        warmup (int): Calls of each that are not counted. Defaults to 1.
 
     Returns:
         Seconds of every timed call, by name.
@@ -35,12 +34,17 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            synchronise()
-            start = time.perf_counter()
-            function()
-            synchronise()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_of(function))
     return seconds
+
+
+def seconds_of(function: Callable[[], object], device: str | None = None) -> float:
+    """Seconds of a call, a GPU waited for on both sides."""
+    synchronise(device)
+    start = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - start
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
@@ -49,51 +53,39 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def peak_memory(function: Callable[[], object], *, device: str = "cpu") -> int:
-    """Bytes that a call needs at its peak, beyond what was there before it.
-
-    On a GPU from PyTorch's allocator. On a CPU the call runs in a forked process, and the kernel's
-    record of its largest resident size counts (Linux only).
+def peak_memory(function: Callable[[], object], device: str) -> int:
+    """Bytes that a call needs at its peak on a GPU, beyond what was there before it.
 
     Args:
-        function: what to measure.
-        device: where it works, ``'cpu'``, ``'cuda'``, ``'cuda:1'`` and so on.
-
-    Raises:
-        MemoryError: the system ended the forked process, as it does when memory runs out.
-        RuntimeError: the call failed in the forked process; says how.
+        function (Callable): What to measure.
+        device (str): Where it works, ``'cuda'``, ``'cuda:1'`` and so on.
     """
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    return _measured(multiprocessing.get_context("fork"), lambda: function)
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> int:
-    """Bytes that the call which ``make(*args)`` returns needs at its peak, beyond what was there
-    when it was made.
+    """Bytes of the CPU's memory that the call which ``make(*args)`` returns needs at its peak.
 
-    It is made and called in a new process, on the CPU, so that it may train whatever this process
-    has done before (PyTorch cannot fork after a backward pass), and may use up all memory.
+    It is made and called in a new process, so that it may use up all memory, and may train whatever
+    this process has done before (PyTorch cannot fork after a backward pass). The kernel's record of
+    the largest resident size counts, beyond what was there when it was made (Linux only).
 
     Args:
-        make: a function of a module, and
-        args: its arguments; both are pickled.
+        make (Callable): A function of a module.
+        *args: Its arguments; both are pickled.
 
     Raises:
-        MemoryError, RuntimeError: as :func:`peak_memory`.
+        MemoryError: The system ended the process, as it does when memory runs out.
+        RuntimeError: The call failed; says how.
     """
     context = multiprocessing.get_context("forkserver")
     # Imported once, not in every process; what is not installed is left out.
     context.set_forkserver_preload([make.__module__, "mmdet.models", "timm"])
-    return _measured(context, make, *args)
-
-
-def _measured(context: BaseContext, make: Callable[..., object], *args: object) -> int:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak_resident, args=(sender, make, *args))
     process.start()

@@ -16,8 +16,6 @@ from mmhybrid.backbones.family import Paper, Published
 from mmhybrid.backbones.transxnet import TransXNet
 from mmhybrid.backbones.xformer import XFormer
 
-BACKBONES = (HybridBackbone, DepthwiseShortcutBackbone)  # for isinstance: one of this package
-
 __all__ = [
     "DMFormer",
     "DWCaiT",

@@ -1,0 +1,104 @@
+"""Make the project's own tables: speed, and the leaderboard with the model index.
+
+What counts is the ratios within a run: absolute times are those of this machine at this hour.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from command_line import prepare  # noqa: E402
+
+EXAMPLES = """examples:
+  What `make bench` does: all but onnx, about half an hour, into results/speed.*
+    python -m benchmarks speed
+  The forward pass alone, with four threads:
+    python -m benchmarks speed forward --threads 4
+  Every backbone in onnxruntime, about a quarter of an hour, into results/onnx.*
+    python -m benchmarks speed onnx
+  From results/ into docs/leaderboard.md, .csv and .html:
+    python -m benchmarks leaderboard
+  The model index too, every config counted anew (a minute or two):
+    python -m benchmarks leaderboard --index
+  With results that lie elsewhere:
+    python -m benchmarks leaderboard --results results OTHER/result.json
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    speed = commands.add_parser("speed", help="measure, and write tables and plots")
+    speed.add_argument(
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help="what to measure: onnx, or a part of speed.md by its name (default: all of speed.md)",
+    )
+    speed.add_argument(
+        "--models", nargs="+", metavar="NAME", help="of onnx, such as TransXNet-T (default: all)"
+    )
+    speed.add_argument("--out", default="results", help="folder to write to (default: results)")
+    speed.add_argument("--threads", type=int, default=2, help="of PyTorch (default: 2)")
+    speed.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="timed calls of each (default: 5); at least 15 where a call is short",
+    )
+    speed.add_argument(
+        "--graphs",
+        default="work_dirs/onnx",
+        help="folder for exported graphs; those that are there are measured as they are "
+        "(default: %(default)s)",
+    )
+    board = commands.add_parser("leaderboard", help="gather results; none without its origin")
+    board.add_argument(
+        "--results",
+        nargs="+",
+        default=[str(ROOT / "results")],
+        help="folders with results, or single files (default: results)",
+    )
+    board.add_argument("--out", default=str(ROOT / "docs"), help="folder (default: docs)")
+    board.add_argument(
+        "--index", action="store_true", help="count all configs and write model-index.yml too"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.command == "speed":
+        # Nothing else should run beside a measurement, and threads may wait as fast as they can.
+        os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
+    prepare()
+
+    from mmhybrid.errors import UserError
+
+    try:
+        if args.command == "speed":
+            from benchmarks.speed import measure
+
+            onnx = dict(graphs=Path(args.graphs), models=args.models)
+            measure(args.sections, Path(args.out), args.threads, args.repeats, **onnx)
+        else:
+            from benchmarks.leaderboard import write_leaderboard
+            from benchmarks.model_index import count_configs
+
+            if args.index:
+                count_configs(ROOT, args.results)
+            print(write_leaderboard(ROOT, args.results, Path(args.out)))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

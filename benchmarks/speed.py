@@ -1,0 +1,141 @@
+"""Measuring the sections of ``results/speed.md``, and ``results/onnx.md``; tables and plots."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import transxnet_speed as transxnet
+from benchmarks.onnx_speed import measure_onnx
+from benchmarks.parts_speed import attention_cost, fused_speed, shortcut_cost
+from mmhybrid.analysis.tables import markdown_table
+from mmhybrid.engine.runner.results import write_json
+from mmhybrid.errors import UserError
+
+Row = dict[str, Any]
+
+
+def forward(repeats: int) -> list[Row]:
+    rows = transxnet.forward((224, 224), repeats=max(repeats, 15))
+    rows += transxnet.forward((512, 512), repeats=repeats)
+    return rows + transxnet.forward((800, 1344), repeats=repeats, with_peers=True)
+
+
+# Each takes the number of timed calls.
+SECTIONS: dict[str, Callable[[int], list[Row]]] = {
+    "forward": forward,
+    "attention": lambda n: transxnet.attention_memory(),
+    "errors": lambda n: transxnet.errors((224, 224)) + transxnet.errors((800, 1344)),
+    "growth": lambda n: transxnet.growth(repeats=n),
+    "compiled": lambda n: transxnet.compiled(repeats=n),
+    "fused": lambda n: fused_speed(repeats=max(n, 15)),
+    "training": lambda n: transxnet.training_step(repeats=n),
+    "attention_cost": lambda n: attention_cost(repeats=max(n, 15)),
+    "shortcut": lambda n: shortcut_cost(repeats=max(n, 15)),
+}
+
+
+def measure(sections: Sequence[str], folder: Path, threads: int, repeats: int, **onnx: Any) -> None:
+    """Measures, and writes speed.json, speed.md and two plots, or onnx.json and onnx.md.
+
+    Args:
+        sections (Sequence[str]): Of :data:`SECTIONS`, or ``'onnx'``; none for all but that.
+        folder (Path): Where to write. What is not measured now stays as it was.
+        threads (int): Of PyTorch and onnxruntime.
+        repeats (int): Timed calls of each.
+        **onnx: ``graphs`` and ``models`` of :func:`benchmarks.onnx_speed.measure_onnx`.
+    """
+    if unknown := set(sections) - {*SECTIONS, "onnx"}:
+        raise UserError(f"no section {', '.join(unknown)}: there are {', '.join(SECTIONS)}, onnx")
+    torch.set_num_threads(threads)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    file = folder / "speed.json"
+    results = json.loads(file.read_text()) if file.exists() else {"machines": {}}
+    for section in sections or SECTIONS:
+        print(f"measuring: {section} ...", flush=True)
+        if section == "onnx":
+            print(measure_onnx(folder, machine, repeats, **onnx))
+            continue
+        results[section] = SECTIONS[section](repeats)
+        results["machines"][section] = machine
+        # After every section, so that a stopped run keeps what it has.
+        write_json(file, results)
+        (folder / "speed.md").write_text(page(results))
+        print(table(results[section]) + "\n", flush=True)
+        if section == "growth":
+            draw_growth(results["growth"], folder / "transxnet_growth.png")
+        if section == "attention_cost":
+            draw_attention_cost(results["attention_cost"], folder / "attention_cost.png")
+
+
+def page(results: dict[str, Any]) -> str:
+    """All sections as Markdown."""
+    parts = ["# Speed", "Where no other model is named: of TransXNet-T."]
+    for section in SECTIONS:
+        if section in results:
+            machine = ", ".join(f"{k}: {v}" for k, v in results["machines"][section].items())
+            parts += [f"## {section}", machine, table(results[section])]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as a Markdown table; all samples are left out."""
+    keys = [key for key in rows[0] if not key.startswith("all_")]
+    return markdown_table(keys, ([_shown(row[key]) for key in keys] for row in rows))
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def draw_growth(rows: list[Row], file: Path) -> None:
+    """Time and memory against the number of pixels, with the fitted exponents."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    titles = {"seconds": "time (s)", "peak_mib": "peak memory (MiB)"}
+    for ax, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        exponent = _log_plot(ax, rows, "pixels", key)
+        _ticks(ax, {row["pixels"]: f"{row['side']}²" for row in rows})
+        ax.set(xlabel="image (pixels)", title=f"{title}: pixels to the power of {exponent:.2f}")
+    figure.suptitle("TransXNet-T, fused, forward, one image")
+    figure.savefig(file, dpi=120)
+
+
+def draw_attention_cost(rows: list[Row], file: Path) -> None:
+    """Time against tokens on logarithmic scales, with the exponent of each layer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for name in dict.fromkeys(row["layer"] for row in rows):
+        exponent = _log_plot(ax, [row for row in rows if row["layer"] == name], "tokens", "seconds")
+        label = f"{name.replace('_', ' ')}: tokens to the power of {exponent:.2f}"
+        ax.get_lines()[-1].set_label(label)
+    _ticks(ax, {row["tokens"]: str(row["tokens"]) for row in rows})
+    ax.set(xlabel="tokens", ylabel="time (s)", title="One attention layer, 128 channels")
+    ax.legend()
+    figure.savefig(file, dpi=120)
+
+
+def _log_plot(ax: Any, rows: Iterable[Row], x: str, y: str) -> float:
+    """Plots on logarithmic scales; returns the fitted exponent."""
+    rows = list(rows)
+    ax.loglog([row[x] for row in rows], [row[y] for row in rows], "o-")
+    ax.grid(alpha=0.3)
+    return transxnet.fitted_exponent(rows, y, x)
+
+
+def _ticks(ax: Any, labels: dict[int, str]) -> None:
+    ax.set_xticks(list(labels), list(labels.values()), minor=False)
+    ax.minorticks_off()
