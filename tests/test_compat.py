@@ -103,6 +103,7 @@ def state_after(first: str) -> dict:
     return json.loads(run_python(STATE.format(first=first, modules=MODULES)).splitlines()[-1])
 
 
+@pytest.mark.process
 def test_import_changes_what_is_listed_and_nothing_else():
     without, with_it = state_after(""), state_after("import mmhybrid")
     assert len(without) > 5000

@@ -217,7 +217,13 @@ class HybridBackbone(Backbone):
 
 
 def backbone_classes(base: type[Backbone] = HybridBackbone) -> list[type]:
-    """Every registered backbone that is a ``base``, those of a user's own included, by name."""
+    """Every registered backbone that is a ``base``, those of a user's own included, by name.
+
+    Example:
+        >>> from mmhybrid.backbones import TransXNet, backbone_classes
+        >>> TransXNet in backbone_classes()
+        True
+    """
     registries = (MODELS, *MODELS.children.values())
     classes = {c for registry in registries for c in registry.module_dict.values()}
     found = [c for c in classes if isinstance(c, type) and issubclass(c, base)]
@@ -237,6 +243,11 @@ def resolve_arch(
 
     Raises:
         ArgumentError: An unknown name or setting; says which there are and which is near.
+
+    Example:
+        >>> from mmhybrid.backbones import resolve_arch
+        >>> resolve_arch(dict(depth=5), {'tiny': dict(depth=3, width=8)}, 'tiny')
+        {'depth': 5, 'width': 8}
     """
     if isinstance(arch, str):
         name = SHORT_NAMES.get(arch.lower(), arch.lower())

@@ -105,5 +105,11 @@ class Backbone(BaseModule):
 
 
 def is_backbone(module: object) -> bool:
-    """Whether this is a backbone of ours: one of the package or one that a user wrote for it."""
+    """Whether this is a backbone of ours: one of the package or one that a user wrote for it.
+
+    Example:
+        >>> from mmhybrid.backbones import XFormer, is_backbone
+        >>> [is_backbone(module) for module in (XFormer(), XFormer().stem)]
+        [True, False]
+    """
     return isinstance(module, Backbone)
