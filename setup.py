@@ -75,7 +75,6 @@ setup(
             ".mim/model-index.yml",
             ".mim/configs/**/*",
             ".mim/tools/*",
-            "visualization/*.html",
         ]
     },
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each
