@@ -32,13 +32,7 @@ PANELS = (
 
 
 def table(rows: list[Row], made: Mapping[str, str], settings: Settings) -> str:
-    """A Markdown page: how it was measured, and a table for each size.
-
-    Args:
-        rows (list[dict]): Of :func:`mmhybrid.analysis.benchmark.benchmark`.
-        made (Mapping[str, str]): ``command``, ``commit``, ``date``, ``device`` and ``torch``.
-        settings (Settings): Of the run.
-    """
+    """A Markdown page: how it was measured (``made`` as in the records), a table for each size."""
     parts = [
         "# Benchmark",
         f"`{made['command']}` at commit {made['commit']} on {made['date']}: {made['device']}, "
@@ -73,10 +67,8 @@ def _by_size(rows: list[Row]) -> dict[str, list[Row]]:
 def _cells(row: Row) -> list[str]:
     if "latency" in row:
         row = dict(row, throughput=row["batch_size"] / row["latency"])
-    cells = (
-        f"{row[key] * factor:{form}}" if key in row else "-" for _, key, factor, form in COLUMNS
-    )
-    return [label(row), *cells]
+    columns = [column[1:] for column in COLUMNS]
+    return [label(row), *(f"{row[k] * by:{form}}" if k in row else "-" for k, by, form in columns)]
 
 
 def chart(rows: list[Row], file: Path) -> None:
@@ -85,11 +77,9 @@ def chart(rows: list[Row], file: Path) -> None:
 
     panels = [panel for panel in PANELS if any(panel[0] in row for row in rows)]
     sizes = _by_size(rows)
-    tallest = max(map(len, sizes.values()), default=1)
-    figure = Figure(
-        figsize=(4.2 * max(len(panels), 1), (0.32 * tallest + 1.2) * max(len(sizes), 1)),
-        layout="constrained",
-    )
+    height = 0.32 * max(map(len, sizes.values()), default=1) + 1.2
+    shape = (4.2 * max(len(panels), 1), height * max(len(sizes), 1))
+    figure = Figure(shape, layout="constrained")
     if not panels:
         figure.text(0.5, 0.5, "nothing could be measured", ha="center")
     grid = figure.subplots(len(sizes), len(panels), squeeze=False) if panels else []

@@ -27,15 +27,10 @@ class _Scores(NamedOutputs):
 
 
 def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarray, str]:
-    """Grad-CAM (https://arxiv.org/abs/1610.02391) at the last output map of a backbone.
+    """Grad-CAM (https://arxiv.org/abs/1610.02391) at the last output of a backbone, which is a map.
 
-    Args:
-        model (nn.Module): Holds ``backbone``, or is it.
-        backbone (nn.Module): Its last output is a map.
-        x (Tensor): Image, as :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` takes it.
-
-    Returns:
-        tuple[np.ndarray, str]: (H, W), 0 to 1, and the score that it explains, in words.
+    Takes an image as :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does; returns (H, W), 0 to
+    1, and the score that it explains, in words.
     """
     from pytorch_grad_cam import GradCAM
 
