@@ -29,14 +29,8 @@ SMALL = (64, 96)
 
 def test_functions_are_timed_in_turn() -> None:
     calls = []
-    seconds = time_interleaved(
-        {
-            "slow": lambda: (calls.append("slow"), time.sleep(0.02)),
-            "fast": lambda: calls.append("fast"),
-        },
-        repeats=3,
-        warmup=1,
-    )
+    slow, fast = lambda: (calls.append("slow"), time.sleep(0.02)), lambda: calls.append("fast")
+    seconds = time_interleaved(dict(slow=slow, fast=fast), repeats=3, warmup=1)
     assert calls == ["slow", "fast"] * 4
     assert {name: len(values) for name, values in seconds.items()} == {"slow": 3, "fast": 3}
     assert ratio(seconds, "slow", "fast") > 2
@@ -109,12 +103,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, root: Path) -> None:
     measured = json.loads((root / "results" / "speed.json").read_text())
     (tmp_path / "speed.json").write_text(json.dumps(measured))
+    rows = measured["attention_cost"]
     monkeypatch.setitem(sections.SECTIONS, "growth", lambda repeats: measured["growth"])
-    monkeypatch.setitem(
-        sections.SECTIONS,
-        "attention_cost",
-        lambda repeats: measured["attention_cost"][: 3 * repeats],
-    )
+    monkeypatch.setitem(sections.SECTIONS, "attention_cost", lambda repeats: rows[: 3 * repeats])
     options = ["--out", tmp_path, "--repeats", 2, "--threads", torch.get_num_threads()]
     run(monkeypatch, "growth", "attention_cost", *options)
     now = json.loads((tmp_path / "speed.json").read_text())

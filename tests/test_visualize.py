@@ -9,14 +9,8 @@ from PIL import Image
 from torch import nn
 
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import (
-    DepthwiseShortcutBackbone,
-    DMFormer,
-    HybridBackbone,
-    TransXNet,
-    XFormer,
-)
-from mmhybrid.backbones.base import backbone_classes
+from mmhybrid.backbones import DepthwiseShortcutBackbone, DMFormer, TransXNet, XFormer
+from mmhybrid.backbones.base import HybridBackbone, backbone_classes
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.visualization import feature_maps, layer_maps
 from mmhybrid.visualization.drawing import Row, plain
@@ -49,9 +43,8 @@ def test_attention_of_a_place_is_a_row_of_the_whole_matrix(size) -> None:
         height, width = features.shape[-2:]
         key = module.kv(module.reduce(features)).chunk(2, dim=1)[0]
         q, k = module._split_heads(module.q(features)), module._split_heads(key)
-        table = position.table
-        if table is None:
-            table = position.query @ position.key.t()
+        folded = position.table is None
+        table = position.query @ position.key.t() if folded else position.table
         weights = (q @ k.mT * q.shape[-1] ** -0.5 + table).softmax(-1)[0].mean(0)
         index = int(row * height) * width + int(column * width)
         torch.testing.assert_close(torch.from_numpy(attention).flatten(), weights[index])
@@ -82,8 +75,7 @@ def test_gates_are_factors() -> None:
 
 
 def test_channel_attentions_are_distributions() -> None:
-    model, x = tiny(XFormer), torch.randn(1, 3, 64, 64)
-    maps = rows_of(model, x)["Attention of channels"].maps
+    maps = rows_of(tiny(XFormer), torch.randn(1, 3, 64, 64))["Attention of channels"].maps
     assert len(maps) == 3
     for weights in maps:
         assert weights.shape[0] == weights.shape[1]
@@ -99,17 +91,10 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
             left = features[-1][..., : features[-1].shape[-1] // 2].relu().mean(dim=(1, 2, 3))
             return torch.stack([left, -left], dim=1)
 
-    class Classifier(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.backbone = tiny(TransXNet)
-            self.head = Head()
-            self.data_preprocessor = nn.Identity()
-
-        def extract_feat(self, x):
-            return self.backbone(x)
-
-    model = Classifier().eval()
+    model = nn.Module()
+    model.backbone = model.extract_feat = tiny(TransXNet)
+    model.head, model.data_preprocessor = Head(), nn.Identity()
+    model.eval()
     image = torch.rand(1, 3, 128, 128) * 255
     cam, explained = grad_cam(model, model.backbone, image)
     assert explained == "the best class, label 0"
@@ -147,14 +132,11 @@ def wrapped_swin() -> nn.Module:
 FAMILIES = [c for c in backbone_classes() if c.__module__.startswith("mmhybrid.")]
 PAGES = {c.__name__: lambda c=c: c(**c.test_options) for c in FAMILIES}
 PAGES |= {"mmdet's Swin with shortcuts": wrapped_swin, "a new family": NewFamily}
-OF_LAYERS = {
+SHORTCUTS = ("DWCaiT", "DWSwinTransformer", "DWVisionTransformer", "mmdet's Swin with shortcuts")
+OF_LAYERS = {name: ["Depth-wise shortcuts"] for name in SHORTCUTS} | {
     "TransXNet": ["Dynamic kernels", "Attention of one place"],
     "DMFormer": ["Gate"],
     "XFormer": ["Attention of channels"],
-    "DWCaiT": ["Depth-wise shortcuts"],
-    "DWSwinTransformer": ["Depth-wise shortcuts"],
-    "DWVisionTransformer": ["Depth-wise shortcuts"],
-    "mmdet's Swin with shortcuts": ["Depth-wise shortcuts"],
 }
 
 

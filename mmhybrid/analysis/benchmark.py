@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.analysis.counting import count, run_parts
+from mmhybrid.analysis.counting import FIGURES, count, run_parts
 from mmhybrid.analysis.timing import peak_memory, peak_memory_of, seconds_of
 from mmhybrid.backbones.base import backbone_classes
 
@@ -87,16 +87,11 @@ def benchmark(
 ) -> list[Row]:
     """Measures every model in every mode at every size; what fails gets a row with the reason.
 
-    Args:
-        models (Mapping[str, str]): What ``make`` takes, by the name to show.
-        sizes (Sequence[tuple]): (height, width) of the images.
-        modes (Sequence[str]): Of ``'eager'``, ``'fused'`` (not trained) and ``'compiled'``.
-        settings (Settings): The defaults unless given.
-        make (Callable): E.g. :func:`mmhybrid.apis.models.make_model`; pickled, as ``fuse`` is.
-        fuse (Callable): E.g. :func:`mmhybrid.deploy.fuse`. A model for which it raises ValueError
-            is left out of mode ``'fused'``.
-        save (Callable): Called with all rows so far after each round.
-        log (Callable): Called with a line of progress now and then.
+    ``models`` are what ``make`` takes, by the name to show; ``sizes`` (height, width); ``modes`` of
+    ``'eager'``, ``'fused'`` (not trained) and ``'compiled'``. ``make`` and ``fuse``, e.g.
+    :func:`mmhybrid.apis.models.make_model` and :func:`mmhybrid.deploy.fuse`, are pickled; a model
+    for which ``fuse`` raises ValueError has no such row. ``save`` gets all rows so far after
+    each round, ``log`` a line of progress now and then.
 
     Returns:
         One row a model, mode and size. ``latency`` and ``training`` are median seconds of a call;
@@ -141,26 +136,24 @@ def benchmark(
 def _prepare(one: Contestant, settings: Settings, make: Make, fuse: Any) -> bool:
     """Makes, counts and warms up a model, and measures its memory; False if it lacks the mode."""
     spec, mode, size = one.row["spec"], one.row["mode"], tuple(one.row["size"])
-    model = make(spec)
-    model.eval()  # of mmdet's, this returns nothing
-    unfused = model
-    if mode == "fused":
-        try:
-            model = fuse(model)
-        except ValueError:
-            return False
+    unfused = make(spec)
+    unfused.eval()  # of mmdet's, this returns nothing
+    try:
+        model = fuse(unfused) if mode == "fused" else unfused
+    except ValueError:
+        return False
     phases = PHASES if settings.train and mode != "fused" else PHASES[:1]
     on_cpu = torch.device(settings.device).type == "cpu"
     calls: dict[str, Callable[[], object]] = {}
     try:
-        counts = count(unfused, size)
-        for key in ("parameters", "macs", "mm_macs", "activations"):
-            one.row[key] = getattr(counts, key)
+        counts = vars(count(unfused, size))
+        one.row |= {key: counts[key] for key in ("parameters", *FIGURES)}
         for phase in phases:
             if on_cpu and mode != "compiled" and os.path.exists("/proc/self/clear_refs"):
                 # First, for it happens in another process: where memory runs out, that one ends.
-                made = (_make_call, phase, spec, size, settings, make, mode == "fused" and fuse)
-                one.row[f"{phase}_memory"] = peak_memory_of(*made)
+                fuses = fuse if mode == "fused" else None
+                call = (make, spec, fuses, phase, size, settings)
+                one.row[f"{phase}_memory"] = peak_memory_of(_make_call, *call)
             calls = calls or _calls(model, size, settings, compiled=mode == "compiled")
             calls[phase]()  # warms up, compiles
             if not on_cpu:
@@ -176,7 +169,6 @@ def _prepare(one: Contestant, settings: Settings, make: Make, fuse: Any) -> bool
 def _calls(
     model: nn.Module, size: tuple[int, int], settings: Settings, compiled: bool = False
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, by phase."""
     layout = torch.channels_last if settings.channels_last else None
     model = model.to(settings.device, memory_format=layout)
     x = settings.images(size)
@@ -202,12 +194,10 @@ def _calls(
     return dict(forward=forward, training=training)
 
 
-def _make_call(
-    phase: str, spec: str, size: tuple[int, int], settings: Settings, make: Make, fuse: Any
-) -> Callable[[], object]:
+def _make_call(make: Make, spec: str, fuse: Any, phase: str, *options: Any) -> Callable[[], object]:
     model = make(spec)
     model.eval()
-    return _calls(fuse(model) if fuse else model, size, settings)[phase]
+    return _calls(fuse(model) if fuse else model, *options)[phase]
 
 
 def _reason(error: Exception) -> str:

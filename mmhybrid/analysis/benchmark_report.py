@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from mmhybrid.analysis.benchmark import Row, Settings
 from mmhybrid.analysis.tables import markdown_table
 
@@ -54,7 +56,7 @@ def table(rows: list[Row], made: Mapping[str, str], settings: Settings) -> str:
 
 def label(row: Row) -> str:
     """A row's name, with the mode where it is not eager."""
-    return row["model"] + ("" if row["mode"] == "eager" else f", {row['mode']}")
+    return row["model"] if row["mode"] == "eager" else f"{row['model']}, {row['mode']}"
 
 
 def _by_size(rows: list[Row]) -> dict[str, list[Row]]:
@@ -86,14 +88,12 @@ def chart(rows: list[Row], file: Path) -> None:
     for (size, here), line in zip(sizes.items(), grid, strict=False):
         for ax, (key, title, factor) in zip(line, panels, strict=True):
             shown = sorted((row for row in here if key in row), key=lambda row: -row[key])
-            ours = ["." not in row["spec"].partition("(")[0] for row in shown]
-            ax.barh(
-                [label(row) for row in shown],
-                [row[key] * factor for row in shown],
-                xerr=[row[key] * factor * row.get(f"{key}_spread", 0) / 2 for row in shown],
-                color=["#2563eb" if one else "#9ca3af" for one in ours],
-                error_kw=dict(lw=1),
-            )
+            peers = ["." in row["spec"].partition("(")[0] for row in shown]
+            colours = ["#9ca3af" if peer else "#2563eb" for peer in peers]
+            widths = np.array([row[key] * factor for row in shown])
+            spreads = widths * [row.get(f"{key}_spread", 0) / 2 for row in shown]
+            names = list(map(label, shown))
+            ax.barh(names, widths, xerr=spreads, color=colours, error_kw=dict(lw=1))
             ax.set_title(f"{size}: {title}", fontsize=10)
             ax.tick_params(labelsize=8)
             ax.spines[["top", "right"]].set_visible(False)

@@ -174,7 +174,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
+OF_EVERY_VALUE = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6, nn.Upsample)
 NORMS = (batchnorm._NormBase, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 MAX_POOLS = (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd)
 MEAN_POOLS = (pooling._AvgPoolNd, pooling._AdaptiveAvgPoolNd)
@@ -195,7 +195,7 @@ def mm_style_macs(module: nn.Module, inputs: tuple, output: Any) -> int:
         return values * module.in_features + module.out_features * bias
     if isinstance(module, NORMS):
         return values * (1 + getattr(module, "affine", True))
-    if isinstance(module, (*RECTIFIERS, nn.Upsample)):
+    if isinstance(module, OF_EVERY_VALUE):
         return values
     if isinstance(module, (*MAX_POOLS, *MEAN_POOLS)):
         return inputs[0].numel()

@@ -114,7 +114,7 @@ def shortcut_ratios(calls: Calls, place: Place) -> Row:
     maps = []
     for index in np.linspace(0, len(calls) - 1, min(4, len(calls))).round().astype(int):
         layer, (tokens, size, *rest) = calls[index]
-        skip = rest[0] if rest else 0  # class tokens
+        skip = sum(rest)  # class tokens
         added = layer(tokens, size, *rest)[0, skip:].norm(dim=-1)
         ratio = added / tokens[0, skip:].norm(dim=-1).clamp_min(1e-12)
         maps.append(ratio.unflatten(0, size).numpy())
