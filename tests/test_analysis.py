@@ -95,27 +95,25 @@ def test_rows_of_parts() -> None:
     assert len(rows) == 3
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", *map(str, arguments)])
-    main()
-
-
 def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, root: Path) -> None:
     measured = json.loads((root / "results" / "speed.json").read_text())
     (tmp_path / "speed.json").write_text(json.dumps(measured))
     rows = measured["attention_cost"]
     monkeypatch.setitem(sections.SECTIONS, "growth", lambda repeats: measured["growth"])
     monkeypatch.setitem(sections.SECTIONS, "attention_cost", lambda repeats: rows[: 3 * repeats])
-    options = ["--out", tmp_path, "--repeats", 2, "--threads", torch.get_num_threads()]
-    run(monkeypatch, "growth", "attention_cost", *options)
+    options = ["--out", str(tmp_path), "--repeats=2", f"--threads={torch.get_num_threads()}"]
+    command = ["benchmarks", "speed", "growth", "attention_cost", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
     now = json.loads((tmp_path / "speed.json").read_text())
     assert now["forward"] == measured["forward"]
     assert len(now["attention_cost"]) == 6
     assert now["machines"]["growth"]["threads"] == torch.get_num_threads()
     for plot in ("transxnet_growth.png", "attention_cost.png"):
         assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
+    command.append("nothing")
     with pytest.raises(SystemExit, match="error: no section nothing: there are forward, "):
-        run(monkeypatch, "nothing", *options)
+        main()
 
 
 @pytest.mark.parametrize(("name", "module"), [("speed", sections), ("onnx", onnx_speed)])

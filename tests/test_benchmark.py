@@ -28,12 +28,12 @@ def benchmark(models: dict[str, str], *args: object, **options: object) -> list[
 
 
 @pytest.fixture(autouse=True)
-def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_samples(monkeypatch) -> None:
     monkeypatch.setattr(module, "SHORTEST_SAMPLE", 0)
 
 
 @pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_process(monkeypatch) -> None:
     """Memory is not measured, which takes a process for each call."""
     monkeypatch.setattr(module, "peak_memory_of", lambda *args: 2**20)
 
@@ -95,30 +95,24 @@ def test_a_limit_of_time_leaves_three_rounds() -> None:
 
 def test_autocast_and_channels_last_reach_the_model() -> None:
     settings = Settings(precision="bfloat16", channels_last=True)
-    x = settings.images((32, 32))
-    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert settings.images((32, 32)).is_contiguous(memory_format=torch.channels_last)
     with settings.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_memory_of_training_counts_the_gradients_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for a GPU: it has neither memory to measure nor work to time."""
-    left, made = [], []
-
-    def make(spec: str) -> torch.nn.Module:
-        made.append(make_model(spec))
-        return made[-1]
+    model, left, waited = make_model(PEER), [], []
 
     def peak_memory(function, device: str) -> int:
-        left.append(any(weight.grad is not None for weight in made[0].parameters()))
+        left.append(any(weight.grad is not None for weight in model.parameters()))
         function()
         return 2**20
 
     monkeypatch.setattr(module, "peak_memory", peak_memory)
-    waited = []
     monkeypatch.setattr(timing, "synchronise", waited.append)
     settings = Settings(device="meta", repeats=1)
-    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=settings, make=make)
+    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=settings, make=lambda spec: model)
     assert "error" not in row
     assert row["training_memory"] == 2**20
     assert left == [False, False]
@@ -127,15 +121,14 @@ def test_memory_of_training_counts_the_gradients_on_a_gpu(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("no_process")
 def test_a_stopped_run_keeps_what_it_has(run_tool, monkeypatch, tmp_path: Path) -> None:
-    real, rounds = module._summarise, []
+    real, rounds = module._sample, iter(range(2))
 
-    def stop(contestants: list, phase: str) -> None:
-        real(contestants, phase)
-        rounds.append(phase)
-        if len(rounds) == 2:
+    def stop(*args: object) -> None:
+        if next(rounds) == 1:
             raise KeyboardInterrupt
+        real(*args)
 
-    monkeypatch.setattr(module, "_summarise", stop)
+    monkeypatch.setattr(module, "_sample", stop)
     options = ["--size", "32", "--no-train", "--repeats", "3", "--out", tmp_path]
     with pytest.raises(SystemExit, match="stopped; what was measured is in"):
         run_tool("benchmark.py", PEER, *options)

@@ -63,12 +63,11 @@ def transxnet_block() -> int:
     position_embedding = positions * c * 49
     # The gate sees 7x7 pooled values and the mean; its two layers have 6 and 2 x 24 channels.
     dynamic = 50 * (half * 6 + 6 * 2 * half) + positions * half * 49
-    reduce = keys * half * (11 * 11 + 9)
     attention = positions * half**2 + keys * half * 2 * half + 2 * positions * keys * half
+    attention += keys * half * (11 * 11 + 9)  # their reduction
     enhancer = positions * (c * 9 + 2 * c * 16)
-    hidden = 4 * c
-    feed_forward = positions * (2 * c * hidden + hidden // 4 * (9 + 25 + 49))
-    return position_embedding + dynamic + reduce + attention + enhancer + feed_forward
+    feed_forward = positions * (2 * c * 4 * c + c * (9 + 25 + 49))
+    return position_embedding + dynamic + attention + enhancer + feed_forward
 
 
 def dmformer_block() -> int:
@@ -156,9 +155,8 @@ def test_the_model_stays_as_it_is() -> None:
     model.network[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     count(model, (3, 64, 64))
-    assert model.training
-    assert not model.network[0].training
-    assert model.network[2].training
+    modes = (model.training, model.network[0].training, model.network[2].training)
+    assert modes == (True, False, True)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(
