@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -45,18 +46,13 @@ def test_peak_memory_counts_what_is_freed_again() -> None:
 
 
 def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    values = dict(memory_allocated=100, max_memory_allocated=350)
-    for name in ("synchronize", "reset_peak_memory_stats", *values):
-        monkeypatch.setattr(
-            torch.cuda, name, lambda device, name=name: asked.append(device) or values.get(name)
-        )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    values = {"memory_allocated.return_value": 100, "max_memory_allocated.return_value": 350}
+    monkeypatch.setattr(torch, "cuda", Mock(**values))
     assert peak_memory(lambda: None, "cuda:1") == 250
     synchronise("cuda:1")
-    assert asked == ["cuda:1"] * 6
     synchronise("cpu")
-    assert len(asked) == 6
+    asked = [call.args for call in torch.cuda.mock_calls if call.args]
+    assert asked == [("cuda:1",)] * 6
 
 
 def test_rows_of_the_speed_table() -> None:

@@ -133,9 +133,9 @@ def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
     table = leaderboard.leaderboard(results, COSTS)["tables"][-1]
     assert table["title"] == "Speed and memory at 512x512"
     assert "commit 1, today: d, PyTorch 2" in table["note"]
-    assert table["rows"][0]["latency"] == 300
-    assert table["rows"][0]["throughput"] == pytest.approx(2 / 0.3)
-    assert table["rows"][3]["mode"] == "eager (training: out of memory)"
+    first, *_, last = table["rows"]
+    assert (first["latency"], first["throughput"]) == (300, pytest.approx(2 / 0.3))
+    assert last["mode"] == "eager (training: out of memory)"
     assert [row["ours"] for row in table["rows"]] == [True, False, False, False]
 
 
@@ -156,8 +156,8 @@ def test_metrics_of_an_evaluation_become_rows() -> None:
     for row in rows:
         check_row(row)
     (row,) = rows_of_run(dict(run, config="my_own", metrics={"mIoU": 45.5}, quick=True))
-    assert (row["model"], row["dataset"]) == ("my_own", "CocoDataset, quick run")
-    assert (row["metric"], row["value"]) == ("mIoU", 45.5)
+    shown = (row["model"], row["dataset"], row["metric"], row["value"])
+    assert shown == ("my_own", "CocoDataset, quick run", "mIoU", 45.5)
     with pytest.raises(UserError, match="none of these metrics is for a table: time"):
         rows_of_run(dict(run, metrics={"time": 1.0}))
 
@@ -239,16 +239,14 @@ def test_the_commit_is_of_this_project_alone(tmp_path: Path, monkeypatch) -> Non
         return subprocess.check_output(command, text=True).strip()
 
     site = tmp_path / "venv" / "site-packages"
-    for folder in (site, tmp_path):
-        (folder / "mmhybrid").mkdir(parents=True)
-        (folder / "mmhybrid" / "version.py").touch()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "theirs")
-    for folder in (site, tmp_path):  # not tracked
+    for folder in (site, tmp_path):
+        (folder / "mmhybrid").mkdir(parents=True)
+        for file in ("mmhybrid/version.py", "setup.py"):
+            (folder / file).touch()
         monkeypatch.setattr(writing, "ROOT", folder)
-        assert writing.commit().startswith("release ")
-    (site / "setup.py").touch()
-    (tmp_path / "setup.py").touch()
+        assert writing.commit().startswith("release ")  # not tracked
     git("add", ".")
     git("commit", "-q", "-m", "all")
     assert writing.commit() == git("rev-parse", "--short=12", "HEAD")  # a checkout of the project
@@ -278,11 +276,12 @@ def test_command_and_what_the_project_publishes(root: Path, monkeypatch, tmp_pat
 
 
 def test_command_says_what_is_wrong(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "nothing.json"
     with pytest.raises(SystemExit, match=r"error: there is no .*nothing\.json"):
-        run(monkeypatch, "--results", tmp_path / "nothing.json")
-    (tmp_path / "other.json").write_text("[]")
+        run(monkeypatch, "--results", file)
+    file.write_text("[]")
     with pytest.raises(SystemExit, match="holds no results"):
-        run(monkeypatch, "--results", tmp_path / "other.json")
+        run(monkeypatch, "--results", file)
 
 
 def test_figures_of_the_papers(root: Path, shared: Path) -> None:

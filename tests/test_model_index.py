@@ -34,8 +34,7 @@ def test_every_config_is_in_and_none_dangles() -> None:
 
 
 def test_collections_are_whole() -> None:
-    for file in read("model-index.yml")["Import"]:
-        content = read(file)
+    for content in map(read, read("model-index.yml")["Import"]):
         (collection,) = content["Collections"]
         assert (ROOT / collection["README"]).is_file()
         assert (ROOT / collection["Code"]["URL"]).is_file()

@@ -34,16 +34,11 @@ flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_
 
 @dataclass
 class ModuleCount:
-    """What one module costs, with all modules inside it.
+    """What one module, by its name in the model and its class, costs with all modules inside it.
 
-    Attributes:
-        name (str): Name in the model, ``''`` for the whole.
-        type (str): Its class.
-        parameters (int): All of them, frozen ones too.
-        macs (int): Multiply-accumulates of one image, of all operators.
-        mm_macs (int): The same as OpenMMLab's tables count them.
-        activations (int): Values that come out of convolutions, linear layers, matrix products and
-            attention.
+    For one image: ``macs`` are the multiply-accumulates of all operators, ``mm_macs`` those that
+    OpenMMLab's tables count, and ``activations`` the values that come out of convolutions, linear
+    layers, matrix products and attention. Frozen parameters count too.
     """
 
     name: str
@@ -56,12 +51,7 @@ class ModuleCount:
 
 @dataclass
 class Count(ModuleCount):
-    """What a model costs: the whole, and every module that ran.
-
-    Attributes:
-        shape (tuple): (C, H, W) of the image.
-        modules (list[ModuleCount]): In the model's order; one inside another counts in both.
-    """
+    """What a model costs for an image (C, H, W): the whole, its name empty, and all that ran."""
 
     shape: tuple[int, ...] = ()
     modules: list[ModuleCount] = field(default_factory=list)

@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def write_test_result(
 ) -> None:
     """Writes the ``metrics`` that an evaluation returned, with the origin of the checkpoint.
 
-    ``quick``: the data are those of a quick run; ``tta``: images were augmented, which a note says;
-    ``published``: others published the checkpoint.
+    Of a quick run, the data are not the config's; with ``tta`` a note says that images were
+    augmented; others may have ``published`` the checkpoint.
     """
     if runner.rank != 0:
         return
@@ -95,12 +96,11 @@ def checkpoint_origin(
     """
     file = Path(checkpoint)
     digest = _sha256(file) if file.is_file() else "not kept"
-    try:
+    # Nothing may be there, or not the record of a training.
+    with suppress(OSError, ValueError, TypeError, KeyError):
         training = json.loads(file.with_name("result.json").read_text("utf-8"))
         if digest in training["checkpoints"].values():
             return training["origin"]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # nothing there, or not the record of a training
     published = published or checkpoint.startswith(("http://", "https://", "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
     return origin | dict(sha256=digest, command=command(), commit=commit, device=device)
@@ -138,15 +138,15 @@ def commit() -> str:
         run = ["git", "-C", str(ROOT), *words]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):
         # In an environment inside somebody else's repository, git would name a commit of theirs.
         git("ls-files", "--error-unmatch", "setup.py", "mmhybrid/version.py")
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return f"release {__version__}"
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", "mmhybrid", "configs")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return f"release {__version__}"
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:
+            status = git(
+                "status", "--porcelain", "--untracked-files=no", "--", "mmhybrid", "configs"
+            )
+            return git("rev-parse", "--short=12", "HEAD") + ("+" if status else "")
+    return f"release {__version__}"
 
 
 def device_name(device: str = "cpu") -> str:
