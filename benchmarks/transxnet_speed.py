@@ -152,10 +152,10 @@ def growth(sides: Iterable[int] = (256, 512, 768, 1024, 1280), *, repeats: int =
     """Seconds and peak memory of a forward pass of the fused model, by the side of the image."""
     rows = []
     for side in sides:
-        memory = peak_memory_of(_fused_call, side)
+        memory = peak_memory_of(_fused_call, side) / 2**20
         values = time_interleaved({"fused": _fused_call(side)}, repeats=repeats)["fused"]
-        row = dict(side=side, pixels=side**2, seconds=statistics.median(values))
-        rows.append(row | dict(peak_mib=memory / 2**20))
+        seconds = statistics.median(values)
+        rows.append(dict(side=side, pixels=side**2, seconds=seconds, peak_mib=memory))
     return rows
 
 

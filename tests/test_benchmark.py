@@ -143,7 +143,7 @@ def test_tool(run_tool, tmp_path: Path, capsys) -> None:
     assert "| MACs, G |" in capsys.readouterr().out
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((tmp_path / "mine.json").read_text())
-    assert content["made"]["command"].startswith("python benchmark.py")
+    assert content["made"]["command"].startswith("python tools/benchmark.py")
     assert content["settings"]["repeats"] == 1
     assert content["rows"][0]["size"] == [32, 64]
 

@@ -243,11 +243,6 @@ def test_the_commit_is_of_this_project_alone(tmp_path: Path, monkeypatch) -> Non
     assert writing.commit().startswith("release ")
 
 
-def test_a_command_is_as_typed_in_the_checkout(root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(root / "tools" / "train.py"), "a b"])
-    assert writing.command() == "python tools/train.py 'a b'"
-
-
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", "leaderboard", *map(str, arguments)])
     main()

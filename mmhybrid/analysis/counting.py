@@ -65,8 +65,7 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     Folded attention (:mod:`mmhybrid.layers.relative_position`) counts as it is computed.
 
     Args:
-        model (nn.Module): A backbone, or a detector, segmentor or classifier of OpenMMLab, on any
-            device, ``'meta'`` too. Left as it is.
+        model (nn.Module): A backbone or a model of OpenMMLab, on any device. Left as it is.
         shape (tuple): (H, W), or (C, H, W). C defaults to 3.
 
     Example:

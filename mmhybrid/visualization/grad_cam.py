@@ -43,7 +43,7 @@ def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarr
         weights = labels == chosen
         explained = f"the pixels of the most frequent class, label {chosen}"
     else:
-        chosen, weights = int(output.argmax()), torch.ones(())
+        chosen, weights = int(output.argmax()), 1
         explained = "the best box of the dense head"
         if is_backbone(model):
             explained = f"its strongest channel, {chosen}: without a head there is no class"
@@ -51,11 +51,6 @@ def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarr
             explained = f"the best class, label {chosen}"
 
     layer = nn.Identity()  # the last map goes through it: the library wants a layer
-    hook = backbone.register_forward_hook(
-        lambda module, args, outputs: (*outputs[:-1], layer(outputs[-1]))
-    )
-    try:
+    with backbone.register_forward_hook(lambda m, args, maps: (*maps[:-1], layer(maps[-1]))):
         cam = GradCAM(model=scores, target_layers=[layer])
         return cam(x, targets=[lambda output: (output[chosen] * weights).sum()])[0], explained
-    finally:
-        hook.remove()

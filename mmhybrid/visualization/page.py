@@ -47,9 +47,8 @@ def draw_page(
 ) -> None:
     """Draws all that there is to see of a model and an image into a .png, .jpg or .pdf file.
 
-    Takes a backbone, classifier, segmentor or detector in evaluation mode, its backbone, or itself,
-    and an RGB image (H, W, 3), uint8. ``place`` is the row and column, 0 to 1, whose attention is
-    shown; ``short_side`` is in pixels.
+    Takes any model in evaluation mode, its backbone, or itself, and an RGB image (H, W, 3), uint8.
+    ``place`` is the row and column, 0 to 1, whose attention is shown; ``short_side`` is in pixels.
     """
     resized, x, whole = prepare_image(model, image, short_side)
     rows = _output_rows(backbone, x) + layer_rows(backbone, x, place)
