@@ -174,20 +174,19 @@ def _calls(
     x = settings.images(size)
     run = torch.compile(run_parts) if compiled else run_parts
 
+    def outputs_of(training: bool) -> Any:
+        if model.training != training:
+            model.train(training)
+        with settings.autocast():
+            return run(model, x)
+
     @torch.no_grad()
     def forward() -> None:
-        if model.training:
-            model.eval()
-        with settings.autocast():
-            run(model, x)
+        outputs_of(training=False)
 
     def training() -> None:
-        if not model.training:
-            model.train()
         model.zero_grad()
-        with settings.autocast():
-            outputs = run(model, x)
-        leaves = torch.utils._pytree.tree_leaves(outputs)
+        leaves = torch.utils._pytree.tree_leaves(outputs_of(training=True))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         sum(y.float().mean() for y in tensors).backward()
 

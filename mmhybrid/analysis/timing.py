@@ -21,14 +21,10 @@ def time_interleaved(
     functions: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of every call, by name; in turn, so that a drift of the machine meets all alike."""
-    for function in functions.values():
-        for _ in range(warmup):
-            function()
-    seconds = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            seconds[name].append(seconds_of(function))
-    return seconds
+    rounds = range(warmup + repeats)
+    seconds = [[seconds_of(function) for function in functions.values()] for _ in rounds]
+    columns = map(list, zip(*seconds[warmup:], strict=True))
+    return dict(zip(functions, columns, strict=True))
 
 
 def seconds_of(function: Callable[[], object], device: str | None = None) -> float:

@@ -78,22 +78,16 @@ def write_test_result(
         return
     about = _about(config, quick, runner.test_dataloader)
     about |= dict(note="test-time augmentation") if tta else {}
-    made_by = _code_and_device(runner)
-    origin = checkpoint_origin(str(runner._load_from), published=published, **made_by)
+    origin = _checkpoint_origin(str(runner._load_from), published, **_code_and_device(runner))
     # A confusion matrix is left out.
     scalars = {k: v for k, v in metrics.items() if np.ndim(v) == 0 and not isinstance(v, str)}
     numbers = {key: float(value) for key, value in scalars.items()}
     write_json(path, dict(about, metrics=numbers, origin=origin))
 
 
-def checkpoint_origin(
-    checkpoint: str, commit: str, device: str, published: bool = False
-) -> dict[str, Any]:
-    """The origin of figures that this process evaluates with a checkpoint.
-
-    That of the training whose ``result.json`` beside it has its SHA-256; else ``'converted'`` where
-    it has an address or is published.
-    """
+def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict[str, Any]:
+    """That of the training whose ``result.json`` beside a checkpoint has its SHA-256; else
+    ``'converted'`` where it has an address or is published."""
     file = Path(checkpoint)
     digest = _sha256(file) if file.is_file() else "not kept"
     # Nothing may be there, or not the record of a training.
@@ -103,7 +97,7 @@ def checkpoint_origin(
             return training["origin"]
     published = published or checkpoint.startswith(("http://", "https://", "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
-    return origin | dict(sha256=digest, command=command(), commit=commit, device=device)
+    return origin | dict(sha256=digest, command=command(), **made_by)
 
 
 def _sha256(path: Path) -> str:
