@@ -32,11 +32,7 @@ DATASETS = ("ImageNet-1K", "COCO", "ADE20K", "Cityscapes", "CIFAR-10", "CIFAR-10
 
 
 def leaderboard(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> dict[str, Any]:
-    """Arranges all results.
-
-    Args:
-        results (Mapping): Of :func:`benchmarks.results.read_results`.
-        costs (Mapping): Of :func:`benchmarks.model_index.read_costs`.
+    """Arranges what ``read_results`` and ``read_costs`` return.
 
     Returns:
         ``tables``, each with ``title``, ``note``, ``columns`` (``key``, ``title``, ``digits`` of
@@ -167,21 +163,17 @@ def _speed_tables(rows: list[Row]) -> list[Row]:
     return list(tables.values())
 
 
+# By the axis of a chart, in the units of leaderboard_page.AXES.
+CHARTED = dict(flops=("flops", 1e-9), latency=("latency", 1e3), memory=("training_memory", 2**-20))
+
+
 def _points(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> list[Row]:
     """Accuracies with the costs that are known of their models, for charts."""
     speed = {row["model"]: row for row in results["benchmark"] if row["mode"] == "eager"}
     points = []
     for row in figures_of(results["accuracy"]):
         known = costs.get(row.get("config", ""), {}) | speed.get(row["model"], {})
-        cost = {
-            name: known[key] * factor
-            for name, key, factor in (
-                ("flops", "flops", 1e-9),
-                ("latency", "latency", 1e3),
-                ("memory", "training_memory", 2**-20),
-            )
-            if key in known
-        }
+        cost = {k: known[key] * by for k, (key, by) in CHARTED.items() if key in known}
         series = f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['type']]}"
         about = dict(model=row["model"], method=_method(row), ours=is_ours(row["model"]))
         if cost:

@@ -31,11 +31,8 @@ def measure_onnx(
     graphs: Path,
     models: Iterable[str] | None = None,
 ) -> str:
-    """Measures the smallest preset of every backbone; writes onnx.json and onnx.md, and returns it.
-
-    Exported graphs that are in ``graphs`` are measured as they are. ``models`` are, e.g.,
-    ``['TransXNet-T']``; None for all.
-    """
+    """Measures the smallest presets, of ``models`` (``['TransXNet-T']``) or all; writes onnx.json
+    and onnx.md, which it returns. Graphs that are in ``graphs`` are measured as they are."""
     import onnxruntime
 
     file = folder / "onnx.json"
@@ -84,17 +81,16 @@ def onnx_rows(
             "onnxruntime": partial(session.run, None, {"image": x.numpy()}),
         }
         seconds = time_interleaved(calls, repeats=repeats)
-        rows.append(
-            {
-                "model": name,
-                "shape": "x".join(map(str, shape)),
-                "largest_difference": max(row.largest for row in differences),
-                "largest_value": max(row.scale for row in differences),
-                "times_as_fast_as_eager": ratio(seconds, "eager", "onnxruntime"),
-                "times_as_fast_as_fused_eager": ratio(seconds, "fused", "onnxruntime"),
-                "all_seconds": seconds,
-            }
+        row = dict(
+            model=name,
+            shape="x".join(map(str, shape)),
+            largest_difference=max(row.largest for row in differences),
+            largest_value=max(row.scale for row in differences),
+            times_as_fast_as_eager=ratio(seconds, "eager", "onnxruntime"),
+            times_as_fast_as_fused_eager=ratio(seconds, "fused", "onnxruntime"),
+            all_seconds=seconds,
         )
+        rows.append(row)
     return rows
 
 
