@@ -107,7 +107,7 @@ def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, roo
     assert now["machines"]["growth"]["threads"] == torch.get_num_threads()
     for plot in ("transxnet_growth.png", "attention_cost.png"):
         assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
-    command.append("nothing")
+    command.insert(2, "nothing")
     with pytest.raises(SystemExit, match="error: no section nothing: there are forward, "):
         main()
 
