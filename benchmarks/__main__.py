@@ -36,41 +36,23 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    speed = commands.add_parser("speed", help="measure, and write tables and plots")
-    speed.add_argument(
-        "sections",
-        nargs="*",
-        metavar="SECTION",
-        help="what to measure: onnx, or a part of speed.md by its name (default: all of speed.md)",
+    add = commands.add_parser("speed", help="measure, and write tables and plots").add_argument
+    section = "what to measure: onnx, or a part of speed.md by its name (default: all of speed.md)"
+    add("sections", nargs="*", metavar="SECTION", help=section)
+    add("--models", nargs="+", metavar="NAME", help="of onnx, such as TransXNet-T (default: all)")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--threads", type=int, default=2, help="of PyTorch (default: 2)")
+    repeats = "timed calls of each (default: 5); at least 15 where a call is short"
+    add("--repeats", type=int, default=5, help=repeats)
+    graphs = (
+        "folder for exported graphs; those there are measured as they are (default: %(default)s)"
     )
-    speed.add_argument(
-        "--models", nargs="+", metavar="NAME", help="of onnx, such as TransXNet-T (default: all)"
-    )
-    speed.add_argument("--out", default="results", help="folder to write to (default: results)")
-    speed.add_argument("--threads", type=int, default=2, help="of PyTorch (default: 2)")
-    speed.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        help="timed calls of each (default: 5); at least 15 where a call is short",
-    )
-    speed.add_argument(
-        "--graphs",
-        default="work_dirs/onnx",
-        help="folder for exported graphs; those that are there are measured as they are "
-        "(default: %(default)s)",
-    )
+    add("--graphs", default="work_dirs/onnx", help=graphs)
     board = commands.add_parser("leaderboard", help="gather results; none without its origin")
-    board.add_argument(
-        "--results",
-        nargs="+",
-        default=[str(ROOT / "results")],
-        help="folders with results, or single files (default: results)",
-    )
-    board.add_argument("--out", default=str(ROOT / "docs"), help="folder (default: docs)")
-    board.add_argument(
-        "--index", action="store_true", help="count all configs and write model-index.yml too"
-    )
+    add, results = board.add_argument, "folders with results, or single files (default: results)"
+    add("--results", nargs="+", default=[str(ROOT / "results")], help=results)
+    add("--out", default=str(ROOT / "docs"), help="folder (default: docs)")
+    add("--index", action="store_true", help="count all configs and write model-index.yml too")
     return parser.parse_args()
 
 

@@ -35,21 +35,13 @@ WRAPPED = " with DW shortcut"
 
 
 class ConfigName(NamedTuple):
-    """The parts of a config's name, as people write them.
+    """The parts of a config's name, as people write them."""
 
-    Attributes:
-        method (str): E.g. ``'Mask R-CNN'``; empty for a classifier.
-        family (str): E.g. ``'TransXNet'``; empty where the name is not of this form.
-        model (str): Family and size, e.g. ``'TransXNet-T'``, or the whole name.
-        dataset (str): E.g. ``'COCO'``; empty where the name is not of this form.
-        task (str): E.g. ``'Object Detection'``.
-    """
-
-    method: str
-    family: str
-    model: str
-    dataset: str
-    task: str
+    method: str  # 'Mask R-CNN'; empty for a classifier
+    family: str  # 'TransXNet'; empty where the name is not of this form
+    model: str  # 'TransXNet-T', or the whole name
+    dataset: str  # 'COCO'; empty where the name is not of this form
+    task: str  # 'Object Detection'
 
 
 def family_names() -> dict[str, str]:

@@ -32,11 +32,7 @@ DATASETS = ("ImageNet-1K", "COCO", "ADE20K", "Cityscapes", "CIFAR-10", "CIFAR-10
 
 
 def leaderboard(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> dict[str, Any]:
-    """Arranges all results.
-
-    Args:
-        results (Mapping): Of :func:`benchmarks.results.read_results`.
-        costs (Mapping): Of :func:`benchmarks.model_index.read_costs`.
+    """Arranges what ``read_results`` and ``read_costs`` return.
 
     Returns:
         ``tables``, each with ``title``, ``note``, ``columns`` (``key``, ``title``, ``digits`` of
@@ -44,72 +40,57 @@ def leaderboard(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> d
         by number under ``sources``; and ``points`` for charts.
     """
     origins: list[str] = []
-    tables = [
-        _accuracy_table(dataset, rows, costs, origins)
-        for dataset, rows in _by_dataset(results["accuracy"]).items()
-    ]
+    tables = []
+    for dataset in dict.fromkeys([*DATASETS, *(row["dataset"] for row in results["accuracy"])]):
+        if rows := [row for row in results["accuracy"] if row["dataset"] == dataset]:
+            tables.append(_accuracy_table(dataset, rows, costs, origins))
     tables += _speed_tables(results["benchmark"])
-    points = _points(results, costs)
-    return dict(tables=tables, origins=origins, points=points)
+    return dict(tables=tables, origins=origins, points=_points(results, costs))
 
 
-def _by_dataset(rows: list[Row]) -> dict[str, list[Row]]:
-    datasets = dict.fromkeys([*DATASETS, *(row["dataset"] for row in rows)])
-    found = {name: [row for row in rows if row["dataset"] == name] for name in datasets}
-    return {name: rows for name, rows in found.items() if rows}
+def _columns(*columns: tuple[str, str, int | None]) -> list[Row]:
+    return [dict(key=key, title=title, digits=digits) for key, title, digits in columns]
 
 
 def _accuracy_table(
     dataset: str, rows: list[Row], costs: Mapping[str, Row], origins: list[str]
 ) -> Row:
-    columns = [
-        dict(key="model", title="model", digits=None),
-        dict(key="method", title="method", digits=None),
-        dict(key="parameters", title="parameters, M", digits=1),
-        dict(key="flops", title="FLOPs, G", digits=2),
-    ]
     there = {(row["metric"], row["origin"]["type"]) for row in rows}
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        columns += [
-            dict(key=f"{metric}/{type}", title=f"{metric}, {ORIGIN_NAMES[type]}", digits=2)
+    columns = _columns(
+        ("model", "model", None),
+        ("method", "method", None),
+        ("parameters", "parameters, M", 1),
+        ("flops", "FLOPs, G", 2),
+        *(
+            (f"{metric}/{type}", f"{metric}, {ORIGIN_NAMES[type]}", 2)
+            for metric in dict.fromkeys(row["metric"] for row in rows)
             for type in ORIGINS
             if (metric, type) in there
-        ]
-    columns.append(dict(key="sources", title="origin", digits=None))
+        ),
+        ("sources", "origin", None),
+    )
 
     lines: dict[tuple[Any, str], Row] = {}
     for row in figures_of(rows):
         # What has a config is one line, however its method is called.
         empty = dict(model=row["model"], method=_method(row), sources=[])
         line = lines.setdefault(subject(row), empty)
-        cost = costs.get(row.get("config", ""), {})
-        if cost:
+        if cost := costs.get(row.get("config", "")):
             line.update(parameters=cost["parameters"] / 1e6, flops=cost["flops"] / 1e9)
-            line["config"] = row["config"]
         for run in row["runs"]:
-            number = _number(origins, describe_origin(run))
-            if number not in line["sources"]:
-                line["sources"].append(number)
+            if (origin := describe_origin(run)) not in origins:
+                origins.append(origin)
+            line["sources"].append(f"[{origins.index(origin) + 1}]")
         line[f"{row['metric']}/{row['origin']['type']}"] = row["value"]
     for line in lines.values():
-        line["sources"] = " ".join(f"[{number}]" for number in line["sources"])
+        line["sources"] = " ".join(dict.fromkeys(line["sources"]))
         line["ours"] = is_ours(line["model"])
-    return dict(
-        title=dataset,
-        note="In per cent. FLOPs as OpenMMLab's tables count them, at the size that papers use.",
-        columns=columns,
-        rows=list(lines.values()),
-    )
+    note = "In per cent. FLOPs as OpenMMLab's tables count them, at the size that papers use."
+    return dict(title=dataset, note=note, columns=columns, rows=list(lines.values()))
 
 
 def _method(row: Row) -> str:
     return ", ".join(filter(None, [row.get("method"), variant(row)]))
-
-
-def _number(origins: list[str], text: str) -> int:
-    if text not in origins:
-        origins.append(text)
-    return origins.index(text) + 1
 
 
 def describe_origin(row: Row) -> str:
@@ -117,17 +98,15 @@ def describe_origin(row: Row) -> str:
     origin = row["origin"]
     type = origin["type"]
     if type == "paper":
-        text = f"the paper's: {origin['source']}, {origin['where']}"
+        words = [origin["source"], origin["where"]]
     elif type == "trained":
-        text = (
-            f"trained here: {origin['command']}, seed {origin['seed']}, commit "
-            f"{origin['commit']}, {origin['device']}"
-        )
+        words = [origin["command"], f"seed {origin['seed']}"]
     else:
-        text = (
-            f"{ORIGIN_NAMES[type]}: {origin['checkpoint']} (SHA-256 {origin['sha256'][:12]}), "
-            f"{origin['command']}, commit {origin['commit']}, {origin['device']}"
-        )
+        digest = origin["sha256"][:12]
+        words = [f"{origin['checkpoint']} (SHA-256 {digest})", origin["command"]]
+    if type != "paper":
+        words += [f"commit {origin['commit']}", origin["device"]]
+    text = f"{ORIGIN_NAMES[type]}: {', '.join(words)}"
     return f"{text}; {row['note']}" if "note" in row else text
 
 
@@ -150,35 +129,27 @@ SPEED_COLUMNS = (
     ("forward_memory", "memory, MiB", 0, 2**-20),
     ("training_memory", "training memory, MiB", 0, 2**-20),
 )
+SPEED_NOTE = (
+    "Times are medians of rounds in which all models took turns; compare them within this table "
+    "only. Memory is the peak beyond the weights. MACs are all that is multiplied and accumulated; "
+    "FLOPs as OpenMMLab's tables count them, without attention and dynamic convolutions."
+)
 
 
 def _speed_tables(rows: list[Row]) -> list[Row]:
     """A table for each run and size: times of different runs do not compare."""
     tables: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        made = row["made"]
-        size = "x".join(map(str, row["size"]))
-        place = (size, json.dumps(made))
-        note = (
-            "Times are medians of rounds in which all models took turns; compare them within this "
-            "table only. Memory is the peak beyond the weights. MACs are all that is multiplied "
-            "and accumulated; FLOPs as OpenMMLab's tables count them, without attention and "
-            "dynamic convolutions."
-        )
-        if made:
+        note = SPEED_NOTE
+        if made := row["made"]:
             note += (
                 f" {made['command']}, commit {made['commit']}, {made['date']}: {made['device']}, "
                 f"PyTorch {made['torch']}."
             )
-        table = tables.setdefault(
-            place,
-            dict(
-                title=f"Speed and memory at {size}",
-                note=note,
-                columns=[dict(key=k, title=t, digits=d) for k, t, d, _ in SPEED_COLUMNS],
-                rows=[],
-            ),
-        )
+        title = f"Speed and memory at {'x'.join(map(str, row['size']))}"
+        columns = _columns(*(column[:3] for column in SPEED_COLUMNS))
+        empty = dict(title=title, note=note, columns=columns, rows=[])
+        table = tables.setdefault((title, json.dumps(made)), empty)
         line = {
             key: row[key] if digits is None else row[key] * factor
             for key, _, digits, factor in SPEED_COLUMNS
@@ -192,28 +163,21 @@ def _speed_tables(rows: list[Row]) -> list[Row]:
     return list(tables.values())
 
 
+# By the axis of a chart, in the units of leaderboard_page.AXES.
+CHARTED = dict(flops=("flops", 1e-9), latency=("latency", 1e3), memory=("training_memory", 2**-20))
+
+
 def _points(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> list[Row]:
     """Accuracies with the costs that are known of their models, for charts."""
     speed = {row["model"]: row for row in results["benchmark"] if row["mode"] == "eager"}
     points = []
     for row in figures_of(results["accuracy"]):
-        cost = costs.get(row.get("config", ""), {})
-        measured = speed.get(row["model"], {})
-        point = dict(
-            model=row["model"],
-            method=_method(row),
-            series=f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['type']]}",
-            value=row["value"],
-            ours=is_ours(row["model"]),
-        )
+        known = costs.get(row.get("config", ""), {}) | speed.get(row["model"], {})
+        cost = {k: known[key] * by for k, (key, by) in CHARTED.items() if key in known}
+        series = f"{row['dataset']}, {row['metric']}, {ORIGIN_NAMES[row['origin']['type']]}"
+        about = dict(model=row["model"], method=_method(row), ours=is_ours(row["model"]))
         if cost:
-            point["flops"] = cost["flops"] / 1e9
-        if "latency" in measured:
-            point["latency"] = measured["latency"] * 1e3
-        if "training_memory" in measured:
-            point["memory"] = measured["training_memory"] / 2**20
-        if len(point) > 5:
-            points.append(point)
+            points.append(dict(about, series=series, value=row["value"], **cost))
     return points
 
 
@@ -251,15 +215,9 @@ def to_csv(results: Mapping[str, list[Row]], costs: Mapping[str, Row]) -> str:
 
 
 def write_leaderboard(root: Path, paths: Iterable[str | Path], out: Path) -> str:
-    """Writes leaderboard.md, .csv and .html.
+    """Writes leaderboard.md, .csv and .html into ``out``, and says so in a line.
 
-    Args:
-        root (Path): The checkout, whose model index has the costs of all configs.
-        paths (Iterable): Files and folders of results.
-        out (Path): Folder to write to.
-
-    Returns:
-        What was written, in a line.
+    The costs of all configs are from the model index in the checkout ``root``.
     """
     results, costs = read_results(paths), read_costs(root)
     board = leaderboard(results, costs)

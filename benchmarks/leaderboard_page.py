@@ -32,11 +32,7 @@ PLACES = (
 
 
 def to_html(board: Mapping[str, Any]) -> str:
-    """Renders ``leaderboard.html``.
-
-    Args:
-        board: of :func:`benchmarks.leaderboard.leaderboard`.
-    """
+    """Renders ``leaderboard.html`` from what :func:`benchmarks.leaderboard.leaderboard` returns."""
     charts: dict[str, list[str]] = {}
     for series in dict.fromkeys(point["series"] for point in board["points"]):
         points = [point for point in board["points"] if point["series"] == series]
@@ -48,12 +44,7 @@ def to_html(board: Mapping[str, Any]) -> str:
 
 
 def scatter(points: Sequence[Mapping[str, Any]], axis: str) -> str:
-    """A chart of accuracy against a cost, as SVG; empty where no model has this cost.
-
-    Args:
-        points: with ``model``, ``method``, ``value``, ``ours`` and costs.
-        axis: key of the cost, one of :data:`AXES`.
-    """
+    """A chart of accuracy against a cost of :data:`AXES`, as SVG; empty where no model has it."""
     points = [point for point in points if axis in point]
     if not points:
         return ""

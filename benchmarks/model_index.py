@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from mmengine.config import Config
 
 from benchmarks.config_names import WRAPPED, ConfigName, parse_config_name
 from benchmarks.results import ORIGIN_NAMES, Row, figures_of, read_results, variant
@@ -45,9 +44,8 @@ def collection_of(name: ConfigName) -> str:
 def cost_of(config: str | Path) -> Row:
     """What the model of a config holds and computes, at the size that papers count it.
 
-    Returns:
-        ``parameters``, ``flops`` (as OpenMMLab's tables count them), ``size`` (H, W), and under
-        ``pretrained`` the address of the weights that the backbone starts from, or None.
+    ``flops`` are as OpenMMLab's tables count them; ``pretrained`` is the address of the weights
+    that the backbone starts from, or None.
     """
     cfg = load_config(str(config))
     init = (cfg.model.get("backbone") or {}).get("init_cfg") or {}
@@ -55,32 +53,18 @@ def cost_of(config: str | Path) -> Row:
     size = size_of(cfg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = _without_values(cfg)
+        try:
+            with torch.device("meta"):
+                model = model_of(cfg)
+        except (RuntimeError, NotImplementedError):  # it asks for a value while it is made
+            model = model_of(cfg)
     result = count(model, size)
-    return dict(
-        parameters=result.parameters,
-        flops=result.mm_macs,
-        size=list(size),
-        pretrained=address if address.startswith("https://") else None,
-    )
-
-
-def _without_values(cfg: Config) -> torch.nn.Module:
-    """The model on the meta device, or if it asks for a value while it is made, on the CPU."""
-    try:
-        with torch.device("meta"):
-            return model_of(cfg)
-    except (RuntimeError, NotImplementedError):
-        return model_of(cfg)
+    about = dict(parameters=result.parameters, flops=result.mm_macs, size=list(size))
+    return about | dict(pretrained=address if address.startswith("https://") else None)
 
 
 def count_configs(root: Path, results: Iterable[str | Path]) -> None:
-    """Counts all configs anew, and writes the index and its metafiles.
-
-    Args:
-        root (Path): The checkout.
-        results (Iterable): Files and folders of results.
-    """
+    """Counts all configs of a checkout anew, and writes the index and its metafiles."""
     costs = {}
     for config in sorted((root / "configs").glob("*.py")):
         costs[config.stem] = cost_of(config)
@@ -94,15 +78,10 @@ def count_configs(root: Path, results: Iterable[str | Path]) -> None:
 
 
 def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, Any]:
-    """The content of all files.
+    """What YAML holds, by path under the checkout, from :func:`cost_of` every config by its name.
 
-    Args:
-        costs (Mapping): :func:`cost_of` every config, by its name.
-        accuracy (Iterable[dict]): Rows of results. Those that name a config, on its data set, are
-            entered, of a single origin each, the first of :data:`ORIGIN_ORDER`.
-
-    Returns:
-        By path under the checkout, what YAML holds.
+    Rows of accuracy that name a config, on its data set, are entered, of a single origin each, the
+    first of :data:`ORIGIN_ORDER`.
     """
     figures: dict[str, list[Row]] = {}
     for row in figures_of(accuracy):
@@ -140,16 +119,12 @@ def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, A
 
 def _entry(stem: str, cost: Row, figures: list[Row]) -> Row:
     name = parse_config_name(stem)
+    about = {"Parameters": cost["parameters"], "FLOPs": cost["flops"], "Input Size": cost["size"]}
     entry: Row = {
         "Name": stem,
         "In Collection": collection_of(name),
         "Config": f"configs/{stem}.py",
-        "Metadata": {
-            "Training Data": name.dataset,
-            "Parameters": cost["parameters"],
-            "FLOPs": cost["flops"],
-            "Input Size": cost["size"],
-        },
+        "Metadata": {"Training Data": name.dataset, **about},
     }
     origins = {row["origin"]["type"] for row in figures}
     best = next((type for type in ORIGIN_ORDER if type in origins), None)
@@ -173,14 +148,15 @@ def _entry(stem: str, cost: Row, figures: list[Row]) -> Row:
 
 def read_costs(root: Path) -> dict[str, Row]:
     """The costs of all configs, from the index in a checkout as it was written."""
-    index = root / "model-index.yml"
-    if not index.exists():
+    if not (root / "model-index.yml").exists():
         return {}
-    costs = {}
-    for name in yaml.safe_load(index.read_text(encoding="utf-8"))["Import"]:
-        for entry in yaml.safe_load((root / name).read_text(encoding="utf-8"))["Models"]:
-            about = entry["Metadata"]
-            costs[entry["Name"]] = dict(
-                parameters=about["Parameters"], flops=about["FLOPs"], size=about["Input Size"]
-            )
-    return costs
+
+    def read(name: str) -> Any:
+        return yaml.safe_load((root / name).read_text(encoding="utf-8"))
+
+    keys = dict(parameters="Parameters", flops="FLOPs", size="Input Size")
+    return {
+        entry["Name"]: {key: entry["Metadata"][name] for key, name in keys.items()}
+        for file in read("model-index.yml")["Import"]
+        for entry in read(file)["Models"]
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,8 @@ def measure_onnx(
     graphs: Path,
     models: Iterable[str] | None = None,
 ) -> str:
-    """Measures the smallest preset of every backbone; writes onnx.json and onnx.md.
-
-    Args:
-        folder (Path): Where to write.
-        machine (Mapping): What onnx.md says of the machine, by its name.
-        repeats (int): Timed calls of each.
-        graphs (Path): Folder of exported graphs; those that are there are measured as they are.
-        models (Iterable[str]): E.g. ``['TransXNet-T']``; None for all.
-
-    Returns:
-        The text of onnx.md.
-    """
+    """Measures the smallest presets, of ``models`` (``['TransXNet-T']``) or all; writes onnx.json
+    and onnx.md, which it returns. Graphs that are in ``graphs`` are measured as they are."""
     import onnxruntime
 
     file = folder / "onnx.json"
@@ -69,17 +60,11 @@ def onnx_rows(
     shapes: Iterable[tuple[int, ...]] = SHAPES,
     repeats: int = 5,
 ) -> list[dict[str, Any]]:
-    """Exports a backbone, fused, and compares onnxruntime with PyTorch at each shape.
+    """Exports a backbone, fused, to ``path`` unless it is there, and compares onnxruntime with
+    PyTorch at each shape (B, C, H, W).
 
-    The errors are against the unfused model. Times are ratios of neighbouring calls, on the same
-    number of threads: above 1, onnxruntime is faster.
-
-    Args:
-        name (str): Of the model, for the rows.
-        model (nn.Module): Its weights are replaced by random ones of a fair size, always the same.
-        path (Path): Of the graph; what is there is not exported again.
-        shapes (Iterable[tuple]): (B, C, H, W) to run at.
-        repeats (int): Timed calls of each. Defaults to 5.
+    Weights are random, always the same. The errors are against the unfused model. Times are ratios
+    of neighbouring calls, on the same number of threads: above 1, onnxruntime is faster.
     """
     model = random_init(model).eval()
     fused = fuse(model)
@@ -91,36 +76,36 @@ def onnx_rows(
         x = torch.randn(shape)
         differences = compare(model, path, [x])
         calls = {
-            "eager": lambda x=x: model(x),
-            "fused": lambda x=x: fused(x),
-            "onnxruntime": lambda x=x: session.run(None, {"image": x.numpy()}),
+            "eager": partial(model, x),
+            "fused": partial(fused, x),
+            "onnxruntime": partial(session.run, None, {"image": x.numpy()}),
         }
         seconds = time_interleaved(calls, repeats=repeats)
-        rows.append(
-            {
-                "model": name,
-                "shape": "x".join(map(str, shape)),
-                "largest_difference": max(row.largest for row in differences),
-                "largest_value": max(row.scale for row in differences),
-                "times_as_fast_as_eager": ratio(seconds, "eager", "onnxruntime"),
-                "times_as_fast_as_fused_eager": ratio(seconds, "fused", "onnxruntime"),
-                "all_seconds": seconds,
-            }
+        row = dict(
+            model=name,
+            shape="x".join(map(str, shape)),
+            largest_difference=max(row.largest for row in differences),
+            largest_value=max(row.scale for row in differences),
+            times_as_fast_as_eager=ratio(seconds, "eager", "onnxruntime"),
+            times_as_fast_as_fused_eager=ratio(seconds, "fused", "onnxruntime"),
+            all_seconds=seconds,
         )
+        rows.append(row)
     return rows
 
 
 def page(results: Mapping[str, Any]) -> str:
     """The results as Markdown."""
+    columns = {
+        "model": ("model", ""),
+        "shape": ("shape", ""),
+        "difference": ("largest_difference", ".1e"),
+        "of": ("largest_value", ".2g"),
+        "times eager": ("times_as_fast_as_eager", ".2f"),
+        "times fused eager": ("times_as_fast_as_fused_eager", ".2f"),
+    }
     rows = [
-        (
-            row["model"],
-            row["shape"],
-            f"{row['largest_difference']:.1e}",
-            f"{row['largest_value']:.2g}",
-            f"{row['times_as_fast_as_eager']:.2f}",
-            f"{row['times_as_fast_as_fused_eager']:.2f}",
-        )
+        [f"{row[key]:{form}}" for key, form in columns.values()]
         for of_model in results["rows"].values()
         for row in of_model
     ]
@@ -131,13 +116,12 @@ def page(results: Mapping[str, Any]) -> str:
     measured = list(machines)
     if len(machines) > 1:
         measured = [f"- {', '.join(models)}: {about}" for about, models in machines.items()]
-    head = ("model", "shape", "difference", "of", "times eager", "times fused eager")
     parts = [
         "# ONNX",
         "A backbone exported once, fused, for any batch and size, and run in onnxruntime: the "
         "largest difference from PyTorch, float32, random weights, the largest value, and how many "
         "times as fast onnxruntime is as eager PyTorch, unfused and fused, on the same threads.",
         "\n".join(measured),
-        markdown_table(head, rows),
+        markdown_table(list(columns), rows),
     ]
     return "\n\n".join(parts) + "\n"

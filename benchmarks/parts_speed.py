@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timed_rows import timed_rows
 from mmhybrid.analysis.benchmark import smallest_models
 from mmhybrid.analysis.timing import ratio, time_interleaved
 from mmhybrid.apis.models import make_model
@@ -23,24 +22,35 @@ from mmhybrid.layers.transformer_block import Attention
 Row = dict[str, Any]
 
 
+def timed_rows(
+    seconds: Mapping[str, list[float]], about: Mapping[str, Any], **ratios: str
+) -> list[Row]:
+    """A row for every model of ``seconds``, which were timed in turn.
+
+    ``about`` stands in all rows; ``ratios`` are columns that say how many times as fast as the
+    model that they name a model is.
+    """
+    return [
+        {
+            "model": name,
+            **about,
+            "seconds": statistics.median(values),
+            **{column: ratio(seconds, other, name) for column, other in ratios.items()},
+            "all_seconds": values,
+        }
+        for name, values in seconds.items()
+    ]
+
+
 @torch.no_grad()
 def fused_speed(
     side: int = 512, models: Mapping[str, str] | None = None, *, repeats: int = 15
 ) -> list[Row]:
-    """Seconds of a forward pass of one image, unfused and fused.
+    """Seconds of a forward pass of one square image, unfused and fused, of the smallest presets.
 
-    A fused model works channels last; what of the gain is due to that shows beside it.
-
-    Args:
-        side (int): Of the square image, in pixels. Defaults to 512.
-        models (Mapping[str, str]): What :func:`mmhybrid.apis.models.make_model` takes, by name.
-            Defaults to the smallest preset of every backbone.
-        repeats (int): Timed calls of each; medians are returned. Defaults to 15.
-
-    Returns:
-        Rows with ``times_as_fast`` as unfused, and in ``error`` the largest difference from the
-        unfused model, both in float32, over the largest value of a map; ``error_float64`` is the
-        same in double precision.
+    A fused model works channels last; what of the gain is due to that shows beside it. ``error`` is
+    the largest difference from the unfused model over the largest value of a map, in float32, and
+    ``error_float64`` in double precision.
     """
     rows = []
     for name, spec in (models or smallest_models()).items():
@@ -57,18 +67,12 @@ def fused_speed(
         model.double()
         forms = {form: module.double() for form, module in forms.items()} | {"fused": fuse(model)}
         for form, module in forms.items():
-            rows.append(
-                {
-                    "model": name,
-                    "form": form,
-                    "size": f"{side}x{side}",
-                    "seconds": statistics.median(seconds[form]),
-                    "times_as_fast": ratio(seconds, "unfused", form),
-                    "error": errors[form],
-                    "all_seconds": seconds[form],
-                    "error_float64": _difference(model, module, x.double()),
-                }
-            )
+            about = dict(model=name, form=form, size=f"{side}x{side}")
+            about["seconds"] = statistics.median(seconds[form])
+            about["times_as_fast"] = ratio(seconds, "unfused", form)
+            exact = _difference(model, module, x.double())
+            about |= dict(error=errors[form], all_seconds=seconds[form], error_float64=exact)
+            rows.append(about)
     return rows
 
 
@@ -90,11 +94,7 @@ def attention_cost(
 ) -> list[Row]:
     """Seconds of one attention layer, batch 1, for both forms of XFormer's and for self-attention.
 
-    Args:
-        tokens (Iterable[int]): Numbers of tokens to measure.
-        channels (int): Of each token. Defaults to 128.
-        num_heads (int): Heads; context scores always have one context. Defaults to 4.
-        repeats (int): Timed calls of each; medians are returned. Defaults to 15.
+    Context scores always have one context, whatever ``num_heads``.
     """
     layers = {name: form(channels, num_heads) for name, form in CROSS_FEATURE_ATTENTIONS.items()}
     layers["self_attention"] = Attention(channels, num_heads)
@@ -108,13 +108,7 @@ def attention_cost(
 
 
 def shortcut_cost(side: int = 224, batch: int = 4, *, repeats: int = 7) -> list[Row]:
-    """Seconds of a forward and backward pass of Swin-T without and with DW shortcuts.
-
-    Args:
-        side (int): Of the square images, in pixels. Defaults to 224.
-        batch (int): Images a step. Defaults to 4.
-        repeats (int): Timed steps of each; medians are returned. Defaults to 7.
-    """
+    """Seconds of a forward and backward pass of Swin-T without and with DW shortcuts."""
     x = torch.randn(batch, 3, side, side)
     variants = {"Swin-T": (), "DW-Swin-T": (3,), "DW-Swin-T, 3 and 5": (3, 5)}
     models = {name: DWSwinTransformer("tiny", dw_kernel_sizes=k) for name, k in variants.items()}

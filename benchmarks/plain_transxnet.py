@@ -19,13 +19,6 @@ def plain_transxnet(model: TransXNet, x: Tensor) -> tuple[Tensor, ...]:
 
     In training, batch normalisations use the statistics of the batch and leave the running ones
     alone; drop path is left out.
-
-    Args:
-        model: whose parameters to use.
-        x: (B, in_channels, H, W).
-
-    Returns:
-        One (B, C, h, w) a stage of ``model.out_indices``.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
 
@@ -40,15 +33,11 @@ def plain_transxnet(model: TransXNet, x: Tensor) -> tuple[Tensor, ...]:
         affine = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
         if model.training:
             return F.batch_norm(x, None, None, *affine, training=True)
-        return F.batch_norm(
-            x, tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"], *affine
-        )
+        running = tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"]
+        return F.batch_norm(x, *running, *affine)
 
     def group_norm(x: Tensor, name: str) -> Tensor:
         return F.group_norm(x, 1, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    def layer_scale(x: Tensor, name: str) -> Tensor:
-        return F.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], groups=x.shape[1])
 
     def downsample(x: Tensor, name: str, stride: int, padding: int) -> Tensor:
         x = conv(x, f"{name}.proj.conv", stride=stride, padding=padding)
@@ -117,9 +106,9 @@ def plain_transxnet(model: TransXNet, x: Tensor) -> tuple[Tensor, ...]:
             name = f"network.{2 * stage}.{block}"
             x = x + depthwise(x, f"{name}.pos_embed")
             mixed = token_mixer(group_norm(x, f"{name}.norm1"), f"{name}.token_mixer", table)
-            x = x + layer_scale(mixed, f"{name}.layer_scale_1")
+            x = x + depthwise(mixed, f"{name}.layer_scale_1")
             hidden = feed_forward(group_norm(x, f"{name}.norm2"), f"{name}.mlp")
-            x = x + layer_scale(hidden, f"{name}.layer_scale_2")
+            x = x + depthwise(hidden, f"{name}.layer_scale_2")
         if stage in model.out_indices:
             outputs.append(group_norm(x, f"norm{2 * stage}"))
     return tuple(outputs)

@@ -41,12 +41,10 @@ ORIGIN_NAMES = {
 }
 # Metrics of mmdet, mmseg and mmpretrain: the name in tables, and the factor to a percentage.
 METRICS = {
-    "bbox_mAP": ("box AP", 100),
-    "bbox_mAP_50": ("box AP50", 100),
-    "bbox_mAP_75": ("box AP75", 100),
-    "segm_mAP": ("mask AP", 100),
-    "segm_mAP_50": ("mask AP50", 100),
-    "segm_mAP_75": ("mask AP75", 100),
+    f"{part}_mAP{ending}": (f"{shown} AP{ending.strip('_')}", 100)
+    for part, shown in (("bbox", "box"), ("segm", "mask"))
+    for ending in ("", "_50", "_75")
+} | {
     "mIoU": ("mIoU", 1),
     "accuracy/top1": ("top-1", 1),
     "accuracy/top5": ("top-5", 1),
@@ -75,15 +73,10 @@ def check_row(row: Mapping[str, Any], type: str = "accuracy") -> None:
 
 
 def read_results(paths: Iterable[str | Path]) -> dict[str, list[Row]]:
-    """Reads files of results, and folders with such files.
+    """All rows, by ``'benchmark'`` and ``'accuracy'``, of JSON files and folders with such files.
 
-    Args:
-        paths (Iterable[str | Path]): JSON files, or folders whose ``*.json`` are read; in a folder,
-            files of another format are left out.
-
-    Returns:
-        All rows under ``'benchmark'`` and ``'accuracy'``. Those of a benchmark have under ``made``
-        how they were measured.
+    In a folder, files of another format are left out. Rows of a benchmark have under ``made`` how
+    they were measured.
     """
     found: dict[str, list[Row]] = {type: [] for type in REQUIRED}
     for path in map(Path, paths):
@@ -113,12 +106,7 @@ def read_results(paths: Iterable[str | Path]) -> dict[str, list[Row]]:
 
 
 def rows_of_run(run: Mapping[str, Any]) -> list[Row]:
-    """Rows of accuracy from the record of a run.
-
-    Args:
-        run (Mapping): With ``config``, ``dataset``, ``metrics`` such as
-            ``{'coco/bbox_mAP': 0.445}``, of which those in :data:`METRICS` are taken, and so on.
-    """
+    """Rows of accuracy from the record of a run: its metrics that are in :data:`METRICS`."""
     name = parse_config_name(run["config"])
     dataset = name.dataset or run["dataset"]
     shared = dict(
@@ -152,16 +140,10 @@ def subject(row: Row) -> tuple[Any, str]:
 
 
 def figures_of(rows: Iterable[Row]) -> list[Row]:
-    """The rows of accuracy that tables show.
+    """The rows of accuracy that tables show, with one key more, ``runs``: what the value is of.
 
     Runs trained here that differ in their seed alone are one row with their mean. Of other rows
     that say the same, the last stays: they are no repetitions.
-
-    Args:
-        rows (Iterable[dict]): Of :func:`read_results`.
-
-    Returns:
-        Rows with one key more, ``runs``: those that the value is of.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -170,7 +152,8 @@ def figures_of(rows: Iterable[Row]) -> list[Row]:
     figures = []
     for group in groups.values():
         runs = group if group[0]["origin"]["type"] == "trained" else group[-1:]
-        mean = statistics.mean(run["value"] for run in runs)
-        value = round(mean, 3) if len(runs) > 1 else runs[0]["value"]
+        value = runs[0]["value"]
+        if len(runs) > 1:
+            value = round(statistics.mean(run["value"] for run in runs), 3)
         figures.append(dict(runs[-1], value=value, runs=runs))
     return figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +43,14 @@ SECTIONS: dict[str, Callable[[int], list[Row]]] = {
 def measure(sections: Sequence[str], folder: Path, threads: int, repeats: int, **onnx: Any) -> None:
     """Measures, and writes speed.json, speed.md and two plots, or onnx.json and onnx.md.
 
-    Args:
-        sections (Sequence[str]): Of :data:`SECTIONS`, or ``'onnx'``; none for all but that.
-        folder (Path): Where to write. What is not measured now stays as it was.
-        threads (int): Of PyTorch and onnxruntime.
-        repeats (int): Timed calls of each.
-        **onnx: ``graphs`` and ``models`` of :func:`benchmarks.onnx_speed.measure_onnx`.
+    ``sections`` are of :data:`SECTIONS`, or ``'onnx'``; none for all but that. What is not measured
+    stays as it was. ``onnx``: of :func:`benchmarks.onnx_speed.measure_onnx`.
     """
     if unknown := set(sections) - {*SECTIONS, "onnx"}:
         raise UserError(f"no section {', '.join(unknown)}: there are {', '.join(SECTIONS)}, onnx")
     torch.set_num_threads(threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    machine = dict(processor=platform.processor() or platform.machine(), threads=threads)
+    machine |= dict(torch=torch.__version__, python=platform.python_version())
     file = folder / "speed.json"
     results = json.loads(file.read_text()) if file.exists() else {"machines": {}}
     for section in sections or SECTIONS:
@@ -91,11 +83,9 @@ def page(results: dict[str, Any]) -> str:
 def table(rows: list[Row]) -> str:
     """Rows as a Markdown table; all samples are left out."""
     keys = [key for key in rows[0] if not key.startswith("all_")]
-    return markdown_table(keys, ([_shown(row[key]) for key in keys] for row in rows))
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    values = [[row[key] for key in keys] for row in rows]
+    shown = [[f"{v:.3g}" if isinstance(v, float) else v for v in row] for row in values]
+    return markdown_table(keys, shown)
 
 
 def draw_growth(rows: list[Row], file: Path) -> None:
@@ -128,9 +118,8 @@ def draw_attention_cost(rows: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _log_plot(ax: Any, rows: Iterable[Row], x: str, y: str) -> float:
+def _log_plot(ax: Any, rows: list[Row], x: str, y: str) -> float:
     """Plots on logarithmic scales; returns the fitted exponent."""
-    rows = list(rows)
     ax.loglog([row[x] for row in rows], [row[y] for row in rows], "o-")
     ax.grid(alpha=0.3)
     return transxnet.fitted_exponent(rows, y, x)

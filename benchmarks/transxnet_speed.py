@@ -8,39 +8,33 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.parts_speed import Row, timed_rows
 from benchmarks.plain_transxnet import plain_transxnet
-from benchmarks.timed_rows import timed_rows
 from mmhybrid.analysis.timing import peak_memory_of, time_interleaved
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
 from mmhybrid.deploy import fuse
 from mmhybrid.layers.relative_position import attention_with_position, fit_relative_position
 
-Row = dict[str, Any]
 Size = tuple[int, int]
 
 
-def peers() -> dict[str, Callable[[], nn.Module]]:
+def peers() -> dict[str, nn.Module]:
     """Backbones that people would choose instead, four stages each, by name."""
     import timm
     from mmdet.models.backbones import PyramidVisionTransformerV2, SwinTransformer
 
-    def from_timm(name: str) -> nn.Module:
-        return timm.create_model(name, features_only=True)
-
     return {
-        "Swin-T (mmdet)": SwinTransformer,
-        "PVTv2-B1 (mmdet)": lambda: PyramidVisionTransformerV2(
-            embed_dims=64, num_layers=[2, 2, 2, 2]
-        ),
-        "ConvNeXt-T (timm)": lambda: from_timm("convnext_tiny"),
-        "ResNet-50 (timm)": lambda: from_timm("resnet50"),
+        "Swin-T (mmdet)": SwinTransformer(),
+        "PVTv2-B1 (mmdet)": PyramidVisionTransformerV2(embed_dims=64, num_layers=[2, 2, 2, 2]),
+        "ConvNeXt-T (timm)": timm.create_model("convnext_tiny", features_only=True),
+        "ResNet-50 (timm)": timm.create_model("resnet50", features_only=True),
     }
 
 
@@ -52,14 +46,12 @@ def forward(size: Size, *, repeats: int = 5, with_peers: bool = False) -> list[R
     x = torch.randn(1, 3, *size)
     functions = {
         "plain": lambda: plain_transxnet(model, x),
-        "TransXNet-T": lambda: model(x),
-        "TransXNet-T fused": lambda: fused(x),
+        "TransXNet-T": partial(model, x),
+        "TransXNet-T fused": partial(fused, x),
     }
-    if with_peers:
-        for name, make in peers().items():
-            peer = make()
-            peer.eval()  # of mmdet's, this returns nothing
-            functions[name] = _forward_of(peer, x)
+    for name, peer in (peers() if with_peers else {}).items():
+        peer.eval()  # of mmdet's, this returns nothing
+        functions[name] = partial(peer, x)
     seconds = time_interleaved(functions, repeats=repeats)
     about = dict(size=_shown(size))
     return timed_rows(seconds, about, times_plain="plain", times_fused="TransXNet-T fused")
@@ -130,9 +122,9 @@ def compiled(size: Size = (224, 224), batch: int = 8, *, repeats: int = 5) -> li
     model = random_init(TransXNet("tiny")).eval()
     fused = fuse(model)
     x = torch.randn(batch, 3, *size)
-    functions = {"eager": _forward_of(model, x), "eager, fused": _forward_of(fused, x)}
+    functions = {"eager": partial(model, x), "eager, fused": partial(fused, x)}
     for name, one in (("compiled", model), ("compiled, fused", fused)):
-        functions[name] = _forward_of(torch.compile(one, fullgraph=True, dynamic=False), x)
+        functions[name] = partial(torch.compile(one, fullgraph=True, dynamic=False), x)
     seconds = time_interleaved(functions, repeats=repeats, warmup=2)
     return timed_rows(seconds, dict(size=_shown(size), batch=batch), times_eager="eager")
 
@@ -143,35 +135,33 @@ def errors(size: Size) -> list[Row]:
     model = random_init(TransXNet("tiny")).eval()
     x = torch.randn(1, 3, *size)
     exact = plain_transxnet(model.double(), x.double())
-    rows = [_error("float64", size, model(x.double()), exact)]
+    found = {"float64": model(x.double())}
     model.float()
-    rows.append(_error("float32", size, model(x), exact))
-    rows.append(_error("float32, plain", size, plain_transxnet(model, x), exact))
-    rows.append(_error("float32, fused", size, fuse(model)(x), exact))
-    for dtype in (torch.bfloat16, torch.float16):
-        name = str(dtype).removeprefix("torch.")
-        with torch.autocast("cpu", dtype=dtype):
-            rows.append(_error(f"{name} autocast", size, model(x), exact))
-            rows.append(_error(f"{name} autocast, fused", size, fuse(model)(x), exact))
-            plain = plain_transxnet(model, x)
-            rows.append(_error(f"{name} autocast, plain", size, plain, exact))
-    return rows
+    found["float32"] = model(x)
+    found["float32, plain"] = plain_transxnet(model, x)
+    found["float32, fused"] = fuse(model)(x)
+    for name in ("bfloat16", "float16"):
+        with torch.autocast("cpu", dtype=getattr(torch, name)):
+            found[f"{name} autocast"] = model(x)
+            found[f"{name} autocast, fused"] = fuse(model)(x)
+            found[f"{name} autocast, plain"] = plain_transxnet(model, x)
+    return [_error(name, size, outputs, exact) for name, outputs in found.items()]
 
 
 def growth(sides: Iterable[int] = (256, 512, 768, 1024, 1280), *, repeats: int = 5) -> list[Row]:
     """Seconds and peak memory of a forward pass of the fused model, by the side of the image."""
     rows = []
     for side in sides:
-        memory = peak_memory_of(_fused_call, side)
+        memory = peak_memory_of(_fused_call, side) / 2**20
         values = time_interleaved({"fused": _fused_call(side)}, repeats=repeats)["fused"]
-        row = dict(side=side, pixels=side**2, seconds=statistics.median(values))
-        rows.append(row | dict(peak_mib=memory / 2**20))
+        seconds = statistics.median(values)
+        rows.append(dict(side=side, pixels=side**2, seconds=seconds, peak_mib=memory))
     return rows
 
 
 def _fused_call(side: int) -> Callable[[], object]:
     fused, x = fuse(random_init(TransXNet("tiny"))), torch.randn(1, 3, side, side)
-    return torch.no_grad()(lambda: fused(x))
+    return torch.no_grad()(partial(fused, x))
 
 
 def fitted_exponent(rows: list[Row], key: str, size: str = "pixels") -> float:
@@ -179,10 +169,6 @@ def fitted_exponent(rows: list[Row], key: str, size: str = "pixels") -> float:
     x = [math.log(row[size]) for row in rows]
     y = [math.log(row[key]) for row in rows]
     return statistics.linear_regression(x, y).slope
-
-
-def _forward_of(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    return lambda: model(x)
 
 
 def _error(precision: str, size: Size, outputs: Iterable[Tensor], exact: Iterable[Tensor]) -> Row:

@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,14 +30,8 @@ SMALL = (64, 96)
 
 def test_functions_are_timed_in_turn() -> None:
     calls = []
-    seconds = time_interleaved(
-        {
-            "slow": lambda: (calls.append("slow"), time.sleep(0.02)),
-            "fast": lambda: calls.append("fast"),
-        },
-        repeats=3,
-        warmup=1,
-    )
+    slow, fast = lambda: (calls.append("slow"), time.sleep(0.02)), lambda: calls.append("fast")
+    seconds = time_interleaved(dict(slow=slow, fast=fast), repeats=3, warmup=1)
     assert calls == ["slow", "fast"] * 4
     assert {name: len(values) for name, values in seconds.items()} == {"slow": 3, "fast": 3}
     assert ratio(seconds, "slow", "fast") > 2
@@ -51,18 +46,13 @@ def test_peak_memory_counts_what_is_freed_again() -> None:
 
 
 def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    values = dict(memory_allocated=100, max_memory_allocated=350)
-    for name in ("synchronize", "reset_peak_memory_stats", *values):
-        monkeypatch.setattr(
-            torch.cuda, name, lambda device, name=name: asked.append(device) or values.get(name)
-        )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    values = {"memory_allocated.return_value": 100, "max_memory_allocated.return_value": 350}
+    monkeypatch.setattr(torch, "cuda", Mock(**values))
     assert peak_memory(lambda: None, "cuda:1") == 250
     synchronise("cuda:1")
-    assert asked == ["cuda:1"] * 6
     synchronise("cpu")
-    assert len(asked) == 6
+    asked = [call.args for call in torch.cuda.mock_calls if call.args]
+    assert asked == [("cuda:1",)] * 6
 
 
 def test_rows_of_the_speed_table() -> None:
@@ -101,30 +91,25 @@ def test_rows_of_parts() -> None:
     assert len(rows) == 3
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", *map(str, arguments)])
-    main()
-
-
 def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, root: Path) -> None:
     measured = json.loads((root / "results" / "speed.json").read_text())
     (tmp_path / "speed.json").write_text(json.dumps(measured))
+    rows = measured["attention_cost"]
     monkeypatch.setitem(sections.SECTIONS, "growth", lambda repeats: measured["growth"])
-    monkeypatch.setitem(
-        sections.SECTIONS,
-        "attention_cost",
-        lambda repeats: measured["attention_cost"][: 3 * repeats],
-    )
-    options = ["--out", tmp_path, "--repeats", 2, "--threads", torch.get_num_threads()]
-    run(monkeypatch, "growth", "attention_cost", *options)
+    monkeypatch.setitem(sections.SECTIONS, "attention_cost", lambda repeats: rows[: 3 * repeats])
+    options = ["--out", str(tmp_path), "--repeats=2", f"--threads={torch.get_num_threads()}"]
+    command = ["benchmarks", "speed", "growth", "attention_cost", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
     now = json.loads((tmp_path / "speed.json").read_text())
     assert now["forward"] == measured["forward"]
     assert len(now["attention_cost"]) == 6
     assert now["machines"]["growth"]["threads"] == torch.get_num_threads()
     for plot in ("transxnet_growth.png", "attention_cost.png"):
         assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
+    command.insert(2, "nothing")
     with pytest.raises(SystemExit, match="error: no section nothing: there are forward, "):
-        run(monkeypatch, "nothing", *options)
+        main()
 
 
 @pytest.mark.parametrize(("name", "module"), [("speed", sections), ("onnx", onnx_speed)])

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,12 +28,12 @@ def benchmark(models: dict[str, str], *args: object, **options: object) -> list[
 
 
 @pytest.fixture(autouse=True)
-def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_samples(monkeypatch) -> None:
     monkeypatch.setattr(module, "SHORTEST_SAMPLE", 0)
 
 
 @pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_process(monkeypatch) -> None:
     """Memory is not measured, which takes a process for each call."""
     monkeypatch.setattr(module, "peak_memory_of", lambda *args: 2**20)
 
@@ -46,8 +45,7 @@ def test_rows_hold_all_figures() -> None:
     for row in rows:
         assert "error" not in row
         assert row["size"] == [64, 96]
-        assert min(row["macs"], row["mm_macs"]) > 1e7
-        assert row["activations"] > 1e5
+        assert min(row["macs"], row["mm_macs"], row["activations"] * 100) > 1e7
         assert row["latency"] > 0
         assert len(row["latency_samples"]) == 2
         assert row["forward_memory"] > 2**20
@@ -63,35 +61,27 @@ def test_rows_hold_all_figures() -> None:
 @pytest.mark.usefixtures("no_process")
 def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    real = module._sample
-    monkeypatch.setattr(
-        module,
-        "_sample",
-        lambda one, *more: (order.append((one.row["model"], more[0])), real(one, *more)),
-    )
+
+    def sample(one: module.Contestant, phase: str, device: str) -> None:
+        order.append((one.row["model"], phase))
+
+    monkeypatch.setattr(module, "_sample", sample)
     benchmark({"a": "mmdet.ResNet(depth=18)", "b": PEER}, [(64, 64)], ["eager"], QUICK)
-    assert order == [
-        *[("a", "forward"), ("b", "forward")] * 2,
-        *[("a", "training"), ("b", "training")] * 2,
-    ]
+    turns = [[("a", phase), ("b", phase)] * 2 for phase in ("forward", "training")]
+    assert order == turns[0] + turns[1]
 
 
 def test_out_of_memory_is_a_row() -> None:
     rows = benchmark({"ours": TINY}, [HUGE, (32, 32)], ["eager"], Settings(repeats=1, train=False))
     assert [row.get("error") for row in rows] == ["out of memory", None]
     assert rows[0]["macs"] > 1e12  # counted nevertheless
-    text = table(rows, MADE, QUICK)
-    assert "ours: out of memory." in text
+    assert "ours: out of memory." in table(rows, MADE, QUICK)
 
 
 @pytest.mark.usefixtures("no_process")
 def test_what_cannot_run_is_a_row() -> None:
-    rows = benchmark(
-        {"fixed": "timm.vit_tiny_patch16_224(features_only=False)", "ours": TINY},
-        [(64, 64)],
-        ["eager"],
-        Settings(repeats=1, train=False),
-    )
+    models = {"fixed": "timm.vit_tiny_patch16_224(features_only=False)", "ours": TINY}
+    rows = benchmark(models, [(64, 64)], ["eager"], Settings(repeats=1, train=False))
     assert "Input height (64) doesn't match model (224)" in rows[0]["error"]
     assert rows[1]["latency_ratio"] == 1
 
@@ -99,72 +89,57 @@ def test_what_cannot_run_is_a_row() -> None:
 @pytest.mark.usefixtures("no_process")
 def test_a_limit_of_time_leaves_three_rounds() -> None:
     settings = Settings(repeats=50, train=False, seconds=0.01)
-    (row,) = benchmark({"peer": PEER}, [(32, 32)], ["eager"], settings)
+    (row,) = benchmark({"peer": PEER}, [(32, 32)], settings=settings)
     assert len(row["latency_samples"]) == module.FEWEST_ROUNDS
 
 
 def test_autocast_and_channels_last_reach_the_model() -> None:
     settings = Settings(precision="bfloat16", channels_last=True)
-    x = settings.images((32, 32))
-    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert settings.images((32, 32)).is_contiguous(memory_format=torch.channels_last)
     with settings.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_memory_of_training_counts_the_gradients_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for a GPU: it has neither memory to measure nor work to time."""
-    left, made = [], []
-
-    def make(spec: str) -> torch.nn.Module:
-        made.append(make_model(spec))
-        return made[-1]
+    model, left, waited = make_model(PEER), [], []
 
     def peak_memory(function, device: str) -> int:
-        left.append(any(weight.grad is not None for weight in made[0].parameters()))
+        left.append(any(weight.grad is not None for weight in model.parameters()))
         function()
         return 2**20
 
     monkeypatch.setattr(module, "peak_memory", peak_memory)
-    waited = []
     monkeypatch.setattr(timing, "synchronise", waited.append)
     settings = Settings(device="meta", repeats=1)
-    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=settings, make=make)
+    (row,) = benchmark({"peer": PEER}, [(64, 64)], settings=settings, make=lambda spec: model)
     assert "error" not in row
     assert row["training_memory"] == 2**20
     assert left == [False, False]
     assert set(waited) == {"meta"}
 
 
-def run_tool(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", [str(root / "tools" / "benchmark.py"), *arguments])
-    monkeypatch.syspath_prepend(root / "tools")
-    runpy.run_path(str(root / "tools" / "benchmark.py"), run_name="__main__")
-
-
 @pytest.mark.usefixtures("no_process")
-def test_a_stopped_run_keeps_what_it_has(
-    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    real, rounds = module._summarise, []
+def test_a_stopped_run_keeps_what_it_has(run_tool, monkeypatch, tmp_path: Path) -> None:
+    real, rounds = module._sample, iter(range(2))
 
-    def stop(contestants: list, phase: str) -> None:
-        real(contestants, phase)
-        rounds.append(phase)
-        if len(rounds) == 2:
+    def stop(*args: object) -> None:
+        if next(rounds) == 1:
             raise KeyboardInterrupt
+        real(*args)
 
-    monkeypatch.setattr(module, "_summarise", stop)
-    options = ["--size", "32", "--no-train", "--repeats", "3", "--out", str(tmp_path)]
+    monkeypatch.setattr(module, "_sample", stop)
+    options = ["--size", "32", "--no-train", "--repeats", "3", "--out", tmp_path]
     with pytest.raises(SystemExit, match="stopped; what was measured is in"):
-        run_tool(monkeypatch, root, PEER, *options)
+        run_tool("benchmark.py", PEER, *options)
     (row,) = read_results([tmp_path])["benchmark"]
     assert len(row["latency_samples"]) == 1
 
 
 @pytest.mark.usefixtures("no_process")
-def test_tool(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+def test_tool(run_tool, tmp_path: Path, capsys) -> None:
     options = ["--size", "32x64", "--repeats", "1", "--threads", "1", "--name", "mine"]
-    run_tool(monkeypatch, root, PEER, *options, "--out", str(tmp_path))
+    run_tool("benchmark.py", PEER, *options, "--out", tmp_path)
     assert "| MACs, G |" in capsys.readouterr().out
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((tmp_path / "mine.json").read_text())

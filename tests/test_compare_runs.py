@@ -1,8 +1,7 @@
 """Several runs side by side: every run is in the table, with all that it did."""
 
 import json
-import runpy
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,33 +23,36 @@ def miou(value: float, step: int = 1) -> dict:
     return dict(mIoU=value, step=step)
 
 
-def compare(root: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[str]:
-    """The lines of the table that the tool writes, without its rule and padding."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *words, "--out", "out"])
-    monkeypatch.syspath_prepend(root / "tools")
-    runpy.run_path(str(root / "tools" / "compare_runs.py"), run_name="__main__")
-    assert (folder / "out.png").stat().st_size > 1000
-    head, _, *rows = (folder / "out.md").read_text().splitlines()
-    return [" ".join(line.split()) for line in (head, *rows)]
+@pytest.fixture
+def compare(monkeypatch, tmp_path: Path, run_tool) -> Callable[..., list[str]]:
+    """Returns the lines of the table that the tool writes, without its rule and padding."""
+
+    def run(*words: str) -> list[str]:
+        run_tool("compare_runs.py", *words, "--out", "out")
+        assert Path("out.png").stat().st_size > 1000
+        head, _, *rows = Path("out.md").read_text().splitlines()
+        return [" ".join(line.split()) for line in (head, *rows)]
+
+    monkeypatch.chdir(tmp_path)
+    return run
 
 
-def test_a_row_for_each_seed(root: Path, monkeypatch, tmp_path: Path) -> None:
+def test_a_row_for_each_seed(compare, tmp_path: Path) -> None:
     for name, value in (("plain", 10), ("dw", 20)):
         for seed in (0, 1):
             lines = [*losses(1, 2), miou(value + seed)]
             write_log(tmp_path / f"{name}_{seed}", "1", lines, seed)
-    assert compare(root, monkeypatch, tmp_path, "plain=plain_*", "shortcut=dw_*") == [
+    assert compare("plain=plain_*", "shortcut=dw_*") == [
         "| seed | plain, mIoU | shortcut, mIoU |",
         "| 0 | 10.00 | 20.00 |",
         "| 1 | 11.00 | 21.00 |",
     ]
 
 
-def test_a_row_for_each_run_whose_seed_does_not_tell(root, monkeypatch, tmp_path: Path) -> None:
+def test_a_row_for_each_run_whose_seed_does_not_tell(compare, tmp_path: Path) -> None:
     for folder, seed in (("a1", None), ("a2", None), ("b1", 7), ("b2", 7), ("b3", 8)):
         write_log(tmp_path / folder, "1", [*losses(1), miou(int(folder, 16))], seed)
-    assert compare(root, monkeypatch, tmp_path, "a=a*", "b=b*") == [
+    assert compare("a=a*", "b=b*") == [
         "| run | a, mIoU | b, mIoU |",
         "| a1 | 161.00 | |",
         "| a2 | 162.00 | |",
@@ -60,22 +62,20 @@ def test_a_row_for_each_run_whose_seed_does_not_tell(root, monkeypatch, tmp_path
     ]
 
 
-def test_columns_are_those_of_all_runs(root: Path, monkeypatch, tmp_path: Path) -> None:
+def test_columns_are_those_of_all_runs(compare, tmp_path: Path) -> None:
     write_log(tmp_path / "a", "1", losses(1), 0)  # not evaluated yet
     write_log(tmp_path / "b", "1", [*losses(1), miou(50)], 1)
     write_log(tmp_path / "c", "1", [*losses(1), dict(miou(60), aAcc=90)], 2)
-    assert compare(root, monkeypatch, tmp_path, "run=[abc]")[0] == (
-        "| seed | run, mIoU | run, pixel accuracy |"
-    )
+    assert compare("run=[abc]")[0] == "| seed | run, mIoU | run, pixel accuracy |"
 
 
-def test_what_came_before_resuming_is_there(root: Path, monkeypatch, tmp_path: Path) -> None:
+def test_what_came_before_resuming_is_there(compare, tmp_path: Path) -> None:
     # It broke at 50 and was resumed from the checkpoint of 40, at first in vain.
     first = [*losses(10, 20), miou(1), *losses(30, 40), miou(2), *losses(50, value=9)]
     write_log(tmp_path / "run", "20250101_1", first)
     write_log(tmp_path / "run", "20250101_2", [])
     write_log(tmp_path / "run", "20250101_3", [*losses(50, 60, value=0.5), miou(3)])
-    compare(root, monkeypatch, tmp_path, "run=run")
+    compare("run=run")
     (run,) = json.loads((tmp_path / "out.json").read_text())
     assert run["losses"] == [[10, 1], [20, 1], [30, 1], [40, 1], [50, 0.5], [60, 0.5]]
     assert run["metrics"] == [[20, {"mIoU": 1}], [40, {"mIoU": 2}], [60, {"mIoU": 3}]]

@@ -1,8 +1,6 @@
 """Counts of parameters and operations: against the published tables, PyTorch and a pencil."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,43 +18,32 @@ from mmhybrid.engine.runner.run_config import load_config
 # Of the authors' code: parameters, and giga multiply-accumulates as mmcv 1.x counts them, at the
 # sizes of the model index: 224x224, 800x1280 and 512x2048.
 PUBLISHED = {
-    "transxnet_t_imagenet": (12_834_808, 1.762),
-    "transxnet_s_imagenet": (26_864_068, 4.537),
-    "transxnet_b_imagenet": (48_009_002, 8.264),
-    "retinanet_transxnet_t_coco": (22_439_812, 187.1),
-    "retinanet_transxnet_s_coco": (36_601_936, 243.5),
-    "retinanet_transxnet_b_coco": (58_006_790, 319.2),
-    "mask_rcnn_transxnet_t_coco": (32_500_704, 205.4),
-    "mask_rcnn_transxnet_s_coco": (46_519_500, 262.1),
-    "mask_rcnn_transxnet_b_coco": (67_558_810, 337.9),
-    "semantic_fpn_transxnet_t_ade20k": (16_599_942, 122.0),
-    "semantic_fpn_transxnet_s_ade20k": (30_618_738, 180.1),
-    "semantic_fpn_transxnet_b_ade20k": (51_658_048, 257.6),
+    "{}_imagenet": ((12_834_808, 1.762), (26_864_068, 4.537), (48_009_002, 8.264)),
+    "retinanet_{}_coco": ((22_439_812, 187.1), (36_601_936, 243.5), (58_006_790, 319.2)),
+    "mask_rcnn_{}_coco": ((32_500_704, 205.4), (46_519_500, 262.1), (67_558_810, 337.9)),
+    "semantic_fpn_{}_ade20k": ((16_599_942, 122.0), (30_618_738, 180.1), (51_658_048, 257.6)),
 }
 
 
 def test_published_tables(root: Path) -> None:
     """The index has these figures; its own test compares it with what is built and counted."""
     costs = read_costs(root)
-    for name, (parameters, giga) in PUBLISHED.items():
-        assert costs[name]["parameters"] == parameters
-        assert costs[name]["flops"] / 1e9 == pytest.approx(giga, rel=0.005)
+    for config, figures in PUBLISHED.items():
+        for size, (parameters, giga) in zip("tsb", figures, strict=True):
+            cost = costs[config.format(f"transxnet_{size}")]
+            assert cost["parameters"] == parameters
+            assert cost["flops"] / 1e9 == pytest.approx(giga, rel=0.005)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "giga"),
-    [
-        ("transxnet_t_imagenet", (384, 384), 5.157),
-        ("transxnet_s_imagenet", (384, 384), 13.269),
-        ("semantic_fpn_transxnet_t_ade20k", (512, 512), 30.5),
-    ],
-)
-def test_published_tables_at_other_sizes(
-    root: Path, name: str, shape: tuple[int, int], giga: float
-) -> None:
+OTHER_SIZES = [("transxnet_t_imagenet", 384, 5.157), ("transxnet_s_imagenet", 384, 13.269)]
+OTHER_SIZES.append(("semantic_fpn_transxnet_t_ade20k", 512, 30.5))
+
+
+@pytest.mark.parametrize(("name", "side", "giga"), OTHER_SIZES)
+def test_published_tables_at_other_sizes(root: Path, name: str, side: int, giga: float) -> None:
     with torch.device("meta"):
         model = model_of(load_config(root / "configs" / f"{name}.py"))
-    result = count(model, shape)
+    result = count(model, (side, side))
     assert result.mm_macs / 1e9 == pytest.approx(giga, rel=0.005)
     assert result.macs > result.mm_macs  # attention
 
@@ -67,60 +54,43 @@ def transxnet_block() -> int:
     position_embedding = positions * c * 49
     # The gate sees 7x7 pooled values and the mean; its two layers have 6 and 2 x 24 channels.
     dynamic = 50 * (half * 6 + 6 * 2 * half) + positions * half * 49
-    reduce = keys * half * (11 * 11 + 9)
     attention = positions * half**2 + keys * half * 2 * half + 2 * positions * keys * half
+    attention += keys * half * (11 * 11 + 9)  # their reduction
     enhancer = positions * (c * 9 + 2 * c * 16)
-    hidden = 4 * c
-    feed_forward = positions * (2 * c * hidden + hidden // 4 * (9 + 25 + 49))
-    return position_embedding + dynamic + reduce + attention + enhancer + feed_forward
+    feed_forward = positions * (2 * c * 4 * c + c * (9 + 25 + 49))
+    return position_embedding + dynamic + attention + enhancer + feed_forward
 
 
-def dmformer_block() -> int:
-    """The first block of DMFormer-S at 64x96: 16x24 positions, 64 channels."""
-    positions, c = 16 * 24, 64
-    attention = positions * (c * c + c * (9 + 25 + 49) + 3 * c * c + c * c) + 2 * c * c // 8
-    feed_forward = positions * (2 * c * 3 * c + 3 * c * 9)
-    return attention + feed_forward
-
-
-def xformer_attention() -> int:
-    """The first attention of XFormer-S at 64x96: 8x12 positions, 144 channels, 4 heads."""
-    positions, c, heads = 8 * 12, 144, 4
-    return positions * 3 * c * c + 2 * positions * c * c // heads
-
-
-def swin_block() -> int:
-    """The first block of DW-Swin-T at 64x96: 16x24 positions in 3x4 windows of 49, 96 channels."""
-    positions, windows, c = 16 * 24, 3 * 4, 96
-    attention = windows * (49 * 4 * c * c + 2 * 49 * 49 * c)
-    return attention + positions * 2 * c * 4 * c
-
-
-def vit_block() -> int:
-    """A block of DW-ViT-Ti at 64x96: 4x6 patches and a class token, 192 channels."""
-    tokens, c = 4 * 6 + 1, 192
-    return tokens * 4 * c * c + 2 * tokens * tokens * c + tokens * 2 * c * 4 * c
-
-
-THREE_WAYS = [
-    (TransXNet, "network.0.0", transxnet_block),
-    (DMFormer, "stages.0.0", dmformer_block),
-    (XFormer, "stages.1.1.layers.0.attention", xformer_attention),
-    (DWSwinTransformer, "layers.0.blocks.0", swin_block),
-    (DWVisionTransformer, "blocks.0", vit_block),
+# The multiply-accumulates of a part at 64x96.
+BY_HAND = [
+    (TransXNet, "network.0.0", transxnet_block()),
+    # 16x24 positions, 64 channels: attention with three kernels and a gate, then feed forward.
+    (
+        DMFormer,
+        "stages.0.0",
+        384 * (5 * 64**2 + 64 * (9 + 25 + 49)) + 2 * 64**2 // 8 + 384 * (6 * 64**2 + 3 * 64 * 9),
+    ),
+    # 8x12 positions, 144 channels, 4 heads.
+    (XFormer, "stages.1.1.layers.0.attention", 96 * 3 * 144**2 + 2 * 96 * 144**2 // 4),
+    # 16x24 positions in 3x4 windows of 49, 96 channels.
+    (
+        DWSwinTransformer,
+        "layers.0.blocks.0",
+        12 * (49 * 4 * 96**2 + 2 * 49**2 * 96) + 384 * 8 * 96**2,
+    ),
+    # 4x6 patches and a class token, 192 channels.
+    (DWVisionTransformer, "blocks.0", 25 * 4 * 192**2 + 2 * 25**2 * 192 + 25 * 8 * 192**2),
 ]
 
 
-@pytest.mark.parametrize(("backbone", "name", "by_hand"), THREE_WAYS)
-def test_three_ways(backbone: type[nn.Module], name: str, by_hand) -> None:
+@pytest.mark.parametrize(("backbone", "name", "by_hand"), BY_HAND)
+def test_three_ways(backbone: type[nn.Module], name: str, by_hand: int) -> None:
     model = backbone().eval()
     ours = count(model, (64, 96))
     with FlopCounterMode(display=False) as torchs, torch.no_grad():
         model(torch.randn(1, 3, 64, 96))  # real values, through the kernels that are used
     assert ours.macs == torchs.get_total_flops() // 2
-    rows = {row.name: row for row in ours.modules}
-    assert name in rows, sorted(rows)
-    assert rows[name].macs == by_hand()
+    assert {row.name: row.macs for row in ours.modules}[name] == by_hand
 
 
 def test_attention_in_a_fused_kernel_counts_and_mm_style_leaves_it_out() -> None:
@@ -163,25 +133,23 @@ def test_the_model_stays_as_it_is() -> None:
     model.network[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     count(model, (3, 64, 64))
-    assert model.training
-    assert not model.network[0].training
-    assert model.network[2].training
+    modes = (model.training, model.network[0].training, model.network[2].training)
+    assert modes == (True, False, True)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(
-        isinstance(y, torch.Tensor) and y.isfinite().all() for y in model(torch.rand(2, 3, 64, 64))
+        type(y) is torch.Tensor and y.isfinite().all() for y in model(torch.rand(2, 3, 64, 64))
     )
 
 
+@torch.no_grad()
 def test_a_fused_model_still_runs_after_a_count() -> None:
     model = fuse(TransXNet("tiny").eval())
     x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        before = model(x)
+    before = model(x)
     count(model, (64, 96))
-    with torch.no_grad():
-        assert all(type(y) is torch.Tensor for y in model(torch.rand(1, 3, 64, 96)))
-        after = model(x)
+    assert all(type(y) is torch.Tensor for y in model(torch.rand(1, 3, 64, 96)))
+    after = model(x)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -191,30 +159,20 @@ def test_a_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
         count(nn.Identity(), shape)
 
 
-def get_flops(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
-    """Runs the tool in this process."""
-    monkeypatch.setattr(sys, "argv", ["get_flops.py", *arguments])
-    monkeypatch.syspath_prepend(root / "tools")
-    runpy.run_path(str(root / "tools" / "get_flops.py"), run_name="__main__")
-
-
-def test_tool(root: Path, monkeypatch, capsys, tmp_path: Path) -> None:
-    config, out = str(root / "configs" / "yolov3_xformer_s_coco.py"), tmp_path / "counts.json"
-    get_flops(monkeypatch, root, config, "--depth", "1", "--json", str(out))
+def test_tool(root: Path, run_tool, capsys, tmp_path: Path) -> None:
+    config, out = root / "configs" / "yolov3_xformer_s_coco.py", tmp_path / "counts.json"
+    run_tool("get_flops.py", config, "--depth", "1", "--json", out)
     shown = capsys.readouterr().out
     assert "Input shape: 320 x 320" in shown
     assert "(6,293,825)" in shown
     assert "FLOPs as OpenMMLab's tables count them: 3.796 G" in shown
-    assert [line.split()[1] for line in shown.splitlines() if line.startswith("|")][2:] == [
-        "backbone",
-        "neck",
-        "bbox_head",
-    ]
+    parts = [line.split()[1] for line in shown.splitlines() if line.startswith("|")][2:]
+    assert parts == ["backbone", "neck", "bbox_head"]
     counts = json.loads(out.read_text())
     assert counts["shape"] == [3, 320, 320]
     assert counts["modules"][0]["name"] == "backbone"
 
-    get_flops(monkeypatch, root, "mmdet.ResNet(depth=18)", "--shape", "64")
+    run_tool("get_flops.py", "mmdet.ResNet(depth=18)", "--shape", "64")
     assert "MACs: 0.1" in capsys.readouterr().out
 
 
@@ -232,8 +190,8 @@ def test_tool(root: Path, monkeypatch, capsys, tmp_path: Path) -> None:
         (["TransXNet", "--cfg-options", "a=1"], "--cfg-options change a config"),
     ],
 )
-def test_tool_says_what_is_wrong(root: Path, monkeypatch, arguments, message: str) -> None:
+def test_tool_says_what_is_wrong(run_tool, arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=r"^error: ") as stopped:
-        get_flops(monkeypatch, root, *arguments)
+        run_tool("get_flops.py", *arguments)
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)

@@ -19,16 +19,14 @@ from mmhybrid.engine.runner.results import write_json, write_test_result, write_
 from mmhybrid.errors import UserError
 
 PAPER = dict(type="paper", source="https://arxiv.org/abs/2310.19380", where="table </script> 1")
-TRAINED = dict(type="trained", command="python train.py", seed=0, commit="abc", device="a CPU")
-CONVERTED = dict(
-    type="converted", checkpoint="t.pth", sha256="0" * 64, command="c", commit="abc", device="d"
-)
+HERE = dict(command="python train.py", commit="abc", device="a CPU")
+TRAINED = dict(HERE, type="trained", seed=0)  # which is a seed
+CONVERTED = dict(HERE, type="converted", checkpoint="t.pth", sha256="0" * 64)
 
 
 def accuracy(model: str, value: float, origin: dict = PAPER, **more: object) -> dict:
-    return dict(
-        model=model, dataset="ImageNet-1K", metric="top-1", value=value, origin=origin, **more
-    )
+    row = dict(model=model, dataset="ImageNet-1K", metric="top-1", value=value, origin=origin)
+    return row | more
 
 
 def speed(model: str, latency: float, **more: object) -> dict:
@@ -36,30 +34,22 @@ def speed(model: str, latency: float, **more: object) -> dict:
     return dict(row, parameters=2e6, latency=latency, training_memory=2**30 * latency, **more)
 
 
-ROWS = dict(
-    accuracy=[
-        accuracy("TransXNet-T", 81.6, config="transxnet_t_imagenet"),
-        accuracy("TransXNet-T", 81.0, TRAINED, config="transxnet_t_imagenet"),
-        accuracy("TransXNet-T", 81.2, TRAINED | dict(seed=1), config="transxnet_t_imagenet"),
-        accuracy("TransXNet-T", 81.5, CONVERTED, config="transxnet_t_imagenet"),
-        accuracy("Swin-T", 81.3, method="by its authors"),
-        accuracy("ConvNeXt-T", 82.1),
-    ],
-    benchmark=[
-        speed("TransXNet-T", 0.3),
-        speed("Swin-T", 0.4),
-        speed("ConvNeXt-T", 0.2),
-        dict(speed("ResNet-50", 0.1), error="training: out of memory"),
-    ],
-)
+def ours(value: float, origin: dict = PAPER, **more: object) -> dict:
+    return accuracy("TransXNet-T", value, origin, config="transxnet_t_imagenet", **more)
+
+
+OURS = [ours(81.6), ours(81.0, TRAINED), ours(81.2, TRAINED | dict(seed=1)), ours(81.5, CONVERTED)]
+PEERS = [accuracy("Swin-T", 81.3, method="by its authors"), accuracy("ConvNeXt-T", 82.1)]
+SPEEDS = [speed("TransXNet-T", 0.3), speed("Swin-T", 0.4), speed("ConvNeXt-T", 0.2)]
+SPEEDS.append(speed("ResNet-50", 0.1, error="training: out of memory"))
 COSTS = {"transxnet_t_imagenet": dict(parameters=12_834_808, flops=1_766_000_000)}
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> dict[str, list]:
     made = dict(command="c", commit="1", date="today", device="d", torch="2")
-    write_json(tmp_path / "a.json", dict(type="accuracy", rows=ROWS["accuracy"]))
-    write_json(tmp_path / "b.json", dict(type="benchmark", rows=ROWS["benchmark"], made=made))
+    write_json(tmp_path / "a.json", dict(type="accuracy", rows=OURS + PEERS))
+    write_json(tmp_path / "b.json", dict(type="benchmark", rows=SPEEDS, made=made))
     (tmp_path / "other.json").write_text('{"forward": []}')  # of another tool: left out
     return read_results([tmp_path])
 
@@ -86,14 +76,8 @@ def test_nothing_without_an_origin_gets_in(change: dict, message: str, tmp_path:
 
 
 def test_a_row_without_the_key_origin_is_an_error() -> None:
-    row = accuracy("TransXNet-T", 81.6)
-    del row["origin"]
     with pytest.raises(UserError, match="lacks origin"):
-        check_row(row)
-
-
-def test_seed_zero_is_a_seed() -> None:
-    check_row(accuracy("TransXNet-T", 81.0, TRAINED))
+        check_row(dict(model="TransXNet-T", dataset="COCO", metric="box AP", value=81.6))
 
 
 def test_results_of_version_0_1_are_read(results: dict, tmp_path: Path) -> None:
@@ -105,22 +89,14 @@ def test_results_of_version_0_1_are_read(results: dict, tmp_path: Path) -> None:
 def test_origins_have_columns_of_their_own(results: dict) -> None:
     board = leaderboard.leaderboard(results, COSTS)
     table = board["tables"][0]
-    assert [column["title"] for column in table["columns"]] == [
-        "model",
-        "method",
-        "parameters, M",
-        "FLOPs, G",
-        "top-1, the paper's",
-        "top-1, published weights, evaluated here",
-        "top-1, trained here",
-        "origin",
-    ]
-    ours, swin, _ = table["rows"]
-    assert ours["top-1/paper"] == 81.6
-    assert ours["top-1/converted"] == 81.5
-    assert ours["top-1/trained"] == pytest.approx(81.1)  # two seeds
-    assert ours["sources"] == "[1] [2] [3] [4]"
-    assert ours["flops"] == 1.766
+    assert "; ".join(column["title"] for column in table["columns"]) == (
+        "model; method; parameters, M; FLOPs, G; top-1, the paper's; "
+        "top-1, published weights, evaluated here; top-1, trained here; origin"
+    )
+    first, swin, _ = table["rows"]
+    assert (first["top-1/paper"], first["top-1/converted"]) == (81.6, 81.5)
+    assert first["top-1/trained"] == pytest.approx(81.1)  # two seeds
+    assert (first["sources"], first["flops"]) == ("[1] [2] [3] [4]", 1.766)
     assert "top-1/trained" not in swin
     assert len(board["origins"]) == 4  # both peers name the paper that TransXNet's row names
     assert "seed 1" in board["origins"][2]
@@ -128,46 +104,32 @@ def test_origins_have_columns_of_their_own(results: dict) -> None:
     assert len(series) == 3
 
 
-TTA = dict(config="transxnet_t_imagenet", note="test-time augmentation")
-
-
 def test_only_runs_that_differ_in_their_seed_are_averaged() -> None:
-    rows = [
-        *ROWS["accuracy"][:4],
-        accuracy("TransXNet-T", 81.7, CONVERTED, **TTA),
-        accuracy("TransXNet-T", 81.4, TRAINED, **TTA),
-        accuracy("TransXNet-T", 81.9, CONVERTED, config="transxnet_t_imagenet"),  # corrected
-    ]
+    tta = "test-time augmentation"
+    others = [ours(81.7, CONVERTED, note=tta), ours(81.4, TRAINED, note=tta)]
+    rows = [*OURS, *others, ours(81.9, CONVERTED)]  # the last is a correction
     board = leaderboard.leaderboard(dict(accuracy=rows, benchmark=[]), COSTS)
     plain, augmented = board["tables"][0]["rows"]
-    assert plain["top-1/trained"] == 81.1
-    assert plain["top-1/converted"] == 81.9
-    assert augmented["method"] == "test-time augmentation"
+    assert (plain["top-1/trained"], plain["top-1/converted"]) == (81.1, 81.9)
+    assert augmented["method"] == tta
     assert (augmented["top-1/trained"], augmented["top-1/converted"]) == (81.4, 81.7)
     shown = [(point["method"], point["value"]) for point in board["points"]]
-    assert shown == [
-        ("", 81.6),
-        ("", 81.1),
-        ("", 81.9),
-        ("test-time augmentation", 81.7),
-        ("test-time augmentation", 81.4),
-    ]
+    assert shown == [("", 81.6), ("", 81.1), ("", 81.9), (tta, 81.7), (tta, 81.4)]
 
 
 def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
     table = leaderboard.leaderboard(results, COSTS)["tables"][-1]
     assert table["title"] == "Speed and memory at 512x512"
     assert "commit 1, today: d, PyTorch 2" in table["note"]
-    assert table["rows"][0]["latency"] == 300
-    assert table["rows"][0]["throughput"] == pytest.approx(2 / 0.3)
-    assert table["rows"][3]["mode"] == "eager (training: out of memory)"
+    first, *_, last = table["rows"]
+    assert (first["latency"], first["throughput"]) == (300, pytest.approx(2 / 0.3))
+    assert last["mode"] == "eager (training: out of memory)"
     assert [row["ours"] for row in table["rows"]] == [True, False, False, False]
 
 
 def test_every_figure_and_its_origin_are_in_the_csv(results: dict) -> None:
     lines = list(csv.DictReader(leaderboard.to_csv(results, COSTS).splitlines()))
-    assert len(lines) == len(ROWS["accuracy"])
-    for line, row in zip(lines, ROWS["accuracy"], strict=True):
+    for line, row in zip(lines, OURS + PEERS, strict=True):
         assert float(line["value"]) == row["value"]
         assert line["origin"] == row["origin"]["type"]
         assert all(line[key] == str(value) for key, value in row["origin"].items() if key != "type")
@@ -181,26 +143,18 @@ def test_metrics_of_an_evaluation_become_rows() -> None:
     for row in rows:
         check_row(row)
     (row,) = rows_of_run(dict(run, config="my_own", metrics={"mIoU": 45.5}, quick=True))
-    assert (row["model"], row["dataset"]) == ("my_own", "CocoDataset, quick run")
-    assert (row["metric"], row["value"]) == ("mIoU", 45.5)
+    shown = (row["model"], row["dataset"], row["metric"], row["value"])
+    assert shown == ("my_own", "CocoDataset, quick run", "mIoU", 45.5)
     with pytest.raises(UserError, match="none of these metrics is for a table: time"):
         rows_of_run(dict(run, metrics={"time": 1.0}))
 
 
 def fake_runner(folder: Path, checkpoint: str = "", last: str = "") -> SimpleNamespace:
-    loader = SimpleNamespace(dataset=[])
-    info = dict(last_ckpt=str(folder / last)) if last else {}
-    return SimpleNamespace(
-        log_dir=str(folder),
-        work_dir=str(folder),
-        seed=7,
-        rank=0,
-        model=torch.nn.Linear(1, 1),
-        train_dataloader=loader,
-        test_dataloader=loader,
-        message_hub=SimpleNamespace(runtime_info=info),
-        _load_from=checkpoint,
-    )
+    runner = SimpleNamespace(log_dir=folder, work_dir=folder, seed=7, rank=0, _load_from=checkpoint)
+    runner.train_dataloader = runner.test_dataloader = SimpleNamespace(dataset=[])
+    runner.model = torch.nn.Linear(1, 1)
+    runner.message_hub = SimpleNamespace(runtime_info=dict(last_ckpt=folder / last) if last else {})
+    return runner
 
 
 CONFIG = "configs/mask_rcnn_transxnet_t_coco.py"
@@ -233,33 +187,33 @@ def test_training_leaves_a_result(trained: Path) -> None:
     assert (first["model"], first["method"]) == ("TransXNet-T", "Mask R-CNN")
     assert (first["dataset"], first["metric"], first["value"]) == ("COCO", "box AP", 20.0)
     assert second["value"] == 15.0
-    assert first["origin"]["type"] == "trained"
-    assert first["origin"]["seed"] == 7
+    assert (first["origin"]["type"], first["origin"]["seed"]) == ("trained", 7)
     (trained / "other").mkdir()
     assert write_training_result(fake_runner(trained / "other"), CONFIG) is None
 
 
 def test_only_a_checkpoint_of_the_training_has_its_origin(trained: Path) -> None:
-    row = evaluated(trained / "epoch_1.pth", trained / "tested.json", quick=True)
+    out = trained / "tested.json"
+    row = evaluated(trained / "epoch_1.pth", out, quick=True)
     assert row["origin"] == read_results([trained / "result.json"])["accuracy"][0]["origin"]
     assert row["dataset"] == "COCO, quick run"
     assert "note" not in row
     (trained / "foreign.pth").write_bytes(b"somebody else's")
-    assert evaluated(trained / "foreign.pth", trained / "a.json")["origin"]["type"] == "evaluated"
+    assert evaluated(trained / "foreign.pth", out)["origin"]["type"] == "evaluated"
     (trained / "result.json").write_text("[]")  # of another program
-    assert evaluated(trained / "epoch_1.pth", trained / "a.json")["origin"]["type"] == "evaluated"
+    assert evaluated(trained / "epoch_1.pth", out)["origin"]["type"] == "evaluated"
 
 
 def test_the_origin_of_a_checkpoint_has_its_digest(tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(b"abc")
-    row = evaluated(tmp_path / "weights.pth", tmp_path / "a.json", published=True, tta=True)
-    assert row["note"] == "test-time augmentation"
-    assert row["origin"]["type"] == "converted"
+    weights, out = tmp_path / "weights.pth", tmp_path / "a.json"
+    weights.write_bytes(b"abc")
+    row = evaluated(weights, out, published=True, tta=True)
+    assert (row["note"], row["origin"]["type"]) == ("test-time augmentation", "converted")
     assert row["origin"]["sha256"].startswith("ba7816bf")
-    unknown = evaluated(tmp_path / "weights.pth", tmp_path / "a.json")
+    unknown = evaluated(weights, out)
     assert unknown["origin"] == row["origin"] | dict(type="evaluated")
     assert leaderboard.describe_origin(unknown).startswith("a checkpoint evaluated here: ")
-    row = evaluated("https://example.com/weights.pth", tmp_path / "a.json")
+    row = evaluated("https://example.com/weights.pth", out)
     assert (row["origin"]["type"], row["origin"]["sha256"]) == ("converted", "not kept")
 
 
@@ -269,19 +223,17 @@ def test_the_commit_is_of_this_project_alone(tmp_path: Path, monkeypatch) -> Non
     def git(*words: str) -> str:
         who = ["-c", "user.name=n", "-c", "user.email=e"]
         command = ["git", "-C", str(tmp_path), *who, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.check_output(command, text=True).strip()
 
     site = tmp_path / "venv" / "site-packages"
-    for folder in (site, tmp_path):
-        (folder / "mmhybrid").mkdir(parents=True)
-        (folder / "mmhybrid" / "version.py").touch()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "theirs")
-    for folder in (site, tmp_path):  # not tracked
+    for folder in (site, tmp_path):
+        (folder / "mmhybrid").mkdir(parents=True)
+        for file in ("mmhybrid/version.py", "setup.py"):
+            (folder / file).touch()
         monkeypatch.setattr(writing, "ROOT", folder)
-        assert writing.commit().startswith("release ")
-    (site / "setup.py").touch()
-    (tmp_path / "setup.py").touch()
+        assert writing.commit().startswith("release ")  # not tracked
     git("add", ".")
     git("commit", "-q", "-m", "all")
     assert writing.commit() == git("rev-parse", "--short=12", "HEAD")  # a checkout of the project
@@ -306,11 +258,12 @@ def test_command_and_what_the_project_publishes(root: Path, monkeypatch, tmp_pat
 
 
 def test_command_says_what_is_wrong(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "nothing.json"
     with pytest.raises(SystemExit, match=r"error: there is no .*nothing\.json"):
-        run(monkeypatch, "--results", tmp_path / "nothing.json")
-    (tmp_path / "other.json").write_text("[]")
+        run(monkeypatch, "--results", file)
+    file.write_text("[]")
     with pytest.raises(SystemExit, match="holds no results"):
-        run(monkeypatch, "--results", tmp_path / "other.json")
+        run(monkeypatch, "--results", file)
 
 
 def test_figures_of_the_papers(root: Path, shared: Path) -> None:
@@ -321,7 +274,5 @@ def test_figures_of_the_papers(root: Path, shared: Path) -> None:
     assert len(ours) == 4 + 3 + 6 + 3
     assert all(f"{row['value']:.1f}" in text for row in ours)
     assert {row["origin"]["type"] for row in rows} == {"paper"}
-    others = {
-        name: sum(row["model"].startswith(name) for row in rows) for name in ("DMFormer", "X")
-    }
-    assert others == {"DMFormer": 2, "X": 3}
+    models = [row["model"] for row in rows]
+    assert [sum(model.startswith(name) for model in models) for name in ("DMFormer", "X")] == [2, 3]

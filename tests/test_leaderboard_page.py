@@ -11,42 +11,30 @@ from benchmarks.leaderboard_page import scatter, to_html
 from benchmarks.model_index import read_costs
 from benchmarks.results import read_results
 
-BOARD = dict(
-    tables=[
-        dict(
-            title="ImageNet-1K",
-            note="In per cent.",
-            columns=[
-                dict(key="model", title="model", digits=None),
-                dict(key="method", title="method", digits=None),
-                dict(key="top-1/paper", title="top-1, the paper's", digits=1),
-                dict(key="top-1/trained", title="top-1, trained here", digits=1),
-            ],
-            rows=[
-                {"model": "Ours-T", "ours": True, "top-1/paper": 81.6, "top-1/trained": 81.0},
-                {"model": "Swin-T", "method": "by its authors", "top-1/paper": 81.3},
-                {"model": "ConvNeXt-T", "method": "", "top-1/paper": 82.1},
-            ],
-        )
-    ],
-    origins=["table </script> 1"],
-    points=[
-        dict(model="Ours-T", method="", value=81.6, ours=True, flops=1.8, latency=300, memory=9),
-        dict(model="Swin-T", method="<b>", value=81.3, ours=False, latency=400, memory=7),
-        dict(model="ConvNeXt-T", method="", value=82.1, ours=False, latency=200, memory=8),
-    ],
-)
-for point in BOARD["points"]:
-    point["series"] = "ImageNet-1K, top-1"
+COLUMNS = {"model": None, "method": None, "top-1/paper": 1, "top-1/trained": 1}
+ROWS = [
+    {"model": "Ours-T", "ours": True, "top-1/paper": 81.6, "top-1/trained": 81.0},
+    {"model": "Swin-T", "method": "by its authors", "top-1/paper": 81.3},
+    {"model": "ConvNeXt-T", "method": "", "top-1/paper": 82.1},
+]
+POINTS = [
+    dict(model="Ours-T", method="", value=81.6, ours=True, flops=1.8, latency=300, memory=9),
+    dict(model="Swin-T", method="<b>", value=81.3, ours=False, latency=400, memory=7),
+    dict(model="ConvNeXt-T", method="", value=82.1, ours=False, latency=200, memory=8),
+]
+TABLE = dict(title="ImageNet-1K", note="In per cent.", rows=ROWS)
+TABLE["columns"] = [dict(key=key, title=key, digits=digits) for key, digits in COLUMNS.items()]
+BOARD = dict(tables=[TABLE], origins=["table </script> 1"])
+BOARD["points"] = [dict(point, series="ImageNet-1K, top-1") for point in POINTS]
 
 
 def test_a_chart_names_its_points() -> None:
-    svg = scatter(BOARD["points"], "latency")
+    svg = scatter(POINTS, "latency")
     assert svg.count('<g class="point">') == 3
     assert "<title>Swin-T, &lt;b&gt;: 81.3 at 400</title>" in svg
-    assert all(f">{point['model']}</text>" in svg for point in BOARD["points"])
-    assert scatter(BOARD["points"][1:], "flops") == ""
-    crowd = [dict(BOARD["points"][0], latency=300 + one / 100) for one in range(20)]
+    assert all(f">{point['model']}</text>" in svg for point in POINTS)
+    assert scatter(POINTS[1:], "flops") == ""
+    crowd = [dict(POINTS[0], latency=300 + one / 100) for one in range(20)]
     assert 0 < scatter(crowd, "latency").count(">Ours-T</text>") < 20  # none over another
 
 
@@ -101,15 +89,9 @@ def test_page_sorts_and_charts(page) -> None:
     assert "</script>" in page.locator("ol").text_content()
 
 
-@pytest.fixture(scope="module")
-def published(root: Path) -> tuple[dict, str]:
+def test_page_of_what_the_project_publishes(page, root: Path) -> None:
     board = leaderboard.leaderboard(read_results([root / "results"]), read_costs(root))
-    return board, to_html(board)
-
-
-def test_page_of_what_the_project_publishes(page, published: tuple[dict, str]) -> None:
-    board, html = published
-    page.set_content(html)
+    page.set_content(to_html(board))
     assert page.locator("table").count() == len(board["tables"]) >= 7
     assert page.locator("ol li").count() == len(board["origins"])
     for series in page.locator("details").all():

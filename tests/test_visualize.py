@@ -1,5 +1,6 @@
 """What a network sees: the maps are those that the network computes, and the page is drawn."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from examples.inception_next import InceptionMixer, InceptionNeXt
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import (
-    DepthwiseShortcutBackbone,
-    DMFormer,
-    HybridBackbone,
-    TransXNet,
-    XFormer,
-)
+from mmhybrid.backbones import DepthwiseShortcutBackbone, DMFormer, TransXNet, XFormer
 from mmhybrid.backbones.base import backbone_classes
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.visualization import feature_maps, layer_maps
@@ -49,9 +45,8 @@ def test_attention_of_a_place_is_a_row_of_the_whole_matrix(size) -> None:
         height, width = features.shape[-2:]
         key = module.kv(module.reduce(features)).chunk(2, dim=1)[0]
         q, k = module._split_heads(module.q(features)), module._split_heads(key)
-        table = position.table
-        if table is None:
-            table = position.query @ position.key.t()
+        folded = position.table is None
+        table = position.query @ position.key.t() if folded else position.table
         weights = (q @ k.mT * q.shape[-1] ** -0.5 + table).softmax(-1)[0].mean(0)
         index = int(row * height) * width + int(column * width)
         torch.testing.assert_close(torch.from_numpy(attention).flatten(), weights[index])
@@ -82,8 +77,7 @@ def test_gates_are_factors() -> None:
 
 
 def test_channel_attentions_are_distributions() -> None:
-    model, x = tiny(XFormer), torch.randn(1, 3, 64, 64)
-    maps = rows_of(model, x)["Attention of channels"].maps
+    maps = rows_of(tiny(XFormer), torch.randn(1, 3, 64, 64))["Attention of channels"].maps
     assert len(maps) == 3
     for weights in maps:
         assert weights.shape[0] == weights.shape[1]
@@ -99,17 +93,10 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
             left = features[-1][..., : features[-1].shape[-1] // 2].relu().mean(dim=(1, 2, 3))
             return torch.stack([left, -left], dim=1)
 
-    class Classifier(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.backbone = tiny(TransXNet)
-            self.head = Head()
-            self.data_preprocessor = nn.Identity()
-
-        def extract_feat(self, x):
-            return self.backbone(x)
-
-    model = Classifier().eval()
+    model = nn.Module()
+    model.backbone = model.extract_feat = tiny(TransXNet)
+    model.head, model.data_preprocessor = Head(), nn.Identity()
+    model.eval()
     image = torch.rand(1, 3, 128, 128) * 255
     cam, explained = grad_cam(model, model.backbone, image)
     assert explained == "the best class, label 0"
@@ -122,22 +109,6 @@ def test_grad_cam_shows_what_the_score_is_made_of() -> None:
     assert (row // 32 * 4 + column // 32) == expected.argmax()
 
 
-class Doubling(nn.Module):
-    def forward(self, x):
-        return 2 * x
-
-
-class NewFamily(HybridBackbone):
-    """As a user writes one: nothing here knows it."""
-
-    def __init__(self) -> None:
-        super().__init__(channels=(8, 8), strides=(4, 8), out_indices=(0, 1))
-        self.stem = nn.Conv2d(3, 8, 4, 4)
-        self.stages = nn.ModuleList(
-            nn.ModuleList([layer, Doubling()]) for layer in (nn.Identity(), nn.AvgPool2d(2))
-        )
-
-
 def wrapped_swin() -> nn.Module:
     swin = dict(type="mmdet.SwinTransformer", embed_dims=24, depths=(1, 1, 1, 1))
     return DepthwiseShortcutBackbone(dict(swin, num_heads=(1, 2, 4, 8), out_indices=(1, 3)))
@@ -145,16 +116,13 @@ def wrapped_swin() -> nn.Module:
 
 # Not those that other tests register.
 FAMILIES = [c for c in backbone_classes() if c.__module__.startswith("mmhybrid.")]
-PAGES = {c.__name__: lambda c=c: c(**c.test_options) for c in FAMILIES}
-PAGES |= {"mmdet's Swin with shortcuts": wrapped_swin, "a new family": NewFamily}
-OF_LAYERS = {
+PAGES = {c.__name__: partial(tiny, c) for c in FAMILIES}
+PAGES |= {"mmdet's Swin with shortcuts": wrapped_swin, "a new family": partial(tiny, InceptionNeXt)}
+SHORTCUTS = ("DWCaiT", "DWSwinTransformer", "DWVisionTransformer", "mmdet's Swin with shortcuts")
+OF_LAYERS = {name: ["Depth-wise shortcuts"] for name in SHORTCUTS} | {
     "TransXNet": ["Dynamic kernels", "Attention of one place"],
     "DMFormer": ["Gate"],
     "XFormer": ["Attention of channels"],
-    "DWCaiT": ["Depth-wise shortcuts"],
-    "DWSwinTransformer": ["Depth-wise shortcuts"],
-    "DWVisionTransformer": ["Depth-wise shortcuts"],
-    "mmdet's Swin with shortcuts": ["Depth-wise shortcuts"],
 }
 
 
@@ -175,21 +143,20 @@ def test_a_page_of_every_family(name, tmp_path: Path) -> None:
 def test_a_layer_of_a_new_type_is_shown_once_it_says_how(monkeypatch) -> None:
     monkeypatch.setattr(layer_maps, "VIEWS", dict(layer_maps.VIEWS))
 
-    @layer_maps.shows(Doubling)
-    def doubled(calls, place):
+    @layer_maps.shows(InceptionMixer)
+    def mixed(calls, place):
         maps = [layer(x)[0, 0].numpy() for layer, (x,) in calls]
-        return Row("Doubled", "First channel.", plain(), maps, ["map"] * len(maps))
+        return Row("Mixed", "First channel.", plain(), maps, ["map"] * len(maps))
 
-    rows = rows_of(random_init(NewFamily()).eval(), torch.rand(1, 3, 32, 64))
-    assert list(rows) == ["Doubled"]
-    assert [y.shape for y in rows["Doubled"].maps] == [(8, 16), (4, 8)]
+    rows = rows_of(tiny(InceptionNeXt), torch.rand(1, 3, 32, 64))
+    assert list(rows) == ["Mixed"]
+    assert [y.shape for y in rows["Mixed"].maps] == [(8, 16), (8, 16), (4, 8), (2, 4), (1, 2)]
 
 
 def test_images_are_resized_and_normalised() -> None:
     image = np.full((100, 200, 3), 128, np.uint8)
     shown, x, whole = prepare_image(nn.Linear(1, 1), image, 50)
-    assert shown.shape == (50, 100, 3)
-    assert x.shape == whole.shape == (1, 3, 50, 100)
+    assert (shown.shape, x.shape, whole.shape) == ((50, 100, 3), (1, 3, 50, 100), (1, 3, 50, 100))
     assert abs(x).max() < 1
     assert whole.mean() == 128
-    assert prepare_image(NewFamily(), image, 50)[2].equal(x)  # a backbone takes it normalised
+    assert prepare_image(tiny(DMFormer), image, 50)[2].equal(x)  # a backbone takes it normalised

@@ -47,7 +47,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "models",
         nargs="*",
         metavar="MODEL",
@@ -55,39 +56,23 @@ def parse_args() -> argparse.Namespace:
         "mmdet.SwinTransformer; a config file; or timm.NAME. The first is what others are "
         "compared with",
     )
-    parser.add_argument(
-        "--preset",
-        choices=["dense"],
-        help="backbones for dense prediction: 512x512, one image, two threads",
-    )
-    parser.add_argument(
-        "--size", type=size, nargs="+", metavar="HxW", help="of the images (default: 224)"
-    )
-    parser.add_argument("--batch-size", type=int, default=1, help="images (default: 1)")
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bfloat16", "float16"],
-        default="float32",
-        help="by autocast (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--mode",
-        nargs="+",
-        choices=["eager", "fused", "compiled"],
-        help="as it is, fused for inference, compiled (default: eager; of a preset, fused too)",
-    )
-    parser.add_argument("--channels-last", action="store_true", help="memory format")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own; of a preset, 2)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
-    parser.add_argument("--repeats", type=int, default=20, help="most rounds (default: 20)")
-    parser.add_argument(
-        "--minutes", type=float, help="begin no round after this time (default of a preset: 8)"
-    )
-    parser.add_argument("--no-train", action="store_true", help="leave out training steps")
-    parser.add_argument("--out", default="results", help="folder to write to (default: results)")
-    parser.add_argument(
-        "--name", help="of the files written (default: benchmark, or benchmark_PRESET)"
-    )
+    preset = "backbones for dense prediction: 512x512, one image, two threads"
+    add("--preset", choices=["dense"], help=preset)
+    add("--size", type=size, nargs="+", metavar="HxW", help="of the images (default: 224)")
+    add("--batch-size", type=int, default=1, help="images (default: 1)")
+    precisions = ["float32", "bfloat16", "float16"]
+    precision = "by autocast (default: %(default)s)"
+    add("--precision", choices=precisions, default="float32", help=precision)
+    mode = "as it is, fused for inference, compiled (default: eager; of a preset, fused too)"
+    add("--mode", nargs="+", choices=["eager", "fused", "compiled"], help=mode)
+    add("--channels-last", action="store_true", help="memory format")
+    add("--threads", type=int, help="of PyTorch (default: its own; of a preset, 2)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    add("--repeats", type=int, default=20, help="most rounds (default: 20)")
+    add("--minutes", type=float, help="begin no round after this time (default of a preset: 8)")
+    add("--no-train", action="store_true", help="leave out training steps")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--name", help="of the files written (default: benchmark, or benchmark_PRESET)")
     args = parser.parse_args()
     if bool(args.models) == bool(args.preset):
         parser.error("name models, or a preset")

@@ -25,12 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="NAME=FOLDERS", help="a name, and a pattern of work folders"
-    )
-    parser.add_argument(
-        "--out", required=True, help="where to write: PATH.png, PATH.md and PATH.json"
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="NAME=FOLDERS", help="a name, and a pattern of work folders")
+    add("--out", required=True, help="where to write: PATH.png, PATH.md and PATH.json")
     return parser.parse_args()
 
 

@@ -29,12 +29,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "model",
-        metavar="CONFIG",
-        help="config file; or a class of a registry, with arguments; or timm.NAME",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    model = "config file; or a class of a registry, with arguments; or timm.NAME"
+    add("model", metavar="CONFIG", help=model)
+    add(
         "--shape",
         type=int,
         nargs="+",
@@ -42,10 +40,8 @@ def parse_args() -> argparse.Namespace:
         help="height and width of the image, or one number for both (default: of a config, what "
         "the published tables use: 800 1280 for detection, else the test size; of a class 224)",
     )
-    parser.add_argument(
-        "--depth", type=int, default=0, help="also show the parts, this many levels (default: 0)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the counts of all parts to a file")
+    add("--depth", type=int, default=0, help="also show the parts, this many levels (default: 0)")
+    add("--json", metavar="FILE", help="write the counts of all parts to a file")
     add_cfg_options(parser)
     return parser.parse_args()
 

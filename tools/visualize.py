@@ -31,13 +31,8 @@ def parse_args() -> argparse.Namespace:
     add("checkpoint", nargs="?", help="file or address of the weights (default: random weights)")
     add("--image", help="image file (default: a drawn image)")
     add("--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)")
-    add(
-        "--place",
-        nargs=2,
-        type=int,
-        metavar=("X", "Y"),
-        help="pixel of the image whose attention is shown (default: the middle)",
-    )
+    place = "pixel of the image whose attention is shown (default: the middle)"
+    add("--place", nargs=2, type=int, metavar=("X", "Y"), help=place)
     add("--short-side", type=int, default=320, help="pixels, after resizing (default: %(default)s)")
     add("--title", help="of the page (default: the model and the checkpoint)")
     add_cfg_options(parser)
@@ -70,15 +65,10 @@ def main() -> None:
             raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
         model = init_model(args.model, args.checkpoint, args.cfg_options)
         weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
-        draw_page(
-            model,
-            first_backbone(model, args.model),
-            image,
-            args.out,
-            title=args.title or f"{Path(args.model).stem}, {weights}",
-            place=((y + 0.5) / height, (x + 0.5) / width),
-            short_side=args.short_side,
-        )
+        title = args.title or f"{Path(args.model).stem}, {weights}"
+        place = ((y + 0.5) / height, (x + 0.5) / width)
+        options = dict(title=title, place=place, short_side=args.short_side)
+        draw_page(model, first_backbone(model, args.model), image, args.out, **options)
     except UserError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:

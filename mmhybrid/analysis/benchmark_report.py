@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from mmhybrid.analysis.benchmark import Row, Settings
 from mmhybrid.analysis.tables import markdown_table
 
@@ -32,13 +34,7 @@ PANELS = (
 
 
 def table(rows: list[Row], made: Mapping[str, str], settings: Settings) -> str:
-    """A Markdown page: how it was measured, and a table for each size.
-
-    Args:
-        rows (list[dict]): Of :func:`mmhybrid.analysis.benchmark.benchmark`.
-        made (Mapping[str, str]): ``command``, ``commit``, ``date``, ``device`` and ``torch``.
-        settings (Settings): Of the run.
-    """
+    """A Markdown page: how it was measured (``made`` as in the records), a table for each size."""
     parts = [
         "# Benchmark",
         f"`{made['command']}` at commit {made['commit']} on {made['date']}: {made['device']}, "
@@ -60,7 +56,7 @@ def table(rows: list[Row], made: Mapping[str, str], settings: Settings) -> str:
 
 def label(row: Row) -> str:
     """A row's name, with the mode where it is not eager."""
-    return row["model"] + ("" if row["mode"] == "eager" else f", {row['mode']}")
+    return row["model"] if row["mode"] == "eager" else f"{row['model']}, {row['mode']}"
 
 
 def _by_size(rows: list[Row]) -> dict[str, list[Row]]:
@@ -73,10 +69,8 @@ def _by_size(rows: list[Row]) -> dict[str, list[Row]]:
 def _cells(row: Row) -> list[str]:
     if "latency" in row:
         row = dict(row, throughput=row["batch_size"] / row["latency"])
-    cells = (
-        f"{row[key] * factor:{form}}" if key in row else "-" for _, key, factor, form in COLUMNS
-    )
-    return [label(row), *cells]
+    columns = [column[1:] for column in COLUMNS]
+    return [label(row), *(f"{row[k] * by:{form}}" if k in row else "-" for k, by, form in columns)]
 
 
 def chart(rows: list[Row], file: Path) -> None:
@@ -85,25 +79,21 @@ def chart(rows: list[Row], file: Path) -> None:
 
     panels = [panel for panel in PANELS if any(panel[0] in row for row in rows)]
     sizes = _by_size(rows)
-    tallest = max(map(len, sizes.values()), default=1)
-    figure = Figure(
-        figsize=(4.2 * max(len(panels), 1), (0.32 * tallest + 1.2) * max(len(sizes), 1)),
-        layout="constrained",
-    )
+    height = 0.32 * max(map(len, sizes.values()), default=1) + 1.2
+    shape = (4.2 * max(len(panels), 1), height * max(len(sizes), 1))
+    figure = Figure(shape, layout="constrained")
     if not panels:
         figure.text(0.5, 0.5, "nothing could be measured", ha="center")
     grid = figure.subplots(len(sizes), len(panels), squeeze=False) if panels else []
     for (size, here), line in zip(sizes.items(), grid, strict=False):
         for ax, (key, title, factor) in zip(line, panels, strict=True):
             shown = sorted((row for row in here if key in row), key=lambda row: -row[key])
-            ours = ["." not in row["spec"].partition("(")[0] for row in shown]
-            ax.barh(
-                [label(row) for row in shown],
-                [row[key] * factor for row in shown],
-                xerr=[row[key] * factor * row.get(f"{key}_spread", 0) / 2 for row in shown],
-                color=["#2563eb" if one else "#9ca3af" for one in ours],
-                error_kw=dict(lw=1),
-            )
+            peers = ["." in row["spec"].partition("(")[0] for row in shown]
+            colours = ["#9ca3af" if peer else "#2563eb" for peer in peers]
+            widths = np.array([row[key] * factor for row in shown])
+            spreads = widths * [row.get(f"{key}_spread", 0) / 2 for row in shown]
+            names = list(map(label, shown))
+            ax.barh(names, widths, xerr=spreads, color=colours, error_kw=dict(lw=1))
             ax.set_title(f"{size}: {title}", fontsize=10)
             ax.tick_params(labelsize=8)
             ax.spines[["top", "right"]].set_visible(False)

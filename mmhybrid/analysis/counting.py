@@ -1,22 +1,17 @@
 """Parameters, multiply-accumulates and activations of a model, without running it.
 
-The model runs on fake tensors, which have a shape and no values: no memory, and no time but
-Python's. Two counts stand side by side, because tables in papers use the second:
+The model runs on fake tensors, which have a shape and no values. Two counts stand side by side:
 
-* ``macs``: what PyTorch's operators multiply and accumulate, counted by PyTorch's own
-  ``FlopCounterMode``: convolutions, also those whose kernels are computed, linear layers and matrix
-  products, attention in a fused kernel too. Half of what PyTorch calls FLOPs.
-* ``mm_macs``: what OpenMMLab's ``get_flops.py`` printed for most published tables, mmcv 1.x's
-  ``get_model_complexity_info``. It goes by module: convolutions and linear layers with their
-  biases, two for each value of a normalisation, one for each of a rectifier or a pool. It sees no
-  matrix product (attention) and no convolution outside a module (dynamic kernels). The papers call
-  it FLOPs.
+* ``macs``: what all operators multiply and accumulate, half of PyTorch's ``FlopCounterMode``.
+* ``mm_macs``: what OpenMMLab's ``get_flops.py`` (mmcv 1.x) printed for most published tables, and
+  papers call FLOPs. It goes by module, so that it sees no matrix product (attention) and no
+  convolution outside a module (dynamic kernels).
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,22 +27,18 @@ from mmhybrid.layers.layer_scale import LayerScale
 
 PROPOSALS = 1000  # boxes that the second stage of a detector is counted with
 MASKS = 100  # of which get a mask
+FIGURES = ("macs", "mm_macs", "activations")
 # PyTorch 2.7 knows what attention costs on a GPU, but not in its kernel for CPUs.
 flop_registry.setdefault(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop)
 
 
 @dataclass
 class ModuleCount:
-    """What one module costs, with all modules inside it.
+    """What one module, by its name in the model and its class, costs with all modules inside it.
 
-    Attributes:
-        name (str): Name in the model, ``''`` for the whole.
-        type (str): Its class.
-        parameters (int): All of them, frozen ones too.
-        macs (int): Multiply-accumulates of one image, see :mod:`mmhybrid.analysis.counting`.
-        mm_macs (int): The same as OpenMMLab's tables count them.
-        activations (int): Values that come out of convolutions, linear layers, matrix products and
-            attention.
+    For one image: ``macs`` are the multiply-accumulates of all operators, ``mm_macs`` those that
+    OpenMMLab's tables count, and ``activations`` the values that come out of convolutions, linear
+    layers, matrix products and attention. Frozen parameters count too.
     """
 
     name: str
@@ -60,13 +51,7 @@ class ModuleCount:
 
 @dataclass
 class Count(ModuleCount):
-    """What a model costs: the whole, and every module that ran.
-
-    Attributes:
-        shape (tuple): (C, H, W) of the image.
-        modules (list[ModuleCount]): In the order of the model. A module inside another is counted
-            in both.
-    """
+    """What a model costs for an image (C, H, W): the whole, its name empty, and all that ran."""
 
     shape: tuple[int, ...] = ()
     modules: list[ModuleCount] = field(default_factory=list)
@@ -75,14 +60,12 @@ class Count(ModuleCount):
 def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     """Counts a model for one image.
 
-    A detector is counted with backbone, neck, first stage, and a second stage over 1000 boxes, of
-    which 100 get masks; a segmentor without its auxiliary head; as the published tables are.
-    Proposals, suppression of boxes and the cutting out of regions count nothing. Attention that is
-    folded to be faster (:mod:`mmhybrid.layers.relative_position`) counts as it is computed.
+    As the published tables count: the second stage of a detector over 1000 boxes, of which 100 get
+    masks; no auxiliary head; nothing for proposals, suppression and the cutting out of regions.
+    Folded attention (:mod:`mmhybrid.layers.relative_position`) counts as it is computed.
 
     Args:
-        model (nn.Module): A backbone, or a detector, segmentor or classifier of OpenMMLab, on any
-            device, ``'meta'`` too. Left as it is.
+        model (nn.Module): A backbone or a model of OpenMMLab, on any device. Left as it is.
         shape (tuple): (H, W), or (C, H, W). C defaults to 3.
 
     Example:
@@ -112,44 +95,31 @@ def count(model: nn.Module, shape: tuple[int, ...]) -> Count:
     def after(module: nn.Module, inputs: tuple, output: Any) -> None:
         nonlocal mm_macs
         mm_macs += mm_style_macs(module, inputs, output)
-        macs, mm, values = (end - start for end, start in zip(totals(), starts.pop(), strict=True))
-        row = rows[module]
-        row.macs += macs
-        row.mm_macs += mm
-        row.activations += values
+        for key, end, start in zip(FIGURES, totals(), starts.pop(), strict=True):
+            setattr(rows[module], key, getattr(rows[module], key) + end - start)
         ran.add(module)
 
-    # The forward of a whole detector is more than its modules: that of the model itself is not
-    # called.
-    parts = [module for module in rows if module is not model]
-    handles = [module.register_forward_pre_hook(before) for module in parts]
-    handles += [module.register_forward_hook(after) for module in parts]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     # What is on the meta device has no values already.
     fake = nullcontext() if device.type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with ExitStack() as stack:
+        for module in rows:
+            stack.callback(setattr, module, "training", module.training)
+            # Of a whole detector, the parts are called, and not its own forward.
+            if module is not model:
+                stack.enter_context(module.register_forward_pre_hook(before))
+                stack.enter_context(module.register_forward_hook(after))
+        model.eval()
         with torch.no_grad(), fake, flops, activations:
             run_parts(model, torch.empty(1, *shape, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in were_training:
-            module.training = True
     modules = [row for module, row in rows.items() if module in ran]
     return Count("", type(model).__name__, _parameters(model), *totals(), shape, modules)
 
 
 def run_parts(model: nn.Module, x: Tensor) -> Any:
-    """Runs what costs anything of a model: of a detector all but finding and cutting out regions.
+    """Runs what costs anything of a model, of a detector all but finding and cutting out regions.
 
-    Args:
-        model (nn.Module): As :func:`count` takes it.
-        x (Tensor): (B, C, H, W), normalised already.
-
-    Returns:
-        What the last part returns.
+    Takes a normalised (B, C, H, W), and returns the last part's output.
     """
     if not hasattr(model, "extract_feat"):  # a backbone
         return model(x)
@@ -166,10 +136,9 @@ def _second_stage(roi_head: nn.Module, finest: Tensor) -> list[Any]:
     """Runs all box and mask heads over regions of random values."""
     outputs = []
     for part, number in (("bbox", PROPOSALS), ("mask", MASKS)):
-        heads = getattr(roi_head, f"{part}_head", None)
-        extractors = getattr(roi_head, f"{part}_roi_extractor", None)
-        if heads is None:
+        if (heads := getattr(roi_head, f"{part}_head", None)) is None:
             continue
+        extractors = getattr(roi_head, f"{part}_roi_extractor")
         if not isinstance(heads, nn.ModuleList):
             heads, extractors = [heads], [extractors]
         for head, extractor in zip(heads, extractors, strict=True):
@@ -194,39 +163,29 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
+OF_EVERY_VALUE = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6, nn.Upsample)
 NORMS = (batchnorm._NormBase, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-POOLS = (
-    pooling._MaxPoolNd,
-    pooling._AvgPoolNd,
-    pooling._AdaptiveMaxPoolNd,
-    pooling._AdaptiveAvgPoolNd,
-)
+MAX_POOLS = (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd)
+MEAN_POOLS = (pooling._AvgPoolNd, pooling._AdaptiveAvgPoolNd)
 
 
 def mm_style_macs(module: nn.Module, inputs: tuple, output: Any) -> int:
-    """What mmcv 1.x counts for one call of a module, without what is inside it.
-
-    Args:
-        module (nn.Module): The module.
-        inputs (tuple): Its positional arguments.
-        output (Any): What it returned.
-    """
+    """What mmcv 1.x counts for one call of a module, without what is inside it."""
     if not inputs or not isinstance(output, Tensor):
         return 0
-    values = output.numel()
+    values, bias = output.numel(), getattr(module, "bias", None) is not None
     if isinstance(module, conv._ConvNd):
         per_position = math.prod(module.weight.shape[1:])
         positions = inputs[0].numel() if module.transposed else values
-        return positions * per_position + (values if module.bias is not None else 0)
+        return positions * per_position + values * bias
     if isinstance(module, LayerScale):  # a depth-wise 1x1 convolution in the authors' code
-        return values * (1 + (module.bias is not None))
+        return values * (1 + bias)
     if isinstance(module, nn.Linear):
-        return values * module.in_features + (module.out_features if module.bias is not None else 0)
+        return values * module.in_features + module.out_features * bias
     if isinstance(module, NORMS):
-        return values * (2 if getattr(module, "affine", True) else 1)
-    if isinstance(module, (*RECTIFIERS, nn.Upsample)):
+        return values * (1 + getattr(module, "affine", True))
+    if isinstance(module, OF_EVERY_VALUE):
         return values
-    if isinstance(module, POOLS):
+    if isinstance(module, (*MAX_POOLS, *MEAN_POOLS)):
         return inputs[0].numel()
     return 0

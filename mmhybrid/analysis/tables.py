@@ -8,12 +8,7 @@ from prettytable import PrettyTable, TableStyle
 
 
 def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, its columns aligned: figures to the right.
-
-    Args:
-        head (Sequence): Titles of the columns, no two the same.
-        rows (Iterable): As many cells each.
-    """
+    """A Markdown table, figures to the right. No two columns have the same title."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     table = PrettyTable([str(title).replace("|", "\\|") for title in head])
     table.set_style(TableStyle.MARKDOWN)

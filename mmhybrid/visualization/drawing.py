@@ -42,8 +42,8 @@ def over_image(ax: Axes, values: np.ndarray, image: np.ndarray, place: Place) ->
 def over_image_with_place(ax: Axes, values: np.ndarray, image: np.ndarray, place: Place) -> None:
     """The map over the grey image, with a cross at the place."""
     over_image(ax, values, image, place)
+    y, x = np.multiply(place, image.shape[:2])
     for colour, thick in (("black", 3.5), ("white", 1.8)):
-        y, x = place[0] * image.shape[0], place[1] * image.shape[1]
         ax.plot(x, y, "+", ms=11, mew=thick, color=colour)
 
 

@@ -19,7 +19,7 @@ def feature_maps(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
 def _principal_colours(y: Tensor) -> np.ndarray:
     points = y.flatten(1).t().double()  # (positions, channels)
     points = points - points.mean(dim=0)
-    _, _, directions = torch.linalg.svd(points, full_matrices=False)
+    directions = torch.linalg.svd(points, full_matrices=False).Vh
     # The sign of a component means nothing; this one is the same for the same image.
     directions = directions[:3] * directions[:3].sum(dim=1, keepdim=True).sign()
     colours = points @ directions.t()
@@ -32,8 +32,7 @@ def _principal_colours(y: Tensor) -> np.ndarray:
 def effective_receptive_fields(backbone: nn.Module, x: Tensor) -> list[np.ndarray]:
     """How much each pixel moves the middle of each output map: (H, W) each, 0 to 1.
 
-    The gradient of the sum of all channels there (Luo et al., https://arxiv.org/abs/1701.04128),
-    absolute values summed over colours.
+    The gradient of all channels there (Luo et al., https://arxiv.org/abs/1701.04128), as magnitude.
     """
     x = x.clone().requires_grad_()
     fields = []

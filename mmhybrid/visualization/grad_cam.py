@@ -27,15 +27,10 @@ class _Scores(NamedOutputs):
 
 
 def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarray, str]:
-    """Grad-CAM (https://arxiv.org/abs/1610.02391) at the last output map of a backbone.
+    """Grad-CAM (https://arxiv.org/abs/1610.02391) at the last output of a backbone, which is a map.
 
-    Args:
-        model (nn.Module): Holds ``backbone``, or is it.
-        backbone (nn.Module): Its last output is a map.
-        x (Tensor): Image, as :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` takes it.
-
-    Returns:
-        tuple[np.ndarray, str]: (H, W), 0 to 1, and the score that it explains, in words.
+    Takes an image as :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does; returns (H, W), 0 to
+    1, and the score that it explains, in words.
     """
     from pytorch_grad_cam import GradCAM
 
@@ -48,7 +43,7 @@ def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarr
         weights = labels == chosen
         explained = f"the pixels of the most frequent class, label {chosen}"
     else:
-        chosen, weights = int(output.argmax()), torch.ones(())
+        chosen, weights = int(output.argmax()), 1
         explained = "the best box of the dense head"
         if is_backbone(model):
             explained = f"its strongest channel, {chosen}: without a head there is no class"
@@ -56,11 +51,6 @@ def grad_cam(model: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[np.ndarr
             explained = f"the best class, label {chosen}"
 
     layer = nn.Identity()  # the last map goes through it: the library wants a layer
-    hook = backbone.register_forward_hook(
-        lambda module, args, outputs: (*outputs[:-1], layer(outputs[-1]))
-    )
-    try:
+    with backbone.register_forward_hook(lambda m, args, maps: (*maps[:-1], layer(maps[-1]))):
         cam = GradCAM(model=scores, target_layers=[layer])
         return cam(x, targets=[lambda output: (output[chosen] * weights).sum()])[0], explained
-    finally:
-        hook.remove()

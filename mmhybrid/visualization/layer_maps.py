@@ -1,12 +1,12 @@
-"""What single layers compute for an image: kernels, gates, attention.
+"""What single layers, found by their type, compute for an image: kernels, gates, attention.
 
-Layers are found by their type in any backbone. A function with :func:`shows` shows those of a type:
-it takes all their calls, in order, and the place that is asked about.
+A function with :func:`shows` takes all calls of a type, in order, and the place asked about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -32,26 +32,15 @@ def shows(layer: type[nn.Module]) -> Callable[[Show], Show]:
 
 @torch.no_grad()
 def layer_rows(backbone: nn.Module, x: Tensor, place: Place = (0.5, 0.5)) -> list[Row]:
-    """Rows for all layers of a backbone that there is a view of.
-
-    Args:
-        backbone (nn.Module): In evaluation mode.
-        x (Tensor): Normalised image (1, 3, H, W).
-        place (tuple[float, float]): Row and column, 0 to 1, whose attention is shown.
-            Defaults to the middle.
-    """
+    """Rows for all layers of a backbone that there is a view of; ``x`` is a normalised image."""
     calls: dict[type, Calls] = {layer: [] for layer in VIEWS}
-    hooks = [
-        module.register_forward_pre_hook(lambda m, args, found=found: found.append((m, args)))
-        for layer, found in calls.items()
-        for module in backbone.modules()
-        if isinstance(module, layer)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in backbone.modules():
+            for found in (calls[layer] for layer in VIEWS if isinstance(module, layer)):
+                hooks.enter_context(
+                    module.register_forward_pre_hook(lambda *call, found=found: found.append(call))
+                )
         backbone(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     rows = [VIEWS[layer](found, place) for layer, found in calls.items() if found]
     return [row for row in rows if row.maps]
 
@@ -99,10 +88,8 @@ def attention_of_place(calls: Calls, place: Place) -> Row:
 def gates(calls: Calls, place: Place) -> Row:
     """One map (blocks, channels) per stage, 0 to 1."""
     gated = [call for call in calls if call[0].gate is not None]
-    maps = [
-        torch.stack([layer.gate(x)[0].flatten() for layer, (x,) in stage]).numpy()
-        for stage in _by_stage(gated)
-    ]
+    stages = _by_stage(gated)
+    maps = [np.stack([layer.gate(x)[0].flatten() for layer, (x,) in stage]) for stage in stages]
     text = "Factor of each channel (across) in each block (down): dark 0, bright 1."
     draw = plain(vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
     captions = [f"mean {g.mean():.2f}, {g.min():.2f} to {g.max():.2f}" for g in maps]
@@ -127,7 +114,7 @@ def shortcut_ratios(calls: Calls, place: Place) -> Row:
     maps = []
     for index in np.linspace(0, len(calls) - 1, min(4, len(calls))).round().astype(int):
         layer, (tokens, size, *rest) = calls[index]
-        skip = rest[0] if rest else 0  # class tokens
+        skip = sum(rest)  # class tokens
         added = layer(tokens, size, *rest)[0, skip:].norm(dim=-1)
         ratio = added / tokens[0, skip:].norm(dim=-1).clamp_min(1e-12)
         maps.append(ratio.unflatten(0, size).numpy())

@@ -23,13 +23,8 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 def prepare_image(
     model: nn.Module, image: np.ndarray, short_side: int
 ) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Resizes and normalises an image; arguments as for :func:`draw_page`.
-
-    Returns:
-        tuple[np.ndarray, Tensor, Tensor]: The resized image; the same as input of the backbone,
-        (1, 3, H, W), normalised as the model's data preprocessor does, or for ImageNet; and as
-        input of the whole model.
-    """
+    """An image resized; normalised by the model's data preprocessor, or for ImageNet, as input of
+    the backbone, (1, 3, H, W); and as input of the whole model."""
     raw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     raw = resize(raw, short_side, antialias=True).clamp(0, 255)
     given = getattr(model, "data_preprocessor", None)
@@ -50,17 +45,10 @@ def draw_page(
     place: Place = (0.5, 0.5),
     short_side: int = 320,
 ) -> None:
-    """Draws all that there is to see of a model and an image.
+    """Draws all that there is to see of a model and an image into a .png, .jpg or .pdf file.
 
-    Args:
-        model (nn.Module): A backbone, classifier, segmentor or detector, in evaluation mode.
-        backbone (nn.Module): The backbone in it, or itself.
-        image (np.ndarray): (H, W, 3), RGB, uint8.
-        path (str | Path): The .png, .jpg or .pdf file to write.
-        title (str): Heading of the page.
-        place (tuple[float, float]): Row and column, 0 to 1, whose attention is shown. Defaults to
-            the middle.
-        short_side (int): Shorter side that the image is resized to, in pixels. Defaults to 320.
+    Takes any model in evaluation mode, its backbone, or itself, and an RGB image (H, W, 3), uint8.
+    ``place`` is the row and column, 0 to 1, whose attention is shown; ``short_side`` is in pixels.
     """
     resized, x, whole = prepare_image(model, image, short_side)
     rows = _output_rows(backbone, x) + layer_rows(backbone, x, place)
@@ -95,24 +83,14 @@ def _output_rows(backbone: nn.Module, x: Tensor) -> list[Row]:
     maps = features.feature_maps(backbone, x)
     if not maps:
         return []
-    stages = backbone.out_indices
+    shown = zip(backbone.out_indices, maps, strict=False)
+    sizes = [f"stage {i + 1}, {y.shape[0]}x{y.shape[1]}" for i, y in shown]
     fields = features.effective_receptive_fields(backbone, x)
+    areas = [f"{features.receptive_area(field):.1%} of the image" for field in fields]
+    fields = [np.sqrt(field) for field in fields]
+    text = "Three principal components of each map as red, green and blue."
+    moves = "What moves the middle of each map. Above: how much of the image makes half of it."
     return [
-        Row(
-            "Feature maps",
-            "Three principal components of each map as red, green and blue.",
-            plain(),
-            maps,
-            [
-                f"stage {i + 1}, {y.shape[0]}x{y.shape[1]}"
-                for i, y in zip(stages, maps, strict=False)
-            ],
-        ),
-        Row(
-            "Effective receptive field",
-            "What moves the middle of each map. Above: how much of the image makes half of it.",
-            plain(cmap="inferno"),
-            [np.sqrt(field) for field in fields],
-            [f"{features.receptive_area(field):.1%} of the image" for field in fields],
-        ),
+        Row("Feature maps", text, plain(), maps, sizes),
+        Row("Effective receptive field", moves, plain(cmap="inferno"), fields, areas),
     ]

@@ -1,8 +1,7 @@
-"""The record of a run: its metrics, and the command, code, device and checkpoint they come from.
+"""The record of a run, a JSON file: its metrics, and their origin.
 
-A record is a JSON file with ``type`` (``"run"``), ``config``, ``dataset``, ``quick``, ``metrics``
-as the evaluation returned them, and ``origin``. The origin has a type as well: ``"trained"``,
-``"converted"`` (published weights, evaluated here) or ``"evaluated"`` (any other checkpoint).
+An origin has a type: ``"trained"``, ``"converted"`` (published weights, evaluated here) or
+``"evaluated"`` (any other checkpoint).
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +44,15 @@ def write_training_result(runner: Runner, config: str, quick: bool = False) -> P
     """Writes ``result.json`` into the work folder: the last metrics of a training run.
 
     It has the SHA-256 of the last checkpoint and of the best ones, so that what is evaluated later
-    with one of them names this run as its origin.
-
-    Args:
-        runner (Runner): After training.
-        config (str): Path of the config.
-        quick (bool): Whether it was a quick run, whose data are not the config's.
-
-    Returns:
-        The file, or None where nothing was evaluated.
+    with one of them names this run as its origin. None where nothing was evaluated.
     """
     _, evaluations = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
     if not evaluations or runner.rank != 0:
         return None
     origin = dict(type="trained", command=command(), seed=runner.seed, **_code_and_device(runner))
-    about = _about(config, quick, runner.train_dataloader.dataset)
-    saved = [
-        Path(str(value))
-        for key, value in runner.message_hub.runtime_info.items()
-        if key == "last_ckpt" or key.startswith("best_ckpt")
-    ]
+    about = _about(config, quick, runner.train_dataloader)
+    info = runner.message_hub.runtime_info.items()
+    saved = [Path(str(v)) for k, v in info if k == "last_ckpt" or k.startswith("best_ckpt")]
     checkpoints = {path.name: _sha256(path) for path in saved if path.is_file()}
     file = Path(runner.work_dir) / "result.json"
     write_json(file, dict(about, metrics=evaluations[-1], origin=origin, checkpoints=checkpoints))
@@ -79,56 +69,35 @@ def write_test_result(
     tta: bool = False,
     published: bool = False,
 ) -> None:
-    """Writes what an evaluation returned, with the origin of the checkpoint.
+    """Writes the ``metrics`` that an evaluation returned, with the origin of the checkpoint.
 
-    Args:
-        path (str): The file.
-        metrics (Mapping): What the evaluation returned.
-        runner (Runner): After the evaluation.
-        config (str): Path of the config.
-        quick (bool): Whether the data are those of a quick run. Defaults to False.
-        tta (bool): Whether images were augmented; a note says so. Defaults to False.
-        published (bool): Whether others published the checkpoint. Defaults to False.
+    Of a quick run, the data are not the config's; with ``tta`` a note says that images were
+    augmented; others may have ``published`` the checkpoint.
     """
     if runner.rank != 0:
         return
-    about = _about(config, quick, runner.test_dataloader.dataset)
-    if tta:
-        about["note"] = "test-time augmentation"
-    checkpoint = str(runner._load_from)
-    origin = checkpoint_origin(checkpoint, published=published, **_code_and_device(runner))
-    numbers = {
-        key: float(value)
-        for key, value in metrics.items()
-        if np.ndim(value) == 0 and not isinstance(value, str)  # a confusion matrix is left out
-    }
+    about = _about(config, quick, runner.test_dataloader)
+    about |= dict(note="test-time augmentation") if tta else {}
+    origin = _checkpoint_origin(str(runner._load_from), published, **_code_and_device(runner))
+    # A confusion matrix is left out.
+    scalars = {k: v for k, v in metrics.items() if np.ndim(v) == 0 and not isinstance(v, str)}
+    numbers = {key: float(value) for key, value in scalars.items()}
     write_json(path, dict(about, metrics=numbers, origin=origin))
 
 
-def checkpoint_origin(
-    checkpoint: str, commit: str, device: str, published: bool = False
-) -> dict[str, Any]:
-    """The origin of figures that this process evaluates with a checkpoint.
-
-    That of the training whose ``result.json`` lies beside the checkpoint and has its SHA-256; else
-    ``'converted'`` where it has an address or is published, and ``'evaluated'`` where not.
-    """
-    digest = _sha256(Path(checkpoint)) if Path(checkpoint).is_file() else "not kept"
-    try:
-        training = json.loads(Path(checkpoint).with_name("result.json").read_text("utf-8"))
+def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict[str, Any]:
+    """That of the training whose ``result.json`` beside a checkpoint has its SHA-256; else
+    ``'converted'`` where it has an address or is published."""
+    file = Path(checkpoint)
+    digest = _sha256(file) if file.is_file() else "not kept"
+    # Nothing may be there, or not the record of a training.
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        training = json.loads(file.with_name("result.json").read_text("utf-8"))
         if digest in training["checkpoints"].values():
             return training["origin"]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # nothing there, or not the record of a training
     published = published or checkpoint.startswith(("http://", "https://", "mim://"))
-    return dict(
-        type="converted" if published else "evaluated",
-        checkpoint=checkpoint,
-        sha256=digest,
-        command=command(),
-        commit=commit,
-        device=device,
-    )
+    origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
+    return origin | dict(sha256=digest, command=command(), **made_by)
 
 
 def _sha256(path: Path) -> str:
@@ -139,8 +108,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _about(config: str, quick: bool, dataset: Any) -> dict[str, Any]:
-    name = type(dataset).__name__
+def _about(config: str, quick: bool, loader: Any) -> dict[str, Any]:
+    name = type(loader.dataset).__name__
     return dict(type="run", config=Path(config).stem, dataset=name, quick=quick)
 
 
@@ -163,15 +132,15 @@ def commit() -> str:
         run = ["git", "-C", str(ROOT), *words]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):
         # In an environment inside somebody else's repository, git would name a commit of theirs.
         git("ls-files", "--error-unmatch", "setup.py", "mmhybrid/version.py")
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return f"release {__version__}"
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", "mmhybrid", "configs")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return f"release {__version__}"
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:
+            status = git(
+                "status", "--porcelain", "--untracked-files=no", "--", "mmhybrid", "configs"
+            )
+            return git("rev-parse", "--short=12", "HEAD") + ("+" if status else "")
+    return f"release {__version__}"
 
 
 def device_name(device: str = "cpu") -> str:
@@ -179,18 +148,14 @@ def device_name(device: str = "cpu") -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = next(iter(names), platform.processor() or platform.machine())
+    named = (
+        re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+    )
+    name = named[1].strip() if named else platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads"
 
 
 def made(device: str = "cpu") -> dict[str, str]:
     """Command, commit, device, PyTorch's version and date, for a file of results."""
-    return dict(
-        command=command(),
-        commit=commit(),
-        device=device_name(device),
-        torch=torch.__version__,
-        date=datetime.date.today().isoformat(),
-    )
+    about = dict(command=command(), commit=commit(), device=device_name(device))
+    return about | dict(torch=torch.__version__, date=datetime.date.today().isoformat())
