@@ -9,18 +9,16 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 Callback = Callable[[ModuleType], None]
+_callbacks: dict[str, list[Callback]] = {}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules that are waited for as Python does, and has their loaders call back."""
 
-    def __init__(self) -> None:
-        self.callbacks: dict[str, list[Callback]] = {}
-
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.callbacks:
+        if name not in _callbacks:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
@@ -28,9 +26,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
+            waiting = list(_callbacks[name])
             execute(module)
-            for callback in self.callbacks[name]:
-                _called.add((name, callback))
+            for callback in waiting:
                 callback(module)
 
         spec.loader.exec_module = exec_module
@@ -38,7 +36,6 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 _finder = _Finder()
-_called: set[tuple[str, Callback]] = set()
 
 
 def add_import_hook(name: str, callback: Callback) -> None:
@@ -46,14 +43,11 @@ def add_import_hook(name: str, callback: Callback) -> None:
 
     Asking for the same again changes nothing.
     """
-    if (name, callback) in _called:
+    callbacks = _callbacks.setdefault(name, [])
+    if callback in callbacks:
         return
+    callbacks.append(callback)
     if name in sys.modules:
-        _called.add((name, callback))
         callback(sys.modules[name])
-        return
-    if _finder not in sys.meta_path:
+    elif _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
-    callbacks = _finder.callbacks.setdefault(name, [])
-    if callback not in callbacks:
-        callbacks.append(callback)

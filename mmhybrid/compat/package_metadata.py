@@ -14,24 +14,19 @@ import sys
 
 from mmengine.utils import package_utils
 
+from mmhybrid.compat import distribution_names
+
 
 def is_installed(package: str) -> bool:
     """Whether a distribution, or a module of that name, is installed."""
-    try:
-        importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        spec = importlib.util.find_spec(package)
-        return spec is not None and spec.origin is not None
-    return True
+    if distribution_names.is_installed(package):
+        return True
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def get_installed_path(package: str) -> str:
-    """The folder of the module that a distribution installs.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
-        RuntimeError: the package is a namespace, which has no folder of its own.
-    """
+    """The folder of the module that a distribution installs."""
     try:
         module = package2module(package)
     except importlib.metadata.PackageNotFoundError:
@@ -45,12 +40,7 @@ def get_installed_path(package: str) -> str:
 
 
 def package2module(package: str) -> str:
-    """The name under which a distribution is imported.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
-        ValueError: the distribution does not say.
-    """
+    """The name under which a distribution is imported."""
     distribution = importlib.metadata.distribution(package)
     names = (distribution.read_text("top_level.txt") or "").split()
     if package in names or (not names and importlib.util.find_spec(package) is not None):
