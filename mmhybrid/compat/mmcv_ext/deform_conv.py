@@ -71,13 +71,7 @@ def _clear_border(
 
 
 def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    **sizes: int,
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **sizes: int
 ) -> None:
     """Write the convolution of `input` (B, C, H, W) into `output`."""
     output.copy_(_forward(input, weight, offset, None, None, *_sizes_v1(sizes)))
@@ -90,7 +84,7 @@ def deform_conv_backward_input(
     gradInput: Tensor,
     gradOffset: Tensor,
     weight: Tensor,
-    columns: Tensor,
+    *buffers: Tensor,
     **sizes: int,
 ) -> None:
     """Add the gradients of the input and of the offsets."""
@@ -104,8 +98,7 @@ def deform_conv_backward_parameters(
     offset: Tensor,
     gradOutput: Tensor,
     gradWeight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
+    *buffers: Tensor,
     scale: float,
     **sizes: int,
 ) -> None:

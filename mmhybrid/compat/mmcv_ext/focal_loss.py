@@ -34,8 +34,6 @@ def _write_per_class(
     if_other: Callable[[Tensor], Tensor],
 ) -> None:
     """Write `if_target(p)` in each row at its target class, `if_other(p)` elsewhere, weighted."""
-    if logit.numel() == 0:
-        return
     (logit,) = as_working_precision(logit)
     p = 1 / (1 + torch.exp(-logit))
     known = (target >= 0) & (target < p.size(1))
@@ -84,8 +82,6 @@ def softmax_focal_loss_forward(
 
     Rows with a negative `target` (N,) do not count; `weight` is one a class (C,), or empty.
     """
-    if input.numel() == 0:
-        return
     _check_target(target, input.size(1) - 1)
     (probability,) = as_working_precision(input)
     p = probability.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
@@ -102,8 +98,6 @@ def softmax_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Write the derivative by every logit (N, C); `buff` (N,) is working space."""
-    if input.numel() == 0:
-        return
     (probability,) = as_working_precision(input)
     column = target.clamp(min=0)[:, None]
     p = probability.gather(1, column).squeeze(1)

@@ -83,18 +83,12 @@ def roi_align_backward(
 ) -> None:
     """Add the gradient of the features to `grad_input`; arguments as in `roi_align_forward`."""
     grad, boxes, y, x = as_working_precision(grad_output, rois, argmax_y, argmax_x)
-    if pool_mode != _MAX:
+    if pool_mode == _MAX:
+        _add_at(grad_input, boxes[:, 0], y, x, torch.where(y != -1, grad, 0))
+    else:
         sizes = (aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned)
         backward = torch.ops.torchvision._roi_align_backward
         grad_input.add_(backward(grad, boxes, spatial_scale, *sizes))
-        return
-
-    height, width = grad_input.shape[2:]
-    grad = torch.where(y != -1, grad, 0)
-    for row, weight_y in _neighbours(y, height):
-        for column, weight_x in _neighbours(x, width):
-            pixel = row * width + column
-            _add_at(grad_input, boxes[:, 0], pixel, grad * weight_y * weight_x)
 
 
 def roi_pool_forward(
@@ -135,9 +129,10 @@ def roi_pool_backward(
     grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **bins: float
 ) -> None:
     """Add the gradient of the features to `grad_input`; arguments as in `roi_pool_forward`."""
-    grad, images = as_working_precision(grad_output, rois[:, 0])
-    grad = torch.where(argmax != -1, grad, 0)
-    _add_at(grad_input, images, argmax.clamp(min=0).long(), grad)
+    width = grad_input.size(3)
+    places = (argmax // width, argmax % width)
+    grad, images, y, x = as_working_precision(grad_output, rois[:, 0], *places)
+    _add_at(grad_input, images, y, x, torch.where(argmax != -1, grad, 0))
 
 
 def _sample(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
@@ -145,20 +140,6 @@ def _sample(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
     steps = torch.arange(max(bins, samples), device=start.device).to(start)
     within = (steps[:samples] + 0.5) * bin_size / samples
     return (start + steps[:bins] * bin_size)[:, None] + within
-
-
-def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after each position on an axis, each with its linear weight.
-
-    Positions up to one pixel beyond the border count as on it. Those farther out have no weight.
-    """
-    inside = (position >= -1) & (position <= length)
-    position = position.clamp(0, length - 1)
-    before = position.floor()
-    weight = position - before
-    before = before.long()
-    after = (before + 1).clamp(max=length - 1)
-    return [(before, (1 - weight) * inside), (after, weight * inside)]
 
 
 def _bin_maximum(
@@ -187,11 +168,17 @@ def _pixels(start: Tensor, bin_size: Tensor, bins: int, length: int) -> tuple[Te
     return pixel.clamp(max=length - 1), pixel < end[:, None]
 
 
-def _add_at(grad_input: Tensor, images: Tensor, pixel: Tensor, values: Tensor) -> None:
-    """Add values (K, C, ...) to `grad_input` (B, C, H, W) at pixel indices of the same shape."""
-    channels, height, width = grad_input.shape[1:]
-    plane = images.long()[:, None] * channels + torch.arange(channels, device=images.device)
-    index = plane[:, :, None] * (height * width) + pixel.flatten(2)
-    total = values.new_zeros(grad_input.numel())
-    total.index_add_(0, index.flatten(), values.flatten())
-    grad_input.add_(total.view(grad_input.shape))
+def _add_at(grad_input: Tensor, images: Tensor, y: Tensor, x: Tensor, values: Tensor) -> None:
+    """Add values (K, C, ...) to `grad_input` (B, C, H, W) around positions of the same shape.
+
+    A position shares its value bilinearly, which RoIAlign does at the centre of a box of one pixel.
+    """
+    batch, channels, height, width = grad_input.shape
+    plane = images[:, None] * channels + torch.arange(channels, device=images.device)
+    plane = plane[:, :, None, None].expand_as(y)
+    boxes = torch.stack((plane, x - 0.5, y - 0.5, x + 0.5, y + 0.5), dim=-1).view(-1, 5)
+    grad = torch.ops.torchvision._roi_align_backward(
+        *(values.reshape(-1, 1, 1, 1), boxes, 1.0, 1, 1),
+        *(batch * channels, 1, height, width, 1, False),
+    )
+    grad_input.add_(grad.view(grad_input.shape))
