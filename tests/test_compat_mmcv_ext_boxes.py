@@ -1,5 +1,6 @@
 """mmcv's kernels for boxes: against slow ones written from its C++ and CUDA code."""
 
+import itertools
 import math
 
 import numpy as np
@@ -55,25 +56,19 @@ def slow_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
     while candidates:
         best = max(range(len(candidates)), key=lambda i: candidates[i][1])  # the first of equals
         candidates[0], candidates[best] = candidates[best], candidates[0]
-        chosen = candidates.pop(0)
-        done.append(chosen)
+        done.append(candidates.pop(0))
         i = 0
         while i < len(candidates):
-            overlap = slow_iou(chosen[0], candidates[i][0], offset)
-            weight = np.float32(1)
-            if method == "naive" and overlap >= np.float32(threshold):
-                weight = np.float32(0)
-            elif method == "linear" and overlap >= np.float32(threshold):
-                weight = 1 - overlap
-            elif method == "gaussian":
-                weight = np.exp(-(overlap * overlap) / np.float32(sigma))
-            candidates[i][1] = candidates[i][1] * weight
+            overlap = slow_iou(done[-1][0], candidates[i][0], offset)
+            if method == "gaussian":
+                candidates[i][1] *= np.exp(-(overlap * overlap) / np.float32(sigma))
+            elif overlap >= np.float32(threshold):
+                candidates[i][1] *= np.float32(0) if method == "naive" else 1 - overlap
             if candidates[i][1] < np.float32(min_score):
                 last = candidates.pop()
-                if i < len(candidates):
-                    candidates[i] = last
-                continue
-            i += 1
+                candidates[i : i + 1] = [last] * (i < len(candidates))
+            else:
+                i += 1
     return [[*box, score] for box, score, _ in done], [index for _, _, index in done]
 
 
@@ -95,17 +90,14 @@ def test_nms(threshold: float, offset: int, whole: bool, device: str) -> None:
     boxes, scores = random_boxes(120, whole=whole), torch.rand(120)
     expected = slow_nms(boxes, scores, threshold, offset)
     assert 5 < len(expected) < 115
-    dets, kept = ops.nms(boxes.to(device), scores.to(device), threshold, offset=offset)
+    inputs = (boxes.to(device), scores.to(device), threshold, offset)
+    dets, kept = ops.nms(*inputs)
     assert kept.tolist() == expected
     assert torch.equal(dets.cpu(), torch.cat((boxes, scores[:, None]), dim=1)[expected])
-
-    _, kept = ops.nms(boxes.to(device), scores.to(device), threshold, offset=offset, max_num=7)
-    assert kept.tolist() == expected[:7]
+    assert ops.nms(*inputs, max_num=7)[1].tolist() == expected[:7]
     chosen = (scores > 0.4).nonzero().flatten()
-    _, kept = ops.nms(boxes, scores, threshold, offset=offset, score_threshold=0.4)
-    assert (
-        kept.tolist() == chosen[slow_nms(boxes[chosen], scores[chosen], threshold, offset)].tolist()
-    )
+    expected = chosen[slow_nms(boxes[chosen], scores[chosen], threshold, offset)]
+    assert ops.nms(*inputs, score_threshold=0.4)[1].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("tenths", range(1, 10))
@@ -117,9 +109,8 @@ def test_nms_keeps_a_box_whose_overlap_equals_the_threshold(tenths: int, offset:
     assert ops.nms(boxes, scores, tenths / 10, offset=offset)[1].tolist() == [0, 1]
     assert ops.nms(boxes, scores, tenths / 10 - 1e-3, offset=offset)[1].tolist() == [0]
     # The other kernels act from the threshold on.
-    assert ops.soft_nms(boxes, scores, tenths / 10, method="naive", offset=offset)[1].tolist() == [
-        0
-    ]
+    _, kept = ops.soft_nms(boxes, scores, tenths / 10, method="naive", offset=offset)
+    assert kept.tolist() == [0]
     groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), tenths / 10)
     assert offset or [group.tolist() for group in groups] == [[0, 1]]
 
@@ -146,16 +137,12 @@ def test_nms_takes_half_precision_numpy_and_views(device: str) -> None:
 
 def test_batched_nms_keeps_classes_apart(device: str) -> None:
     boxes, scores, classes = random_boxes(80), torch.rand(80), torch.randint(3, (80,))
-    kept = [
-        (scores[i].item(), int(i))
-        for c in range(3)
-        for i in (classes == c)
-        .nonzero()
-        .flatten()[slow_nms(boxes[classes == c], scores[classes == c], 0.4, 0)]
-    ]
+    # Of each class, in which NMS is on its own.
+    members = [(classes == c).nonzero().flatten() for c in range(3)]
+    kept = torch.cat([own[slow_nms(boxes[own], scores[own], 0.4, 0)] for own in members])
     inputs = (boxes.to(device), scores.to(device), classes.to(device))
     _, indices = ops.batched_nms(*inputs, dict(type="nms", iou_threshold=0.4))
-    assert indices.tolist() == [i for _, i in sorted(kept, reverse=True)]
+    assert indices.tolist() == kept[scores[kept].argsort(descending=True)].tolist()
 
 
 @pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
@@ -200,10 +187,9 @@ def test_bbox_overlaps(mode: str, offset: int, device: str) -> None:
         return shared / (sum(areas) - shared if mode == "iou" else areas[0])
 
     expected = torch.tensor([[overlap(x, y) for y in b.numpy()] for x in a.numpy()])
-    found = ops.bbox_overlaps(a.to(device), b.to(device), mode, False, offset)
-    torch.testing.assert_close(found.cpu(), expected.float())
-    found = ops.bbox_overlaps(a.to(device), b.to(device), mode, True, offset)
-    torch.testing.assert_close(found.cpu(), expected.diagonal().float())
+    for aligned, values in ((False, expected), (True, expected.diagonal())):
+        found = ops.bbox_overlaps(a.to(device), b.to(device), mode, aligned, offset)
+        torch.testing.assert_close(found.cpu(), values.float())
 
 
 # ---------------------------------------------------------------- pooling of regions
@@ -225,25 +211,22 @@ def corners(y: float, x: float, height: int, width: int) -> list[tuple[int, int,
 def slow_roi_align(features, rois, bins, scale, ratio, mode, aligned):
     """Bin by bin and sample by sample; differentiable by autograd."""
     height, width = features.shape[2:]
+    zero = features.new_zeros(features.size(1))
     output = []
     for image, *box in rois.tolist():
         x1, y1, x2, y2 = (side * scale - (0.5 if aligned else 0) for side in box)
         w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
         bin_h, bin_w = h / bins[0], w / bins[1]
         ny, nx = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
-        for ph in range(bins[0]):
-            for pw in range(bins[1]):
-                samples = [features.new_zeros(features.size(1))][: ny * nx == 0]
-                for iy in range(ny):
-                    for ix in range(nx):
-                        y = y1 + (ph + (iy + 0.5) / ny) * bin_h
-                        x = x1 + (pw + (ix + 0.5) / nx) * bin_w
-                        sample = features.new_zeros(features.size(1))
-                        for row, column, weight in corners(y, x, height, width):
-                            sample = sample + weight * features[int(image), :, row, column]
-                        samples.append(sample)
-                stacked = torch.stack(samples)
-                output.append(stacked.mean(0) if mode == "avg" else stacked.max(0).values)
+        for ph, pw in np.ndindex(bins):
+            samples = [zero][: ny * nx == 0]
+            for iy, ix in np.ndindex(ny, nx):
+                y = y1 + (ph + (iy + 0.5) / ny) * bin_h
+                x = x1 + (pw + (ix + 0.5) / nx) * bin_w
+                around = corners(y, x, height, width)
+                samples.append(sum((w * features[int(image), :, r, c] for r, c, w in around), zero))
+            stacked = torch.stack(samples)
+            output.append(stacked.mean(0) if mode == "avg" else stacked.max(0).values)
     return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
 
 
@@ -252,15 +235,13 @@ def slow_roi_pool(features, rois, bins, scale):
     for image, *box in rois.tolist():
         x1, y1, x2, y2 = box[0] * scale, box[1] * scale, (box[2] + 1) * scale, (box[3] + 1) * scale
         bin_h, bin_w = (y2 - y1) / bins[0], (x2 - x1) / bins[1]
-        for ph in range(bins[0]):
-            for pw in range(bins[1]):
-                top, bottom = math.floor(ph * bin_h + y1), math.ceil((ph + 1) * bin_h + y1)
-                left, right = math.floor(pw * bin_w + x1), math.ceil((pw + 1) * bin_w + x1)
-                window = features[
-                    int(image), :, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)
-                ].flatten(1)
-                empty = features.new_zeros(features.size(1))
-                output.append(window.max(1).values if window.numel() else empty)
+        for ph, pw in np.ndindex(bins):
+            top, bottom = math.floor(ph * bin_h + y1), math.ceil((ph + 1) * bin_h + y1)
+            left, right = math.floor(pw * bin_w + x1), math.ceil((pw + 1) * bin_w + x1)
+            rows, columns = (slice(max(a, 0), max(b, 0)) for a, b in ((top, bottom), (left, right)))
+            window = features[int(image), :, rows, columns].flatten(1)
+            empty = features.new_zeros(features.size(1))
+            output.append(window.max(1).values if window.numel() else empty)
     return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
 
 
@@ -276,48 +257,31 @@ ROIS = [
 ]
 
 
-def check_values_and_gradient(fast, slow, features: Tensor, device: str) -> None:
-    expected_input = features.clone().requires_grad_()
-    expected = slow(expected_input)
+ALIGNMENTS = [
+    ("roi_align", (ratio, mode, aligned))
+    for ratio, mode, aligned in itertools.product((0, 2), ("avg", "max"), (True, False))
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*ALIGNMENTS, ("roi_pool", ())])
+def test_pooling_and_its_gradient(name: str, options: tuple, device: str) -> None:
+    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
+    slow = {"roi_align": slow_roi_align, "roi_pool": slow_roi_pool}[name]
+    exact = features.clone().requires_grad_()
+    expected = slow(exact, rois, (3, 2), 0.25, *options)
     grad = torch.randn_like(expected)
     expected.backward(grad)
-    found_input = features.to(device).requires_grad_()
-    found = fast(found_input)
+    given = features.to(device).requires_grad_()
+    found = getattr(ops, name)(given, rois.to(device), (3, 2), 0.25, *options)
     # A gradient that is no contiguous tensor, as heads with permuted layouts send it.
     found.backward(grad.to(device).permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1))
     torch.testing.assert_close(found.detach().cpu(), expected.detach(), atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(found_input.grad.cpu(), expected_input.grad, atol=1e-9, rtol=1e-7)
-
-
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("ratio", [0, 2])
-def test_roi_align(mode: str, aligned: bool, ratio: int, device: str) -> None:
-    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
-    arguments = ((3, 2), 0.25, ratio, mode, aligned)
-    check_values_and_gradient(
-        lambda x: ops.roi_align(x, rois.to(device), *arguments),
-        lambda x: slow_roi_align(x, rois, *arguments),
-        features,
-        device,
-    )
-
-
-def test_roi_pool(device: str) -> None:
-    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
-    check_values_and_gradient(
-        lambda x: ops.roi_pool(x, rois.to(device), (3, 2), 0.25),
-        lambda x: slow_roi_pool(x, rois, (3, 2), 0.25),
-        features,
-        device,
-    )
+    torch.testing.assert_close(given.grad.cpu(), exact.grad, atol=1e-9, rtol=1e-7)
 
 
 def test_roi_align_of_equal_values_sends_the_gradient_to_the_first() -> None:
-    features = torch.zeros(1, 1, 8, 8, requires_grad=True)
-    ops.roi_align(
-        features, torch.tensor([[0.0, 0, 0, 8, 8]]), 1, 1.0, 2, "max", False
-    ).sum().backward()
+    features, rois = torch.zeros(1, 1, 8, 8, requires_grad=True), torch.tensor([[0.0, 0, 0, 8, 8]])
+    ops.roi_align(features, rois, 1, 1.0, 2, "max", False).sum().backward()
     assert features.grad.nonzero().tolist() == [[0, 0, 2, 2]]
 
 

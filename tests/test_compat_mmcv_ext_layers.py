@@ -1,5 +1,6 @@
 """mmcv's kernels for layers and losses: against slow ones written from its C++ and CUDA code."""
 
+import itertools
 import math
 
 import numpy as np
@@ -54,18 +55,12 @@ def test_focal_loss(function, weighted, reduction, gamma, device: str) -> None:
     if function == "sigmoid":
         target[3] = 5  # background
     weight = torch.rand(5).double() + 0.5 if weighted else None
-    slow, fast = (
-        (slow_sigmoid_focal_loss, ops.sigmoid_focal_loss)
-        if function == "sigmoid"
-        else (slow_softmax_focal_loss, ops.softmax_focal_loss)
-    )
+    slow = {"sigmoid": slow_sigmoid_focal_loss, "softmax": slow_softmax_focal_loss}[function]
+    fast = getattr(ops, f"{function}_focal_loss")
     exact = logit.clone().requires_grad_()
     expected = slow(exact, target, weight, gamma, 0.3)
-    expected = {
-        "none": lambda loss: loss,
-        "mean": lambda loss: loss.sum() / 12,
-        "sum": lambda loss: loss.sum(),
-    }[reduction](expected)
+    if reduction != "none":
+        expected = expected.sum() / (12 if reduction == "mean" else 1)
     given = logit.to(device).requires_grad_()
     weight = weight.to(device) if weighted else None
     found = fast(given, target.to(device), gamma, 0.3, weight, reduction)
@@ -104,11 +99,10 @@ def test_focal_loss_in_half_precision(loss, dtype: torch.dtype, device: str) -> 
 
 
 def test_focal_loss_of_nothing_and_of_a_class_too_many() -> None:
+    empty = torch.zeros(0, 4, requires_grad=True)
+    ops.sigmoid_focal_loss(empty, torch.zeros(0).long(), 2.0, 0.25, None, "sum").backward()
+    assert empty.grad.shape == (0, 4)
     for loss in (ops.sigmoid_focal_loss, ops.softmax_focal_loss):
-        if loss is ops.sigmoid_focal_loss:
-            empty = torch.zeros(0, 4, requires_grad=True)
-            loss(empty, torch.zeros(0).long(), 2.0, 0.25, None, "sum").backward()
-            assert empty.grad.shape == (0, 4)
         with pytest.raises(ValueError, match=r"holds class 6.*num_classes"):
             loss(torch.zeros(1, 4), torch.tensor([6]))
 
@@ -126,31 +120,27 @@ def slow_deform_conv(
     out_h, out_w = offset.shape[2:]
     rows = []
     for b, oy, ox in np.ndindex(batch, out_h, out_w):
-        columns = []  # (channels, taps)
-        for g in range(deform_groups):
-            samples = []
-            for tap in range(taps):
-                k = g * taps + tap
-                y = oy * stride[0] - padding[0] + (tap // kernel_w) * dilation[0]
-                x_ = ox * stride[1] - padding[1] + (tap % kernel_w) * dilation[1]
-                y, x_ = y + offset[b, 2 * k, oy, ox], x_ + offset[b, 2 * k + 1, oy, ox]
-                value = x.new_zeros(per_group)
-                if -1 < y < height and -1 < x_ < width:
-                    top, left = math.floor(y.item()), math.floor(x_.item())
-                    for row in (top, top + 1):
-                        for column in (left, left + 1):
-                            if 0 <= row < height and 0 <= column < width:
-                                # Slopes are those of the cell that begins at (top, left).
-                                v = y - top if row > top else 1 - (y - top)
-                                u = x_ - left if column > left else 1 - (x_ - left)
-                                pixel = x[b, g * per_group : (g + 1) * per_group, row, column]
-                                value = value + v * u * pixel
-                samples.append(value if mask is None else value * mask[b, k, oy, ox])
-            columns.append(torch.stack(samples, dim=1))
-        grouped = torch.cat(columns).view(groups, -1)
-        rows.append(
-            torch.einsum("gok,gk->go", weight.view(groups, out_channels // groups, -1), grouped)
-        )
+        samples = []  # of every deformation group and tap
+        for g, tap in np.ndindex(deform_groups, taps):
+            k = g * taps + tap
+            y = oy * stride[0] - padding[0] + (tap // kernel_w) * dilation[0]
+            x_ = ox * stride[1] - padding[1] + (tap % kernel_w) * dilation[1]
+            y, x_ = y + offset[b, 2 * k, oy, ox], x_ + offset[b, 2 * k + 1, oy, ox]
+            value = x.new_zeros(per_group)
+            if -1 < y < height and -1 < x_ < width:
+                top, left = math.floor(y.item()), math.floor(x_.item())
+                for row, column in itertools.product((top, top + 1), (left, left + 1)):
+                    if 0 <= row < height and 0 <= column < width:
+                        # Slopes are those of the cell that begins at (top, left).
+                        v = y - top if row > top else 1 - (y - top)
+                        u = x_ - left if column > left else 1 - (x_ - left)
+                        value = (
+                            value + v * u * x[b, g * per_group : (g + 1) * per_group, row, column]
+                        )
+            samples.append(value if mask is None else value * mask[b, k, oy, ox])
+        columns = torch.stack(samples).view(deform_groups, taps, per_group).transpose(1, 2)
+        kernels = weight.view(groups, out_channels // groups, -1)
+        rows.append(torch.einsum("gok,gk->go", kernels, columns.reshape(groups, -1)))
     output = torch.stack(rows).view(batch, out_h, out_w, out_channels).permute(0, 3, 1, 2)
     return output if bias is None else output + bias[:, None, None]
 

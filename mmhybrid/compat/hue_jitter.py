@@ -6,8 +6,6 @@ shift is negative, so that every second image of mmpretrain's ``ColorJitter`` wi
 instead, which is what NumPy 1 did.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from types import ModuleType

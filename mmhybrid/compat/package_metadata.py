@@ -5,8 +5,6 @@ MMEngine 0.10 asks it whether a package is installed and where, hence fails on e
 questions are answered by ``importlib.metadata`` of the standard library.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os
@@ -21,8 +19,7 @@ def is_installed(package: str) -> bool:
     """Whether a distribution, or a module of that name, is installed."""
     if distribution_names.is_installed(package):
         return True
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
+    return getattr(importlib.util.find_spec(package), "origin", None) is not None
 
 
 def get_installed_path(package: str) -> str:
@@ -33,10 +30,10 @@ def get_installed_path(package: str) -> str:
         module = package
         if importlib.util.find_spec(package) is None:
             raise
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    origin = getattr(importlib.util.find_spec(module), "origin", None)
+    if origin is None:
         raise RuntimeError(f"{package} is a namespace package; it has no folder of its own")
-    return os.path.dirname(spec.origin)
+    return os.path.dirname(origin)
 
 
 def package2module(package: str) -> str:

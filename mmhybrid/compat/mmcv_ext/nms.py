@@ -12,10 +12,6 @@ from torch import Tensor
 _NAIVE, _LINEAR = 0, 1
 
 
-def _round_to_float32(number: float) -> float:
-    return torch.tensor(number, dtype=torch.float32).item()
-
-
 def _iou(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
     """Overlap of one box (4,) with boxes (N, 4), widths and heights being x2 - x1 + offset."""
     sizes = boxes[:, 2:] - boxes[:, :2] + offset
@@ -36,7 +32,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     boxes = boxes.float()
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
-    return torch.ops.torchvision.nms(boxes, scores.float(), _round_to_float32(iou_threshold))
+    return torch.ops.torchvision.nms(boxes, scores.float(), float(np.float32(iou_threshold)))
 
 
 def softnms(
@@ -57,7 +53,7 @@ def softnms(
     scores, and their indices are returned in its order.
     """
     boxes, scores = (tensor.detach().cpu().float().numpy().copy() for tensor in (boxes, scores))
-    iou_threshold, min_score = _round_to_float32(iou_threshold), _round_to_float32(min_score)
+    iou_threshold, min_score = np.float32(iou_threshold), np.float32(min_score)
     order = np.arange(len(boxes))
     position = 0
     while position < len(boxes):
@@ -77,20 +73,14 @@ def softnms(
         removed = scores < min_score
         removed[:position] = False
         if removed.any():
-            kept = _fill_gaps(removed)
+            # Each box removed gives its place to the last one.
+            kept = np.arange(len(boxes) - removed.sum())
+            moved = len(kept) + np.flatnonzero(~removed[len(kept) :])
+            kept[removed[: len(kept)]] = moved[::-1]
             boxes, scores, order = boxes[kept], scores[kept], order[kept]
     result = np.concatenate((boxes, scores[:, None]), axis=1)
     dets[: len(order)] = torch.from_numpy(result).to(dets)
     return torch.from_numpy(order)
-
-
-def _fill_gaps(removed: np.ndarray) -> np.ndarray:
-    """Places left, in their new order, when each box removed gives its place to the last one."""
-    places = np.arange(len(removed))
-    count = len(removed) - removed.sum()
-    kept = places[:count]
-    kept[removed[:count]] = places[count:][~removed[count:]][::-1]
-    return kept
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
@@ -100,7 +90,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     a box whose overlap equals the threshold is suppressed.
     """
     boxes = dets.detach().cpu().float().numpy()
-    threshold = _round_to_float32(iou_threshold)
+    threshold = np.float32(iou_threshold)
     rest = np.argsort(-boxes[:, 4], kind="stable")
     groups = []
     while len(rest):
