@@ -1,6 +1,7 @@
 """What lets today's OpenMMLab run on today's PyTorch."""
 
 import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -282,11 +283,9 @@ def test_every_way_of_loading_refuses_an_attack(
         init_cfg = dict(type="Pretrained", checkpoint=attack, **settings)
         ModuleList(init_cfg=init_cfg).init_weights()
 
+    places = (attack, "https://example.com/attack.pth", "open-mmlab://ours", "openmmlab://ours")
     ways = [
-        lambda: CheckpointLoader.load_checkpoint(attack),
-        lambda: CheckpointLoader.load_checkpoint("https://example.com/attack.pth"),
-        lambda: CheckpointLoader.load_checkpoint("open-mmlab://ours"),
-        lambda: CheckpointLoader.load_checkpoint("openmmlab://ours"),
+        *(functools.partial(CheckpointLoader.load_checkpoint, place) for place in places),
         lambda: mmhybrid.load_checkpoint(nn.Linear(1, 1), attack),
         lambda: Runner.from_cfg(Config(dict(toy_config, load_from=attack))).train(),
         lambda: Runner.from_cfg(Config(dict(toy_config, load_from=attack, resume=True))).train(),
