@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +35,7 @@ def memory_and_files(pid: int) -> tuple[float, int]:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def run_period(folder: Path, seconds: float) -> tuple[Sequence[float], Sequence[int]]:
+def run_period(folder: Path, seconds: float) -> list[tuple[float, int]]:
     """Train for some time after the first iterations; return samples of memory and files."""
     command = [sys.executable, str(ROOT / "tools" / "train.py"), str(folder / "config.py")]
     command += ["--quick", "--resume", "--work-dir", str(folder / "run"), "--cfg-options", *OPTIONS]
@@ -57,14 +56,14 @@ def run_period(folder: Path, seconds: float) -> tuple[Sequence[float], Sequence[
     code = run.wait()
     if code != 128 + signal.SIGTERM:
         sys.exit(f"training left with {code}:\n{log.read_text()[-3000:]}")
-    memory, files = zip(*samples, strict=True)
-    return memory, files
+    return samples
 
 
-def quarter(samples: Sequence[float], number: int) -> float:
-    """The median of a quarter (0 to 3) of the samples."""
+def quarter(samples: list[tuple[float, int]], number: int) -> tuple[float, ...]:
+    """The medians of memory and files in a quarter (0 to 3) of the samples."""
     size = len(samples) // 4
-    return statistics.median(samples[number * size : (number + 1) * size])
+    part = samples[number * size : (number + 1) * size]
+    return tuple(statistics.median(values) for values in zip(*part, strict=True))
 
 
 def main() -> None:
@@ -80,9 +79,8 @@ def main() -> None:
     failed = False
     last: list[float] = []
     while time.monotonic() - began < args.hours * 3600:
-        memory, files = run_period(folder, args.minutes * 60)
-        before, after = quarter(memory, 1), quarter(memory, 3)
-        files_before, files_after = quarter(files, 1), quarter(files, 3)
+        samples = run_period(folder, args.minutes * 60)
+        (before, files_before), (after, files_after) = (quarter(samples, n) for n in (1, 3))
         growth = after / before - 1
         bad = growth >= MOST_GROWTH or files_after != files_before
         failed |= bad
