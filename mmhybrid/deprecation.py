@@ -1,7 +1,5 @@
 """Old public names, which go on working for one version."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from collections.abc import Callable, Mapping

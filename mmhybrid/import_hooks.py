@@ -1,59 +1,43 @@
 """Acting on a module as soon as somebody imports it."""
 
-from __future__ import annotations
-
-import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 Callback = Callable[[ModuleType], None]
+_callbacks: dict[str, list[Callback]] = {}
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds the modules that are waited for as Python does, and has their loaders call back."""
 
-    def __init__(self) -> None:
-        self.callbacks: dict[str, list[Callback]] = {}
-
+    @staticmethod
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.callbacks:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in _callbacks else None
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
+            waiting = list(_callbacks[name])
             execute(module)
-            for callback in self.callbacks[name]:
-                _called.add((name, callback))
+            for callback in waiting:
                 callback(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-_finder = _Finder()
-_called: set[tuple[str, Callback]] = set()
-
-
 def add_import_hook(name: str, callback: Callback) -> None:
-    """Calls ``callback(module)`` once the module is imported: now, or when that happens.
-
-    Asking for the same again changes nothing.
-    """
-    if (name, callback) in _called:
+    """Calls ``callback(module)`` once, now or when the module is imported."""
+    callbacks = _callbacks.setdefault(name, [])
+    if callback in callbacks:
         return
+    callbacks.append(callback)
     if name in sys.modules:
-        _called.add((name, callback))
         callback(sys.modules[name])
-        return
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
-    callbacks = _finder.callbacks.setdefault(name, [])
-    if callback not in callbacks:
-        callbacks.append(callback)
+    elif _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)

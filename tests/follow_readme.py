@@ -31,21 +31,16 @@ def commands(text: str) -> list[str]:
 
 
 def place(config: str, clone: Path) -> Path:
-    """Write a config beside the one that it inherits from, in the clone or an OpenMMLab package."""
+    """A file for a config beside the one that it inherits from, here or in OpenMMLab's packages."""
     base = re.search(r'"\./([^"]+\.py)"', config)[1]
     folders = [clone / "configs", *clone.glob(".venv/lib/*/site-packages/*/.mim/configs")]
     found = [path for folder in folders for path in folder.rglob(Path(base).name)]
     beside = next(path for path in found if str(path).endswith(base))
-    for _ in Path(base).parts:
-        beside = beside.parent
-    path = beside / "from_the_readme.py"
-    path.write_text(config)
-    return path
+    return beside.parents[len(Path(base).parts) - 1] / "from_the_readme.py"
 
 
 def run(command: str, clone: Path) -> tuple[str, int]:
-    """Run a command, showing what it prints; returns its last line, or that of its error, and its
-    exit code."""
+    """Run a command and show what it prints; returns the last line or the error, and exit code."""
     print(f"\n$ {command}", flush=True)
     process = subprocess.Popen(
         command, shell=True, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -73,15 +68,13 @@ def follow(clone: Path) -> list[tuple[str, str, bool]]:
             seconds = time.perf_counter() - start
             done.append((command, f"exit code {code} after {seconds:.0f} s", code == 0))
     for code in blocks(text, "python"):
-        name = " ".join(code.split())[:60]
-        if "_base_ =" in code:
-            path = place(code, clone)
-            last, status = run(f".venv/bin/python tools/get_flops.py {path} --shape 224", clone)
-            path.unlink()
-        else:
-            (clone / "from_the_readme.py").write_text(code)
-            last, status = run(".venv/bin/python from_the_readme.py", clone)
-        done.append((name, f"exit code {status}", status == 0))
+        is_config = "_base_ =" in code
+        path = place(code, clone) if is_config else clone / "from_the_readme.py"
+        path.write_text(code)
+        script = f"tools/get_flops.py {path} --shape 224" if is_config else path
+        _, status = run(f".venv/bin/python {script}", clone)
+        path.unlink()
+        done.append((" ".join(code.split())[:60], f"exit code {status}", status == 0))
     return done
 
 

@@ -35,7 +35,7 @@ def memory_and_files(pid: int) -> tuple[float, int]:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def run_period(folder: Path, seconds: float) -> tuple[list[float], list[int]]:
+def run_period(folder: Path, seconds: float) -> list[tuple[float, int]]:
     """Train for some time after the first iterations; return samples of memory and files."""
     command = [sys.executable, str(ROOT / "tools" / "train.py"), str(folder / "config.py")]
     command += ["--quick", "--resume", "--work-dir", str(folder / "run"), "--cfg-options", *OPTIONS]
@@ -47,24 +47,23 @@ def run_period(folder: Path, seconds: float) -> tuple[list[float], list[int]]:
         if run.poll() is not None:
             sys.exit(f"training failed:\n{log.read_text()[-3000:]}")
         time.sleep(0.5)
-    memory, files = [], []
+    samples = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.5)
-        one = memory_and_files(run.pid)
-        memory.append(one[0])
-        files.append(one[1])
+        samples.append(memory_and_files(run.pid))
     run.send_signal(signal.SIGTERM)
     code = run.wait()
     if code != 128 + signal.SIGTERM:
         sys.exit(f"training left with {code}:\n{log.read_text()[-3000:]}")
-    return memory, files
+    return samples
 
 
-def quarter(samples: list, number: int) -> float:
-    """The median of a quarter (0 to 3) of the samples."""
+def quarter(samples: list[tuple[float, int]], number: int) -> tuple[float, ...]:
+    """The medians of memory and files in a quarter (0 to 3) of the samples."""
     size = len(samples) // 4
-    return statistics.median(samples[number * size : (number + 1) * size])
+    part = samples[number * size : (number + 1) * size]
+    return tuple(statistics.median(values) for values in zip(*part, strict=True))
 
 
 def main() -> None:
@@ -80,16 +79,17 @@ def main() -> None:
     failed = False
     last: list[float] = []
     while time.monotonic() - began < args.hours * 3600:
-        memory, files = run_period(folder, args.minutes * 60)
-        growth = quarter(memory, 3) / quarter(memory, 1) - 1
-        bad = growth >= MOST_GROWTH or quarter(files, 3) != quarter(files, 1)
+        samples = run_period(folder, args.minutes * 60)
+        (before, files_before), (after, files_after) = (quarter(samples, n) for n in (1, 3))
+        growth = after / before - 1
+        bad = growth >= MOST_GROWTH or files_after != files_before
         failed |= bad
-        last.append(quarter(memory, 3))
-        saved = (folder / "run" / "last_checkpoint").read_text()
+        last.append(after)
+        saved = Path((folder / "run" / "last_checkpoint").read_text()).name
         print(
-            f"{(time.monotonic() - began) / 60:6.1f} min: memory {quarter(memory, 1):.1f} -> "
-            f"{quarter(memory, 3):.1f} MiB ({growth:+.2%}), open files {quarter(files, 1):.0f} -> "
-            f"{quarter(files, 3):.0f}, saved {Path(saved).name}{' TOO MUCH' if bad else ''}",
+            f"{(time.monotonic() - began) / 60:6.1f} min: memory {before:.1f} -> {after:.1f} MiB "
+            f"({growth:+.2%}), open files {files_before:.0f} -> {files_after:.0f}, saved {saved}"
+            f"{' TOO MUCH' if bad else ''}",
             flush=True,
         )
     if len(last) > 2:

@@ -38,15 +38,14 @@ def read(path: Path) -> list[Requirement]:
     return found
 
 
-def is_of_openmmlab(name: str) -> bool:
-    return re.match("(onedl-)?mm(engine|cv|det|seg|pretrain)", name) is not None
+def of_openmmlab(requirements: list[Requirement]) -> list[Requirement]:
+    return [r for r in requirements if re.match("(onedl-)?mm(engine|cv|det|seg|pretrain)", r.name)]
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_pins_agree_with_the_ranges(stack: str, root: Path) -> None:
     pins = {pin.name: pin for pin in read(root / "requirements" / STACKS[stack])}
-    asked = read(root / "requirements" / f"{stack}.txt")
-    packages = [each for each in asked if is_of_openmmlab(each.name)]
+    packages = of_openmmlab(read(root / "requirements" / f"{stack}.txt"))
     assert len(packages) == 5
     for package in packages:
         (version,) = (pin.version for pin in pins[package.name].specifier)
@@ -55,8 +54,7 @@ def test_pins_agree_with_the_ranges(stack: str, root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["runtime", "export", "docs", "tests"])
 def test_what_both_stacks_share_brings_neither(name: str, root: Path) -> None:
-    shared = read(root / "requirements" / f"{name}.txt")
-    assert not [each for each in shared if is_of_openmmlab(each.name)]
+    assert of_openmmlab(read(root / "requirements" / f"{name}.txt")) == []
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -76,12 +74,8 @@ def test_a_stack_is_installed_from_its_own_files(
     ("there", "wanted"), [("mmengine", "onedl"), ("onedl-mmengine", "openmmlab")]
 )
 def test_a_stack_is_not_installed_over_the_other(
-    there: str,
-    wanted: str,
-    bootstrap: ModuleType,
-    environment: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    there, wanted, bootstrap, environment, monkeypatch
+):
     monkeypatch.setattr(bootstrap, "run", lambda command: pytest.fail("it ran pip"))
     monkeypatch.setattr(bootstrap, "is_installed", lambda python, package: package == there)
     with pytest.raises(SystemExit, match=f"overwrite.*STACK={wanted} VENV="):

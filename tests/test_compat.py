@@ -1,20 +1,25 @@
 """What lets today's OpenMMLab run on today's PyTorch."""
 
+import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
-import types
 import urllib.error
+from importlib.util import find_spec
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel, BaseModule
-from mmengine.registry import OPTIMIZERS
+from mmengine.model import ModuleList
+from mmengine.registry import DATASETS, OPTIMIZERS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
@@ -25,13 +30,14 @@ from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights import CheckpointError, UnsafeCheckpointError
 
 
-def run_python(code: str) -> str:
+def run_python(code, *path):
+    """What a fresh Python prints; ``path`` comes before everything else there."""
+    path = os.pathsep.join(map(str, filter(None, (*path, Path(__file__).parents[1], *sys.path))))
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -184,74 +190,42 @@ def test_import_hook(tmp_path, monkeypatch):
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
-class Toy(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 1)
-
-    def forward(self, x, y=None, mode="tensor"):
-        loss = (self.layer(torch.stack(x) if isinstance(x, list) else x) - 1).pow(2).mean()
-        return {"loss": loss} if mode == "loss" else [loss]
-
-
-class Data(torch.utils.data.Dataset):
-    metainfo = dict(palette=np.arange(6).reshape(2, 3), classes=("a", "b"))  # noqa: RUF012
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return dict(x=torch.full((4,), float(index)))
-
-
-def runner(work_dir, iterations=4, **settings):
-    torch.manual_seed(0)
-    return Runner(
-        Toy(),
-        str(work_dir),
-        train_dataloader=dict(
-            batch_size=2,
-            dataset=Data(),
-            sampler=dict(type="InfiniteSampler", shuffle=False),
-            collate_fn=dict(type="default_collate"),
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=iterations),
-        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
-        param_scheduler=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)],
-        default_hooks=dict(
-            checkpoint=dict(type="CheckpointHook", interval=2, by_epoch=False),
-            logger=dict(type="LoggerHook", interval=1),
-        ),
-        randomness=dict(seed=0),
-        experiment_name=f"toy_{np.random.default_rng().integers(1 << 62)}",
-        default_scope="mmengine",
-        **settings,
-    )
-
-
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.train
-def test_a_run_resumes_from_its_own_checkpoint(averaged, tmp_path):
-    hooks = [dict(type="EMAHook", momentum=0.5)] if averaged else None
-    runner(tmp_path / "whole", 4, custom_hooks=hooks).train()
-    whole = CheckpointLoader.load_checkpoint(str(tmp_path / "whole" / "iter_4.pth"))
+def test_a_run_resumes_from_its_own_checkpoint(averaged, tmp_path, toy_config, monkeypatch):
+    palette = np.arange(6).reshape(2, 3)
+    monkeypatch.setitem(DATASETS.get("ToyImages").METAINFO, "palette", palette)
+    # Without randomness, MMEngine's own loop goes on where it was between two epochs.
+    toy_config.model.dropout = 0.0
+    toy_config.param_scheduler = toy_config.param_scheduler[:1]
+    toy_config.train_dataloader.dataset.test_mode = True
+    toy_config.train_dataloader.sampler.shuffle = False
+    toy_config.custom_hooks = toy_config.custom_hooks[:averaged]
 
-    runner(tmp_path / "halves", 2, custom_hooks=hooks).train()
-    resumed = runner(tmp_path / "halves", 4, custom_hooks=hooks, resume=True)
-    resumed.train()
-    halves = CheckpointLoader.load_checkpoint(str(tmp_path / "halves" / "iter_4.pth"))
+    def run(name, epochs, **options):
+        unique = dict(work_dir=str(tmp_path / name), experiment_name=f"{tmp_path}{name}{epochs}")
+        config = Config(dict(copy.deepcopy(toy_config), **unique, **options))
+        config.train_cfg.max_epochs = epochs
+        runner = Runner.from_cfg(config)
+        runner.train()
+        return runner
+
+    run("whole", 4)
+    run("halves", 2)
+    assert run("halves", 4, resume=True).iter == 24
+    paths = [tmp_path / name / "epoch_4.pth" for name in ("whole", "halves")]
+    whole, halves = (CheckpointLoader.load_checkpoint(str(path)) for path in paths)
 
     if hasattr(torch.serialization, "get_safe_globals"):
         with pytest.raises(Exception, match=r"HistoryBuffer|getattr|weights_only"):
-            torch.load(tmp_path / "whole" / "iter_4.pth", weights_only=True)
+            torch.load(paths[0], weights_only=True)
     for entry in ("state_dict", "ema_state_dict") if averaged else ("state_dict",):
         for key, tensor in whole[entry].items():
             assert torch.equal(tensor, halves[entry][key]), key
-    assert resumed.iter == 4
-    assert halves["meta"]["dataset_meta"]["classes"] == ("a", "b")
-    assert np.array_equal(whole["meta"]["dataset_meta"]["palette"], Data.metainfo["palette"])
+    assert halves["meta"]["dataset_meta"]["classes"] == ("dark", "grey", "bright")
+    assert np.array_equal(whole["meta"]["dataset_meta"]["palette"], palette)
     history = halves["message_hub"]["log_scalars"]["train/loss"]
-    assert len(history.data[0]) == 4
+    assert len(history.data[0]) == 24
     assert np.isfinite(history.mean())
     assert history.statistics("current") == history.current()
 
@@ -286,18 +260,17 @@ class Attack:
 
 @pytest.fixture
 def attack(tmp_path):
-    """A hostile checkpoint and what it would create."""
-    marker = tmp_path / "marker"
+    """A hostile checkpoint, whose code must not run."""
     path = tmp_path / "attack.pth"
-    torch.save({"state_dict": {}, "meta": Attack(marker)}, path)
+    torch.save({"state_dict": {}, "meta": Attack(tmp_path / "marker")}, path)
     yield str(path)
-    assert not marker.exists()
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("old", ["0", "1"])
 @pytest.mark.train
 def test_every_way_of_loading_refuses_an_attack(
-    attack, safe_checkpoints, old, tmp_path, monkeypatch
+    attack, safe_checkpoints, old, tmp_path, toy_config, monkeypatch
 ):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", old)
     hub = tmp_path / "hub" / "checkpoints"
@@ -307,20 +280,16 @@ def test_every_way_of_loading_refuses_an_attack(
     os.link(attack, hub / "attack.pth")
     (tmp_path / "open_mmlab.json").write_text('{"ours": "attack.pth"}')
 
-    class Module(BaseModule):
-        pass
-
     def through_init_cfg(**settings):
-        Module(init_cfg=dict(type="Pretrained", checkpoint=attack, **settings)).init_weights()
+        init_cfg = dict(type="Pretrained", checkpoint=attack, **settings)
+        ModuleList(init_cfg=init_cfg).init_weights()
 
+    places = (attack, "https://example.com/attack.pth", "open-mmlab://ours", "openmmlab://ours")
     ways = [
-        lambda: CheckpointLoader.load_checkpoint(attack),
-        lambda: CheckpointLoader.load_checkpoint("https://example.com/attack.pth"),
-        lambda: CheckpointLoader.load_checkpoint("open-mmlab://ours"),
-        lambda: CheckpointLoader.load_checkpoint("openmmlab://ours"),
+        *(functools.partial(CheckpointLoader.load_checkpoint, place) for place in places),
         lambda: mmhybrid.load_checkpoint(nn.Linear(1, 1), attack),
-        lambda: runner(tmp_path, load_from=attack).train(),
-        lambda: runner(tmp_path, load_from=attack, resume=True).train(),
+        lambda: Runner.from_cfg(Config(dict(toy_config, load_from=attack))).train(),
+        lambda: Runner.from_cfg(Config(dict(toy_config, load_from=attack, resume=True))).train(),
         through_init_cfg,
         lambda: through_init_cfg(prefix="backbone."),
     ]
@@ -332,17 +301,15 @@ def test_every_way_of_loading_refuses_an_attack(
 def test_without_network_the_error_says_where_to_put_the_file(
     safe_checkpoints, tmp_path, monkeypatch
 ):
-    def no_network(*_, **__):
-        raise urllib.error.URLError("no network")
-
+    no_network = Mock(side_effect=urllib.error.URLError("no network"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     url = "https://example.com/weights.pth"
     with pytest.raises(CheckpointError) as error:
         CheckpointLoader.load_checkpoint(url)
     where = tmp_path / "checkpoints" / "weights.pth"
-    for told in (url, str(where), "init_cfg.checkpoint", "init_cfg=None", "no network"):
-        assert told in str(error.value)
+    for part in (url, str(where), "init_cfg.checkpoint", "init_cfg=None", "no network"):
+        assert part in str(error.value)
     torch.save({"state_dict": {"a": torch.ones(1)}}, where)
     assert CheckpointLoader.load_checkpoint(url)["state_dict"]["a"] == 1
 
@@ -352,16 +319,12 @@ def test_sha256_of_downloads_is_checked(safe_checkpoints, tmp_path, monkeypatch)
     torch.save({"a": torch.ones(1)}, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
-    def download(url, path, **_):
-        with open(path, "wb") as file:
-            file.write(source.read_bytes())
-
+    download = lambda url, path, **_: shutil.copy(source, path)  # noqa: E731
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     load = CheckpointLoader.load_checkpoint
-    assert load(f"https://example.com/net_20200101-{digest[:8]}.pth")["a"] == 1
-    assert load("https://example.com/net-20200101.pth")["a"] == 1
-    assert load("https://example.com/net.pth")["a"] == 1
+    for name in (f"net_20200101-{digest[:8]}.pth", "net-20200101.pth", "net.pth"):
+        assert load(f"https://example.com/{name}")["a"] == 1
     with pytest.raises(CheckpointError, match=f"{digest}.*01234567"):
         load("https://example.com/net_20200101-01234567.pth")
 
@@ -375,12 +338,12 @@ def test_questions_to_pkg_resources():
 
     # The maintained fork has a name of its own.
     mmsegmentation = importlib.metadata.packages_distributions()["mmseg"][0]
-    assert package_metadata.is_installed("mmdet")
-    assert package_metadata.is_installed(mmsegmentation)
-    assert package_metadata.is_installed("mmseg")
+    for name in ("mmdet", mmsegmentation, "mmseg"):
+        assert package_metadata.is_installed(name)
     assert not package_metadata.is_installed("no-such-distribution")
-    assert package_metadata.get_installed_path("mmdet") == os.path.dirname(mmdet.__file__)
-    assert package_metadata.get_installed_path("mmengine") == os.path.dirname(mmengine.__file__)
+    for module in (mmdet, mmengine):
+        folder = package_metadata.get_installed_path(module.__name__)
+        assert folder == os.path.dirname(module.__file__)
     assert os.path.basename(package_metadata.get_installed_path(mmsegmentation)) == "mmseg"
     assert package_metadata.package2module(mmsegmentation) == "mmseg"
     with pytest.raises(ModuleNotFoundError):
@@ -390,14 +353,14 @@ def test_questions_to_pkg_resources():
 @pytest.mark.parametrize(
     "base",
     [
-        "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
-        "mmseg::_base_/models/upernet_r50.py",
-        "mmpretrain::_base_/models/resnet18.py",
+        "mmdet::_base_/models/mask-rcnn_r50_fpn",
+        "mmseg::_base_/models/upernet_r50",
+        "mmpretrain::_base_/models/resnet18",
     ],
 )
 def test_configs_inherit_from_other_packages(base, tmp_path):
     path = tmp_path / "config.py"
-    path.write_text(f"_base_ = {base!r}")
+    path.write_text(f"_base_ = '{base}.py'")
     assert Config.fromfile(path).model.type
 
 
@@ -433,12 +396,11 @@ TWO_IMPORTS = (
 @pytest.mark.parametrize("register", [TWO_ADAFACTORS, TWO_IMPORTS], ids=["Adafactor", "ASGD"])
 @pytest.mark.process
 def test_optimizers_register_twice(register):
-    # `import mmhybrid` applies it, hence the stand-in for the package.
-    first = (
-        "package = types.ModuleType('mmhybrid'); "
-        f"package.__path__ = {list(mmhybrid.__path__)!r}; sys.modules['mmhybrid'] = package; "
-        "compat = types.ModuleType('mmhybrid.compat'); "
-        f"compat.__path__ = {list(compat.__path__)!r}; sys.modules['mmhybrid.compat'] = compat"
+    # `import mmhybrid` applies it, hence stand-ins for the packages.
+    first = "".join(
+        f"stand_in = sys.modules[{package.__name__!r}] = types.ModuleType({package.__name__!r}); "
+        f"stand_in.__path__ = {list(package.__path__)!r}; "
+        for package in (mmhybrid, compat)
     )
     without = run_python(DUPLICATES.format(first=first, apply=False, register=register))
     assert "is already registered" in without
@@ -491,8 +453,170 @@ def test_hue_jitter_in_a_pipeline():
     ],
 )
 def test_mmseg_under_the_name_of_its_fork(installed, expected, monkeypatch):
-    names = types.SimpleNamespace(**{"mmseg": "mmsegmentation"}).__dict__
+    names = {"mmseg": "mmsegmentation"}
     monkeypatch.setattr(distribution_names, "MODULE2PACKAGE", names)
     monkeypatch.setattr(distribution_names, "is_installed", installed.__contains__)
     distribution_names.apply()
     assert names["mmseg"] == expected
+
+
+# --- mmcv's kernels -------------------------------------------------------------------------------
+
+APPLY = "import sys; from mmhybrid.compat import mmcv_ext; mmcv_ext.apply(); mmcv_ext.apply()\n"
+FIND_THE_EXTENSION = """
+import importlib.util, pkgutil
+assert not {'mmcv', 'torchvision'} & set(sys.modules)
+assert sys.meta_path.count(mmcv_ext.ExtensionFinder) == 1
+spec = importlib.util.find_spec("mmcv._ext")
+assert spec.name == "mmcv._ext" and spec.loader and spec.has_location
+assert "torchvision" not in sys.modules
+if hasattr(pkgutil, "find_loader"):  # removed from Python 3.14
+    assert pkgutil.find_loader("mmcv._ext") is not None
+from mmengine.utils.dl_utils import mmcv_full_available
+assert mmcv_full_available()
+import mmcv._ext
+assert sys.modules["mmcv._ext"] is mmcv._ext and mmcv._ext.__spec__.name == "mmcv._ext"
+assert importlib.util.find_spec("mmcv.no_such_module") is None
+"""
+
+
+@pytest.mark.process
+def test_python_finds_a_proper_spec_and_imports_nothing_before():
+    run_python(APPLY + FIND_THE_EXTENSION)
+
+
+@pytest.mark.process
+def test_a_full_mmcv_is_left_alone(tmp_path):
+    """Its kernels are taken, and the check that it has all of them stays."""
+    import mmcv.utils.ext_loader
+
+    files = {
+        "__init__.py": "",
+        "_ext.py": "compiled = True",
+        "utils/__init__.py": "",
+        "utils/ext_loader.py": Path(mmcv.utils.ext_loader.__file__).read_text(),
+    }
+    (tmp_path / "mmcv" / "utils").mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "mmcv" / name).write_text(text)
+    code = """
+from mmcv.utils.ext_loader import load_ext
+assert load_ext("_ext", ["compiled"]).compiled
+try:
+    load_ext("_ext", ["absent"])
+except AssertionError as error:
+    print(error)
+"""
+    assert "absent" in run_python(APPLY + code, tmp_path)
+
+
+@pytest.mark.process
+def test_without_mmcv_nothing_happens():
+    code = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "mmcv" else find_spec(name, *a)
+from mmhybrid.compat import mmcv_ext
+mmcv_ext.apply()
+assert mmcv_ext.ExtensionFinder not in sys.meta_path
+"""
+    run_python(code)
+
+
+def test_a_kernel_that_is_not_supplied_says_so():
+    from mmcv import ops
+
+    boxes = torch.tensor([[5.0, 5, 4, 4, 0.1], [5, 5, 4, 4, 0.2]])
+    advice = (
+        "onedl-mmcv"
+        if distribution_names.is_installed("onedl-mmcv")
+        else r"mmcv==2\.1\.0.*https://"
+    )
+    with pytest.raises(NotImplementedError, match=f"'box_iou_rotated'.*{advice}"):
+        ops.box_iou_rotated(boxes, boxes)
+    with pytest.raises(NotImplementedError, match="'nms_rotated'"):
+        ops.nms_rotated(boxes, torch.tensor([0.5, 0.4]), 0.5)
+
+
+def test_hasattr_tells_which_kernels_there_are():
+    import mmcv._ext
+    from mmcv.ops.nms import ext_module
+
+    assert ext_module is mmcv._ext
+    for name in ("nms", "roi_align_forward", "get_compiler_version"):
+        assert hasattr(mmcv._ext, name)
+    for name in ("nms_rotated", "box_iou_rotated", "carafe_forward", "no_such_kernel", "__path__"):
+        assert not hasattr(mmcv._ext, name)
+
+
+def test_the_environment_report_names_the_kernels():
+    from mmcv.utils import collect_env
+
+    assert "torchvision" in collect_env()["MMCV Compiler"]
+
+
+@pytest.mark.process
+def test_openmmlab_imports():
+    code = "import mmdet, mmdet.models, mmseg.models, mmpretrain.models; print('all')"
+    assert run_python(APPLY + code) == "all"
+
+
+def small_detector(name: str) -> dict:
+    """A detector of mmdet's own configs, made small."""
+    configs = Path(find_spec("mmdet").origin).parent / ".mim" / "configs"
+    model = Config.fromfile(configs / f"{name}.py").model
+    model.backbone.init_cfg = None
+    if model.backbone.type == "ResNet":
+        model.backbone.depth = 18
+        model.neck.update(in_channels=[64, 128, 256, 512], out_channels=16)
+    if "rpn_head" in model:
+        model.rpn_head.update(in_channels=16, feat_channels=16)
+        model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 60
+        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+        roi = model.roi_head
+        heads = roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]
+        for head in heads:
+            head.update(in_channels=16, fc_out_channels=32, num_classes=4)
+        roi.mask_head.update(in_channels=16, conv_out_channels=16, num_classes=4)
+        roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 16
+    elif model.type == "RetinaNet":
+        model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=4)
+    else:
+        model.bbox_head.num_classes = 4
+    return model
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            f"_base_/models/{name}_r50_fpn"
+            for name in ("mask-rcnn", "cascade-mask-rcnn", "retinanet")
+        ),
+        "yolo/yolov3_mobilenetv2_8xb24-320-300e_coco",
+    ],
+)
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bfloat16"])
+def test_detectors_learn_and_predict(config: str, amp: bool):
+    from mmdet.registry import MODELS
+    from mmdet.testing import demo_mm_inputs
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    model = MODELS.build(small_detector(config))
+    inputs = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=[3, 0], with_mask=True, num_classes=4)
+    inputs = model.data_preprocessor(inputs, training=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+        losses, _ = model.parse_losses(model(**inputs, mode="loss"))
+        losses.backward()
+        gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+        assert all(g.isfinite().all() for g in gradients)
+        assert any(g.any() for g in gradients)
+        with torch.no_grad():
+            predictions = model.eval()(**inputs, mode="predict")
+    for prediction in predictions:
+        found = prediction.pred_instances
+        assert len(found) > 0
+        assert found.bboxes.shape == (len(found), 4)
+        if "mask" in config:
+            assert found.masks.shape == (len(found), *prediction.ori_shape)

@@ -1,205 +1,558 @@
-"""Python finds `mmcv._ext` in mmhybrid, and OpenMMLab's models run on it."""
+"""mmcv's kernels against slow ones written from its C++ and CUDA code."""
 
-import subprocess
-import sys
-from pathlib import Path
+import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mmhybrid.compat import mmcv_ext
-from mmhybrid.compat.distribution_names import is_installed
 
 pytest.importorskip("mmcv")
 mmcv_ext.apply()
 
+from mmcv import ops  # noqa: E402
 
-def run(code: str, root: Path, *path: Path) -> str:
-    """Run code in a fresh Python; `path` comes before everything else there."""
-    setup = f"import sys; sys.path[:0] = {[str(folder) for folder in (*path, root)]}\n"
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", setup + code], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+HALVES = [torch.float16, torch.bfloat16]
+FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 
-APPLY = "from mmhybrid.compat import mmcv_ext; mmcv_ext.apply(); mmcv_ext.apply()\n"
+def random_boxes(count: int, whole: bool = False) -> Tensor:
+    """Boxes in clusters, as a detector gives them, so that overlaps of every size occur."""
+    corner = torch.rand(count // 8 + 1, 2) * 60
+    boxes = torch.cat((corner, corner + 8 + torch.rand(len(corner), 2) * 30), dim=1)
+    boxes = boxes.repeat(8, 1)[:count] + torch.randn(count, 4) * 2
+    return boxes.round() if whole else boxes
 
 
-@pytest.mark.process
-def test_apply_imports_nothing_and_installs_once(root: Path) -> None:
-    run(
-        APPLY
-        + "assert not {'mmcv', 'torchvision'} & set(sys.modules)\n"
-        + "assert sys.meta_path.count(mmcv_ext.ExtensionFinder) == 1",
-        root,
-    )
+# ---------------------------------------------------------------- non-maximum suppression
 
 
-@pytest.mark.process
-def test_python_finds_a_proper_spec(root: Path) -> None:
-    run(
-        APPLY
-        + """
-import importlib.util, pkgutil
-spec = importlib.util.find_spec("mmcv._ext")
-assert spec.name == "mmcv._ext" and spec.loader and spec.has_location
-assert "torchvision" not in sys.modules
-if hasattr(pkgutil, "find_loader"):  # removed from Python 3.14
-    assert pkgutil.find_loader("mmcv._ext") is not None
-from mmengine.utils import is_installed
-from mmengine.utils.dl_utils import mmcv_full_available
-assert mmcv_full_available()
-import mmcv._ext
-assert sys.modules["mmcv._ext"] is mmcv._ext and mmcv._ext.__spec__.name == "mmcv._ext"
-assert importlib.util.find_spec("mmcv.no_such_module") is None
-""",
-        root,
-    )
+def slow_iou(a: np.ndarray, b: np.ndarray, offset: int) -> np.float32:
+    """One overlap in float32, as mmcv's kernels compute it."""
+    one, zero = np.float32(offset), np.float32(0)
+    width = max(zero, min(a[2], b[2]) - max(a[0], b[0]) + one)
+    height = max(zero, min(a[3], b[3]) - max(a[1], b[1]) + one)
+    area_a = (a[2] - a[0] + one) * (a[3] - a[1] + one)
+    area_b = (b[2] - b[0] + one) * (b[3] - b[1] + one)
+    with np.errstate(invalid="ignore"):
+        return width * height / (area_a + area_b - width * height)
 
 
-def fake_mmcv(folder: Path, **files: str) -> Path:
-    (folder / "mmcv").mkdir()
-    for name, text in files.items():
-        (folder / "mmcv" / f"{name}.py").write_text(text)
-    return folder
+def slow_nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> list[int]:
+    boxes = boxes.numpy()
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i].item()):
+        if not any(slow_iou(boxes[k], boxes[i], offset) > np.float32(threshold) for k in kept):
+            kept.append(i)
+    return kept
 
 
-@pytest.mark.process
-def test_a_full_mmcv_is_left_alone(root: Path, tmp_path: Path) -> None:
-    """Its kernels are taken, and the check that it has all of them stays."""
-    import mmcv.utils.ext_loader
-
-    folder = fake_mmcv(tmp_path, __init__="", _ext="compiled = True")
-    (folder / "mmcv" / "utils").mkdir()
-    loader = Path(mmcv.utils.ext_loader.__file__).read_text()
-    (folder / "mmcv" / "utils" / "__init__.py").write_text("")
-    (folder / "mmcv" / "utils" / "ext_loader.py").write_text(loader)
-    code = """
-import mmcv._ext
-from mmcv.utils.ext_loader import load_ext
-assert load_ext("_ext", ["compiled"]).compiled
-try:
-    load_ext("_ext", ["absent"])
-except AssertionError as error:
-    assert "absent" in str(error)
-else:
-    raise SystemExit("no check")
-"""
-    run(APPLY + code, root, folder)
-
-
-@pytest.mark.process
-def test_without_mmcv_nothing_happens(root: Path) -> None:
-    run(
-        """
-import importlib.util
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *a: None if name == "mmcv" else find_spec(name, *a)
-from mmhybrid.compat import mmcv_ext
-from mmhybrid.compat.distribution_names import is_installed
-mmcv_ext.apply()
-assert mmcv_ext.ExtensionFinder not in sys.meta_path
-""",
-        root,
-    )
+def slow_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
+    """Soft-NMS on a list of candidates; one that falls out gives its place to the last."""
+    candidates = [[b, np.float32(s), i] for i, (b, s) in enumerate(zip(boxes, scores, strict=True))]
+    done = []
+    while candidates:
+        best = max(range(len(candidates)), key=lambda i: candidates[i][1])  # the first of equals
+        candidates[0], candidates[best] = candidates[best], candidates[0]
+        done.append(candidates.pop(0))
+        i = 0
+        while i < len(candidates):
+            overlap = slow_iou(done[-1][0], candidates[i][0], offset)
+            if method == "gaussian":
+                candidates[i][1] *= np.exp(-(overlap * overlap) / np.float32(sigma))
+            elif overlap >= np.float32(threshold):
+                candidates[i][1] *= np.float32(0) if method == "naive" else 1 - overlap
+            if candidates[i][1] < np.float32(min_score):
+                last = candidates.pop()
+                candidates[i : i + 1] = [last] * (i < len(candidates))
+            else:
+                i += 1
+    return [[*box, score] for box, score, _ in done], [index for _, _, index in done]
 
 
-def test_a_kernel_that_is_not_supplied_says_so() -> None:
-    from mmcv import ops
-
-    boxes = torch.tensor([[5.0, 5, 4, 4, 0.1], [5, 5, 4, 4, 0.2]])
-    advice = "onedl-mmcv" if is_installed("onedl-mmcv") else r"mmcv==2\.1\.0.*https://"
-    with pytest.raises(NotImplementedError, match=f"'box_iou_rotated'.*{advice}"):
-        ops.box_iou_rotated(boxes, boxes)
-    with pytest.raises(NotImplementedError, match="'nms_rotated'"):
-        ops.nms_rotated(boxes, torch.tensor([0.5, 0.4]), 0.5)
-
-
-def test_hasattr_tells_which_kernels_there_are() -> None:
-    import mmcv._ext
-    from mmcv.ops.nms import ext_module
-
-    assert ext_module is mmcv._ext
-    for name in ("nms", "roi_align_forward", "get_compiler_version"):
-        assert hasattr(mmcv._ext, name)
-    for name in ("nms_rotated", "box_iou_rotated", "carafe_forward", "no_such_kernel", "__path__"):
-        assert not hasattr(mmcv._ext, name)
+def slow_nms_match(dets: np.ndarray, threshold: float) -> list[list[int]]:
+    order = sorted(range(len(dets)), key=lambda i: -dets[i, 4])
+    groups = []
+    while order:
+        first, *others = order
+        taken = [j for j in others if slow_iou(dets[first], dets[j], 0) >= np.float32(threshold)]
+        groups.append([first, *taken])
+        order = [j for j in others if j not in taken]
+    return groups
 
 
-def test_the_environment_report_names_the_kernels() -> None:
-    from mmcv.utils import collect_env
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_nms(threshold: float, offset: int, whole: bool, device: str) -> None:
+    boxes, scores = random_boxes(120, whole=whole), torch.rand(120)
+    expected = slow_nms(boxes, scores, threshold, offset)
+    assert 5 < len(expected) < 115
+    inputs = (boxes.to(device), scores.to(device), threshold, offset)
+    dets, kept = ops.nms(*inputs)
+    assert kept.tolist() == expected
+    assert torch.equal(dets.cpu(), torch.cat((boxes, scores[:, None]), dim=1)[expected])
+    assert ops.nms(*inputs, max_num=7)[1].tolist() == expected[:7]
+    chosen = (scores > 0.4).nonzero().flatten()
+    expected = chosen[slow_nms(boxes[chosen], scores[chosen], threshold, offset)]
+    assert ops.nms(*inputs, score_threshold=0.4)[1].tolist() == expected.tolist()
 
-    assert "torchvision" in collect_env()["MMCV Compiler"]
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+@pytest.mark.parametrize("offset", [0, 1])
+def test_nms_keeps_a_box_whose_overlap_equals_the_threshold(tenths: int, offset: int) -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, tenths]]).float()
+    boxes[:, 2:] -= offset
+    scores = torch.tensor([0.9, 0.8])
+    assert ops.nms(boxes, scores, tenths / 10, offset=offset)[1].tolist() == [0, 1]
+    assert ops.nms(boxes, scores, tenths / 10 - 1e-3, offset=offset)[1].tolist() == [0]
+    # The other kernels act from the threshold on.
+    _, kept = ops.soft_nms(boxes, scores, tenths / 10, method="naive", offset=offset)
+    assert kept.tolist() == [0]
+    groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), tenths / 10)
+    assert offset or [group.tolist() for group in groups] == [[0, 1]]
 
 
-@pytest.mark.process
-def test_openmmlab_imports(root: Path) -> None:
-    pytest.importorskip("mmdet")
-    code = "import mmdet, mmdet.models, mmseg.models, mmpretrain.models; print('all')"
-    assert run(APPLY + code, root).strip() == "all"
+def test_boxes_without_area_do_not_suppress_each_other() -> None:
+    boxes, scores = torch.tensor([[5.0, 5, 5, 9], [5, 5, 5, 9]]), torch.tensor([0.5, 0.4])
+    assert ops.nms(boxes, scores, 0.3)[1].tolist() == [0, 1]
+    for method in ("naive", "linear"):
+        dets, kept = ops.soft_nms(boxes, scores, 0.3, method=method)
+        assert kept.tolist() == [0, 1]
+        assert torch.equal(dets[:, 4], scores)
+    groups = ops.nms_match(torch.cat((boxes, scores[:, None]), dim=1), 0.3)
+    assert [group.tolist() for group in groups] == [[0], [1]]
 
 
-def small_detector(name: str) -> dict:
-    """A detector of mmdet's own configs, made small."""
-    import mmdet
-    from mmengine.config import Config
+def test_nms_takes_half_precision_numpy_and_views(device: str) -> None:
+    boxes, scores = random_boxes(50, whole=True), torch.rand(50)
+    expected = slow_nms(boxes, scores.half().float(), 0.5, 0)
+    assert ops.nms(boxes.to(device).half(), scores.to(device).half(), 0.5)[1].tolist() == expected
+    assert ops.nms(boxes.numpy(), scores.half().numpy(), 0.5)[1].tolist() == expected
+    views = boxes.T.contiguous().T.to(device), scores.half().float().repeat(2, 1).T[:, 0].to(device)
+    assert ops.nms(*views, 0.5)[1].tolist() == expected
 
-    model = Config.fromfile(Path(mmdet.__file__).parent / ".mim/configs" / name).model
-    model.backbone.init_cfg = None
-    if model.backbone.type == "ResNet":
-        model.backbone.depth = 18
-        model.neck.update(in_channels=[64, 128, 256, 512], out_channels=16)
-    if "rpn_head" in model:
-        model.rpn_head.update(in_channels=16, feat_channels=16)
-        model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 60
-        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
-        roi = model.roi_head
-        heads = roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]
-        for head in heads:
-            head.update(in_channels=16, fc_out_channels=32, num_classes=4)
-        roi.mask_head.update(in_channels=16, conv_out_channels=16, num_classes=4)
-        for extractor in (roi.bbox_roi_extractor, roi.mask_roi_extractor):
-            extractor.out_channels = 16
-    elif model.type == "RetinaNet":
-        model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=4)
+
+def test_batched_nms_keeps_classes_apart(device: str) -> None:
+    boxes, scores, classes = random_boxes(80), torch.rand(80), torch.randint(3, (80,))
+    # Of each class, in which NMS is on its own.
+    members = [(classes == c).nonzero().flatten() for c in range(3)]
+    kept = torch.cat([own[slow_nms(boxes[own], scores[own], 0.4, 0)] for own in members])
+    inputs = (boxes.to(device), scores.to(device), classes.to(device))
+    _, indices = ops.batched_nms(*inputs, dict(type="nms", iou_threshold=0.4))
+    assert indices.tolist() == kept[scores[kept].argsort(descending=True)].tolist()
+
+
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("min_score", [0.0, 1e-3, 0.2])
+def test_soft_nms(method: str, offset: int, min_score: float) -> None:
+    boxes = random_boxes(80, whole=True)
+    scores = (torch.rand(80) * 20).round() / 20  # many equal scores: their order counts
+    arguments = (0.3, 0.5, min_score, method, offset)
+    expected_dets, expected = slow_soft_nms(boxes.numpy(), scores.numpy(), *arguments)
+    dets, kept = ops.soft_nms(boxes, scores, *arguments)
+    assert kept.tolist() == expected
+    torch.testing.assert_close(dets, torch.tensor(np.array(expected_dets)), atol=1e-5, rtol=0)
+    assert min_score == 0 or len(kept) < 80
+
+
+def test_nms_match() -> None:
+    dets = torch.cat((random_boxes(60), torch.rand(60, 1)), dim=1)
+    groups = [group.tolist() for group in ops.nms_match(dets, 0.3)]
+    assert groups == slow_nms_match(dets.numpy(), 0.3)
+    assert 1 < len(groups) < 60
+    assert ops.nms_match(dets[:0], 0.3) == []
+
+
+@pytest.mark.parametrize("suppress", [ops.nms, ops.soft_nms])
+def test_nms_of_no_boxes(suppress, device: str) -> None:
+    dets, kept = suppress(torch.zeros(0, 4, device=device), torch.zeros(0, device=device), 0.5)
+    assert dets.shape == (0, 5)
+    assert kept.shape == (0,)
+    assert kept.dtype == torch.int64
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_bbox_overlaps(mode: str, offset: int, device: str) -> None:
+    a, b = random_boxes(7, whole=True), random_boxes(7, whole=True)
+
+    def overlap(first: np.ndarray, second: np.ndarray) -> float:
+        w, h = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]) + offset
+        shared = max(w, 0) * max(h, 0)
+        areas = [np.prod(box[2:] - box[:2] + offset) for box in (first, second)]
+        return shared / (sum(areas) - shared if mode == "iou" else areas[0])
+
+    expected = torch.tensor([[overlap(x, y) for y in b.numpy()] for x in a.numpy()])
+    for aligned, values in ((False, expected), (True, expected.diagonal())):
+        found = ops.bbox_overlaps(a.to(device), b.to(device), mode, aligned, offset)
+        torch.testing.assert_close(found.cpu(), values.float())
+
+
+# ---------------------------------------------------------------- pooling of regions
+
+
+def corners(y: float, x: float, height: int, width: int) -> list[tuple[int, int, float]]:
+    """The pixels around a sample of RoIAlign and their weights."""
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return []
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    row, column = math.floor(y), math.floor(x)
+    v, u = y - row, x - column
+    below, right = min(row + 1, height - 1), min(column + 1, width - 1)
+    weights = [(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u]
+    pixels = [(row, column), (row, right), (below, column), (below, right)]
+    return [(*pixel, weight) for pixel, weight in zip(pixels, weights, strict=True)]
+
+
+def slow_roi_align(features, rois, bins, scale, ratio, mode, aligned):
+    """Bin by bin and sample by sample; differentiable by autograd."""
+    height, width = features.shape[2:]
+    zero = features.new_zeros(features.size(1))
+    output = []
+    for image, *box in rois.tolist():
+        x1, y1, x2, y2 = (side * scale - (0.5 if aligned else 0) for side in box)
+        w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
+        bin_h, bin_w = h / bins[0], w / bins[1]
+        ny, nx = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
+        for ph, pw in np.ndindex(bins):
+            samples = [zero][: ny * nx == 0]
+            for iy, ix in np.ndindex(ny, nx):
+                y = y1 + (ph + (iy + 0.5) / ny) * bin_h
+                x = x1 + (pw + (ix + 0.5) / nx) * bin_w
+                around = corners(y, x, height, width)
+                samples.append(sum((w * features[int(image), :, r, c] for r, c, w in around), zero))
+            stacked = torch.stack(samples)
+            output.append(stacked.mean(0) if mode == "avg" else stacked.max(0).values)
+    return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+
+
+def slow_roi_pool(features, rois, bins, scale):
+    output = []
+    for image, *box in rois.tolist():
+        x1, y1, x2, y2 = box[0] * scale, box[1] * scale, (box[2] + 1) * scale, (box[3] + 1) * scale
+        bin_h, bin_w = (y2 - y1) / bins[0], (x2 - x1) / bins[1]
+        for ph, pw in np.ndindex(bins):
+            top, bottom = math.floor(ph * bin_h + y1), math.ceil((ph + 1) * bin_h + y1)
+            left, right = math.floor(pw * bin_w + x1), math.ceil((pw + 1) * bin_w + x1)
+            rows, columns = (slice(max(a, 0), max(b, 0)) for a, b in ((top, bottom), (left, right)))
+            window = features[int(image), :, rows, columns].flatten(1)
+            empty = features.new_zeros(features.size(1))
+            output.append(window.max(1).values if window.numel() else empty)
+    return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+
+
+# In pixels of an image whose features are a quarter as large, 9 x 11: inside, over each border,
+# smaller than a feature pixel, the whole image, far outside.
+ROIS = [
+    [0, 3.3, 5.1, 30.7, 28.9],
+    [1, -9.5, -7.2, 14.2, 11.3],
+    [1, 29.4, 20.3, 55.1, 47.9],
+    [0, 10.1, 10.2, 10.9, 11.1],
+    [0, 0.0, 0.0, 43.3, 35.3],
+    [1, 90.1, 90.3, 120.2, 110.7],
+]
+
+
+ALIGNMENTS = [
+    ("roi_align", (ratio, mode, aligned))
+    for ratio, mode, aligned in itertools.product((0, 2), ("avg", "max"), (True, False))
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*ALIGNMENTS, ("roi_pool", ())])
+def test_pooling_and_its_gradient(name: str, options: tuple, device: str) -> None:
+    features, rois = torch.randn(2, 3, 9, 11).double(), torch.tensor(ROIS).double()
+    slow = {"roi_align": slow_roi_align, "roi_pool": slow_roi_pool}[name]
+    exact = features.clone().requires_grad_()
+    expected = slow(exact, rois, (3, 2), 0.25, *options)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    given = features.to(device).requires_grad_()
+    found = getattr(ops, name)(given, rois.to(device), (3, 2), 0.25, *options)
+    # A gradient that is no contiguous tensor, as heads with permuted layouts send it.
+    found.backward(grad.to(device).permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1))
+    torch.testing.assert_close(found.detach().cpu(), expected.detach(), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(given.grad.cpu(), exact.grad, atol=1e-9, rtol=1e-7)
+
+
+def test_roi_align_of_equal_values_sends_the_gradient_to_the_first() -> None:
+    features, rois = torch.zeros(1, 1, 8, 8, requires_grad=True), torch.tensor([[0.0, 0, 0, 8, 8]])
+    ops.roi_align(features, rois, 1, 1.0, 2, "max", False).sum().backward()
+    assert features.grad.nonzero().tolist() == [[0, 0, 2, 2]]
+
+
+def test_roi_align_of_a_box_without_size() -> None:
+    features, rois = torch.randn(1, 2, 8, 8), torch.tensor([[0.0, 3, 3, 3, 3]])
+    assert not ops.roi_align(features, rois, 2, 1.0, 0, "avg", True).any()
+    largest = ops.roi_align(features.requires_grad_(), rois, 2, 1.0, 0, "max", True)
+    assert (largest == -10000).all()  # where mmcv's search for the maximum starts on a CPU
+    largest.sum().backward()
+    assert not features.grad.any()
+
+
+def test_roi_pool_skips_a_box_turned_inside_out() -> None:
+    pooled = ops.roi_pool(torch.ones(1, 2, 8, 8), torch.tensor([[0.0, 6, 6, 2, 2]]), 2, 1.0)
+    assert not pooled.any()
+
+
+POOLS = [
+    lambda x, rois: ops.roi_align(x, rois, 3, 0.25, 0, "avg", True),
+    lambda x, rois: ops.roi_align(x, rois, 3, 0.25, 2, "max", False),
+    lambda x, rois: ops.roi_pool(x, rois, 3, 0.25),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_of_no_boxes(pool, device: str) -> None:
+    features = torch.randn(2, 3, 9, 11, device=device, requires_grad=True)
+    pooled = pool(features, torch.zeros(0, 5, device=device))
+    assert pooled.shape == (0, 3, 3, 3)
+    pooled.sum().backward()
+    assert not features.grad.any()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_pooling_in_half_precision(pool, dtype: torch.dtype, device: str) -> None:
+    rois = torch.tensor(ROIS, device=device).round()
+    features = torch.randn(2, 3, 9, 11, device=device).to(dtype)
+    exact = features.double().requires_grad_()
+    expected = pool(exact, rois.double())
+    half = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast(device, dtype=dtype):
+        found = pool(half, rois.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=2e-2)
+    expected.sum().backward()
+    found.sum().backward()
+    torch.testing.assert_close(half.grad.double(), exact.grad, atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_of_whole_numbers(pool) -> None:
+    features, rois = torch.randn(2, 3, 9, 11), torch.tensor(ROIS).round()
+    assert torch.equal(pool(features, rois.int()), pool(features, rois))
+
+
+# ---------------------------------------------------------------- focal loss
+
+
+def slow_sigmoid_focal_loss(logit, target, weight, gamma, alpha) -> Tensor:
+    rows = []
+    for row, label in zip(logit, target.tolist(), strict=True):
+        for c, value in enumerate(row):
+            p = 1 / (1 + torch.exp(-value))
+            if label == c:
+                loss = -alpha * (1 - p) ** gamma * torch.log(p.clamp(min=FLOAT32_TINY))
+            else:
+                loss = -(1 - alpha) * p**gamma * torch.log((1 - p).clamp(min=FLOAT32_TINY))
+            known = weight is not None and 0 <= label < len(weight)
+            rows.append(loss * weight[label] if known else loss)
+    return torch.stack(rows).view_as(logit)
+
+
+def slow_softmax_focal_loss(logit, target, weight, gamma, alpha) -> Tensor:
+    rows = []
+    for row, label in zip(logit, target.tolist(), strict=True):
+        p = row.exp()[label] / row.exp().sum()
+        loss = -alpha * (1 - p) ** gamma * torch.log(p)
+        rows.append((0 if label < 0 else 1 if weight is None else weight[label]) * loss)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("gamma", [2.0, 1.5])
+def test_focal_loss(function, weighted, reduction, gamma, device: str) -> None:
+    logit, target = torch.randn(12, 5).double() * 3, torch.arange(12) % 5
+    target[7] = -1
+    if function == "sigmoid":
+        target[3] = 5  # background
+    weight = torch.rand(5).double() + 0.5 if weighted else None
+    slow = {"sigmoid": slow_sigmoid_focal_loss, "softmax": slow_softmax_focal_loss}[function]
+    fast = getattr(ops, f"{function}_focal_loss")
+    exact = logit.clone().requires_grad_()
+    expected = slow(exact, target, weight, gamma, 0.3)
+    if reduction != "none":
+        expected = expected.sum() / (12 if reduction == "mean" else 1)
+    given = logit.to(device).requires_grad_()
+    weight = weight.to(device) if weighted else None
+    found = fast(given, target.to(device), gamma, 0.3, weight, reduction)
+    torch.testing.assert_close(found.detach().cpu(), expected.detach())
+    if function == "softmax" and reduction == "none":
+        return  # mmcv's Python half multiplies (N, C) by (N,) there
+    factor = torch.randn_like(expected)
+    expected.backward(factor)
+    found.backward(factor.to(device))
+    torch.testing.assert_close(given.grad.cpu(), exact.grad)
+
+
+def test_sigmoid_focal_loss_of_confident_logits_is_mmcvs() -> None:
+    """Where p rounds to 1, mmcv charges -log of the smallest normal float32, about 87.3."""
+    logit = torch.tensor([[-200.0, -30.0, 16.0, 30.0, 200.0]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logit, torch.tensor([5]), 2.0, 0.25, None, "none")
+    q = np.float32(1) - np.float32(1) / (np.float32(1) + np.exp(np.float32(-16)))
+    limit = -math.log(FLOAT32_TINY)
+    expected = 0.75 * torch.tensor([[0, 0, (1 - q) ** 2 * -math.log(q), limit, limit]])
+    torch.testing.assert_close(loss.detach(), expected.float(), rtol=1e-5, atol=1e-5)
+    loss.sum().backward()
+    assert logit.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [ops.sigmoid_focal_loss, ops.softmax_focal_loss])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_focal_loss_in_half_precision(loss, dtype: torch.dtype, device: str) -> None:
+    logit, target = torch.randn(6, 4, device=device).to(dtype), torch.arange(6, device=device) % 4
+    expected = loss(logit.float(), target)
+    with torch.autocast(device, dtype=dtype):
+        found = loss(logit.requires_grad_(), target)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=2e-2)
+    found.backward()
+    assert logit.grad.isfinite().all()
+
+
+def test_focal_loss_of_nothing_and_of_a_class_too_many() -> None:
+    empty = torch.zeros(0, 4, requires_grad=True)
+    ops.sigmoid_focal_loss(empty, torch.zeros(0).long(), 2.0, 0.25, None, "sum").backward()
+    assert empty.grad.shape == (0, 4)
+    for loss in (ops.sigmoid_focal_loss, ops.softmax_focal_loss):
+        with pytest.raises(ValueError, match=r"holds class 6.*num_classes"):
+            loss(torch.zeros(1, 4), torch.tensor([6]))
+
+
+# ---------------------------------------------------------------- deformable operations
+
+
+def slow_deform_conv(
+    x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+):
+    """Sample by sample; differentiable by autograd in every input."""
+    batch, channels, height, width = x.shape
+    out_channels, _, kernel_h, kernel_w = weight.shape
+    taps, per_group = kernel_h * kernel_w, channels // deform_groups
+    out_h, out_w = offset.shape[2:]
+    rows = []
+    for b, oy, ox in np.ndindex(batch, out_h, out_w):
+        samples = []  # of every deformation group and tap
+        for g, tap in np.ndindex(deform_groups, taps):
+            k = g * taps + tap
+            y = oy * stride[0] - padding[0] + (tap // kernel_w) * dilation[0]
+            x_ = ox * stride[1] - padding[1] + (tap % kernel_w) * dilation[1]
+            y, x_ = y + offset[b, 2 * k, oy, ox], x_ + offset[b, 2 * k + 1, oy, ox]
+            value = x.new_zeros(per_group)
+            if -1 < y < height and -1 < x_ < width:
+                top, left = math.floor(y.item()), math.floor(x_.item())
+                for row, column in itertools.product((top, top + 1), (left, left + 1)):
+                    if 0 <= row < height and 0 <= column < width:
+                        # Slopes are those of the cell that begins at (top, left).
+                        v = y - top if row > top else 1 - (y - top)
+                        u = x_ - left if column > left else 1 - (x_ - left)
+                        value = (
+                            value + v * u * x[b, g * per_group : (g + 1) * per_group, row, column]
+                        )
+            samples.append(value if mask is None else value * mask[b, k, oy, ox])
+        columns = torch.stack(samples).view(deform_groups, taps, per_group).transpose(1, 2)
+        kernels = weight.view(groups, out_channels // groups, -1)
+        rows.append(torch.einsum("gok,gk->go", kernels, columns.reshape(groups, -1)))
+    output = torch.stack(rows).view(batch, out_h, out_w, out_channels).permute(0, 3, 1, 2)
+    return output if bias is None else output + bias[:, None, None]
+
+
+def check_with_gradients(fast, slow, inputs, device: str) -> None:
+    exact = [tensor.clone().requires_grad_() for tensor in inputs]
+    given = [tensor.to(device, copy=True).requires_grad_() for tensor in inputs]
+    expected, found = slow(*exact), fast(*given)
+    torch.testing.assert_close(found.detach().cpu(), expected.detach())
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    found.backward(grad.to(device))
+    for fast_tensor, slow_tensor in zip(given, exact, strict=True):
+        torch.testing.assert_close(fast_tensor.grad.cpu(), slow_tensor.grad)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("start", ["zeros", "random"])
+@pytest.mark.parametrize(("groups", "deform_groups", "stride"), [(1, 1, (1, 1)), (2, 2, (2, 1))])
+def test_deform_conv(modulated, start, groups, deform_groups, stride, device: str) -> None:
+    kernel, padding, dilation = (3, 2), (1, 1), (1, 2)
+    x = torch.randn(2, 4, 4, 5).double()
+    size = [
+        (x.shape[d + 2] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
+        for d in (0, 1)
+    ]
+    offset = torch.randn(2, deform_groups * 12, *size).double() * (start == "random") * 1.5
+    mask = torch.rand(2, deform_groups * 6, *size).double()
+    weight, bias = torch.randn(4, 4 // groups, *kernel).double(), torch.randn(4).double()
+    sizes = (stride, padding, dilation, groups, deform_groups)
+    if modulated:
+        inputs = (x, offset, mask, weight, bias)
+        fast = lambda *t: ops.modulated_deform_conv2d(*t, *sizes)  # noqa: E731
+        slow = lambda *t: slow_deform_conv(*t, *sizes)  # noqa: E731
     else:
-        model.bbox_head.num_classes = 4
-    return model
+        inputs = (x, offset, weight)
+        fast = lambda *t: ops.deform_conv2d(*t, *sizes, False, 1)  # noqa: E731
+        slow = lambda x, o, w: slow_deform_conv(x, o, None, w, None, *sizes)  # noqa: E731
+    check_with_gradients(fast, slow, inputs, device)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        "_base_/models/mask-rcnn_r50_fpn.py",
-        "_base_/models/cascade-mask-rcnn_r50_fpn.py",
-        "_base_/models/retinanet_r50_fpn.py",
-        "yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py",
-    ],
-)
-@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bfloat16"])
-def test_detectors_learn_and_predict(config: str, amp: bool) -> None:
-    pytest.importorskip("mmdet")
-    from mmdet.registry import MODELS
-    from mmdet.testing import demo_mm_inputs
-    from mmdet.utils import register_all_modules
+@pytest.mark.parametrize("dtype", HALVES)
+def test_deform_conv_in_half_precision(dtype: torch.dtype, device: str) -> None:
+    layers = [
+        ops.DeformConv2dPack(4, 6, 3, padding=1, deform_groups=2),
+        ops.ModulatedDeformConv2dPack(4, 6, 3, padding=1, deform_groups=2),
+    ]
+    for layer in layers:
+        torch.nn.init.normal_(layer.conv_offset.weight, std=0.1)
+        layer.to(device)
+        x = torch.randn(2, 4, 8, 8, device=device)
+        expected = layer(x)
+        with torch.autocast(device, dtype=dtype):
+            found = layer(x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+        found.sum().backward()
+        assert all(p.grad.isfinite().all() for p in layer.parameters())
 
-    register_all_modules(init_default_scope=True)
-    model = MODELS.build(small_detector(config))
-    inputs = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=[3, 0], with_mask=True, num_classes=4)
-    inputs = model.data_preprocessor(inputs, training=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
-        losses, _ = model.parse_losses(model(**inputs, mode="loss"))
-        losses.backward()
-        gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
-        assert all(g.isfinite().all() for g in gradients)
-        assert any(g.any() for g in gradients)
-        with torch.no_grad():
-            predictions = model.eval()(**inputs, mode="predict")
-    for prediction in predictions:
-        found = prediction.pred_instances
-        assert len(found) > 0
-        assert found.bboxes.shape == (len(found), 4)
-        if "mask" in config:
-            assert found.masks.shape == (len(found), *prediction.ori_shape)
+
+def test_deform_conv_in_steps_of_the_batch() -> None:
+    x, offset, weight = torch.randn(4, 2, 6, 6), torch.randn(4, 18, 4, 4), torch.randn(3, 2, 3, 3)
+    whole, step = (ops.deform_conv2d(x, offset, weight, 1, 0, 1, 1, 1, False, n) for n in (32, 2))
+    assert torch.equal(whole, step)
+    with pytest.raises(AssertionError, match="divisible"):
+        ops.deform_conv2d(x, offset, weight, 1, 0, 1, 1, 1, False, 3)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), (1, 1)), ((3, 1), (1, 0))])
+def test_masked_conv(kernel: tuple[int, int], padding: tuple[int, int], device: str) -> None:
+    layer = ops.MaskedConv2d(3, 4, kernel, padding=padding).to(device)
+    x, mask = torch.randn(1, 3, 5, 7, device=device), torch.rand(1, 5, 7, device=device) > 0.6
+    with torch.no_grad():
+        expected = torch.nn.Conv2d.forward(layer, x) * mask
+        torch.testing.assert_close(layer(x, mask), expected, atol=1e-5, rtol=1e-5)
+        assert not layer(x, mask & False).any()
+
+
+def test_multi_scale_deformable_attention(device: str) -> None:
+    """mmcv calls this kernel on CUDA alone; on a CPU it takes its own torch code."""
+    from mmcv.ops.multi_scale_deform_attn import (
+        MultiScaleDeformableAttnFunction,
+        multi_scale_deformable_attn_pytorch,
+    )
+
+    shapes = torch.tensor([[4, 5], [2, 3]], device=device)
+    inputs = torch.randn(2, 26, 2, 3), torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2
+    inputs = *inputs, torch.rand(2, 7, 2, 2, 3).flatten(3).softmax(-1).view(2, 7, 2, 2, 3)
+    start = torch.tensor([0, 20], device=device)
+    check_with_gradients(
+        lambda x, *t: MultiScaleDeformableAttnFunction.apply(x, shapes, start, *t, 64),
+        lambda x, *t: multi_scale_deformable_attn_pytorch(x, shapes.cpu(), *t),
+        [tensor.double() for tensor in inputs],
+        device,
+    )

@@ -15,7 +15,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 # Where a name in backticks with one of these beginnings is a file of the project.
-FOLDERS = ("configs/", "docs/", "examples/", "mmhybrid/", "requirements/", "results/", "tests/")
+FOLDERS = ["configs", "docs", "examples", "mmhybrid", "requirements", "results", "tests", "tools"]
 # Of mmsegmentation's checkout, and this page says so.
 ELSEWHERE = {"tools/dataset_converters/cityscapes.py"}
 
@@ -46,29 +46,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 @every_page
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
-    named = set(re.findall(r"(?:tools|configs|examples)/[\w./-]+\.(?:py|sh)", text))
-    named |= {
-        name
-        for name in re.findall(r"`([\w./-]+/[\w./-]*)`", text)
-        if name.startswith((*FOLDERS, "tools/"))
-    }
-    # A star stands for several, and what --out writes need not be there.
-    missing = [name for name in named - ELSEWHERE if not (ROOT / name).exists()]
+    named = re.findall(r"(?:tools|configs|examples)/[\w./-]+\.(?:py|sh)", text)
+    named += re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", text)
+    missing = [name for name in set(named) - ELSEWHERE if not (ROOT / name).exists()]
     assert missing == [], page.name
-
-
-def options_of(tool: Path) -> set[str]:
-    source = tool.read_text() + (ROOT / "tools" / "command_line.py").read_text()
-    return set(re.findall(r'"(--[\w-]+)"', source)) | {"--help"}
 
 
 @every_page
 def test_options_of_the_tools_exist(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     for name, rest in re.findall(r"python (tools/\w+\.py)([^\n`]*)", text):
-        used = set(re.findall(r"(?<![\w-])(--[a-z][\w-]*)", rest.split(" #")[0]))
         if name not in ELSEWHERE:
-            assert used <= options_of(ROOT / name), f"{page.name}: {name}"
+            used = set(re.findall(r"(?<![\w-])(--[a-z][\w-]*)", rest.split(" #")[0]))
+            source = (ROOT / name).read_text() + (ROOT / "tools" / "command_line.py").read_text()
+            known = {*re.findall(r'"(--[\w-]+)"', source), "--help"}
+            assert used <= known, f"{page.name}: {name}"
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -92,23 +84,23 @@ def tables(text: str) -> list[list[list[str]]]:
 def test_speeds_are_those_of_the_results() -> None:
     results = json.loads((ROOT / "results" / "speed.json").read_text())
     forward, training = tables((DOCS / "speed.md").read_text())
-    measured = {(row["model"], row["size"]): row["times_plain"] for row in results["forward"]}
-    sizes = forward[0][1:]
+    measured = {
+        (row["model"], row["size"]): f"{row['times_plain']:.1f}" for row in results["forward"]
+    }
+    (_, *sizes), *rows = forward
     shown = {
         (model, size): cell
-        for model, *cells in forward[1:]
+        for model, *cells in rows
         for size, cell in zip(sizes, cells, strict=True)
         if cell
     }
     assert shown
-    assert shown == {key: f"{measured[key]:.1f}" for key in shown}
+    assert shown == {key: measured[key] for key in shown}
     measured = {row["model"]: row for row in results["training"]}
-    for model, times, memory in training[1:]:
-        assert times == f"{measured[model]['times_plain']:.3g}"
-        assert memory == f"{measured[model]['memory_over_plain']:.3g}"
-    for row in results["errors"]:
-        if row["precision"] == "float64":
-            assert row["largest"] < 1e-14
+    for model, *shown in training[1:]:
+        row = measured[model]
+        assert shown == [f"{row[key]:.3g}" for key in ("times_plain", "memory_over_plain")]
+    assert all(r["largest"] < 1e-14 for r in results["errors"] if r["precision"] == "float64")
 
 
 def test_the_page_shows_the_very_example() -> None:

@@ -39,18 +39,17 @@ def train(folder: Path) -> None:
     os.dup2(log, 2)
     sys.argv = ["train.py", str(folder / "config.py"), "--quick", "--resume", "--work-dir"]
     sys.argv += [str(folder / "run"), "--cfg-options", *OPTIONS]
-    code: Any = 1
+    code: int | str | None = 1
     try:
         runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
         code = 0
     except SystemExit as error:
         code = error.code
+    finally:
         if isinstance(code, str):
             print(code)
-            code = 1
-    finally:
         sys.stdout.flush()
-        os._exit(code or 0)
+        os._exit(1 if isinstance(code, str) else code or 0)
 
 
 def start(folder: Path) -> int:
@@ -62,23 +61,24 @@ def start(folder: Path) -> int:
     return child
 
 
-def kill_at_random(child: int, folder: Path, seconds: float, in_save: bool) -> str | None:
-    """Kill a process at a random moment; return where that was, or None if it ended before.
+def wait_for(child: int, folder: Path, options: int = 0) -> bool:
+    """Wait until a process ends well; return whether it has, which os.WNOHANG leaves open."""
+    ended, status = os.waitpid(child, options)
+    if status != 0:
+        sys.exit(f"a run failed by itself:\n{(folder / 'log').read_text()[-3000:]}")
+    return ended != 0
 
-    Args:
-        child: The process.
-        folder: Of the run.
-        seconds: That a run takes.
-        in_save: Kill it while it is writing a checkpoint, whichever.
+
+def kill_at_random(child: int, folder: Path, seconds: float, in_save: bool) -> str | None:
+    """Kill a process within the seconds of a run or, `in_save`, while it writes a checkpoint.
+
+    Returns where that was, or None if it ended before.
     """
     end = time.monotonic() + random.uniform(0, seconds)
     saves_left = random.randrange(1, SAVES + 1)
     writing = False
     while in_save or time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            if status != 0:
-                raise SystemExit(f"a run failed by itself:\n{(folder / 'log').read_text()[-3000:]}")
+        if wait_for(child, folder, os.WNOHANG):
             return None
         before, writing = writing, any((folder / "run").glob("*.pth.part"))
         saves_left -= writing and not before
@@ -115,19 +115,15 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
     if type(a) is not type(b):
         return [path]
+    if isinstance(a, list | tuple):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, dict):
         if a.keys() != b.keys():
-            return [f"{path}: other names"]
+            return [f"{path}: other names or length"]
         return [one for key in a for one in differences(a[key], b[key], f"{path}.{key}")]
-    if isinstance(a, list | tuple):
-        if len(a) != len(b):
-            return [f"{path}: other length"]
-        return [one for i in range(len(a)) for one in differences(a[i], b[i], f"{path}[{i}]")]
     if isinstance(a, torch.Tensor):
         return [] if torch.equal(a, b) else [path]
-    if isinstance(a, np.ndarray):
-        return [] if np.array_equal(a, b) else [path]
-    return [] if a == b else [path]
+    return [] if np.array_equal(a, b) else [path]
 
 
 def main() -> None:
@@ -161,9 +157,7 @@ def main() -> None:
     random.seed(args.seed)
     folder = args.folder / f"{time.strftime('%Y%m%d_%H%M%S')}_{args.seed}"
     began = time.monotonic()
-    child = start(folder / "unkilled")
-    if os.waitpid(child, 0)[1] != 0:
-        sys.exit((folder / "unkilled" / "log").read_text()[-3000:])
+    wait_for(start(folder / "unkilled"), folder / "unkilled")
     seconds = time.monotonic() - began
     expected = result(folder / "unkilled")
     print(f"unkilled: {seconds:.1f} s", flush=True)
@@ -175,8 +169,7 @@ def main() -> None:
             child = start(here)
             aimed = (number + len(moments)) % 2 == 0
             if len(moments) == args.kills:
-                if os.waitpid(child, 0)[1] != 0:
-                    sys.exit(f"run {number} failed:\n{(here / 'log').read_text()[-3000:]}")
+                wait_for(child, here)
                 break
             where = kill_at_random(child, here, seconds, aimed)
             if where is None:
@@ -186,9 +179,9 @@ def main() -> None:
         in_saves += sum("half" in one for one in moments)
         different = differences(expected, result(here))
         same += not different
-        told = f"DIFFERS in {different[:5]}" if different else "identical"
+        how = f"DIFFERS in {different[:5]}" if different else "identical"
         print(
-            f"run {number}: killed {len(moments)} times ({'; '.join(moments)}): {told}", flush=True
+            f"run {number}: killed {len(moments)} times ({'; '.join(moments)}): {how}", flush=True
         )
     print(
         f"{same} of {args.runs} runs end bit-identical to the unkilled one; {kills} kills, "

@@ -6,9 +6,7 @@ it is not installed where the fork ``onedl-mmsegmentation`` is, which installs t
 (https://github.com/VBTI-development/onedl-mmengine, :data:`mmengine.config.utils.MODULE2PACKAGE`).
 """
 
-from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 
 from mmengine.config.utils import MODULE2PACKAGE
 
@@ -22,8 +20,4 @@ def apply() -> None:
 
 def is_installed(name: str) -> bool:
     """Whether a distribution of that name is installed."""
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
+    return any(distributions(name=name))

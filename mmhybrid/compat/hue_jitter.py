@@ -6,8 +6,6 @@ shift is negative, so that every second image of mmpretrain's ``ColorJitter`` wi
 instead, which is what NumPy 1 did.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from types import ModuleType
@@ -41,7 +39,7 @@ def _patch(photometric: ModuleType) -> None:
 
 
 def _shift_hue(img: np.ndarray, shift: int, backend: str) -> np.ndarray:
-    """Adds ``shift``, of a circle of 256, to the hue of a BGR image of shape (H, W, 3)."""
+    """Adds ``shift``, of a circle of 256, to the hue of a BGR image (H, W, 3)."""
     if backend == "pillow":
         from PIL import Image
 

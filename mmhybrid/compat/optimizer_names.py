@@ -8,8 +8,6 @@ import that failed half-way, ends with ``ASGD is already registered``
 ``TorchAdafactor``; and registering the same class once more changes nothing.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from typing import Any

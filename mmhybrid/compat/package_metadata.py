@@ -5,8 +5,6 @@ MMEngine 0.10 asks it whether a package is installed and where, hence fails on e
 questions are answered by ``importlib.metadata`` of the standard library.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os
@@ -14,43 +12,32 @@ import sys
 
 from mmengine.utils import package_utils
 
+from mmhybrid.compat import distribution_names
+
 
 def is_installed(package: str) -> bool:
     """Whether a distribution, or a module of that name, is installed."""
-    try:
-        importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        spec = importlib.util.find_spec(package)
-        return spec is not None and spec.origin is not None
-    return True
+    if distribution_names.is_installed(package):
+        return True
+    return getattr(importlib.util.find_spec(package), "origin", None) is not None
 
 
 def get_installed_path(package: str) -> str:
-    """The folder of the module that a distribution installs.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
-        RuntimeError: the package is a namespace, which has no folder of its own.
-    """
+    """The folder of the module that a distribution installs."""
     try:
         module = package2module(package)
     except importlib.metadata.PackageNotFoundError:
         module = package
         if importlib.util.find_spec(package) is None:
             raise
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    origin = getattr(importlib.util.find_spec(module), "origin", None)
+    if origin is None:
         raise RuntimeError(f"{package} is a namespace package; it has no folder of its own")
-    return os.path.dirname(spec.origin)
+    return os.path.dirname(origin)
 
 
 def package2module(package: str) -> str:
-    """The name under which a distribution is imported.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: nothing of that name is installed.
-        ValueError: the distribution does not say.
-    """
+    """The name under which a distribution is imported."""
     distribution = importlib.metadata.distribution(package)
     names = (distribution.read_text("top_level.txt") or "").split()
     if package in names or (not names and importlib.util.find_spec(package) is not None):

@@ -8,8 +8,6 @@ reads as before, trusted pickles of a program that sets ``TORCH_FORCE_NO_WEIGHTS
 them. ``torch`` itself stays as it is, and so does its list of safe globals.
 """
 
-from __future__ import annotations
-
 import functools
 import pickle
 from types import ModuleType

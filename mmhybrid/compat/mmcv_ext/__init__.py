@@ -2,8 +2,8 @@
 
 mmcv's kernels have no wheel for a current PyTorch (https://github.com/open-mmlab/mmcv/issues/3319).
 The ``mmcv-lite`` wheel holds the Python half of ``mmcv.ops`` and lacks only the compiled module
-``mmcv._ext``; so does the fork ``onedl-mmcv`` as pip builds it by default. `apply`
-lets Python find that module here: ``module.py``, whose kernels come from torchvision and torch.
+``mmcv._ext``; so does the fork ``onedl-mmcv`` as pip builds it by default. `apply` lets Python find
+that module here: ``module.py``, whose kernels come from torchvision and torch.
 
 ``mmcv.ops`` asserts while it is imported that the module has all of more than a hundred kernels, of
 which it uses a few. Where the module is ours, ``mmcv.utils.ext_loader.load_ext`` leaves that out.
@@ -49,8 +49,7 @@ def _patch(ext_loader: ModuleType) -> None:
 def apply() -> None:
     """Let `mmcv._ext` be found where mmcv is installed without it.
 
-    Nothing is imported now, neither mmcv nor torchvision. A full mmcv keeps its own kernels, and
-    without any mmcv nothing changes. Calling it again changes nothing.
+    A full mmcv keeps its own kernels, and without any mmcv nothing changes.
     """
     if ExtensionFinder in sys.meta_path or importlib.util.find_spec("mmcv") is None:
         return

@@ -12,11 +12,9 @@ from torch import Tensor
 from mmhybrid.compat.mmcv_ext.precision import as_working_precision
 from mmhybrid.errors import ArgumentError
 
-_SMALLEST = torch.finfo(torch.float32).tiny
-
 
 def _log(probability: Tensor) -> Tensor:
-    return probability.clamp(min=_SMALLEST).log()
+    return probability.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def _check_target(target: Tensor, largest: int) -> None:
@@ -29,16 +27,17 @@ def _check_target(target: Tensor, largest: int) -> None:
 
 def _write_per_class(
     result: Tensor,
+    logit: Tensor,
     target: Tensor,
     weight: Tensor,
-    p: Tensor,
     if_target: Callable[[Tensor], Tensor],
     if_other: Callable[[Tensor], Tensor],
 ) -> None:
     """Write `if_target(p)` in each row at its target class, `if_other(p)` elsewhere, weighted."""
-    classes = p.size(1)
-    known = (target >= 0) & (target < classes)
-    target = target.clamp(0, classes - 1)
+    (logit,) = as_working_precision(logit)
+    p = 1 / (1 + torch.exp(-logit))
+    known = (target >= 0) & (target < p.size(1))
+    target = target.clamp(0, p.size(1) - 1)
     column = target[:, None]
     values = if_other(p)
     # Only one value a row is positive: the rest of the table is spared the second formula.
@@ -53,26 +52,13 @@ def _write_per_class(
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the loss of every logit.
+    """Write the loss of every logit (N, C) into `output` (N, C).
 
-    Args:
-        input: Logits (N, C).
-        target: Class of each row (N,); C or a negative number means background.
-        weight: One weight a class (C,), or empty.
-        output: (N, C), written.
-        gamma: Power of the focusing factor.
-        alpha: Share of the positive term; the negative one has 1 - alpha.
+    A `target` (N,) of C or less than 0 means background; `weight` is one a class (C,), or empty.
     """
-    if input.numel() == 0:
-        return
     _check_target(target, input.size(1))
-    (logit,) = as_working_precision(input)
-    p = 1 / (1 + torch.exp(-logit))
     _write_per_class(
-        output,
-        target,
-        weight,
-        p,
+        *(output, input, target, weight),
         if_target=lambda p: -alpha * (1 - p) ** gamma * _log(p),
         if_other=lambda p: (alpha - 1) * p**gamma * _log(1 - p),
     )
@@ -82,15 +68,8 @@ def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Write the derivative of every loss by its logit; arguments as in the forward kernel."""
-    if input.numel() == 0:
-        return
-    (logit,) = as_working_precision(input)
-    p = 1 / (1 + torch.exp(-logit))
     _write_per_class(
-        grad_input,
-        target,
-        weight,
-        p,
+        *(grad_input, input, target, weight),
         if_target=lambda p: -alpha * (1 - p) ** gamma * (1 - p - gamma * p * _log(p)),
         if_other=lambda p: (alpha - 1) * p**gamma * (gamma * (1 - p) * _log(1 - p) - p),
     )
@@ -99,18 +78,10 @@ def sigmoid_focal_loss_backward(
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the loss of every row.
+    """Write the loss of every row of probabilities (N, C) into `output` (N,).
 
-    Args:
-        input: Probabilities after softmax (N, C).
-        target: Class of each row (N,); rows with a negative one do not count.
-        weight: One weight a class (C,), or empty.
-        output: (N,), written.
-        gamma: Power of the focusing factor.
-        alpha: Factor of the loss.
+    Rows with a negative `target` (N,) do not count; `weight` is one a class (C,), or empty.
     """
-    if input.numel() == 0:
-        return
     _check_target(target, input.size(1) - 1)
     (probability,) = as_working_precision(input)
     p = probability.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
@@ -127,17 +98,14 @@ def softmax_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Write the derivative by every logit (N, C); `buff` (N,) is working space."""
-    if input.numel() == 0:
-        return
     (probability,) = as_working_precision(input)
     column = target.clamp(min=0)[:, None]
     p = probability.gather(1, column).squeeze(1)
     q = 1 - p
     factor = alpha * (-(q**gamma) + gamma * q ** (gamma - 1) * p * _log(p))
-    factor = _weighted(factor, target, weight)[:, None]
-    grad = -factor * probability
-    grad_input.copy_(grad.scatter_add(1, column, factor))
-    buff.copy_(factor.squeeze(1))
+    factor = _weighted(factor, target, weight)
+    grad_input.copy_((-factor[:, None] * probability).scatter_add(1, column, factor[:, None]))
+    buff.copy_(factor)
 
 
 def _weighted(per_row: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -11,15 +11,10 @@ from mmhybrid.compat.mmcv_ext.precision import as_working_precision
 def bbox_overlaps(
     bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int
 ) -> None:
-    """Write the overlaps of boxes (M, 4) and (N, 4).
+    """Write the overlaps of boxes (M, 4) and (N, 4) to `ious` (M, N), or (M,) pair by pair.
 
-    Args:
-        bboxes1: As x1, y1, x2, y2.
-        bboxes2: As x1, y1, x2, y2.
-        ious: (M, N), or (M,) where `aligned`; written.
-        mode: 0 for intersection over union, 1 for intersection over the first box.
-        aligned: Whether to compare pair by pair.
-        offset: Widths and heights are x2 - x1 + offset.
+    Boxes are x1, y1, x2, y2, their sides x2 - x1 + offset. `mode` is 0 for intersection over union,
+    1 for intersection over the first box.
     """
     first, second = as_working_precision(bboxes1, bboxes2)
     if not aligned:
@@ -52,13 +47,7 @@ def masked_im2col_forward(
 
 
 def masked_col2im_forward(
-    col: Tensor,
-    mask_h_idx: Tensor,
-    mask_w_idx: Tensor,
-    im: Tensor,
-    height: int,
-    width: int,
-    channels: int,
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **sizes: int
 ) -> None:
     """Write the columns of `col` (C, M) to M pixels of `im` (1, C, H, W)."""
     im[0, :, mask_h_idx, mask_w_idx] = col.to(im)
@@ -74,16 +63,7 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """Multi-scale deformable attention (https://arxiv.org/abs/2010.04159), mmcv's own torch form.
 
-    Args:
-        value: (B, keys, heads, head width).
-        value_spatial_shapes: Height and width of each level (levels, 2).
-        value_level_start_index: Not needed here: the levels follow each other.
-        sampling_locations: (B, queries, heads, levels, points, 2), as x, y from 0 to 1.
-        attention_weights: (B, queries, heads, levels, points).
-        im2col_step: Not needed here.
-
-    Returns:
-        (B, queries, heads * head width).
+    The levels follow each other, hence their start index is not needed, nor is the step.
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 

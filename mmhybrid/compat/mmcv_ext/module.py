@@ -7,73 +7,13 @@ answers no.
 from typing import NoReturn
 
 from mmhybrid.compat.distribution_names import is_installed
-from mmhybrid.compat.mmcv_ext.deform_conv import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-)
-from mmhybrid.compat.mmcv_ext.focal_loss import (
-    sigmoid_focal_loss_backward,
-    sigmoid_focal_loss_forward,
-    softmax_focal_loss_backward,
-    softmax_focal_loss_forward,
-)
-from mmhybrid.compat.mmcv_ext.misc import (
-    bbox_overlaps,
-    get_compiler_version,
-    get_compiling_cuda_version,
-    masked_col2im_forward,
-    masked_im2col_forward,
-    ms_deform_attn_backward,
-    ms_deform_attn_forward,
-)
-from mmhybrid.compat.mmcv_ext.nms import nms, nms_match, softnms
-from mmhybrid.compat.mmcv_ext.roi import (
-    roi_align_backward,
-    roi_align_forward,
-    roi_pool_backward,
-    roi_pool_forward,
-)
+from mmhybrid.compat.mmcv_ext import deform_conv, focal_loss, misc, nms, roi
 
-__all__ = [
-    "bbox_overlaps",
-    "deform_conv_backward_input",
-    "deform_conv_backward_parameters",
-    "deform_conv_forward",
-    "get_compiler_version",
-    "get_compiling_cuda_version",
-    "masked_col2im_forward",
-    "masked_im2col_forward",
-    "modulated_deform_conv_backward",
-    "modulated_deform_conv_forward",
-    "ms_deform_attn_backward",
-    "ms_deform_attn_forward",
-    "nms",
-    "nms_match",
-    "roi_align_backward",
-    "roi_align_forward",
-    "roi_pool_backward",
-    "roi_pool_forward",
-    "sigmoid_focal_loss_backward",
-    "sigmoid_focal_loss_forward",
-    "softmax_focal_loss_backward",
-    "softmax_focal_loss_forward",
-    "softnms",
-]
-
-
-def _way_to_full_mmcv() -> str:
-    if is_installed("onedl-mmcv"):
-        return (
-            "pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir "
-            "onedl-mmcv, which compiles it"
-        )
-    return (
-        'pip uninstall mmcv-lite && pip install "mmcv==2.1.0" (see '
-        "https://mmcv.readthedocs.io/en/latest/get_started/installation.html)"
-    )
+for _module in (deform_conv, focal_loss, misc, nms, roi):
+    for _name, _kernel in list(vars(_module).items()):
+        # What the module defines itself, not what it imports.
+        if getattr(_kernel, "__module__", None) == _module.__name__ and _name[0] != "_":
+            globals()[_name] = _kernel
 
 
 class MissingKernelError(NotImplementedError, AttributeError):
@@ -83,7 +23,14 @@ class MissingKernelError(NotImplementedError, AttributeError):
 def __getattr__(name: str) -> NoReturn:
     if name.startswith("__"):
         raise AttributeError(name)
+    install = (
+        "pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir "
+        "onedl-mmcv, which compiles it"
+        if is_installed("onedl-mmcv")
+        else 'pip uninstall mmcv-lite && pip install "mmcv==2.1.0" (see '
+        "https://mmcv.readthedocs.io/en/latest/get_started/installation.html)"
+    )
     raise MissingKernelError(
         f"mmcv's kernel '{name}' is compiled code that this mmcv does not hold and mmhybrid "
-        "does not replace. Install full mmcv, built for the PyTorch in use: " + _way_to_full_mmcv()
+        f"does not replace. Install full mmcv, built for the PyTorch in use: {install}"
     )

@@ -9,11 +9,7 @@ import torch
 import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
-_NAIVE, _LINEAR, _GAUSSIAN = 0, 1, 2
-
-
-def _round_to_float32(number: float) -> float:
-    return torch.tensor(number, dtype=torch.float32).item()
+_NAIVE, _LINEAR = 0, 1
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
@@ -28,21 +24,15 @@ def _iou(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy NMS.
+    """Indices of the boxes (N, 4) that greedy NMS keeps, the highest of `scores` (N,) first.
 
-    Args:
-        boxes: (N, 4), as x1, y1, x2, y2.
-        scores: (N,).
-        iou_threshold: A box goes when its overlap with a kept one is greater than this.
-        offset: 1 where x2 and y2 name the last pixel inside the box, 0 otherwise.
-
-    Returns:
-        Indices of the kept boxes, the highest score first.
+    A box, as x1, y1, x2, y2, goes when its overlap with a kept one is greater than the threshold.
+    `offset` is 1 where x2 and y2 name the last pixel inside the box, 0 otherwise.
     """
     boxes = boxes.float()
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
-    return torch.ops.torchvision.nms(boxes, scores.float(), _round_to_float32(iou_threshold))
+    return torch.ops.torchvision.nms(boxes, scores.float(), float(np.float32(iou_threshold)))
 
 
 def softnms(
@@ -57,21 +47,13 @@ def softnms(
 ) -> Tensor:
     """Soft-NMS (https://arxiv.org/abs/1704.04503): overlapping boxes lose score.
 
-    Args:
-        boxes: (N, 4), as x1, y1, x2, y2.
-        scores: (N,).
-        dets: (N, 5), filled with the surviving boxes and their new scores.
-        iou_threshold: The naive and the linear method act on overlaps from here on.
-        sigma: Width of the Gaussian method.
-        min_score: A box whose score falls below this goes.
-        method: 0 naive, 1 linear, 2 Gaussian.
-        offset: As in `nms`.
-
-    Returns:
-        Indices of the surviving boxes in the order of `dets`.
+    Boxes, scores and offset are as in `nms`. The naive and the linear method (0 and 1) act on
+    overlaps from the threshold on; `sigma` is the width of the Gaussian one (2). A box whose score
+    falls below `min_score` goes. `dets` (N, 5) is filled with the surviving boxes and their new
+    scores, and their indices are returned in its order.
     """
     boxes, scores = (tensor.detach().cpu().float().numpy().copy() for tensor in (boxes, scores))
-    iou_threshold, min_score = _round_to_float32(iou_threshold), _round_to_float32(min_score)
+    iou_threshold, min_score = np.float32(iou_threshold), np.float32(min_score)
     order = np.arange(len(boxes))
     position = 0
     while position < len(boxes):
@@ -91,31 +73,24 @@ def softnms(
         removed = scores < min_score
         removed[:position] = False
         if removed.any():
-            kept = _fill_gaps(removed)
+            # Each box removed gives its place to the last one.
+            kept = np.arange(len(boxes) - removed.sum())
+            moved = len(kept) + np.flatnonzero(~removed[len(kept) :])
+            kept[removed[: len(kept)]] = moved[::-1]
             boxes, scores, order = boxes[kept], scores[kept], order[kept]
     result = np.concatenate((boxes, scores[:, None]), axis=1)
     dets[: len(order)] = torch.from_numpy(result).to(dets)
     return torch.from_numpy(order)
 
 
-def _fill_gaps(removed: np.ndarray) -> np.ndarray:
-    """Places left, in their new order, when each box removed gives its place to the last one."""
-    places = np.arange(len(removed))
-    count = len(removed) - removed.sum()
-    kept = places[:count]
-    kept[removed[:count]] = places[count:][~removed[count:]][::-1]
-    return kept
-
-
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Group boxes (N, 5), scores last, by the kept box that suppresses them.
 
-    Returns:
-        One list of indices a kept box: itself, then those it suppresses, by falling score. Here a
-        box whose overlap equals the threshold is suppressed.
+    Each kept box gives a list of indices: itself, then those it suppresses, by falling score. Here
+    a box whose overlap equals the threshold is suppressed.
     """
     boxes = dets.detach().cpu().float().numpy()
-    threshold = _round_to_float32(iou_threshold)
+    threshold = np.float32(iou_threshold)
     rest = np.argsort(-boxes[:, 4], kind="stable")
     groups = []
     while len(rest):

@@ -1,7 +1,8 @@
 """RoIAlign and RoIPool with the arguments of mmcv's kernels.
 
-Average RoIAlign is torchvision's kernel. The two that take a maximum have no counterpart there
-(torchvision's RoIPool rounds boxes, mmcv's does not) and go box by box.
+Boxes (K, 5) are image index, x1, y1, x2, y2. Average RoIAlign is torchvision's kernel. The two that
+take a maximum have no counterpart there (torchvision's RoIPool rounds boxes, mmcv's does not) and
+go box by box.
 """
 
 import torch
@@ -26,27 +27,17 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the pooled features of every box.
+    """Write the pooled features of every box into `output` (K, C, aligned_height, aligned_width).
 
-    Args:
-        input: Features (B, C, H, W).
-        rois: Boxes (K, 5), as image index, x1, y1, x2, y2.
-        output: (K, C, aligned_height, aligned_width), written.
-        argmax_y: Shape of `output`; where the maximum was found, written with `pool_mode` 0.
-        argmax_x: As `argmax_y`.
-        aligned_height: Bins of a box, vertically.
-        aligned_width: Bins of a box, horizontally.
-        spatial_scale: Pixels of `input` in a unit of `rois`.
-        sampling_ratio: Samples along each side of a bin; 0 for about one a pixel.
-        pool_mode: 0 for the maximum of a bin's samples, 1 for their average.
-        aligned: Whether pixel centres lie half a pixel from their index.
+    `input` is (B, C, H, W). `pool_mode` 0 takes the maximum of a bin's samples and writes where it
+    was found into `argmax_y` and `argmax_x`, shaped as `output`; 1 takes their average.
+    `sampling_ratio` is the samples along each side of a bin, 0 for about one a pixel.
     """
     features, boxes = as_working_precision(input, rois)
+    kernel = torch.ops.torchvision.roi_align
+    bins = (aligned_height, aligned_width)
     if pool_mode != _MAX:
-        pooled = torch.ops.torchvision.roi_align(
-            features, boxes, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
-        )
-        output.copy_(pooled)
+        output.copy_(kernel(features, boxes, spatial_scale, *bins, sampling_ratio, aligned))
         return
 
     # mmcv starts its search for the maximum from here, and stays here in a box without samples.
@@ -61,14 +52,15 @@ def roi_align_forward(
     if sampling_ratio > 0:
         samples = torch.full_like(samples, sampling_ratio)
 
-    images = boxes[:, 0].int().tolist()
-    for k, (image, (samples_x, samples_y)) in enumerate(zip(images, samples.tolist(), strict=True)):
+    for k, (samples_x, samples_y) in enumerate(samples.tolist()):
         if samples_x * samples_y == 0:
             output[k], argmax_y[k], argmax_x[k] = lowest, -1, -1
             continue
         x = _sample(start[k, 0], bin_size[k, 0], aligned_width, samples_x)
         y = _sample(start[k, 1], bin_size[k, 1], aligned_height, samples_y)
-        values = _interpolate(features[image], y.flatten(), x.flatten())
+        # Bins of one sample each are the samples themselves.
+        sides = (y.numel(), x.numel())
+        (values,) = kernel(features, boxes[k : k + 1], spatial_scale, *sides, 1, aligned)
         maximum, row, column = _bin_maximum(values, y.shape, x.shape)
         found = maximum > lowest
         output[k] = maximum.clamp(min=lowest)
@@ -91,20 +83,12 @@ def roi_align_backward(
 ) -> None:
     """Add the gradient of the features to `grad_input`; arguments as in `roi_align_forward`."""
     grad, boxes, y, x = as_working_precision(grad_output, rois, argmax_y, argmax_x)
-    if pool_mode != _MAX:
-        bins = (aligned_height, aligned_width)
-        grad_features = torch.ops.torchvision._roi_align_backward(
-            grad, boxes, spatial_scale, *bins, *grad_input.shape, sampling_ratio, aligned
-        )
-        grad_input.add_(grad_features)
-        return
-
-    height, width = grad_input.shape[2:]
-    grad = torch.where(y != -1, grad, 0)
-    for row, weight_y in _neighbours(y, height):
-        for column, weight_x in _neighbours(x, width):
-            pixel = row * width + column
-            _add_at(grad_input, boxes[:, 0], pixel, grad * weight_y * weight_x)
+    if pool_mode == _MAX:
+        _add_at(grad_input, boxes[:, 0], y, x, torch.where(y != -1, grad, 0))
+    else:
+        sizes = (aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned)
+        backward = torch.ops.torchvision._roi_align_backward
+        grad_input.add_(backward(grad, boxes, spatial_scale, *sizes))
 
 
 def roi_pool_forward(
@@ -116,16 +100,11 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Write the largest feature in every bin of every box.
+    """Write the largest feature in every bin of every box into `output`, 0 in an empty bin.
 
-    Args:
-        input: Features (B, C, H, W).
-        rois: Boxes (K, 5), as image index, x1, y1, x2, y2; the last pixel belongs to the box.
-        output: (K, C, pooled_height, pooled_width), written; 0 in an empty bin.
-        argmax: Shape of `output`; index of the pixel, row by row, written; -1 in an empty bin.
-        pooled_height: Bins of a box, vertically.
-        pooled_width: Bins of a box, horizontally.
-        spatial_scale: Pixels of `input` in a unit of `rois`.
+    `input` is (B, C, H, W); the last pixel belongs to a box. `output` and `argmax` are
+    (K, C, pooled_height, pooled_width). The index of the pixel, row by row, goes to `argmax`, -1 in
+    an empty bin.
     """
     features, boxes = as_working_precision(input, rois)
     height, width = input.shape[2:]
@@ -147,18 +126,13 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **bins: float
 ) -> None:
     """Add the gradient of the features to `grad_input`; arguments as in `roi_pool_forward`."""
-    grad, images = as_working_precision(grad_output, rois[:, 0])
-    grad = torch.where(argmax != -1, grad, 0)
-    _add_at(grad_input, images, argmax.clamp(min=0).long(), grad)
+    width = grad_input.size(3)
+    places = (argmax // width, argmax % width)
+    grad, images, y, x = as_working_precision(grad_output, rois[:, 0], *places)
+    _add_at(grad_input, images, y, x, torch.where(argmax != -1, grad, 0))
 
 
 def _sample(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
@@ -168,53 +142,20 @@ def _sample(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
     return (start + steps[:bins] * bin_size)[:, None] + within
 
 
-def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after each position on an axis, each with its linear weight.
-
-    Positions up to one pixel beyond the border count as on it. Those farther out have no weight.
-    """
-    inside = (position >= -1) & (position <= length)
-    position = position.clamp(0, length - 1)
-    before = position.floor()
-    weight = position - before
-    before = before.long()
-    after = (before + 1).clamp(max=length - 1)
-    return [(before, (1 - weight) * inside), (after, weight * inside)]
-
-
-def _interpolate(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Bilinear samples (C, len(y), len(x)) of features (C, H, W) at every pair of y and x."""
-    height, width = features.shape[1:]
-    return sum(
-        (weight_y[:, None] * weight_x) * features[:, row][:, :, column]
-        for row, weight_y in _neighbours(y, height)
-        for column, weight_x in _neighbours(x, width)
-    )
-
-
 def _bin_maximum(
     values: Tensor, rows: tuple[int, int], columns: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reduce values (C, bins * samples, bins * samples) to the maximum of each bin.
+    """The maxima (C, bins, bins) of values (C, bins * samples, bins * samples) in each bin.
 
-    Args:
-        values: What each row and column of samples holds.
-        rows: Bins and samples in a bin, vertically.
-        columns: Bins and samples in a bin, horizontally.
-
-    Returns:
-        The maxima (C, bins, bins), and the row and the column of `values` that hold them: of
-        equal values the first, row by row.
+    `rows` and `columns` are bins and samples in a bin. With the maxima come the row and the column
+    of `values` that hold them: of equal values the first, row by row.
     """
     values = values.unflatten(2, columns).unflatten(1, rows).transpose(2, 3).flatten(3)
-    best = values.argmax(dim=-1, keepdim=True)
-    maximum = values.gather(-1, best).squeeze(-1)
-    best = best.squeeze(-1)
+    maximum, best = values.max(dim=-1)
     bins_y = torch.arange(rows[0], device=values.device)[:, None]
     bins_x = torch.arange(columns[0], device=values.device)
     row = bins_y * rows[1] + best // columns[1]
-    column = bins_x * columns[1] + best % columns[1]
-    return maximum, row, column
+    return maximum, row, bins_x * columns[1] + best % columns[1]
 
 
 def _pixels(start: Tensor, bin_size: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
@@ -227,11 +168,17 @@ def _pixels(start: Tensor, bin_size: Tensor, bins: int, length: int) -> tuple[Te
     return pixel.clamp(max=length - 1), pixel < end[:, None]
 
 
-def _add_at(grad_input: Tensor, images: Tensor, pixel: Tensor, values: Tensor) -> None:
-    """Add values (K, C, ...) to `grad_input` (B, C, H, W) at pixel indices of the same shape."""
+def _add_at(grad_input: Tensor, images: Tensor, y: Tensor, x: Tensor, values: Tensor) -> None:
+    """Add values (K, C, ...) to `grad_input` (B, C, H, W) around positions of the same shape.
+
+    A position shares its value bilinearly, which RoIAlign does at the centre of a box of one pixel.
+    """
     batch, channels, height, width = grad_input.shape
-    plane = images.long()[:, None] * channels + torch.arange(channels, device=images.device)
-    index = plane[:, :, None] * (height * width) + pixel.flatten(2)
-    total = values.new_zeros(batch * channels * height * width)
-    total.index_add_(0, index.flatten(), values.flatten())
-    grad_input.add_(total.view(grad_input.shape))
+    plane = images[:, None] * channels + torch.arange(channels, device=images.device)
+    plane = plane[:, :, None, None].expand_as(y)
+    boxes = torch.stack((plane, x - 0.5, y - 0.5, x + 0.5, y + 0.5), dim=-1).view(-1, 5)
+    grad = torch.ops.torchvision._roi_align_backward(
+        *(values.reshape(-1, 1, 1, 1), boxes, 1.0, 1, 1),
+        *(batch * channels, 1, height, width, 1, False),
+    )
+    grad_input.add_(grad.view(grad_input.shape))
