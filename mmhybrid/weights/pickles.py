@@ -1,22 +1,20 @@
-"""What a pickle asks for, found out without running it.
+"""Unpickling weights and plain values, and nothing else.
 
-``torch.load(weights_only=True)`` looks at names alone. It calls an allowed function with any
-argument (``bytearray(2**44)``), and takes the size of a storage from the pickle although the record
-has less. Here the instructions are followed with labels in place of objects, and every call, change
-of an object and declared size is judged before PyTorch sees the file.
+Python's unpickler, restricted as its documentation advises: a name in a file stands for one of the
+functions here, which check their arguments. ``torch.load(weights_only=True)`` calls what it allows
+with any argument (``bytearray(2**44)``) and enlarges a storage to what a tensor declares.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import datetime
 import functools
 import pathlib
 import pickle
 import pickletools
 import re
-import struct
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
@@ -28,134 +26,14 @@ from mmhybrid.weights.errors import DamagedCheckpointError, UnsafeCheckpointErro
 
 HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 STATISTICS = ("min", "max", "current", "mean")
-CONFIGS = (  # read as dicts
-    "addict.addict.Dict",
-    "easydict.EasyDict",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "yacs.config.CfgNode",
-)
-PATHS = tuple(
-    f"pathlib.{module}{name}"
-    for module in ("", "_local.")
-    for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
-)
-ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-STORAGES = {
-    **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
-    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
-    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
-    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
-    "ComplexDouble": 16,
-    "Untyped": 1,
-}
-STORAGE_BYTES = {
-    f"{module}.{name}Storage": nbytes
-    for module in ("torch", "torch.cuda", "torch.storage")
-    for name, nbytes in STORAGES.items()
-}
-# What may be called. The functions of torch.load itself need no entry in safe_globals().
-CALLED = {
-    *(
-        f"torch._utils._rebuild_{name}"
-        for name in (
-            "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "qtensor",
-            "sparse_tensor",
-        )
-    ),
-    "torch._tensor._rebuild_from_type_v2",
-    "torch.serialization._get_layout",
-    "torch.Size",
-    "torch.device",
-    "collections.OrderedDict",
-    "collections.Counter",
-    "collections.defaultdict",
-    "collections.deque",
-    *(f"builtins.{name}" for name in ("set", "frozenset", "complex", "slice", "bytearray")),
-    "builtins.getattr",
-    "_codecs.encode",
-    *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
-    "numpy.dtype",
-    *(f"{module}.{name}" for module in ARRAY_MODULES for name in ("scalar", "_reconstruct")),
-    "argparse.Namespace",
-    HISTORY,
-    *CONFIGS,
-    *PATHS,
+INSTRUCTIONS = {
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
+    "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES",
+    "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND",
+    "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET", "BINPUT",
+    "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ",
+    "BUILD", "BINPERSID",
 }  # fmt: skip
-# What may be named as an argument alone.
-NAMED = {
-    "torch.Tensor",
-    "torch.nn.parameter.Parameter",
-    "numpy.ndarray",
-    *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str", "bool")),
-    *(f"{HISTORY}.{name}" for name in STATISTICS),
-    *(f"torch.{k}" for k, v in vars(torch).items() if isinstance(v, torch.dtype | torch.qscheme)),
-    *STORAGE_BYTES,
-}
-CHANGED = {"collections.OrderedDict", "argparse.Namespace", HISTORY, *CONFIGS}
-PUSHES = {  # no more than the value that they hold
-    "STOP", "PROTO", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
-    "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT",
-    "EMPTY_SET",
-}  # fmt: skip
-
-
-class Name(str):
-    """A function or class that a pickle has named."""
-
-    __slots__ = ()
-
-
-class Made(str):
-    """An object, by what made it."""
-
-    __slots__ = ()
-
-
-def check_pickle(stream: BinaryIO, note_storage: Callable[[str, int], None] | None = None) -> None:
-    """Raises UnsafeCheckpointError unless a pickle of protocol 2 holds weights and plain values.
-
-    Args:
-        stream: open at the pickle; left behind its end.
-        note_storage: called with the key and the number of bytes of each storage that it declares.
-    """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for opcode, value, _ in pickletools.genops(stream):
-        name = opcode.name
-        if name in ("BINPUT", "LONG_BINPUT"):
-            memo[value] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[value])
-        elif name == "GLOBAL":
-            stack.append(_named(value))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name == "TUPLE":
-            stack.append(tuple(_pop_to_mark(stack)))
-        elif name in ("REDUCE", "NEWOBJ"):
-            arguments = stack.pop()
-            _check_call(stack[-1], arguments)
-            # What a dtype is decides what may be changed about it.
-            code = f" {arguments[0]}" if stack[-1] == "numpy.dtype" else ""
-            stack[-1] = Made(stack[-1] + code)
-        elif name == "BUILD":
-            state = stack.pop()
-            _check_change(stack[-1], state)
-        elif name == "BINPERSID":
-            if note_storage is None:
-                refuse("it asks for a storage where there is none")
-            note_storage(*_storage_of(stack.pop()))
-            stack.append(Made("storage"))
-        elif name in ("APPENDS", "SETITEMS"):
-            _pop_to_mark(stack)
-        elif name in ("APPEND", "SETITEM"):
-            del stack[-len(opcode.stack_before) + 1 :]
-        elif name in PUSHES:
-            stack += [_label(name, value, result) for result in opcode.stack_after]
-        else:
-            refuse(f"it uses {name}, an instruction of pickle")
 
 
 def refuse(why: str) -> NoReturn:
@@ -167,190 +45,236 @@ def refuse(why: str) -> NoReturn:
     )
 
 
-def _pop_to_mark(stack: list[Any]) -> list[Any]:
-    place = len(stack) - 1 - stack[::-1].index(pickletools.markobject)
-    items = stack[place + 1 :]
-    del stack[place:]
-    return items
+# --- what a file may call -------------------------------------------------------------------------
 
 
-def _label(opcode: str, value: Any, result: pickletools.StackObject) -> Any:
-    if opcode == "MARK":
-        return pickletools.markobject
-    constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-    if opcode in constants:
-        return constants[opcode]
-    return Made(result.name) if value is None else value
+def _tensor(
+    rebuild: Callable, storage: Any, offset: int, size: Any, stride: Any, *rest: Any
+) -> Any:
+    dtype = rest[2] if rebuild is torch._utils._rebuild_tensor_v3 else storage.dtype
+    end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+    if min(offset, *size, *stride, 0) < 0 or (
+        0 not in size and end * dtype.itemsize > storage.nbytes()
+    ):
+        raise DamagedCheckpointError("a tensor of it declares more than its storage has")
+    return rebuild(storage, offset, size, stride, *rest)
 
 
-def _named(value: str) -> Name:
-    module, _, name = value.partition(" ")
-    full = f"{module.replace('__builtin__', 'builtins')}.{name}"
-    if full not in CALLED and full not in NAMED:
-        refuse(f"it asks for {full[:80]}")
-    return Name(full)
+def _with_state(tensor: torch.Tensor, state: Any) -> torch.Tensor:
+    vars(tensor).update(state[0] if type(state) is tuple else state)
+    return tensor
 
 
-def _describe(label: Any) -> str:
-    """In bounded time, whatever is nested in it."""
-    return label[:80] if isinstance(label, str) else f"an object of type {type(label).__name__}"
+def _from_type(make: Any, cls: Any, arguments: tuple, state: Any) -> torch.Tensor:
+    if not isinstance(make, Name) or cls not in (torch.Tensor, torch.nn.Parameter):
+        refuse("it makes a tensor of an unusual type")
+    return _with_state(MAKERS[make](*arguments), state)
 
 
-def _check_call(function: Any, arguments: Any) -> None:
-    if type(function) is not Name or function not in CALLED or type(arguments) is not tuple:
-        refuse(f"it calls {_describe(function)}")
-    wrong = (
-        # Other encodings make text grow.
-        (function == "_codecs.encode" and arguments[1:] not in (("latin1",), ("latin-1",)))
-        or (function == "builtins.bytearray" and not isinstance((*arguments, "")[0], str))
-        or (function == "numpy.dtype" and not _is_plain_dtype(*arguments))
-        or (function.endswith("._reconstruct") and arguments[:2] != ("numpy.ndarray", (0,)))
-    )
-    if wrong:
-        refuse(f"it calls {function} with unusual arguments")
+def _parameter_with_state(data: Any, requires_grad: bool, hooks: Any, state: Any) -> torch.Tensor:
+    return _with_state(torch._utils._rebuild_parameter(data, requires_grad, hooks), state)
 
 
-def _is_plain_dtype(code: Any, align: Any = None, copy: Any = None) -> bool:
-    """Whether it is a type of numbers, text or times, and a copy: NumPy's own must not change."""
-    return type(code) is str and re.fullmatch(r"[biufcSUMm]\d{1,9}", code) is not None and copy == 1
+def _filled(make: Callable, items: Any = ()) -> Any:
+    # A tensor may have more elements than bytes.
+    return make(items) if type(items) in (list, tuple, dict) else refuse("it fills a container")
 
 
-def _check_change(instance: Any, state: Any) -> None:
-    if type(instance) is not Made:
-        refuse(f"it changes {_describe(instance)}")
-    if instance.startswith("numpy.dtype "):
-        _, order, subtype, names, fields, itemsize, alignment, flags, *_ = state
-        size = np.dtype(instance.split()[1]).itemsize
-        if (
-            order not in ("<", ">", "|", "=")
-            or (subtype, names, fields) != (None, None, None)
-            or itemsize not in (-1, size)
-            or alignment not in (-1, 1, 4)
-            or flags not in (0, 8)
-        ):
-            refuse("it changes the size of a type of NumPy")
-    elif instance.endswith("._reconstruct"):
-        _, shape, dtype, _, _ = state
-        if not isinstance(dtype, Made) or not all(type(size) is int for size in shape):
-            refuse("it makes an unusual array")
-    elif instance not in CHANGED:
-        refuse(f"it changes {_describe(instance)}")
+def _bytes(make: Callable, data: Any = b"", encoding: str = "latin1") -> Any:
+    if not isinstance(data, str | bytes) or encoding not in ("latin1", "latin-1"):
+        refuse("it makes bytes of what is no text")  # of a number of them, or longer ones
+    return make(data if isinstance(data, bytes) else data.encode("latin1"))
 
 
-def _storage_of(pid: Any) -> tuple[str, int]:
-    """The key and the bytes of a storage, from how PyTorch names it."""
-    if type(pid) is tuple and len(pid) in (5, 6):
-        tag, kind, key, location, count, *view = pid
-        if (
-            (tag, *view) in (("storage",), ("storage", None))
-            and kind in STORAGE_BYTES
-            and type(key) is type(location) is str
-            and type(count) is int
-            and count >= 0
-        ):
-            return key, count * STORAGE_BYTES[kind]
-    refuse("it asks for a storage in another way than torch.save does")
+def _getattr(owner: Any, name: Any) -> None:
+    """HistoryBuffer pickles its statistics so; those of the class are used in their place."""
+    if not isinstance(owner, Name) or owner != HISTORY or name not in STATISTICS:
+        refuse("it asks for an attribute")
 
 
-# --- what PyTorch is given ------------------------------------------------------------------------
+def _dtype(code: Any, align: Any = None, copy: Any = None) -> np.dtype:
+    # A copy, since what NumPy itself uses must not change.
+    if type(code) is not str or not re.fullmatch(r"[biufcSUMm]\d{1,9}", code) or copy != 1:
+        refuse("it asks for an unusual type of numpy")
+    return np.dtype(code, False, True)
 
 
-def _attribute(owner: Any, name: str) -> Any:
-    """Stands for ``getattr``: ``HistoryBuffer`` pickles its statistics through it."""
-    if owner is not HistoryBuffer or name not in STATISTICS:
-        raise UnsafeCheckpointError(f"it asks for the attribute {name} of {_describe(owner)}")
-    return getattr(HistoryBuffer, name)
+def _array(cls: Any, shape: Any, code: Any) -> np.ndarray:
+    return np.ndarray((0,)) if cls is np.ndarray else refuse("it makes an unusual array")
 
 
-def _named_only(*arguments: Any) -> NoReturn:
-    """Stands for what is never called."""
-    raise DamagedCheckpointError("it calls a type that stands for itself")
+def _path(*parts: str) -> str:
+    return str(pathlib.PurePosixPath(*parts))
 
 
-@functools.cache
-def safe_globals() -> list[tuple[Any, str]]:
-    """What :func:`torch.load` may look up besides its own, and the name in the file."""
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUMm"}
-    make_array, make_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    plain = (
-        argparse.Namespace, frozenset, slice, datetime.datetime, datetime.date, datetime.timedelta,
-        np.dtype, np.ndarray, HistoryBuffer,
-    )  # fmt: skip
-    return [
-        *((each, f"{each.__module__}.{each.__qualname__}") for each in plain),
-        *((dtype, f"numpy.dtypes.{dtype.__name__}") for dtype in dtypes),
-        *((make_array, f"{module}._reconstruct") for module in ARRAY_MODULES),
-        *((make_scalar, f"{module}.scalar") for module in ARRAY_MODULES),
-        *((collections.OrderedDict, name) for name in CONFIGS),
-        *((lambda *parts: str(pathlib.PurePosixPath(*parts)), name) for name in PATHS),
-        (_attribute, "builtins.getattr"),
-        (lambda factory=None, *items: dict(*items), "collections.defaultdict"),
-        (lambda items=(), *_: list(items), "collections.deque"),
-        *((_named_only, name) for name in NAMED if name.startswith(("builtins.", HISTORY + "."))),
-    ]
+class Name(str):
+    """What a file has named and may call."""
+
+    __slots__ = ()
 
 
-# --- protocols 3 to 5 -----------------------------------------------------------------------------
+MAKERS: dict[str, Callable] = {
+    **{
+        f"torch._utils._rebuild_{name}": functools.partial(
+            _tensor, getattr(torch._utils, f"_rebuild_{name}")
+        )
+        for name in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
+    },
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
+    "torch._utils._rebuild_sparse_tensor": torch._utils._rebuild_sparse_tensor,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch.serialization._get_layout": torch.serialization._get_layout,
+    "torch.Size": functools.partial(_filled, torch.Size),
+    "torch.device": torch.device,
+    "collections.OrderedDict": functools.partial(_filled, OrderedDict),
+    "collections.Counter": functools.partial(_filled, Counter),
+    "collections.defaultdict": lambda factory=None: {},
+    "collections.deque": lambda items=(), most=None: _filled(list, items),
+    "builtins.set": functools.partial(_filled, set),
+    "builtins.frozenset": functools.partial(_filled, frozenset),
+    "builtins.complex": complex,
+    "builtins.slice": slice,
+    "builtins.bytearray": functools.partial(_bytes, bytearray),
+    "_codecs.encode": functools.partial(_bytes, bytes),
+    "builtins.getattr": _getattr,
+    "datetime.datetime": datetime.datetime,
+    "datetime.date": datetime.date,
+    "datetime.timedelta": datetime.timedelta,
+    "numpy.dtype": _dtype,
+    "argparse.Namespace": argparse.Namespace,
+    HISTORY: lambda: HistoryBuffer(),
+    **dict.fromkeys(
+        (
+            "addict.addict.Dict",
+            "easydict.EasyDict",
+            "mmcv.utils.config.ConfigDict",
+            "mmengine.config.config.ConfigDict",
+            "yacs.config.CfgNode",
+        ),
+        lambda items=(), *_: dict(items) if type(items) is dict else {},  # filled later
+    ),
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    MAKERS[f"{_module}._reconstruct"] = _array
+    MAKERS[f"{_module}.scalar"] = np.float64(0).__reduce__()[0]
+for _module in ("pathlib", "pathlib._local"):
+    for _name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
+        MAKERS[f"{_module}.{_name}"] = _path
+
+# What may be named as an argument alone. A type of storage is told by its dtype.
+CONSTANTS: dict[str, Any] = {
+    "torch.Tensor": torch.Tensor,
+    "torch.nn.parameter.Parameter": torch.nn.Parameter,
+    "numpy.ndarray": np.ndarray,
+    **{f"builtins.{cls.__name__}": cls for cls in (list, dict, int, float, str, bool)},
+    **{f"{HISTORY}.{name}": None for name in STATISTICS},
+    **{str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype | torch.qscheme)},
+    **{
+        f"{module}.{name}": dtype
+        for dtype, name in torch.storage._dtype_to_storage_type_map().items()
+        for module in ("torch", "torch.cuda")
+    },
+    "torch.storage.UntypedStorage": torch.uint8,
+}
 
 
-def as_protocol_2(stream: BinaryIO) -> bytes:
-    """A pickle in the protocol that PyTorch's restricted reader knows.
+# --- the unpickler --------------------------------------------------------------------------------
+
+
+class Reader(pickle._Unpickler):
+    """Reads one pickle from a stream, and leaves the stream behind its end.
 
     Args:
-        stream: open at the pickle; left behind its end.
+        storage_of: gives the storage of a key, dtype, number of elements and location.
     """
-    start = stream.tell()
-    steps = list(pickletools.genops(stream))
-    end = stream.tell()
-    stream.seek(start)
-    data = stream.read(end - start)
-    if data[:1] != b"\x80" or data[1] <= 2:
-        return data
-    places = [place - start for *_, place in steps] + [len(data)]
-    # Text stays a str until the end, because STACK_GLOBAL takes back the two before it.
-    written: list[bytes | str] = [b"\x80\x02"]
-    texts: dict[int, str] = {}
-    marks: list[int] = []
-    remembered = 0
-    for index, (opcode, value, _) in enumerate(steps):
-        name = opcode.name
-        if pickletools.markobject in opcode.stack_before:
-            mark = marks.pop()
-        if name in ("PROTO", "FRAME"):
-            continue
-        if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
-            place = remembered if name == "MEMOIZE" else value
-            remembered += 1
-            if isinstance(written[-1], str):
-                texts[place] = written[-1]
-            else:
-                written.append(b"r" + struct.pack("<I", place))
-        elif name in ("BINGET", "LONG_BINGET"):
-            written.append(texts[value] if value in texts else b"j" + struct.pack("<I", value))
-        elif "UNICODE" in name:
-            written.append(value)
-        elif name == "STACK_GLOBAL":
-            attribute, module = written.pop(), written.pop()
-            written.append(f"c{module}\n{attribute}\n".encode())
-        elif "BINBYTES" in name:
-            written += [b"c_codecs\nencode\n", value.decode("latin1"), "latin1", b"\x86R"]
-        elif name == "FROZENSET":
-            written[mark] = b"c__builtin__\nfrozenset\n("
-            written.append(b"t\x85R")
-        elif name == "ADDITEMS":
-            # The empty set before the mark, maybe put into the memo, becomes a call with a list.
-            place = mark - 1 if written[mark - 1] == pickle.EMPTY_SET else mark - 2
-            if written[place] != pickle.EMPTY_SET:
-                refuse("it fills a set in several steps")
-            written[place:mark] = [b"c__builtin__\nset\n]"] + [b""] * (mark - place - 1)
-            written.append(b"e\x85R")
+
+    def __init__(self, stream: BinaryIO, storage_of: Callable | None = None) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self.storage_of = storage_of
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if full in CONSTANTS:
+            return CONSTANTS[full]
+        return Name(full) if full in MAKERS else refuse(f"it asks for {full[:80]}")
+
+    def persistent_load(self, pid: Any) -> torch.storage.TypedStorage:
+        if self.storage_of is not None and type(pid) is tuple and len(pid) in (5, 6):
+            tag, dtype, key, location, count, *view = pid
+            if (
+                (tag, *view) in (("storage",), ("storage", None))
+                and type(dtype) is torch.dtype
+                and type(key) is type(location) is str
+                and type(count) is int
+                and count >= 0
+            ):
+                storage = self.storage_of(key, dtype, count, location)
+                return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+        refuse("it asks for a storage in another way than torch.save does")
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if not isinstance(function, Name):
+            refuse(f"it calls {getattr(function, '__name__', type(function).__name__)}")
+        self.stack[-1] = MAKERS[function](*arguments)
+
+    load_newobj = load_reduce
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        instance = self.stack[-1]
+        if isinstance(instance, np.dtype):
+            _, order, subtype, names, fields, itemsize, alignment, flags, *_ = state
+            if (
+                order not in ("<", ">", "|", "=")
+                or (subtype, names, fields) != (None, None, None)
+                or itemsize not in (-1, instance.itemsize)
+                or alignment not in (-1, 1, 4)
+                or flags not in (0, 8)
+            ):
+                refuse("it changes the size of a type of NumPy")
+            instance.__setstate__(state)
+        elif type(instance) is np.ndarray:
+            if not isinstance(state[2], np.dtype):
+                refuse("it makes an unusual array")
+            instance.__setstate__(state)
+        elif type(state) is dict and type(instance) in (
+            dict,
+            OrderedDict,
+            argparse.Namespace,
+            HistoryBuffer,
+        ):
+            state = {key: value for key, value in state.items() if key != "statistics_methods"}
+            getattr(instance, "__dict__", {}).update(state)  # a dict, for a config, has none
         else:
-            if name == "MARK":
-                marks.append(len(written))
-            written.append(data[places[index] : places[index + 1]])
-    return b"".join(_text(each) if isinstance(each, str) else each for each in written)
+            refuse(f"it changes an object of type {type(instance).__name__}")
+
+    def _last(self, cls: type) -> Any:
+        if not isinstance(self.stack[-1], cls):
+            refuse(f"it fills an object of type {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._last(dict)[key] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._last(dict)[key] = value
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self._last(set).update(items)
+
+    def load_other(self) -> NoReturn:
+        refuse("it uses an instruction of pickle that torch.save does not")
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
+_names = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+Reader.dispatch = {
+    code: getattr(Reader, load.__name__ if _names[code] in INSTRUCTIONS else "load_other")
+    for code, load in pickle._Unpickler.dispatch.items()
+}

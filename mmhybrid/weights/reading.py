@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import struct
+import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from mmengine.logging import HistoryBuffer
 
 from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
-from mmhybrid.weights.pickles import as_protocol_2, check_pickle, refuse, safe_globals
+from mmhybrid.weights.pickles import Reader
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
-LEGACY_MAGIC_NUMBER = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-WHAT_WAS_SAVED = 3  # of the pickles of a file from before PyTorch 1.6
+LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 
 def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = None) -> Any:
@@ -78,8 +77,12 @@ def _read(file: BinaryIO, name: str, map_location: Any) -> Any:
         read = _read_legacy
     else:
         raise DamagedCheckpointError(f"{name} is no checkpoint: {_what_it_is(file, start)}")
+    if map_location is None and not torch.cuda.is_available():
+        map_location = "cpu"
     try:
-        return read(file, name, map_location)
+        if read is _read_safetensors:
+            return _read_safetensors(file, map_location)
+        return read(file, torch.serialization._get_restore_location(map_location))
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except CheckpointError as error:
@@ -104,51 +107,43 @@ def _what_it_is(file: BinaryIO, start: bytes) -> str:
     return "it is neither a file of torch.save nor safetensors"
 
 
-def _load(file: BinaryIO, map_location: Any) -> Any:
-    """PyTorch's restricted reader, on a file that has been checked."""
-    if map_location is None and not torch.cuda.is_available():
-        map_location = "cpu"
-    names = [name for name in safe_globals() if name not in torch.serialization.get_safe_globals()]
-    statistics = dict(HistoryBuffer._statistics_methods)
-    file.seek(0)
-    try:
-        with torch.serialization.safe_globals(names):
-            return torch.load(file, map_location, weights_only=True, mmap=False)
-    except pickle.UnpicklingError as error:
-        refuse(str(error).strip().splitlines()[-1])
-    finally:
-        # What is restored of a HistoryBuffer would replace the class's own functions.
-        HistoryBuffer._statistics_methods.clear()
-        HistoryBuffer._statistics_methods.update(statistics)
+# Takes a storage to the device that a file names.
+Restore = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
+
+
+def _storage(data: bytes) -> torch.UntypedStorage:
+    return torch.UntypedStorage.from_buffer(data, byte_order="little", dtype=torch.uint8)
 
 
 # --- PyTorch 1.6 and later ------------------------------------------------------------------------
 
 
-def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
+def _read_zip(file: BinaryIO, restore: Restore) -> Any:
     """A zip of ``data.pkl`` and one record a storage."""
     archive, records = _checked_zip(file)
     pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
-    if len(pickles) != 1:
+    if len(pickles) != 1 or pickles[0].count("/") != 1:
         raise DamagedCheckpointError("it is a zip, but not one of torch.save")
     folder = pickles[0].removesuffix("data.pkl")
 
-    def check_storage(key: str, nbytes: int) -> None:
-        record = records.get(f"{folder}data/{key}")
-        if record is None or nbytes > record.file_size:
-            held = "is not there" if record is None else f"has {record.file_size}"
-            raise DamagedCheckpointError(f"storage {key} declares {nbytes} bytes and {held}")
+    swapped = f"{folder}byteorder" in records and (
+        archive.read(f"{folder}byteorder") != sys.byteorder.encode()
+    )
+    storages: dict[str, torch.UntypedStorage] = {}
 
-    original = archive.read(pickles[0])
-    instructions = as_protocol_2(io.BytesIO(original))
-    check_pickle(io.BytesIO(instructions), check_storage)
-    if instructions == original:
-        return _load(file, map_location)
-    rewritten = io.BytesIO()
-    with zipfile.ZipFile(rewritten, "w") as copy:
-        for record in records:
-            copy.writestr(record, instructions if record == pickles[0] else archive.read(record))
-    return _load(rewritten, map_location)
+    def storage_of(key: str, dtype: torch.dtype, count: int, location: str) -> torch.UntypedStorage:
+        record = records.get(f"{folder}data/{key}")
+        if record is None or count * dtype.itemsize > record.file_size:
+            held = "is not there" if record is None else f"has {record.file_size} bytes"
+            raise DamagedCheckpointError(f"storage {key} declares {count} of {dtype} and {held}")
+        if key not in storages:
+            storage = _storage(archive.read(record))
+            if swapped:
+                storage.byteswap(dtype)
+            storages[key] = restore(storage, location)
+        return storages[key]
+
+    return Reader(io.BytesIO(archive.read(pickles[0])), storage_of).load()
 
 
 def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
@@ -173,12 +168,12 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
         # torch.serialization.set_crc32_options(False) leaves the checksums out.
         for record in records.values():
             record.CRC = None
-    _check_bytes(file, archive, size)
+    _check_bytes(file, size)
     return archive, records
 
 
-def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
-    """Compares the checksum of the file, or of its records, unless that has just been done."""
+def _check_bytes(file: BinaryIO, size: int) -> None:
+    """Compares the checksum of the file, if it has one, unless that has just been done."""
     if (identity := _identity(file)) in _verified:
         _verified.remove(identity)
         return
@@ -188,8 +183,6 @@ def _check_bytes(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
             "its bytes have changed since it was written: its SHA-256 is not the one it was saved "
             "with. Copy it again, or take the checkpoint before it."
         )
-    if checksum is None and (damaged := archive.testzip()) is not None:
-        raise DamagedCheckpointError(f"the bytes of its record {damaged} have changed")
 
 
 _verified: set[tuple[str, int, int]] = set()
@@ -222,46 +215,51 @@ def _is_cut_in_its_comment(file: BinaryIO) -> bool:
 # --- PyTorch before 1.6 ---------------------------------------------------------------------------
 
 
-def _read_legacy(file: BinaryIO, name: str, map_location: Any) -> Any:
+def _read_legacy(file: BinaryIO, restore: Restore) -> Any:
     """Five pickles (magic number, protocol, machine, what was saved, keys of storages), then the
-    storages. Such files are old and small: this one is read into memory, which bounds what a
-    pickle may ask to be read."""
+    storages. Such files are old and small: this one is read into memory."""
     stream = io.BytesIO(file.read())
-    instructions = []
-    declared: dict[str, int] = {}
-    for place in range(5):
-        instructions.append(as_protocol_2(stream))
-        check_pickle(
-            io.BytesIO(instructions[-1]), declared.__setitem__ if place == WHAT_WAS_SAVED else None
+    size = len(stream.getbuffer())
+    storages: dict[str, tuple[torch.UntypedStorage, int, int]] = {}
+
+    def storage_of(key: str, dtype: torch.dtype, count: int, location: str) -> torch.UntypedStorage:
+        if key not in storages:
+            nbytes = count * dtype.itemsize
+            if sum(declared for *_, declared in storages.values()) + nbytes > size:
+                raise DamagedCheckpointError("its storages declare more bytes than the file has")
+            storage = restore(torch.UntypedStorage(nbytes), location)
+            storages[key] = storage, count, nbytes
+        return storages[key][0]
+
+    if Reader(stream).load() != LEGACY_MAGIC_NUMBER:
+        raise UnsafeCheckpointError(
+            "it is a pickle, but not one of torch.save. Save it again with torch.save."
         )
-        if instructions[0] != LEGACY_MAGIC_NUMBER:
-            raise UnsafeCheckpointError(
-                "it is a pickle, but not one of torch.save. Save it again with torch.save."
-            )
-    if sum(declared.values()) > len(stream.getbuffer()) - stream.tell():
-        raise DamagedCheckpointError("its storages declare more bytes than the file has")
-    # uint16 and the like are saved as bytes under a name that PyTorch does not find in such files.
-    instructions[WHAT_WAS_SAVED] = instructions[WHAT_WAS_SAVED].replace(
-        b"ctorch.storage\nUntypedStorage\n", b"ctorch\nByteStorage\n"
-    )
-    return _load(io.BytesIO(b"".join([*instructions, stream.read()])), map_location)
+    Reader(stream).load()
+    Reader(stream).load()
+    saved = Reader(stream, storage_of).load()
+    keys = Reader(stream).load()
+    if set(keys) != set(storages):
+        raise DamagedCheckpointError("it lists other storages than it uses")
+    for key in keys:
+        storage, count, nbytes = storages[key]
+        data = stream.read(8 + nbytes)
+        if len(data) < 8 + nbytes or struct.unpack("<q", data[:8])[0] != count:
+            raise DamagedCheckpointError(f"its storage {key} is cut short")
+        storage.copy_(_storage(data[8:]))
+    return saved
 
 
 # --- safetensors ----------------------------------------------------------------------------------
 
 
-def _read_safetensors(file: BinaryIO, name: str, map_location: Any) -> dict[str, torch.Tensor]:
+def _read_safetensors(file: BinaryIO, map_location: Any) -> dict[str, torch.Tensor]:
     """A header in JSON and the bytes; it cannot hold a program."""
     try:
         import safetensors.torch
     except ImportError:
-        raise CheckpointError(f"{name}: reading it needs `pip install safetensors`") from None
-    try:
-        tensors = safetensors.torch.load(file.read())
-    except safetensors.SafetensorError as error:
-        raise DamagedCheckpointError(
-            f"{name} is no whole safetensors file ({error}). Copy or download it again."
-        ) from None
+        raise CheckpointError("reading it needs `pip install safetensors`") from None
+    tensors = safetensors.torch.load(file.read())
     if isinstance(map_location, (str, torch.device)):
         return {key: tensor.to(map_location) for key, tensor in tensors.items()}
     return tensors
