@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import pathlib
 import pickle
 import pickletools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -27,13 +27,13 @@ from mmhybrid.weights.errors import DamagedCheckpointError, UnsafeCheckpointErro
 HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 STATISTICS = ("min", "max", "current", "mean")
 INSTRUCTIONS = {
-    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
-    "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES",
-    "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND",
-    "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET", "BINPUT",
-    "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ",
-    "BUILD", "BINPERSID",
-}  # fmt: skip
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1"),
+    *("BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET"),
+    *("ADDITEMS", "FROZENSET", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+}
 
 
 def refuse(why: str) -> NoReturn:
@@ -45,39 +45,40 @@ def refuse(why: str) -> NoReturn:
     )
 
 
-# --- what a file may call -------------------------------------------------------------------------
-
-
 def _tensor(
     rebuild: Callable, storage: Any, offset: int, size: Any, stride: Any, *rest: Any
 ) -> Any:
     dtype = rest[2] if rebuild is torch._utils._rebuild_tensor_v3 else storage.dtype
     end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    if min(offset, *size, *stride, 0) < 0 or (
-        0 not in size and end * dtype.itemsize > storage.nbytes()
-    ):
+    nbytes = 0 if 0 in size else end * dtype.itemsize
+    if min(offset, *size, *stride, 0) < 0 or nbytes > storage._untyped_storage.nbytes():
         raise DamagedCheckpointError("a tensor of it declares more than its storage has")
     return rebuild(storage, offset, size, stride, *rest)
-
-
-def _with_state(tensor: torch.Tensor, state: Any) -> torch.Tensor:
-    vars(tensor).update(state[0] if type(state) is tuple else state)
-    return tensor
 
 
 def _from_type(make: Any, cls: Any, arguments: tuple, state: Any) -> torch.Tensor:
     if not isinstance(make, Name) or cls not in (torch.Tensor, torch.nn.Parameter):
         refuse("it makes a tensor of an unusual type")
-    return _with_state(MAKERS[make](*arguments), state)
+    tensor = MAKERS[make](*arguments)
+    vars(tensor).update(state[0] if type(state) is tuple else state)
+    return tensor
 
 
 def _parameter_with_state(data: Any, requires_grad: bool, hooks: Any, state: Any) -> torch.Tensor:
-    return _with_state(torch._utils._rebuild_parameter(data, requires_grad, hooks), state)
+    name = Name("torch._utils._rebuild_parameter")
+    return _from_type(name, torch.Tensor, (data, requires_grad, hooks), state)
+
+
+def _hashable(items: Any) -> Any:
+    if any(type(one) is tuple and any(type(part) is tuple for part in one) for one in items):
+        refuse("it has tuples of tuples as keys")  # whose hash may take forever
+    return items
 
 
 def _filled(make: Callable, items: Any = ()) -> Any:
-    # A tensor may have more elements than bytes.
-    return make(items) if type(items) in (list, tuple, dict) else refuse("it fills a container")
+    if type(items) not in (list, tuple, dict):
+        refuse("it fills a container")  # with a tensor, that may have more elements than bytes
+    return make(_hashable(items))
 
 
 def _bytes(make: Callable, data: Any = b"", encoding: str = "latin1") -> Any:
@@ -99,12 +100,8 @@ def _dtype(code: Any, align: Any = None, copy: Any = None) -> np.dtype:
     return np.dtype(code, False, True)
 
 
-def _array(cls: Any, shape: Any, code: Any) -> np.ndarray:
+def _array(cls: Any, *_: Any) -> np.ndarray:
     return np.ndarray((0,)) if cls is np.ndarray else refuse("it makes an unusual array")
-
-
-def _path(*parts: str) -> str:
-    return str(pathlib.PurePosixPath(*parts))
 
 
 class Name(str):
@@ -113,55 +110,53 @@ class Name(str):
     __slots__ = ()
 
 
+TENSORS = ("tensor", "tensor_v2", "tensor_v3", "qtensor")
+CONFIGS = (
+    "addict.addict.Dict", "easydict.EasyDict", "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict", "yacs.config.CfgNode",
+)  # fmt: skip
+PATHS = [
+    f"pathlib.{module}{name}"
+    for module in ("", "_local.")
+    for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+]
+ARRAYS = ("numpy.core.multiarray", "numpy._core.multiarray")
+# What a file may call.
 MAKERS: dict[str, Callable] = {
     **{
-        f"torch._utils._rebuild_{name}": functools.partial(
-            _tensor, getattr(torch._utils, f"_rebuild_{name}")
-        )
-        for name in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
+        f"torch._utils._rebuild_{name}": partial(_tensor, vars(torch._utils)[f"_rebuild_{name}"])
+        for name in TENSORS
     },
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch._utils._rebuild_sparse_tensor": torch._utils._rebuild_sparse_tensor,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.serialization._get_layout": torch.serialization._get_layout,
-    "torch.Size": functools.partial(_filled, torch.Size),
+    "torch.Size": partial(_filled, torch.Size),
     "torch.device": torch.device,
-    "collections.OrderedDict": functools.partial(_filled, OrderedDict),
-    "collections.Counter": functools.partial(_filled, Counter),
+    "collections.OrderedDict": partial(_filled, OrderedDict),
+    "collections.Counter": partial(_filled, Counter),
     "collections.defaultdict": lambda factory=None: {},
     "collections.deque": lambda items=(), most=None: _filled(list, items),
-    "builtins.set": functools.partial(_filled, set),
-    "builtins.frozenset": functools.partial(_filled, frozenset),
+    "builtins.set": partial(_filled, set),
+    "builtins.frozenset": partial(_filled, frozenset),
     "builtins.complex": complex,
     "builtins.slice": slice,
-    "builtins.bytearray": functools.partial(_bytes, bytearray),
-    "_codecs.encode": functools.partial(_bytes, bytes),
+    "builtins.bytearray": partial(_bytes, bytearray),
+    "_codecs.encode": partial(_bytes, bytes),
     "builtins.getattr": _getattr,
     "datetime.datetime": datetime.datetime,
     "datetime.date": datetime.date,
     "datetime.timedelta": datetime.timedelta,
     "numpy.dtype": _dtype,
+    **{f"{module}._reconstruct": _array for module in ARRAYS},
+    **{f"{module}.scalar": np.float64(0).__reduce__()[0] for module in ARRAYS},
     "argparse.Namespace": argparse.Namespace,
     HISTORY: lambda: HistoryBuffer(),
-    **dict.fromkeys(
-        (
-            "addict.addict.Dict",
-            "easydict.EasyDict",
-            "mmcv.utils.config.ConfigDict",
-            "mmengine.config.config.ConfigDict",
-            "yacs.config.CfgNode",
-        ),
-        lambda items=(), *_: dict(items) if type(items) is dict else {},  # filled later
-    ),
+    # Items that are arguments of `__new__` come again later.
+    **dict.fromkeys(CONFIGS, lambda items=(), *_: dict(items) if type(items) is dict else {}),
+    **dict.fromkeys(PATHS, lambda *parts: str(pathlib.PurePosixPath(*parts))),
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    MAKERS[f"{_module}._reconstruct"] = _array
-    MAKERS[f"{_module}.scalar"] = np.float64(0).__reduce__()[0]
-for _module in ("pathlib", "pathlib._local"):
-    for _name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
-        MAKERS[f"{_module}.{_name}"] = _path
-
 # What may be named as an argument alone. A type of storage is told by its dtype.
 CONSTANTS: dict[str, Any] = {
     "torch.Tensor": torch.Tensor,
@@ -177,9 +172,6 @@ CONSTANTS: dict[str, Any] = {
     },
     "torch.storage.UntypedStorage": torch.uint8,
 }
-
-
-# --- the unpickler --------------------------------------------------------------------------------
 
 
 class Reader(pickle._Unpickler):
@@ -200,18 +192,16 @@ class Reader(pickle._Unpickler):
         return Name(full) if full in MAKERS else refuse(f"it asks for {full[:80]}")
 
     def persistent_load(self, pid: Any) -> torch.storage.TypedStorage:
-        if self.storage_of is not None and type(pid) is tuple and len(pid) in (5, 6):
-            tag, dtype, key, location, count, *view = pid
-            if (
-                (tag, *view) in (("storage",), ("storage", None))
-                and type(dtype) is torch.dtype
-                and type(key) is type(location) is str
-                and type(count) is int
-                and count >= 0
-            ):
-                storage = self.storage_of(key, dtype, count, location)
-                return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-        refuse("it asks for a storage in another way than torch.save does")
+        if (
+            self.storage_of is None
+            or [type(one) for one in pid[:5]] != [str, torch.dtype, str, str, int]
+            or (pid[0], pid[5:]) not in (("storage", ()), ("storage", (None,)))
+            or pid[4] < 0
+        ):
+            refuse("it asks for a storage in another way than torch.save does")
+        _, dtype, key, location, count = pid[:5]
+        storage = self.storage_of(key, dtype, count, location)
+        return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -236,15 +226,10 @@ class Reader(pickle._Unpickler):
             ):
                 refuse("it changes the size of a type of NumPy")
             instance.__setstate__(state)
-        elif type(instance) is np.ndarray:
-            if not isinstance(state[2], np.dtype):
-                refuse("it makes an unusual array")
+        elif type(instance) is np.ndarray and isinstance(state[2], np.dtype):
             instance.__setstate__(state)
         elif type(state) is dict and type(instance) in (
-            dict,
-            OrderedDict,
-            argparse.Namespace,
-            HistoryBuffer,
+            (dict, OrderedDict, argparse.Namespace, HistoryBuffer)
         ):
             state = {key: value for key, value in state.items() if key != "statistics_methods"}
             getattr(instance, "__dict__", {}).update(state)  # a dict, for a config, has none
@@ -256,18 +241,25 @@ class Reader(pickle._Unpickler):
             refuse(f"it fills an object of type {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._last(dict)[key] = value
-
     def load_setitems(self) -> None:
         items = self.pop_mark()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self._last(dict)[key] = value
+        target = self._last(dict)
+        for key, value in zip(_hashable(items[::2]), items[1::2], strict=True):
+            target[key] = value
+
+    def load_setitem(self) -> None:
+        items = [self.stack.pop(), self.stack.pop()]
+        self.metastack.append(self.stack)
+        self.stack = items[::-1]
+        self.load_setitems()
 
     def load_additems(self) -> None:
         items = self.pop_mark()
-        self._last(set).update(items)
+        self._last(set).update(_hashable(items))
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(_hashable(items)))
 
     def load_other(self) -> NoReturn:
         refuse("it uses an instruction of pickle that torch.save does not")

@@ -1,8 +1,7 @@
 """Reading a checkpoint without running what a hostile one asks for.
 
-Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. PyTorch's restricted
-reader makes the objects, from files whose checksums, sizes and pickles have been judged: the size
-of the file bounds the memory, whatever the file declares.
+Read are PyTorch's files, of 1.6 and later (a zip) and before, and safetensors. The size of the file
+bounds the memory, whatever the file declares.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 
 from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from mmhybrid.weights.pickles import Reader
-from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
+from mmhybrid.weights.writing import CHECKSUM, CHECKSUM_LENGTH, sha256_of
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
@@ -31,8 +30,7 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
 
     Args:
         source: path of a file, or a file that is open for reading bytes.
-        map_location: as that of :func:`torch.load`; what was saved on a GPU goes to the CPU where
-            there is none.
+        map_location: as that of :func:`torch.load`; by default the CPU where there is no GPU.
 
     Returns:
         What was saved: tensors, and containers and plain values around them. A configuration
@@ -82,7 +80,11 @@ def _read(file: BinaryIO, name: str, map_location: Any) -> Any:
     try:
         if read is _read_safetensors:
             return _read_safetensors(file, map_location)
-        return read(file, torch.serialization._get_restore_location(map_location))
+        try:
+            return read(file, torch.serialization._get_restore_location(map_location))
+        finally:  # the bytes of a sparse tensor may be read after it is made
+            with torch.sparse.check_sparse_tensor_invariants():
+                torch._utils._validate_loaded_sparse_tensors()
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except CheckpointError as error:
@@ -115,41 +117,10 @@ def _storage(data: bytes) -> torch.UntypedStorage:
     return torch.UntypedStorage.from_buffer(data, byte_order="little", dtype=torch.uint8)
 
 
-# --- PyTorch 1.6 and later ------------------------------------------------------------------------
-
-
 def _read_zip(file: BinaryIO, restore: Restore) -> Any:
-    """A zip of ``data.pkl`` and one record a storage."""
-    archive, records = _checked_zip(file)
-    pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
-    if len(pickles) != 1 or pickles[0].count("/") != 1:
-        raise DamagedCheckpointError("it is a zip, but not one of torch.save")
-    folder = pickles[0].removesuffix("data.pkl")
-
-    swapped = f"{folder}byteorder" in records and (
-        archive.read(f"{folder}byteorder") != sys.byteorder.encode()
-    )
-    storages: dict[str, torch.UntypedStorage] = {}
-
-    def storage_of(key: str, dtype: torch.dtype, count: int, location: str) -> torch.UntypedStorage:
-        record = records.get(f"{folder}data/{key}")
-        if record is None or count * dtype.itemsize > record.file_size:
-            held = "is not there" if record is None else f"has {record.file_size} bytes"
-            raise DamagedCheckpointError(f"storage {key} declares {count} of {dtype} and {held}")
-        if key not in storages:
-            storage = _storage(archive.read(record))
-            if swapped:
-                storage.byteswap(dtype)
-            storages[key] = restore(storage, location)
-        return storages[key]
-
-    return Reader(io.BytesIO(archive.read(pickles[0])), storage_of).load()
-
-
-def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """Opens a zip whose bytes are those that were written, and that holds what it declares."""
+    """A file of PyTorch 1.6 or later: a zip of ``data.pkl`` and one record a storage."""
     size = file.seek(0, os.SEEK_END)
-    if _is_cut_in_its_comment(file):
+    if _is_cut_in_its_comment(file, size):
         raise DamagedCheckpointError("its last bytes are missing. Copy it again.")
     archive = zipfile.ZipFile(file)
     records = {record.filename: record for record in archive.infolist()}
@@ -168,8 +139,28 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
         # torch.serialization.set_crc32_options(False) leaves the checksums out.
         for record in records.values():
             record.CRC = None
+    pickles = [record for record in records if record.endswith("/data.pkl")]
+    if len(pickles) != 1 or pickles[0].count("/") != 1:
+        raise DamagedCheckpointError("it is a zip, but not one of torch.save")
     _check_bytes(file, size)
-    return archive, records
+    folder = pickles[0].removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    swapped = order in records and archive.read(order) != sys.byteorder.encode()
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def storage_of(key: str, dtype: torch.dtype, count: int, location: str) -> torch.UntypedStorage:
+        record = records.get(f"{folder}data/{key}")
+        if record is None or count * dtype.itemsize > record.file_size:
+            held = "is not there" if record is None else f"has {record.file_size} bytes"
+            raise DamagedCheckpointError(f"storage {key} declares {count} of {dtype} and {held}")
+        if key not in storages:
+            storage = _storage(archive.read(record))
+            if swapped:
+                storage.byteswap(dtype)
+            storages[key] = restore(storage, location)
+        return storages[key]
+
+    return Reader(io.BytesIO(archive.read(pickles[0])), storage_of).load()
 
 
 def _check_bytes(file: BinaryIO, size: int) -> None:
@@ -177,8 +168,11 @@ def _check_bytes(file: BinaryIO, size: int) -> None:
     if (identity := _identity(file)) in _verified:
         _verified.remove(identity)
         return
-    checksum = stored_checksum(file)
-    if checksum is not None and checksum != sha256_of(file, size - CHECKSUM_LENGTH):
+    file.seek(max(0, size - CHECKSUM_LENGTH))
+    end = file.read()
+    if end.startswith(CHECKSUM) and end != (
+        CHECKSUM + sha256_of(file, size - CHECKSUM_LENGTH).encode()
+    ):
         raise DamagedCheckpointError(
             "its bytes have changed since it was written: its SHA-256 is not the one it was saved "
             "with. Copy it again, or take the checkpoint before it."
@@ -203,43 +197,37 @@ def _identity(file: BinaryIO) -> tuple[str, int, int] | None:
     return os.path.realpath(str(file.name)), status.st_size, status.st_mtime_ns
 
 
-def _is_cut_in_its_comment(file: BinaryIO) -> bool:
+def _is_cut_in_its_comment(file: BinaryIO, size: int) -> bool:
     """Whether a zip has fewer bytes at its end than it says, which ``zipfile`` overlooks."""
-    size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2**16 - 22))
     end = file.read()
     record = end[end.rfind(b"PK\x05\x06") :]
     return len(record) < 22 or len(record) != 22 + struct.unpack("<H", record[20:22])[0]
 
 
-# --- PyTorch before 1.6 ---------------------------------------------------------------------------
-
-
 def _read_legacy(file: BinaryIO, restore: Restore) -> Any:
-    """Five pickles (magic number, protocol, machine, what was saved, keys of storages), then the
-    storages. Such files are old and small: this one is read into memory."""
+    """A file from before PyTorch 1.6: five pickles (magic number, protocol, machine, what was
+    saved, keys of storages), then the storages. It is old and small, and read into memory."""
     stream = io.BytesIO(file.read())
-    size = len(stream.getbuffer())
+    left = len(stream.getbuffer())
     storages: dict[str, tuple[torch.UntypedStorage, int, int]] = {}
 
     def storage_of(key: str, dtype: torch.dtype, count: int, location: str) -> torch.UntypedStorage:
+        nonlocal left
         if key not in storages:
             nbytes = count * dtype.itemsize
-            if sum(declared for *_, declared in storages.values()) + nbytes > size:
+            left -= nbytes
+            if left < 0:
                 raise DamagedCheckpointError("its storages declare more bytes than the file has")
-            storage = restore(torch.UntypedStorage(nbytes), location)
-            storages[key] = storage, count, nbytes
+            storages[key] = restore(torch.UntypedStorage(nbytes), location), count, nbytes
         return storages[key][0]
 
     if Reader(stream).load() != LEGACY_MAGIC_NUMBER:
         raise UnsafeCheckpointError(
             "it is a pickle, but not one of torch.save. Save it again with torch.save."
         )
-    Reader(stream).load()
-    Reader(stream).load()
-    saved = Reader(stream, storage_of).load()
-    keys = Reader(stream).load()
-    if set(keys) != set(storages):
+    _, _, saved, keys = (Reader(stream, storage_of).load() for _ in range(4))
+    if type(keys) is not list or sorted(keys) != sorted(storages):
         raise DamagedCheckpointError("it lists other storages than it uses")
     for key in keys:
         storage, count, nbytes = storages[key]
@@ -248,9 +236,6 @@ def _read_legacy(file: BinaryIO, restore: Restore) -> Any:
             raise DamagedCheckpointError(f"its storage {key} is cut short")
         storage.copy_(_storage(data[8:]))
     return saved
-
-
-# --- safetensors ----------------------------------------------------------------------------------
 
 
 def _read_safetensors(file: BinaryIO, map_location: Any) -> dict[str, torch.Tensor]:
