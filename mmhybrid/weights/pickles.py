@@ -185,6 +185,12 @@ class Reader(pickle._Unpickler):
         super().__init__(stream, encoding="utf-8")
         self.storage_of = storage_of
 
+    def load_global(self) -> None:
+        module, name = self.readline(), self.readline()
+        if not name.endswith(b"\n"):
+            raise EOFError("it ends within a name")
+        self.append(self.find_class(module[:-1].decode(), name[:-1].decode()))
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if full in CONSTANTS:
