@@ -342,18 +342,12 @@ def _fit(tensor: Tensor, own: Tensor) -> Tensor:
     short, long = sorted((tuple(tensor.shape), tuple(own.shape)), key=len)
     if long == short + (1,) * (len(long) - len(short)):
         return tensor.reshape(own.shape)  # a 1x1 convolution is a linear layer
-    colours = 3
-    if (
-        tensor.ndim == own.ndim == 4
-        and tensor.shape[1] == colours
-        and (tensor.shape[0], *tensor.shape[2:]) == (own.shape[0], *own.shape[2:])
-    ):
-        channels = own.shape[1]
-        if channels == 1:
-            return tensor.sum(dim=1, keepdim=True)
-        repeated = tensor.repeat(1, -(-channels // colours), 1, 1)[:, :channels]
-        return repeated * (colours / channels)
-    return tensor
+    if own.ndim != 4 or tensor.shape != (own.shape[0], 3, *own.shape[2:]):
+        return tensor
+    channels = own.shape[1]  # in place of three colours
+    if channels == 1:
+        return tensor.sum(dim=1, keepdim=True)
+    return tensor.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
 
 
 def _check(
@@ -364,10 +358,9 @@ def _check(
     min_coverage: float,
 ) -> None:
     """Raises CheckpointError if too little of a backbone was loaded."""
-    loaded = set(report.loaded)
     for prefix, backbone in (_pretrained_parts(model) or {"": model}).items():
-        own = [key for key in target if key.startswith(prefix) and "num_batches" not in key]
-        covered = sum(key in loaded for key in own)
+        own = {key for key in target if key.startswith(prefix) and "num_batches" not in key}
+        covered = len(own.intersection(report.loaded))
         if covered >= min_coverage * len(own):
             continue
         name = f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"

@@ -76,9 +76,7 @@ class PretrainedInit(weight_init.PretrainedInit):
 class SafeCheckpoints(ExitStack):
     """What :func:`enable_safe_checkpoints` has changed; leaving a ``with`` block undoes it."""
 
-    def undo(self) -> None:
-        """Gives MMEngine its own functions back."""
-        self.close()
+    undo = ExitStack.close
 
     def _set(self, owner: Any, name: str, value: Any) -> None:
         self.callback(setattr, owner, name, getattr(owner, name))

@@ -157,6 +157,7 @@ MAKERS: dict[str, Callable] = {
     **dict.fromkeys(CONFIGS, lambda items=(), *_: dict(items) if type(items) is dict else {}),
     **dict.fromkeys(PATHS, lambda *parts: str(pathlib.PurePosixPath(*parts))),
 }
+CHANGED = (dict, OrderedDict, argparse.Namespace, HistoryBuffer)
 # What may be named as an argument alone. A type of storage is told by its dtype.
 CONSTANTS: dict[str, Any] = {
     "torch.Tensor": torch.Tensor,
@@ -223,20 +224,14 @@ class Reader(pickle._Unpickler):
         instance = self.stack[-1]
         if isinstance(instance, np.dtype):
             _, order, subtype, names, fields, itemsize, alignment, flags, *_ = state
-            if (
-                order not in ("<", ">", "|", "=")
-                or (subtype, names, fields) != (None, None, None)
-                or itemsize not in (-1, instance.itemsize)
-                or alignment not in (-1, 1, 4)
-                or flags not in (0, 8)
-            ):
+            plain = order in ("<", ">", "|", "=") and subtype is names is fields is None
+            sizes = itemsize in (-1, instance.itemsize) and alignment in (-1, 1, 4)
+            if not plain or not sizes or flags not in (0, 8):
                 refuse("it changes the size of a type of NumPy")
             instance.__setstate__(state)
         elif type(instance) is np.ndarray and isinstance(state[2], np.dtype):
             instance.__setstate__(state)
-        elif type(state) is dict and type(instance) in (
-            (dict, OrderedDict, argparse.Namespace, HistoryBuffer)
-        ):
+        elif type(state) is dict and type(instance) in CHANGED:
             state = {key: value for key, value in state.items() if key != "statistics_methods"}
             getattr(instance, "__dict__", {}).update(state)  # a dict, for a config, has none
         else:
