@@ -410,6 +410,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.process
 def test_the_first_process_looks_and_tells_the_others(toy_config) -> None:
     toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
     train(toy_config)
