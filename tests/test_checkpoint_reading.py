@@ -2,8 +2,8 @@
 
 import argparse
 import collections
-import contextlib
 import datetime
+import functools
 import io
 import mmap
 import os
@@ -31,6 +31,7 @@ from mmhybrid.weights import (
     DamagedCheckpointError,
     UnsafeCheckpointError,
     read_checkpoint,
+    write_checkpoint,
 )
 
 
@@ -67,9 +68,8 @@ MARKER = "marker-of-the-attack"
 
 def hostile_objects():
     """What a hostile file asks for, by name; each creates a file if it is executed."""
-    command = f"touch {MARKER}"
-    code = f"open({MARKER!r}, 'w').close()"
-    getattr_chain = Calls(Calls(getattr, Calls(__import__, "os"), "system"), command)
+    command, code = f"touch {MARKER}", f"open({MARKER!r}, 'w').close()"
+    globals_of = Calls(getattr, Calls(getattr, HistoryBuffer, "__init__"), "__globals__")
     return {
         "os.system": Calls(os.system, command),
         "subprocess.Popen": Calls(subprocess.Popen, ["touch", MARKER]),
@@ -77,42 +77,49 @@ def hostile_objects():
         "exec": Calls(exec, code),
         "runpy": Calls(runpy.run_path, "attack.py"),
         "open": Calls(open, MARKER, "w"),
-        "getattr chain": getattr_chain,
-        "getattr of an allowed class": Calls(
-            Calls(getattr, Calls(getattr, HistoryBuffer, "__init__"), "__globals__"), "os"
-        ),
+        "getattr chain": Calls(Calls(getattr, Calls(__import__, "os"), "system"), command),
+        "getattr of an allowed class": Calls(globals_of, "os"),
         "torch.load within": Calls(torch.load, "attack.pth"),
         "torch.utils.cpp_extension": Calls(torch.hub.load, "attack", "model"),
         "map": Calls(list, Calls(map, eval, [code])),
         "nested in the weights": {"state_dict": {"a": torch.ones(1), "b": Calls(eval, code)}},
         "in the metadata": {"meta": {"hook_msgs": [Calls(os.system, command)]}},
         "as a dict's key": {Calls(os.system, command): 1},
-        "functools.partial": Calls(__import__("functools").partial, os.system, command),
+        "functools.partial": Calls(functools.partial, os.system, command),
+        "filled from a tensor": Calls(collections.deque, torch.ones(1).expand(2**40)),
         "a program in numpy": Calls(np.load, "attack.npy"),
     }
 
 
 def hostile_pickles():
     """The same by hand, in instructions that pickle.dumps does not write."""
-    command = f"touch {MARKER}".encode()
+    command = b"X" + _text(f"touch {MARKER}".encode())
     return {
-        "posix.system": b"\x80\x02cposix\nsystem\nX" + _text(command) + b"\x85R.",
-        "INST": b"\x80\x02(X" + _text(command) + b"ios\nsystem\n.",
-        "OBJ": b"\x80\x02(cos\nsystem\nX" + _text(command) + b"o.",
-        "dotted name": b"\x80\x04\x8c\x13torch.serialization\x8c\x09os.system\x93X"
-        + _text(command)
-        + b"\x85R.",
+        "posix.system": b"\x80\x02cposix\nsystem\n" + command + b"\x85R.",
+        "INST": b"\x80\x02(" + command + b"ios\nsystem\n.",
+        "OBJ": b"\x80\x02(cos\nsystem\n" + command + b"o.",
+        "dotted name": b"\x80\x04\x8c\x13torch.serialization\x8c\x09os.system\x93%s\x85R."
+        % command,
         "extension registry": b"\x80\x02\x82\x01.",
         "change of an allowed class": b"\x80\x02cmmengine.logging.history_buffer\nHistoryBuffer\n"
         b"}X\x06\x00\x00\x00updateK\x01sb.",
         "change of an allowed function": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
         b"N}X\x0c\x00\x00\x00__defaults__)s\x86b.",
         "call of a type": b"\x80\x02ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.",
+        # A message must not print what a few bytes nest a billion times, nor may it be hashed.
+        "repeated nesting": NESTED + b"}b.",
+        "nested key": b"\x80\x02})" + b"\x85" * 10**6 + b"Ns.",
+        "function in another": pickle.dumps(
+            Calls(torch._tensor._rebuild_from_type_v2, bytearray, torch.Tensor, (2**44,), {}), 2
+        ),
     }
 
 
 def _text(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
+
+
+NESTED = b"\x80\x02]q\0" + b"".join(b"]h%cah%caq%c" % (i, i, i + 1) for i in range(60))
 
 
 @pytest.fixture
@@ -128,14 +135,11 @@ def in_empty_folder(tmp_path, monkeypatch):
 def test_hostile_object_is_refused_and_does_not_run(attack, container, in_empty_folder):
     value = hostile_objects()[attack]
     path = in_empty_folder / "attack.pth"
-    if container == "zip":
-        save(value, path)
-    elif container == "legacy":
-        save(value, path, _use_new_zipfile_serialization=False)
-    elif container == "bare pickle":
+    if container == "bare pickle":
         path.write_bytes(pickle.dumps(value if attack != "nested in the weights" else 1))
     else:
-        path = save(value, in_empty_folder / "attack.safetensors")
+        path = path.with_suffix(".safetensors") if container == "called safetensors" else path
+        save(value, path, _use_new_zipfile_serialization=container != "legacy")
     before = set(os.listdir())
 
     with pytest.raises(CheckpointError, match="attack") as error:
@@ -215,22 +219,19 @@ def test_tar_is_refused(kind, tmp_path):
 def storage_pickle(count: int, size: int, stride: int = 1) -> bytes:
     """A pickled tensor of ``size`` elements over storage 0 of ``count`` elements."""
 
-    def integer(value):
-        data = pickle.encode_long(value)
-        return b"\x8a" + bytes([len(data)]) + data
-
     return (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage"
-        b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + integer(count) + b"tQK\x00"
-        + integer(size) + b"\x85" + integer(stride) + b"\x85\x89N" + b"tR."
-    )  # fmt: skip
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+        b"X\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08%btQK\0\x8a\x08%b\x85\x8a\x08%b\x85\x89NtR."
+        % tuple(struct.pack("<q", value) for value in (count, size, stride))
+    )
 
 
+@pytest.mark.parametrize("stride", [1, -1, 2**50])
 @pytest.mark.parametrize(("count", "size"), [(2**50, 1), (4, 2**50), (4, 5), (2**20, 2**20)])
-def test_declared_sizes_beyond_the_file_are_refused(count, size, tmp_path):
+def test_declared_sizes_beyond_the_file_are_refused(count, size, stride, tmp_path):
     path = tmp_path / "huge.pth"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", storage_pickle(count, size))
+        archive.writestr("x/data.pkl", storage_pickle(count, size, stride))
         archive.writestr("x/data/0", b"\0" * 16)
     with pytest.raises(DamagedCheckpointError, match="huge"):
         read_checkpoint(path)
@@ -291,20 +292,6 @@ def test_memory_peak_sees_what_is_used():
     with mmap.mmap(-1, 2**27) as memory:  # new pages; an allocator may reuse what was freed
         memory.write(bytes(2**27))
     assert memory_peak() - before > 2**26
-
-
-def test_repeated_nesting_is_told_in_bounded_time(tmp_path):
-    """A message must not print what a few bytes nest a billion times."""
-    bomb = (
-        b"\x80\x02]"
-        + b"q\x00"
-        + b"".join(
-            b"]h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) for i in range(60)
-        )
-    )
-    path = saved_pickle(bomb + b"h\x3c}b.", tmp_path / "bomb.pth")
-    with pytest.raises(UnsafeCheckpointError, match="list"):
-        read_checkpoint(path)
 
 
 def contents():
@@ -430,14 +417,20 @@ def test_a_restored_history_changes_no_statistics_of_the_class(tmp_path):
 
 
 def test_what_pytorch_is_told_to_allow_stays(tmp_path):
+    before = torch.serialization.get_safe_globals()
     path = save(contents()["history"], tmp_path / "weights.pth")
-    before = set(torch.serialization.get_safe_globals())
-    with torch.serialization.safe_globals([HistoryBuffer, argparse.Namespace]):
-        assert same(contents()["history"], read_checkpoint(path))
-        allowed = set(torch.serialization.get_safe_globals())
-        assert allowed == before | {HistoryBuffer, argparse.Namespace}
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path, weights_only=True)
+    assert same(contents()["history"], read_checkpoint(path))
+    assert torch.serialization.get_safe_globals() == before
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_sparse_tensors_that_would_read_elsewhere_are_refused(zipped, tmp_path):
+    value = torch.sparse_coo_tensor([[2**40]], [1.0], (2,), check_invariants=False)
+    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DamagedCheckpointError, match="size"):
+        read_checkpoint(path)
+    save(torch.ones(1), path)
+    assert torch.equal(read_checkpoint(path), torch.ones(1))
 
 
 DTYPE = (
@@ -546,23 +539,25 @@ def test_tells_what_is_no_checkpoint(content, told, tmp_path):
         read_checkpoint(tmp_path / "absent.pth")
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_cut_files_are_refused(zipped, tmp_path):
+# Of files of our own every byte counts, but for the mark before the checksum itself; those from
+# before PyTorch 1.6 have no checksums.
+@pytest.mark.parametrize(("written_by", "least"), [("us", 396), ("torch", 201), ("old torch", 0)])
+def test_cut_and_changed_files_are_refused_or_harmless(written_by, least, tmp_path):
     torch.manual_seed(1)
     value = {"state_dict": {"a": torch.randn(50, 20), "b": torch.randn(7)}, "meta": {"epoch": 3}}
-    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    if written_by == "old torch":
+        value = {"state_dict": {"a": torch.randn(5, 2)}, "history": HistoryBuffer([1.0], [1])}
+    path = tmp_path / "weights.pth"
+    if written_by == "us":
+        write_checkpoint(value, path)
+    else:
+        save(value, path, _use_new_zipfile_serialization=written_by == "torch")
     content = path.read_bytes()
-    for length in random.Random(0).sample(range(len(content)), 50):
+    generator = random.Random(0)
+    for length in [0, 1, len(content) - 1, *generator.sample(range(len(content)), 50)]:
         path.write_bytes(content[:length])
         with pytest.raises(DamagedCheckpointError, match="weights"):
             read_checkpoint(path)
-
-
-def test_flipped_bytes_are_refused_or_harmless(tmp_path):
-    value = {"state_dict": {"a": torch.randn(50, 20), "b": torch.randn(7)}, "meta": {"epoch": 3}}
-    path = save(value, tmp_path / "weights.pth")
-    content = path.read_bytes()
-    generator = random.Random(0)
     refused = 0
     for _ in range(400):
         changed = bytearray(content)
@@ -575,21 +570,8 @@ def test_flipped_bytes_are_refused_or_harmless(tmp_path):
         except CheckpointError:
             refused += 1
         else:
-            assert same(value, read)
-    assert refused > 200
-
-
-def test_flipped_bytes_of_a_legacy_file_never_crash(tmp_path):
-    value = {"state_dict": {"a": torch.randn(5, 2)}, "history": HistoryBuffer([1.0], [1])}
-    path = save(value, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
-    content = path.read_bytes()
-    generator = random.Random(0)
-    for _ in range(400):
-        changed = bytearray(content)
-        changed[generator.randrange(len(changed))] ^= generator.randrange(1, 256)
-        path.write_bytes(changed)
-        with contextlib.suppress(CheckpointError):
-            read_checkpoint(path)
+            assert least == 0 or same(value, read)
+    assert refused >= least
 
 
 @pytest.mark.process

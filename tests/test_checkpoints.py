@@ -66,11 +66,8 @@ def authors_weights() -> OrderedDict:
     weights = OrderedDict(backbone().state_dict())
     for name in NORMS:
         del weights[name]
-    weights["classifier.0.weight"] = torch.randn(32)
-    weights["classifier.0.bias"] = torch.randn(32)
-    weights["classifier.2.weight"] = torch.randn(10, 32, 1, 1)
-    weights["classifier.2.bias"] = torch.randn(10)
-    return weights
+    shapes = {"0.weight": (32,), "0.bias": (32,), "2.weight": (10, 32, 1, 1), "2.bias": (10,)}
+    return weights | {f"classifier.{name}": torch.randn(shape) for name, shape in shapes.items()}
 
 
 def saved(value, tmp_path, name="weights.pth") -> str:
@@ -101,6 +98,10 @@ def safe_checkpoints():
         yield handle
 
 
+def plus_one(weights: dict, prefix: str = "") -> dict:
+    return {prefix + key: value + 1 for key, value in weights.items()}
+
+
 WRAPPINGS = {
     "bare": lambda w: w,
     "state_dict": lambda w: {"state_dict": w, "epoch": 1, "arch": "t"},
@@ -112,11 +113,8 @@ WRAPPINGS = {
     "backbone.": lambda w: {"state_dict": {f"backbone.{k}": v for k, v in w.items()}},
     "module.backbone.": lambda w: {f"module.backbone.{k}": v for k, v in w.items()},
     "model.": lambda w: {f"model.{k}": v for k, v in w.items()},
-    "state_dict_ema": lambda w: {
-        "state_dict": {k: v + 1 for k, v in w.items()},
-        "state_dict_ema": w,
-    },
-    "model_ema": lambda w: {"model": {k: v + 1 for k, v in w.items()}, "model_ema": w},
+    "state_dict_ema": lambda w: {"state_dict": plus_one(w), "state_dict_ema": w},
+    "model_ema": lambda w: {"model": plus_one(w), "model_ema": w},
 }
 
 
@@ -141,12 +139,8 @@ def test_authors_weights_load_into_a_dense_backbone(wrapping, tmp_path, messages
     before = {name: model.state_dict()[name].clone() for name in NORMS}
     report = load_checkpoint(model, saved(WRAPPINGS[wrapping](weights), tmp_path))
     assert report.missing_keys == NORMS
-    assert [k.rpartition("classifier")[2] for k in report.unexpected_keys] == [
-        ".0.weight",
-        ".0.bias",
-        ".2.weight",
-        ".2.bias",
-    ]
+    left = [k.rpartition("classifier")[2] for k in report.unexpected_keys]
+    assert left == [".0.weight", ".0.bias", ".2.weight", ".2.bias"]
     assert holds(model, weights)
     assert holds(model, before)
     total = len(model.state_dict())
@@ -192,12 +186,8 @@ def test_a_detectors_file_loads_into_a_backbone_and_another_detector(tmp_path):
     model = backbone()
     report = load_checkpoint(model, path)
     assert holds(model, theirs.backbone.state_dict())
-    assert report.unexpected_keys == [
-        "neck.weight",
-        "neck.bias",
-        "rpn_head.weight",
-        "rpn_head.bias",
-    ]
+    others = ["neck.weight", "neck.bias", "rpn_head.weight", "rpn_head.bias"]
+    assert report.unexpected_keys == others
     other = Detector()
     assert load_checkpoint(other, path).unexpected_keys == []
     assert holds(other, theirs.state_dict())
@@ -220,30 +210,24 @@ def test_wrapped_and_compiled_models(tmp_path):
 
 def test_averaged_or_not(tmp_path):
     weights = backbone().state_dict()
-    others = {key: value + 1 for key, value in weights.items()}
-    path = saved({"state_dict": others, "state_dict_ema": weights}, tmp_path)
-    for ema, expected in ((None, weights), (True, weights), (False, others)):
-        model = backbone()
-        load_checkpoint(model, path, ema=ema)
-        assert holds(model, expected)
+    others = plus_one(weights)
+    # The EMAHook of MMEngine saves the averaged weights as ``state_dict``.
+    mmengine = {"ema_state_dict": {**plus_one(weights, "module."), "steps": torch.tensor(3)}}
+    for content in (
+        {"state_dict": others, "state_dict_ema": weights},
+        {"state_dict": weights, **mmengine, "meta": {}},
+    ):
+        path = saved(content, tmp_path)
+        for ema, expected in ((None, weights), (True, weights), (False, others)):
+            model = backbone()
+            load_checkpoint(model, path, ema=ema)
+            assert holds(model, expected)
     path = saved({"state_dict": weights}, tmp_path)
     with pytest.raises(CheckpointError, match=r"weights\.pth holds no averaged"):
         load_checkpoint(backbone(), path, ema=True)
     path = saved({"state_dict_ema": weights}, tmp_path)
     with pytest.raises(CheckpointError, match=r"averaged .* only"):
         load_checkpoint(backbone(), path, ema=False)
-
-
-def test_averaged_or_not_in_a_file_of_mmengine(tmp_path):
-    """The EMAHook saves the averaged weights as ``state_dict``."""
-    averaged = backbone().state_dict()
-    others = {f"module.{key}": value + 1 for key, value in averaged.items()}
-    content = {"state_dict": averaged, "ema_state_dict": {**others, "steps": torch.tensor(3)}}
-    path = saved({**content, "meta": {}}, tmp_path)
-    for ema, offset in ((None, 0), (True, 0), (False, 1)):
-        model = backbone()
-        load_checkpoint(model, path, ema=ema)
-        assert holds(model, {key: value + offset for key, value in averaged.items()})
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 13])
@@ -266,9 +250,7 @@ def test_stem_of_other_channels(channels, tmp_path):
 
 
 def test_tables_of_another_image_size_are_resized(tmp_path):
-    weights = backbone(image_size=64).state_dict()
-    model = backbone(image_size=96)
-    report = load_checkpoint(model, saved(weights, tmp_path))
+    report = load_checkpoint(backbone(image_size=96), saved(backbone().state_dict(), tmp_path))
     assert "relative_pos_enc.0" in report.adapted
     assert report.missing_keys == []
     assert report.mismatched == {}
@@ -286,8 +268,7 @@ STRANGERS = {
     "VAN": ("block1.0.attn.spatial_gating_unit.conv0.weight",),
     "PoolFormer": ("network.0.0.layer_scale_1",),
     "a detector built on ResNet": (
-        "backbone.layer1.0.conv1.weight",
-        "backbone.layer4.0.conv1.weight",
+        *("backbone.layer1.0.conv1.weight", "backbone.layer4.0.conv1.weight"),
         "rpn_head.rpn_conv.weight",
     ),
     "a segmentor": ("decode_head.conv_seg.weight", "backbone.unknown.weight"),
@@ -314,11 +295,8 @@ def test_another_arch_is_an_error_that_shows_shapes(tmp_path):
 
 
 def test_families_of_the_reference_files(shared):
-    for file, name in (
-        ("dw_vit_tiny", "DW-ViT"),
-        ("dw_cait_xxs12", "DW-CaiT"),
-        ("dw_swin_t", "DW-Swin"),
-    ):
+    names = {"dw_vit_tiny": "DW-ViT", "dw_cait_xxs12": "DW-CaiT", "dw_swin_t": "DW-Swin"}
+    for file, name in names.items():
         keys = json.loads((shared / "reference" / f"{file}_keys.json").read_text())
         assert recognise(keys).name == name
     keys = json.loads((shared / "reference" / "transxnet_t_keys.json").read_text())
@@ -339,7 +317,8 @@ OURS = {
 
 def test_describe_names_every_family_of_ours():
     pytest.importorskip("mmdet")
-    registered = {name: c for name, c in MODELS.module_dict.items() if _is_ours(c)}
+    ours = "mmhybrid.backbones."
+    registered = {k: v for k, v in MODELS.module_dict.items() if v.__module__.startswith(ours)}
     assert set(OURS) == set(registered)
     swin = dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
     inner = dict(backbone=dict(type="mmdet.SwinTransformer", **swin))
@@ -348,10 +327,6 @@ def test_describe_names_every_family_of_ours():
         assert describe(keys) == f"the weights of {OURS[name]}"
         whole = [f"backbone.{key}" for key in keys] + ["rpn_head.weight"]
         assert describe(whole) == f"a detector built on {OURS[name]}"
-
-
-def _is_ours(kind):
-    return kind.__module__.startswith("mmhybrid.backbones.")
 
 
 @pytest.mark.parametrize("kernel_sizes", [(3,), ()])
@@ -378,22 +353,15 @@ def test_sha256_that_the_caller_gives(tmp_path):
 # --- MMEngine's ways ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("make", "prefix"), [(backbone, ""), (Detector, "backbone.")])
 @pytest.mark.parametrize("wrapping", ["state_dict", "model", "module.", "state_dict_ema"])
-def test_init_cfg(wrapping, tmp_path, messages):
+def test_init_cfg(make, prefix, wrapping, tmp_path, messages):
     weights = authors_weights()
     path = saved(WRAPPINGS[wrapping](weights), tmp_path)
-    model = backbone(init_cfg=dict(type="Pretrained", checkpoint=path))
+    model = make(init_cfg=dict(type="Pretrained", checkpoint=path))
     model.init_weights()
-    assert holds(model, weights)
+    assert holds(model, weights, prefix)
     assert any("tensors from" in message and path in message for message in messages)
-
-
-def test_init_cfg_inside_a_detector(tmp_path):
-    weights = authors_weights()
-    path = saved({"state_dict": weights}, tmp_path)
-    model = Detector(init_cfg=dict(type="Pretrained", checkpoint=path))
-    model.init_weights()
-    assert holds(model, weights, "backbone.")
 
 
 def test_init_cfg_with_prefix(tmp_path):
@@ -428,15 +396,12 @@ def test_load_from_and_inferencers(safe_checkpoints, tmp_path):
 def semi_supervised():
     """mmdet's student and teacher, and the config of the detector that each of them is."""
     pytest.importorskip("mmdet")
-    channels = 16
     head = dict(type="mmdet.RetinaHead", num_classes=2, stacked_convs=1)
     detector = dict(
         type="mmdet.RetinaNet",
         backbone=dict(type="TransXNet", arch=ARCH, image_size=64),
-        neck=dict(
-            type="mmdet.FPN", in_channels=[16, 16, 32, 32], out_channels=channels, num_outs=5
-        ),
-        bbox_head=dict(head, in_channels=channels, feat_channels=channels),
+        neck=dict(type="mmdet.FPN", in_channels=[16, 16, 32, 32], out_channels=16, num_outs=5),
+        bbox_head=dict(head, in_channels=16, feat_channels=16),
     )
     with DefaultScope.overwrite_default_scope("mmdet"):
         semi = dict(type="mmdet.SemiBaseDetector", detector=detector, semi_train_cfg=dict())

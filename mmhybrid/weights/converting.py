@@ -1,8 +1,4 @@
-"""Weights under other names: the authors' to ours, and ours back to the authors'.
-
-Loading renames by itself (:mod:`mmhybrid.weights.loading`); this is for files that others are to
-read. The way back gives every name and value that the authors' file had.
-"""
+"""Weights under other names, for files that others are to read: loading renames by itself."""
 
 from __future__ import annotations
 
@@ -21,33 +17,20 @@ from mmhybrid.weights.families import describe, has_signs, recognise, rename, re
 
 @dataclass
 class Conversion:
-    """Weights under new names.
-
-    Attributes:
-        family (str): Whose they are.
-        weights (dict[str, Tensor]): By their new names.
-        renamed (dict[str, str]): The new name of each tensor that got one, by its old name.
-        changed (list[str]): New names of tensors that were made of others or got another shape.
-        left_out (list[str]): Old names of what has no place in the result.
-    """
+    """Weights under new names."""
 
     family: str
     weights: dict[str, Tensor]
-    renamed: dict[str, str] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)  # new names by old ones
+    changed: list[str] = field(default_factory=list)  # new names of what got another shape
+    left_out: list[str] = field(default_factory=list)  # old names of what has no place
 
 
 def to_ours(weights: Mapping[str, Tensor]) -> Conversion:
     """Gives the authors' weights our names, and the shapes that our models have.
 
-    Args:
-        weights (Mapping[str, Tensor]): Of a backbone or a classifier, by name. Weights of other
-            families, and those that have our names, stay as they are.
-
-    Returns:
-        Conversion: The weights of a backbone, or with ``backbone.`` and ``head.fc.`` those of
-        mmpretrain's ``ImageClassifier`` where there is a classifier.
+    Those of other families, and those that have our names, stay as they are. Where there is a
+    classifier, the names are those of mmpretrain's ``ImageClassifier``.
     """
     family = recognise(weights)
     if family is None:
@@ -77,10 +60,8 @@ def to_authors(weights: Mapping[str, Tensor], image_size: int = 224) -> Conversi
     """Gives our weights the names and shapes of the authors' files.
 
     Args:
-        weights (Mapping[str, Tensor]): Of our backbone, or of a classifier, detector or segmentor
-            that holds one. Of these last two, the backbone alone is taken.
-        image_size (int): Side of the images, in pixels, for the masks that a file of DW-Swin holds.
-            Defaults to 224.
+        weights: Of a backbone or a model that holds one; of detectors, the backbone alone is taken.
+        image_size: Side of the images, in pixels, for the masks that a file of DW-Swin holds.
 
     Raises:
         CheckpointError: These are no weights of ours, or there is none of the authors' for them.
@@ -106,7 +87,15 @@ def to_authors(weights: Mapping[str, Tensor], image_size: int = 224) -> Conversi
         theirs = backbone.to_published(dict(ours), image_size)
     except ArgumentError as error:
         raise CheckpointError(str(error)) from error
-    names = _names_of_authors(backbone, theirs)
+    whole = any(key.startswith("head.fc.") for key in theirs)
+    for form in backbone.published:  # the form that has what we have
+        back = {new: old for old, new in form.names.items()}
+        if whole:
+            classifier = form.classifier.items()
+            back = {new.removeprefix("backbone."): old for old, new in classifier} | back
+        names = {key: renamed(key, back) for key in theirs}
+        if has_signs(form.signs, names.values()):
+            break
     result.weights = {new: theirs[bare] for bare, new in names.items()}
     result.changed = [names[bare] for bare in _changed(ours, theirs)]
     for old in weights:
@@ -114,20 +103,6 @@ def to_authors(weights: Mapping[str, Tensor], image_size: int = 224) -> Conversi
         if new != old and old not in result.left_out:
             result.renamed[old] = new
     return result
-
-
-def _names_of_authors(backbone: type[Backbone], keys: Mapping[str, Tensor]) -> dict[str, str]:
-    """The authors' name of each of our keys, in the one of their forms that has what we have."""
-    whole = any(key.startswith("head.fc.") for key in keys)
-    for form in backbone.published:
-        back = {new: old for old, new in form.names.items()}
-        if whole:
-            classifier = form.classifier.items()
-            back = {new.removeprefix("backbone."): old for old, new in classifier} | back
-        names = {key: renamed(key, back) for key in keys}
-        if has_signs(form.signs, names.values()):
-            break
-    return names
 
 
 def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:

@@ -27,18 +27,10 @@ def load_url(
 ) -> Any:
     """Downloads a checkpoint, unless it is in the cache, and reads it.
 
-    Args:
-        url: its address; ``#sha256=0123abcd...`` at its end is the same as ``sha256``.
-        model_dir: the cache; by default ``checkpoints`` in the folder of :func:`torch.hub.get_dir`.
-        map_location: as that of :func:`torch.load`.
-        progress: show a progress bar.
-        check_hash: compare the file with the start of its SHA-256 where its name gives one
-            (``name-0123abcd.pth``).
-        file_name: in the cache, by default that of the address.
-        sha256: what the file's SHA-256 starts with, at least eight digits.
-
-    Raises:
-        CheckpointError: the file cannot be downloaded, or is another than it should be.
+    Args: As those of :func:`torch.hub.load_state_dict_from_url`, but for
+        sha256: what the file's SHA-256 starts with, at least eight digits; the address may end in
+            ``#sha256=...`` instead.
+        check_hash: take it from a name such as ``name-0123abcd.pth`` where it is not given.
     """
     url, _, fragment = url.partition("#")
     if sha256 is None and fragment.startswith("sha256="):
@@ -79,10 +71,10 @@ def hash_in_name(name: str) -> str | None:
     if match is None:
         return None
     try:
-        datetime.datetime.strptime(match[1], "%Y%m%d")
+        datetime.datetime.strptime(match[1], "%Y%m%d")  # a date looks the same
+        return None
     except ValueError:
         return match[1]
-    return None  # a date looks the same
 
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:

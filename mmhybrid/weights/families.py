@@ -1,7 +1,6 @@
 """Whose weights a checkpoint holds, and how their names become ours.
 
-Families of ours are those of the registered backbones: a class says itself how its weights are
-recognised and published (:mod:`mmhybrid.backbones.family`).
+A registered backbone says itself how its weights are recognised and published.
 """
 
 from __future__ import annotations
@@ -17,20 +16,12 @@ from mmhybrid.backbones.family import Backbone, Published
 
 
 class Family(NamedTuple):
-    """Weights of one origin, under one set of names.
-
-    Attributes:
-        name (str): Whose they are, for messages.
-        signs (tuple[str, ...]): Regular expressions; weights are of this family if each is found in
-            some name.
-        published (Published): How the names become ours.
-        backbone (type[Backbone] | None): The class that they fit; None if it is none of ours.
-    """
+    """Weights of one origin, under one set of names."""
 
     name: str
-    signs: tuple[str, ...]
-    published: Published = Published()
-    backbone: type[Backbone] | None = None
+    signs: tuple[str, ...]  # regular expressions, each of which is found in some name
+    published: Published = Published()  # how the names become ours
+    backbone: type[Backbone] | None = None  # the class that they fit, if it is one of ours
 
 
 # What users load by mistake. More special ones come first.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, product
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
@@ -28,32 +27,21 @@ PLAIN = ("state_dict", "model", "model_state_dict", "net", "network", "module")
 SOURCE_PREFIXES = ("", "backbone.", "encoder.", "model.", "net.", "model.backbone.")
 Mismatch = tuple[tuple[int, ...], tuple[int, ...]]
 
-
-def _renamed_property(old: str, new: str) -> property:
-    def get(report: LoadReport) -> list[str]:
-        warnings.warn(
-            f"LoadReport.{old} is now LoadReport.{new}; the old name goes in version 0.3",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return getattr(report, new)
-
-    return property(get)
+RENAMED = {"missing": "missing_keys", "left_over": "unexpected_keys"}  # of a report
 
 
 @dataclass
 class LoadReport:
     """What became of the tensors of a checkpoint and of a model.
 
+    Names are those in the model, but for ``unexpected_keys``: those are in the file.
+
     Attributes:
         source: where the checkpoint came from.
         entry: the part of it that was taken, e.g. ``state_dict_ema``.
-        loaded: names in the model of what was loaded.
-        renamed: for those of them with another name in the file, that name.
-        adapted: names in the model of what was resized or summed to fit.
-        missing_keys: names in the model of what the file does not have.
-        unexpected_keys: names in the file of what the model does not have.
-        mismatched: names in the model, with the shapes in file and model, of what does not fit.
+        renamed: for those loaded that have another name in the file, that name.
+        adapted: what was resized or summed to fit.
+        mismatched: the shapes in file and model of what does not fit.
     """
 
     source: str
@@ -68,25 +56,29 @@ class LoadReport:
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing_keys) + len(self.mismatched)
         lines = [f"loaded {len(self.loaded)} of {total} tensors from {self.entry} of {self.source}"]
-        if self.adapted:
-            lines.append(f"adapted in shape: {_shortened(self.adapted)}")
-        if self.missing_keys:
-            lines.append(f"missing keys: {_shortened(self.missing_keys)}")
-        if self.unexpected_keys:
-            lines.append(f"unexpected keys: {_shortened(self.unexpected_keys)}")
+        for what, names in (
+            ("adapted in shape", self.adapted),
+            ("missing keys", self.missing_keys),
+            ("unexpected keys", self.unexpected_keys),
+        ):
+            if names:
+                more = f", ... ({len(names)} in all)" if len(names) > 6 else ""
+                lines.append(f"{what}: {', '.join(names[:6])}{more}")
         for key, (theirs, ours) in list(self.mismatched.items())[:8]:
             lines.append(f"does not fit: {key} is {theirs} in the file and {ours} in the model")
         if len(self.mismatched) > 8:
             lines.append(f"... and {len(self.mismatched) - 8} more that do not fit")
         return "\n  ".join(lines)
 
-    missing = _renamed_property("missing", "missing_keys")
-    left_over = _renamed_property("left_over", "unexpected_keys")
-
-
-def _shortened(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:6])
-    return shown if len(names) <= 6 else f"{shown}, ... ({len(names)} in all)"
+    def __getattr__(self, old: str) -> list[str]:
+        if old not in RENAMED:
+            raise AttributeError(f"LoadReport has no attribute {old}")
+        warnings.warn(
+            f"LoadReport.{old} is now LoadReport.{RENAMED[old]}; the old name goes in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(self, RENAMED[old])
 
 
 def load_checkpoint(
@@ -108,15 +100,10 @@ def load_checkpoint(
     Args:
         model: receives the weights.
         path: a file, or any address that MMEngine takes.
-        map_location: as that of :func:`torch.load`.
         ema: take the averaged weights (True) or the others (False); by default the averaged ones
             where the file has both.
         min_coverage: the least part of the backbone's tensors that must be loaded.
         sha256: what the file's SHA-256 starts with, at least eight digits.
-        logger: as that of :func:`mmengine.logging.print_log`.
-
-    Returns:
-        What was loaded and renamed, and the missing and unexpected keys.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -124,12 +111,6 @@ def load_checkpoint(
             whose they seem to be.
 
     Example:
-        >>> report = load_checkpoint(TransXNet('tiny'), 'transx-t.pth.tar')  # doctest: +SKIP
-        >>> report.unexpected_keys  # doctest: +SKIP
-        ['classifier.0.weight', 'classifier.0.bias', 'classifier.2.weight', 'classifier.2.bias']
-
-        A whole detector's file into a backbone:
-
         >>> import tempfile
         >>> from torch import nn
         >>> from mmhybrid.backbones import XFormer
@@ -170,8 +151,7 @@ def load_weights(
     min_coverage: float = MIN_COVERAGE,
     logger: Any = "current",
 ) -> LoadReport:
-    """Loads what :func:`mmhybrid.weights.read_checkpoint` returned; see
-    :func:`load_checkpoint`.
+    """Loads what was read already; see :func:`load_checkpoint`.
 
     Example:
         >>> from mmhybrid.backbones import XFormer
@@ -200,7 +180,6 @@ def load_tensors(
     """Loads tensors by their names; see :func:`load_checkpoint`.
 
     Args:
-        entry: the part of the checkpoint that they come from, for messages.
         strict: raise CheckpointError where there are missing, unexpected or mismatched keys.
     """
     model = unwrapped(model)
@@ -282,16 +261,7 @@ def without_wrappers(key: str) -> str:
 def find_weights(
     checkpoint: Any, ema: bool | None = None, source: str = "the checkpoint"
 ) -> tuple[str, dict[str, Tensor]]:
-    """Finds the tensors in what was saved.
-
-    Args:
-        checkpoint: a state dict, or a dict that has one.
-        ema: take the averaged weights; None takes them where there are any.
-        source: where it came from, for messages.
-
-    Returns:
-        The name of the entry and its tensors.
-    """
+    """The name of the entry that holds the weights, and its tensors; ``ema`` as above."""
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{source} holds no weights but a {type(checkpoint).__name__}")
     plain = _entry(checkpoint, PLAIN)
@@ -305,15 +275,11 @@ def find_weights(
         raise CheckpointError(f"{source} holds no averaged (EMA) weights")
     if ema is False and averaged and not plain:
         raise CheckpointError(f"{source} holds averaged (EMA) weights only")
-    found = plain if ema is False else averaged or plain
-    if found is None:
-        tensors = _tensors(checkpoint)
-        if not tensors:
-            raise CheckpointError(
-                f"{source} holds no weights; its entries are {list(checkpoint)[:10]}"
-            )
-        found = ("the root", tensors)
-    return found
+    if found := plain if ema is False else averaged or plain:
+        return found
+    if tensors := _tensors(checkpoint):
+        return "the root", tensors
+    raise CheckpointError(f"{source} holds no weights; its entries are {list(checkpoint)[:10]}")
 
 
 def _tensors(values: Any) -> dict[str, Tensor]:
@@ -344,74 +310,44 @@ def _match_names(
     one detector fills both.
     """
     renamed = rename(weights, target)
-    names = {}
-    for prefix in _pretrained_parts(model) or [""]:
-        # Outside in: '', 'student.', 'student.backbone.'
-        places = ["", *accumulate(f"{part}." for part in prefix.split(".")[:-1])]
-        names.update(_best_match(renamed, weights, target, places))
-    return names
 
-
-def _best_match(
-    renamed: dict[str, str],
-    weights: dict[str, Tensor],
-    target: dict[str, Tensor],
-    places: Sequence[str],
-) -> dict[str, str]:
-    """Of the ways to put what is in the file in one of these places, that which fits most tensors.
-
-    Args:
-        renamed: our names by those in the file.
-        places: prefixes in the model.
-
-    Returns:
-        Names in the file by those in the model.
-    """
-    best = {new: old for old, new in renamed.items()}
-    best_count = -1
-    for strip, add in product(SOURCE_PREFIXES, places):
-        names = {
+    def placed(strip: str, add: str) -> dict[str, str]:
+        return {
             add + new.removeprefix(strip)
             if new not in target and new.startswith(strip)
             else new: old
             for old, new in renamed.items()
         }
+
+    def fitting(names: dict[str, str]) -> int:
         if len(names) < len(renamed):
-            continue  # two tensors for one name
-        count = sum(
+            return -1  # two tensors for one name
+        return sum(
             new in target and _fit(weights[old], target[new]).shape == target[new].shape
             for new, old in names.items()
         )
-        if count > best_count:
-            best, best_count = names, count
-    return best
+
+    names: dict[str, str] = {}
+    for prefix in _pretrained_parts(model) or [""]:
+        # Outside in: '', 'student.', 'student.backbone.'
+        places = ["", *accumulate(f"{part}." for part in prefix.split(".")[:-1])]
+        names |= max((placed(*one) for one in product(SOURCE_PREFIXES, places)), key=fitting)
+    return names
 
 
 def _fit(tensor: Tensor, own: Tensor) -> Tensor:
     """A tensor in the shape of the model's own, where that changes no meaning."""
     if tensor.shape == own.shape:
         return tensor
-    if tuple(_stripped(tensor.shape)) == tuple(_stripped(own.shape)):
+    short, long = sorted((tuple(tensor.shape), tuple(own.shape)), key=len)
+    if long == short + (1,) * (len(long) - len(short)):
         return tensor.reshape(own.shape)  # a 1x1 convolution is a linear layer
-    colours = 3
-    if (
-        tensor.ndim == own.ndim == 4
-        and tensor.shape[1] == colours
-        and (tensor.shape[0], *tensor.shape[2:]) == (own.shape[0], *own.shape[2:])
-    ):
-        channels = own.shape[1]
-        if channels == 1:
-            return tensor.sum(dim=1, keepdim=True)
-        repeated = tensor.repeat(1, -(-channels // colours), 1, 1)[:, :channels]
-        return repeated * (colours / channels)
-    return tensor
-
-
-def _stripped(shape: torch.Size) -> list[int]:
-    sizes = list(shape)
-    while sizes and sizes[-1] == 1:
-        sizes.pop()
-    return sizes
+    if own.ndim != 4 or tensor.shape != (own.shape[0], 3, *own.shape[2:]):
+        return tensor
+    channels = own.shape[1]  # in place of three colours
+    if channels == 1:
+        return tensor.sum(dim=1, keepdim=True)
+    return tensor.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
 
 
 def _check(
@@ -422,10 +358,9 @@ def _check(
     min_coverage: float,
 ) -> None:
     """Raises CheckpointError if too little of a backbone was loaded."""
-    loaded = set(report.loaded)
     for prefix, backbone in (_pretrained_parts(model) or {"": model}).items():
-        own = [key for key in target if key.startswith(prefix) and "num_batches" not in key]
-        covered = sum(key in loaded for key in own)
+        own = {key for key in target if key.startswith(prefix) and "num_batches" not in key}
+        covered = len(own.intersection(report.loaded))
         if covered >= min_coverage * len(own):
             continue
         name = f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"

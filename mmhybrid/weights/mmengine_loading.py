@@ -1,9 +1,7 @@
 """MMEngine's ways of loading and saving, for models that hold a backbone of ours.
 
 MMEngine loads what has the same name, and warns of the rest: a file of somebody else's loads
-"successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone, by
-registering an initializer (:class:`PretrainedInit`). :func:`enable_safe_checkpoints` changes the
-rest of the process: ``load_from``, averaged weights, how files are read, downloaded and written.
+"successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 from mmengine.dist import barrier, get_dist_info
 from mmengine.model import weight_init
 from mmengine.registry import WEIGHT_INITIALIZERS
-from torch import Tensor, nn
+from torch import nn
 
 from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights import downloading
@@ -61,45 +60,26 @@ class PretrainedInit(weight_init.PretrainedInit):
             barrier()
         entry, weights = find_weights(checkpoint, source=self.checkpoint)
         if self.prefix is not None:
-            weights = self._part(entry, weights)
+            prefix = self.prefix.rstrip(".") + "."
+            whole = {without_wrappers(key): tensor for key, tensor in weights.items()}
+            weights = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
+            if not weights:
+                raise CheckpointError(
+                    f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It "
+                    f"seems to hold {describe(whole)}; without a prefix, its backbone is found."
+                )
         load_tensors(module, weights, source=self.checkpoint, entry=entry)
         if hasattr(module, "_params_init_info"):
             weight_init.update_init_info(module, init_info=self._get_init_info())
 
-    def _part(self, entry: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        prefix = self.prefix.rstrip(".") + "."
-        weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
-        part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        if not part:
-            raise CheckpointError(
-                f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It seems "
-                f"to hold {describe(weights)}; without a prefix, its backbone is found."
-            )
-        return part
 
-
-class SafeCheckpoints:
+class SafeCheckpoints(ExitStack):
     """What :func:`enable_safe_checkpoints` has changed; leaving a ``with`` block undoes it."""
 
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def __enter__(self) -> SafeCheckpoints:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.undo()
-
-    def undo(self) -> None:
-        """Gives MMEngine its own functions back."""
-        global _active
-        if _active is self:
-            _active = None
-        while self._undo:
-            self._undo.pop()()
+    undo = ExitStack.close
 
     def _set(self, owner: Any, name: str, value: Any) -> None:
-        self._undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
+        self.callback(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
 
     def _replace_function(self, original: Callable, replacement: Callable) -> None:
@@ -111,22 +91,22 @@ class SafeCheckpoints:
                     setattr(module, old.__name__, new)
 
         functools.update_wrapper(replacement, original)
-        self._undo.append(lambda: replace(replacement, original))
+        self.callback(replace, replacement, original)
         replace(original, replacement)
 
 
-_active: SafeCheckpoints | None = None
+_active: list[SafeCheckpoints] = []  # one at most
 
 
 def enable_safe_checkpoints() -> SafeCheckpoints:
     """Has MMEngine read, download, load and write checkpoints as this package does.
 
     Local files, ``http(s)://``, ``open-mmlab://`` and ``s3://`` go through
-    :func:`mmhybrid.weights.read_checkpoint`, which runs nothing that a file asks for; a download
-    whose name or address gives its SHA-256 is compared with it. ``load_from`` and averaged weights
-    of a model that holds a backbone of ours are matched by name as in ``load_checkpoint``. What is
-    saved on a disk is written durably, with a checksum. It holds for the whole process; the tools
-    and :class:`mmhybrid.engine.DurableCheckpointHook` call it, ``import mmhybrid`` does not.
+    :func:`mmhybrid.weights.read_checkpoint`; a download whose name or address gives its SHA-256 is
+    compared with it. ``load_from`` and averaged weights of a model that holds a backbone of ours
+    are matched by name as in ``load_checkpoint``. What is saved on a disk is written durably, with
+    a checksum. It holds for the whole process; the tools and
+    :class:`mmhybrid.engine.DurableCheckpointHook` call it, ``import mmhybrid`` does not.
 
     Returns:
         A handle with ``undo()``, which is a context manager too. Where all of it is enabled
@@ -137,11 +117,11 @@ def enable_safe_checkpoints() -> SafeCheckpoints:
         >>> with mmhybrid.enable_safe_checkpoints():
         ...     pass  # runner.train()
     """
-    global _active
     handle = SafeCheckpoints()
-    if _active is not None:
+    if _active:
         return handle
-    _active = handle
+    _active.append(handle)
+    handle.callback(_active.clear)
     from mmengine.runner import checkpoint
 
     loader = checkpoint.CheckpointLoader
@@ -158,9 +138,6 @@ def enable_safe_checkpoints() -> SafeCheckpoints:
     for name in ("mmengine.hooks.ema_hook", "mmpretrain.engine.hooks.ema_hook"):
         add_import_hook(name, functools.partial(_replace_averaging, handle))
     return handle
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -206,9 +183,6 @@ def _source_of(checkpoint: Any) -> str:
     return getattr(checkpoint, SOURCE, "the checkpoint")
 
 
-# --- loading --------------------------------------------------------------------------------------
-
-
 def _load_checkpoint_to_model(
     original: Callable,
     model: nn.Module,
@@ -221,41 +195,26 @@ def _load_checkpoint_to_model(
         return original(model, checkpoint, strict, logger, revise_keys)
     source = _source_of(checkpoint)
     entry, weights = find_weights(checkpoint, source=source)
-    load_tensors(
-        model,
-        revised(weights, revise_keys, source),
-        source=source,
-        entry=entry,
-        strict=strict,
-        logger=logger or "current",
-    )
-    return checkpoint
-
-
-def revised(weights: Mapping[str, Tensor], revise_keys: Any, source: str) -> dict[str, Tensor]:
-    """Weights under the names that MMEngine's ``revise_keys`` make of theirs.
-
-    Raises:
-        CheckpointError: two tensors would get the same name.
-    """
-    result: dict[str, Tensor] = {}
-    old: dict[str, str] = {}
-    for key, tensor in weights.items():
+    old_names: dict[str, str] = {}
+    for key in weights:
         name = key
         for pattern, replacement in revise_keys:
             name = re.sub(pattern, replacement, name)
-        if name in result:
+        if name in old_names:
             raise CheckpointError(
-                f"revise_keys={list(revise_keys)} give {old[name]} and {key} of {source} the same "
-                f"name, {name}"
+                f"revise_keys={list(revise_keys)} give {old_names[name]} and {key} of {source} the "
+                f"same name, {name}"
             )
-        result[name], old[name] = tensor, key
-    return result
+        old_names[name] = key
+    revised = {name: weights[key] for name, key in old_names.items()}
+    logger = logger or "current"
+    load_tensors(model, revised, source=source, entry=entry, strict=strict, logger=logger)
+    return checkpoint
 
 
 def _replace_averaging(handle: SafeCheckpoints, module: ModuleType) -> None:
     """Averaged weights start from ``load_from`` too."""
-    if _active is not handle:
+    if handle not in _active:
         return  # the module was imported after undo()
     original = module.EMAHook.after_load_checkpoint
 
@@ -282,18 +241,11 @@ def _is_ours_to_load(model: nn.Module, checkpoint: Any) -> bool:
     return shapes != {key: value.shape for key, value in model.state_dict().items()}
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 def _save_checkpoint(
-    original: Callable,
-    checkpoint: dict,
-    filename: str,
-    file_client_args: Any = None,
-    backend_args: Any = None,
+    original: Callable, checkpoint: dict, filename: str, *args: Any, **kwargs: Any
 ) -> None:
-    if "://" in str(filename) or file_client_args or backend_args:
-        original(checkpoint, filename, file_client_args, backend_args)
+    if "://" in str(filename) or any(args) or any(kwargs.values()):
+        original(checkpoint, filename, *args, **kwargs)
     else:
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(checkpoint, filename)

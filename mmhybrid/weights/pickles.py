@@ -40,6 +40,7 @@ PATHS = tuple(
     for module in ("", "_local.")
     for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 )
+MOST_NESTED = 50
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 STORAGES = {
     **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
@@ -92,6 +93,7 @@ NAMED = {
     *(f"torch.{k}" for k, v in vars(torch).items() if isinstance(v, torch.dtype | torch.qscheme)),
     *STORAGE_BYTES,
 }
+TENSOR_MAKERS = ("torch._", "torch.serialization.", "numpy.")
 CHANGED = {"collections.OrderedDict", "argparse.Namespace", HISTORY, *CONFIGS}
 PUSHES = {  # no more than the value that they hold
     "STOP", "PROTO", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
@@ -110,6 +112,12 @@ class Made(str):
     """An object, by what made it."""
 
     __slots__ = ()
+
+
+class Nest(tuple):
+    """A tuple that knows how deep its tuples are nested."""
+
+    depth = 1
 
 
 def check_pickle(stream: BinaryIO, note_storage: Callable[[str, int], None] | None = None) -> None:
@@ -131,9 +139,9 @@ def check_pickle(stream: BinaryIO, note_storage: Callable[[str, int], None] | No
             stack.append(_named(value))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
+            stack[-count:] = [_nest(stack[-count:])]
         elif name == "TUPLE":
-            stack.append(tuple(_pop_to_mark(stack)))
+            stack.append(_nest(_pop_to_mark(stack)))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments = stack.pop()
             _check_call(stack[-1], arguments)
@@ -174,6 +182,14 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
     return items
 
 
+def _nest(items: list[Any]) -> Nest:
+    nest = Nest(items)
+    nest.depth += max((item.depth for item in items if isinstance(item, Nest)), default=0)
+    if nest.depth > MOST_NESTED:
+        refuse("it nests tuples without end")  # as keys, Python's own hash would crash
+    return nest
+
+
 def _label(opcode: str, value: Any, result: pickletools.StackObject) -> Any:
     if opcode == "MARK":
         return pickletools.markobject
@@ -197,7 +213,7 @@ def _describe(label: Any) -> str:
 
 
 def _check_call(function: Any, arguments: Any) -> None:
-    if type(function) is not Name or function not in CALLED or type(arguments) is not tuple:
+    if type(function) is not Name or function not in CALLED or not isinstance(arguments, tuple):
         refuse(f"it calls {_describe(function)}")
     wrong = (
         # Other encodings make text grow.
@@ -205,9 +221,20 @@ def _check_call(function: Any, arguments: Any) -> None:
         or (function == "builtins.bytearray" and not isinstance((*arguments, "")[0], str))
         or (function == "numpy.dtype" and not _is_plain_dtype(*arguments))
         or (function.endswith("._reconstruct") and arguments[:2] != ("numpy.ndarray", (0,)))
+        # A container that is filled from a tensor, which a few bytes may have expanded.
+        or (not function.startswith(TENSOR_MAKERS) and any(map(_is_array, arguments)))
     )
     if wrong:
         refuse(f"it calls {function} with unusual arguments")
+    if function == "torch._tensor._rebuild_from_type_v2":
+        inner, _, inner_arguments, _ = arguments
+        if not str(inner).startswith("torch._utils._rebuild_"):
+            refuse(f"it calls {_describe(inner)}")
+        _check_call(inner, inner_arguments)
+
+
+def _is_array(label: Any) -> bool:
+    return isinstance(label, Made) and label.startswith(("torch.", "numpy."))
 
 
 def _is_plain_dtype(code: Any, align: Any = None, copy: Any = None) -> bool:
@@ -239,7 +266,7 @@ def _check_change(instance: Any, state: Any) -> None:
 
 def _storage_of(pid: Any) -> tuple[str, int]:
     """The key and the bytes of a storage, from how PyTorch names it."""
-    if type(pid) is tuple and len(pid) in (5, 6):
+    if isinstance(pid, tuple) and len(pid) in (5, 6):
         tag, kind, key, location, count, *view = pid
         if (
             (tag, *view) in (("storage",), ("storage", None))

@@ -1,9 +1,7 @@
 """Writing a checkpoint so that it is there whole, or not at all.
 
-The bytes go to a file beside it, are flushed to the disk, and only then take the name: whoever is
-killed at any moment leaves the old file or the new one. A SHA-256 of all bytes stands at the end of
-the file, as the comment that a zip may have, so that PyTorch and every other reader still read it;
-:func:`mmhybrid.weights.reading.read_checkpoint` compares it.
+A SHA-256 of all bytes stands at the end of the file, as the comment that a zip may have: PyTorch
+still reads it, and :func:`mmhybrid.weights.read_checkpoint` compares it.
 """
 
 from __future__ import annotations
@@ -29,10 +27,6 @@ CHUNK = 2**22
 def write_checkpoint(value: Any, path: str | os.PathLike) -> None:
     """Saves a checkpoint as :func:`torch.save` does, durably and with a checksum.
 
-    Args:
-        value: what to save.
-        path: of the file; what was there is replaced at the end, all at once.
-
     Raises:
         CheckpointWriteError: the disk is full, the folder may not be written to and the like. What
             was there before is still there.
@@ -48,11 +42,23 @@ def write_checkpoint(value: Any, path: str | os.PathLike) -> None:
     """
     try:
         with durable_file(path) as file:
-            _save(value, file)
-            _append_checksum(file)
+            keeper = _ErrorKeeper(file)
+            torch.save(value, keeper)
+            if keeper.error is not None:
+                raise keeper.error
+            # The checksum is the comment of the zip, whose length stands in its last bytes.
+            file.seek(-2, os.SEEK_END)
+            file.write(struct.pack("<H", CHECKSUM_LENGTH))
+            digest = sha256_of(file, file.seek(0, os.SEEK_END))
+            file.seek(0, os.SEEK_END)
+            file.write(CHECKSUM + digest.encode())
     except OSError as error:
+        free = ""
+        with suppress(OSError):
+            disk = os.statvfs(Path(path).parent)
+            free = f" ({disk.f_bavail * disk.f_frsize / 2**20:,.0f} MiB are free there)"
         raise CheckpointWriteError(
-            f"cannot write {path}: {error.strerror or error}{_free_space(Path(path).parent)}"
+            f"cannot write {path}: {error.strerror or error}{free}"
         ) from error
 
 
@@ -98,28 +104,10 @@ class _ErrorKeeper:
         pass
 
 
-def _save(value: Any, file: BinaryIO) -> None:
-    keeper = _ErrorKeeper(file)
-    torch.save(value, keeper)
-    if keeper.error is not None:
-        raise keeper.error
-
-
-def _append_checksum(file: BinaryIO) -> None:
-    """Makes the checksum the comment of the zip, whose length stands in the zip's last bytes."""
-    file.seek(-2, os.SEEK_END)
-    file.write(struct.pack("<H", CHECKSUM_LENGTH))
-    digest = sha256_of(file, file.seek(0, os.SEEK_END))
-    file.seek(0, os.SEEK_END)
-    file.write(CHECKSUM + digest.encode())
-
-
 def stored_checksum(file: BinaryIO) -> str | None:
     """The SHA-256 that a file of :func:`write_checkpoint` ends with, or None in other files."""
     size = file.seek(0, os.SEEK_END)
-    if size < CHECKSUM_LENGTH:
-        return None
-    file.seek(-CHECKSUM_LENGTH, os.SEEK_END)
+    file.seek(max(0, size - CHECKSUM_LENGTH))
     end = file.read()
     return end[len(CHECKSUM) :].decode("latin1") if end.startswith(CHECKSUM) else None
 
@@ -132,11 +120,3 @@ def sha256_of(file: BinaryIO, count: int) -> str:
         digest.update(chunk)
         count -= len(chunk)
     return digest.hexdigest()
-
-
-def _free_space(folder: Path) -> str:
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return ""
-    return f" ({disk.f_bavail * disk.f_frsize / 2**20:,.0f} MiB are free there)"

@@ -36,11 +36,9 @@ class DurableCheckpointHook(CheckpointHook):
 
     A checkpoint is written whole, then named in ``last_checkpoint``, and only then the one beyond
     ``max_keep_ckpts`` is removed. One that cannot be written, because the disk is full say, is
-    logged at once; training goes on, keeps the one before it and tries again when the next is due,
-    and once more at the end. Gradients that are being accumulated are saved too.
-
-    While the run lasts, checkpoints are read and written as
-    :func:`mmhybrid.enable_safe_checkpoints` says.
+    logged; training goes on, keeps the one before it and tries again when the next is due, and once
+    more at the end. Gradients that are being accumulated are saved too. While the run lasts,
+    :func:`mmhybrid.enable_safe_checkpoints` holds.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -58,9 +56,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         average_accumulated(runner)
-        info = runner.message_hub.runtime_info
-        before = dict(info)
         kept: list[int] = []
+        before = dict(runner.message_hub.runtime_info)
         if self.max_keep_ckpts > 0:
             kept = [*(one for one in self.keep_ckpt_ids if one != step), step]
             runner.message_hub.update_info("keep_ckpt_ids", kept[-self.max_keep_ckpts :])
@@ -82,10 +79,8 @@ class DurableCheckpointHook(CheckpointHook):
             if is_main_process():
                 set_last_checkpoint(runner.work_dir, path)
         except (OSError, CheckpointWriteError) as error:
-            info.clear()
-            info.update(before)
             self.unsaved = True
-            _log_unsaved(runner, error)
+            _undo_and_log(runner, before, error)
             return
         self.unsaved = False
         if self.max_keep_ckpts > 0:
@@ -108,8 +103,7 @@ class DurableCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         # MMEngine removes the best one so far before it saves the next.
-        info = runner.message_hub.runtime_info
-        before = dict(info)
+        before = dict(runner.message_hub.runtime_info)
         best = copy.deepcopy({k: v for k, v in vars(self).items() if k.startswith("best_ckpt")})
         backend = self.file_backend
         self.file_backend = _LaterRemover(backend)
@@ -117,24 +111,18 @@ class DurableCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
             removed = self.file_backend.removed
         except (OSError, CheckpointWriteError) as error:
-            info.clear()
-            info.update(before)
             vars(self).update(best)
-            _log_unsaved(runner, error)
+            _undo_and_log(runner, before, error)
             return
         finally:
             self.file_backend = backend
-        for path in removed:
-            if path not in self._best_paths():
-                self._remove(path)
-
-    def _best_paths(self) -> list[str]:
-        several = getattr(self, "best_ckpt_path_dict", {})
-        return [getattr(self, "best_ckpt_path", None), *several.values()]
+        several = getattr(self, "best_ckpt_path_dict", {}).values()
+        for path in set(removed) - {getattr(self, "best_ckpt_path", None), *several}:
+            self._remove(path)
 
     def after_train(self, runner: Runner) -> None:
         if self.unsaved:
-            # The weights are those of now, and so is the step that they are saved under.
+            # Under the step of now, as the weights are those of now.
             now = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, now["epoch" if self.by_epoch else "iter"], now)
         if self.unsaved:
@@ -169,7 +157,9 @@ class _LaterRemover:
         return getattr(self.backend, name)
 
 
-def _log_unsaved(runner: Runner, error: Exception) -> None:
+def _undo_and_log(runner: Runner, before: dict[str, Any], error: Exception) -> None:
+    runner.message_hub.runtime_info.clear()
+    runner.message_hub.runtime_info.update(before)
     runner.logger.error(
         f"NOT SAVED: {error}. Training goes on and tries again when the next checkpoint is due; "
         "what was saved before is still there."
@@ -185,25 +175,26 @@ def set_last_checkpoint(work_dir: str, path: str) -> None:
 def newest_whole_checkpoint(work_dir: str) -> str | None:
     """The newest checkpoint that a run can go on from, or None where nothing was saved yet.
 
-    Tried are what ``last_checkpoint`` names, and then the other checkpoints of the folder, the
-    newest first. Each that is damaged is logged. Of several processes that are connected, the first
-    looks and tells the others, which then need not compare checksums again.
+    Tried are what ``last_checkpoint`` names, and then the others of the folder, the newest first.
+    Damaged ones are logged. Of several processes, the first looks and tells the others, which then
+    need not compare checksums again.
 
     Raises:
         UserError: There are checkpoints, but none can be used.
     """
-    answer: list[Any] = [None]
+    answers: list[Any] = [None]
     if is_main_process():
         try:
-            answer = [_newest_whole_checkpoint(Path(work_dir))]
+            answers = [_newest_whole_checkpoint(Path(work_dir))]
         except UserError as error:
-            answer = [error]
-    broadcast_object_list(answer)
-    if isinstance(answer[0], UserError):
-        raise answer[0]
-    if answer[0] is not None:
-        mark_verified(answer[0])
-    return answer[0]
+            answers = [error]
+    broadcast_object_list(answers)
+    (answer,) = answers
+    if isinstance(answer, UserError):
+        raise answer
+    if answer is not None:
+        mark_verified(answer)
+    return answer
 
 
 def _newest_whole_checkpoint(folder: Path) -> str | None:
@@ -221,13 +212,12 @@ def _newest_whole_checkpoint(folder: Path) -> str | None:
             continue
         try:
             checkpoint = read_checkpoint(path, "meta")  # all but the bytes of tensors
-            if not isinstance(checkpoint, dict) or not {"meta", "message_hub"} <= set(checkpoint):
-                continue  # weights alone, such as published ones
         except CheckpointError as error:
             tried[path.resolve()] = str(error)
             print_log(f"Passed over: {error}", logger="current", level=logging.WARNING)
             continue
-        return str(path)
+        if isinstance(checkpoint, dict) and {"meta", "message_hub"} <= set(checkpoint):
+            return str(path)  # others are weights alone, such as published ones
     if tried:
         raise UserError(
             f"no checkpoint in {folder} can be used:\n  " + "\n  ".join(tried.values()) + "\n  "
