@@ -1,7 +1,5 @@
 """What every backbone of this package promises."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """DMFormer: dynamic multi-level attention in place of self-attention. A reconstruction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

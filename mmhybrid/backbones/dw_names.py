@@ -1,7 +1,5 @@
 """What the families with depth-wise shortcuts share: the paper, and the authors' names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What the two plain (single-scale) hosts of the depth-wise shortcut share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Swin Transformer with depth-wise shortcuts."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A vision transformer with depth-wise shortcuts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

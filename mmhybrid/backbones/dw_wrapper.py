@@ -1,7 +1,5 @@
 """The depth-wise shortcut for any transformer backbone of mmdet, mmseg or mmpretrain."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -116,7 +114,7 @@ class DepthwiseShortcutBackbone(Backbone):
         """That of the wrapped backbone."""
         return self.backbone(*inputs, **named_inputs)
 
-    def train(self, mode: bool = True) -> DepthwiseShortcutBackbone:
+    def train(self, mode: bool = True) -> "DepthwiseShortcutBackbone":
         """Switches to training, but for what is frozen."""
         super().train(mode)
         if mode and self.norm_eval:

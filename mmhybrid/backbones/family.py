@@ -4,8 +4,6 @@ Loading, converting, fusing, the model index and the tests read it through the r
 keeps a list of families.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Puts a backbone under the heads of a model config, with channels that fit."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

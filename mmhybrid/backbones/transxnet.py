@@ -1,7 +1,5 @@
 """TransXNet: Learning both global and local dynamics with a dual dynamic token mixer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

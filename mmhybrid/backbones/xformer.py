@@ -1,7 +1,5 @@
 """XFormer: a light-weight hybrid with cross feature attention. A reconstruction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

@@ -1,7 +1,5 @@
 """Fitted tables of relative positions, kept from image to image."""
 
-from __future__ import annotations
-
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 

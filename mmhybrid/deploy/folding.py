@@ -4,8 +4,6 @@ Everything is exact but for rounding; sums are made in float64 before they are r
 parameters' own precision.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Fusing a trained model for inference."""
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Testing with a fused model."""
 
-from __future__ import annotations
-
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS

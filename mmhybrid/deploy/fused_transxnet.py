@@ -1,7 +1,5 @@
 """TransXNet's block with everything folded that can be folded."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """XFormer's mobile block without maps that only differ by one operation."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mmhybrid.deploy.folding import fuses

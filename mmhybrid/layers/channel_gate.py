@@ -1,7 +1,5 @@
 """A factor per channel, from the global mean."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

@@ -1,7 +1,5 @@
 """A depth-wise 1x1 convolution, as the multiplication that it is."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

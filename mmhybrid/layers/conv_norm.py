@@ -1,7 +1,5 @@
 """A convolution and its batch normalisation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

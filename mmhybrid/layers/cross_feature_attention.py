@@ -1,7 +1,5 @@
 """Cross feature attention (XFA), in two forms whose cost is linear in the number of tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Feed-forward network with a depth-wise convolution."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

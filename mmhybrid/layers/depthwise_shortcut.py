@@ -12,8 +12,6 @@ It starts at the residual stream itself, before the block's first normalisation,
 map: no windows, no shift, no padding to windows. A class token gets nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Input-dependent depth-wise convolution (IDConv)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

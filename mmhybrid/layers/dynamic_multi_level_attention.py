@@ -1,7 +1,5 @@
 """Dynamic multi-level attention (DMA)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

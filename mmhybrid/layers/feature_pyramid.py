@@ -1,7 +1,5 @@
 """Maps of four sizes from the single map of a plain transformer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

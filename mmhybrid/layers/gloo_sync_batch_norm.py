@@ -1,7 +1,5 @@
 """Batch normalisation over the images of all processes, on CPUs too."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

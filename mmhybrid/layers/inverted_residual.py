@@ -1,7 +1,5 @@
 """The block of MobileNetV3."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A learned scale and shift of a residual branch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

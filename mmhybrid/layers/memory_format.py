@@ -1,7 +1,5 @@
 """Which memory format convolutions run fastest in."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

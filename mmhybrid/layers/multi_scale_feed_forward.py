@@ -1,7 +1,5 @@
 """Multi-scale feed-forward network (MS-FFN)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

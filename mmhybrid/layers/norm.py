@@ -1,7 +1,5 @@
 """Batch normalisation that also trains on a single value per channel, and how a config names it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Padding of maps to whole patches and whole windows."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

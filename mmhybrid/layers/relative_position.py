@@ -12,8 +12,6 @@ along one side, made once a stage; :math:`V` is a constant of the shape. Where t
 is, it is used as it is; a small one may be made whole, once a stage.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Dual dynamic token mixer (D-Mixer)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The block of a plain vision transformer, with the additions of CaiT."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

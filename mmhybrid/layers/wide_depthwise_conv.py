@@ -1,7 +1,5 @@
 """A depth-wise convolution that stays fast where it reaches far beyond the border."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

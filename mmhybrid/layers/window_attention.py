@@ -1,7 +1,5 @@
 """Attention within (shifted) windows, of Swin Transformer."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
