@@ -11,14 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmhybrid.backbones.family import Backbone, is_backbone
+from mmhybrid.backbones.family import Backbone, is_backbone  # noqa: F401 (read from here too)
 from mmhybrid.errors import ArgumentError
-from mmhybrid.layers.norm import frozen_statistics
-
-__all__ = ["HybridBackbone", "Stage", "backbone_classes", "is_backbone", "resolve_arch"]
+from mmhybrid.layers.norm import frozen_statistics, keep_statistics
 
 SMALLEST_INPUT = 32
 SHORT_NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
@@ -32,8 +29,7 @@ class Stage(NamedTuple):
     Attributes:
         blocks (Sequence[nn.Module]): Run one after the other.
         downsample (nn.Module | None): Runs before them, on what the stage before made.
-        output (nn.Module | None): Runs on what is returned and on nothing else: a normalisation or
-            a head.
+        output (nn.Module | None): Normalisation or head of what is returned.
         beside (Sequence[tuple[int, Part]]): What else belongs to the stage, each part with the
             index of the block that is as deep. The number of blocks means deeper than all of them.
     """
@@ -49,10 +45,17 @@ class HybridBackbone(Backbone):
 
     A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
     and calls :meth:`freeze_stages`. One with other parts says in :meth:`get_stages` what they are.
+    Every family also takes
+
+    * ``arch`` (str | dict): a preset by its name (``'t'``, ``'s'``, ``'b'`` for tiny, small, base),
+      or any of its settings; the default preset gives the rest;
+    * ``in_channels`` (int): channels of the images, by default 3;
+    * ``norm_cfg`` (dict): batch normalisations, by default ``dict(type='BN')``;
+    * ``drop_path_rate`` (float): stochastic depth rate of the last block, rising linearly from 0;
+      by default 0.
 
     Args:
-        channels (Sequence[int]): Channels of all stages.
-        strides (Sequence[int]): Strides of all stages, in pixels of the input.
+        channels, strides (Sequence[int]): Of all stages; strides in pixels of the input.
         out_indices (Sequence[int]): Stages whose outputs are returned, counted from 0; negative
             ones count from the end. Later stages, and norms of others, are not built. Defaults to
             (0, 1, 2, 3).
@@ -60,10 +63,9 @@ class HybridBackbone(Backbone):
             first k stages. Defaults to -1.
         norm_eval (bool): Whether batch normalisations keep their running statistics in training.
             Defaults to False.
-        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
-            activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None: the initialisation of the family.
+        with_cp (bool): Whether activations of blocks are recomputed in the backward pass instead of
+            kept. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's. Defaults to None: that of the family.
 
     Attributes:
         test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.
@@ -79,7 +81,6 @@ class HybridBackbone(Backbone):
 
     def __init__(
         self,
-        *,
         channels: Sequence[int],
         strides: Sequence[int],
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -102,8 +103,7 @@ class HybridBackbone(Backbone):
         self.feature_strides = tuple(strides[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W), at least 32 pixels on each side, to one (B, C, h, w) a stage
-        of ``out_indices``."""
+        """Maps (B, in_channels, H, W), sides of at least 32, to one (B, C, h, w) an output."""
         self.check_input(x)
         x = self.stem(x)
         outputs = []
@@ -130,7 +130,7 @@ class HybridBackbone(Backbone):
         return x if stage.output is None else stage.output(x)
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
-        """Calls a block, recomputing it in the backward pass if ``with_cp`` says so."""
+        """Calls a block, which ``with_cp`` recomputes in the backward pass."""
         if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return block(*inputs)
         return checkpoint(
@@ -158,9 +158,8 @@ class HybridBackbone(Backbone):
         """Depth of a parameter, for layer-wise learning rate decay.
 
         Args:
-            param_name (str): Name of the parameter in the whole model.
-            prefix (str): Name of the backbone in the whole model, e.g. ``'backbone.'``. Defaults to
-                ``''``.
+            param_name (str): Its name in the whole model.
+            prefix (str): Name of the backbone there, e.g. ``'backbone.'``. Defaults to ``''``.
 
         Returns:
             tuple[int, int]: The depth, 0 for the stem, and the number of depths. Output norms and
@@ -187,8 +186,7 @@ class HybridBackbone(Backbone):
         return depths, sum(counts) + 2
 
     def freeze_stages(self) -> None:
-        """Stops gradients and running statistics of the stem and the first ``frozen_stages``
-        stages."""
+        """Stops gradients and running statistics of what ``frozen_stages`` says."""
         for stage in range(-1, self.frozen_stages):
             for part in self.stage_parts(stage):
                 part.requires_grad_(False)
@@ -200,9 +198,7 @@ class HybridBackbone(Backbone):
         super().train(mode)
         self.freeze_stages()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def check_input(self, x: Tensor) -> None:
@@ -235,7 +231,7 @@ def resolve_arch(
 
     Args:
         arch (str | Mapping[str, Any]): Name of a preset, ``'t'``, ``'s'``, ``'b'`` or ``'l'`` for
-            one called tiny, small, base or large, or settings that replace those of ``defaults``.
+            tiny, small, base or large, or settings that replace those of ``defaults``.
         presets (Mapping[str, Mapping[str, Any]]): Settings by name.
         defaults (str): The preset that fills what a mapping leaves out.
 
@@ -253,20 +249,16 @@ def resolve_arch(
             short = [letter for letter, long in SHORT_NAMES.items() if long in presets]
             raise ArgumentError(_unknown("arch", arch, [*presets, *short]))
         return dict(presets[name])
-    settings = dict(presets[defaults])
-    for name, value in arch.items():
-        if name not in settings:
-            raise ArgumentError(_unknown("setting of arch", name, list(settings)))
-        settings[name] = value
-    return settings
+    for name in arch:
+        if name not in presets[defaults]:
+            raise ArgumentError(_unknown("setting of arch", name, list(presets[defaults])))
+    return {**presets[defaults], **arch}
 
 
 def _unknown(what: str, value: str, choices: list[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
-    return (
-        f"{what} {value!r} is unknown; choose from {', '.join(choices)}"
-        f"{f' (did you mean {near[0]!r}?)' if near else ''}"
-    )
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{what} {value!r} is unknown; choose from {', '.join(choices)}{hint}"
 
 
 def _checked_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:

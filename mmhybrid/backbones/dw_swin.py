@@ -31,16 +31,7 @@ TokensOfMap = tuple[Tensor, tuple[int, int]]  # (B, H * W, C), and H and W
 
 
 class SwinBlock(nn.Module):
-    """Window attention and a feed-forward network, each a residual with a normalisation first.
-
-    Args:
-        channels: C of the (B, H * W, C) tokens.
-        num_heads: of the attention.
-        window_size: side of a window.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of both residuals.
-        shifted: use the shifted windows.
-    """
+    """Window attention and a feed-forward network, each a residual with a normalisation first."""
 
     def __init__(
         self,
@@ -62,13 +53,12 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, regular: Windows, shifted: Windows) -> Tensor:
         """Maps (B, H * W, C) to the same; ``regular`` and ``shifted`` are the stage's windows."""
-        windows = shifted if self.shifted else regular
-        x = x + self.drop_path(self.attn(self.norm1(x), windows))
+        x = x + self.drop_path(self.attn(self.norm1(x), shifted if self.shifted else regular))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class PatchEmbed(nn.Module):
-    """Patches and their normalisation: (B, in_channels, H, W) to (B, C, H / p, W / p)."""
+    """Patches and their normalisation: (B, in_channels, H, W) to tokens and their h and w."""
 
     def __init__(self, in_channels: int, channels: int, patch_size: int) -> None:
         super().__init__()
@@ -77,7 +67,6 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> TokensOfMap:
-        """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
         x = self.proj(pad_to_multiple(x, self.patch_size))
         return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[-2:])
 
@@ -104,10 +93,7 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Holds the parts of a stage under the names of the published checkpoints.
 
-    Attributes:
-        blocks: with regular and shifted windows in turn.
-        shortcuts: around the blocks.
-        downsample: what follows the stage, and belongs to the next one; None after the last.
+    ``downsample`` follows the stage and belongs to the next one; it is None after the last.
     """
 
     def __init__(
@@ -128,23 +114,14 @@ class DWSwinTransformer(HybridBackbone):
     the authors (https://github.com/ZTX-100/Efficient_ViT_with_DW) map onto the names of its
     parameters. The shortcuts work on the whole map, without windows, shift or padding; they are
     not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
-    window is not shifted.
+    window is not shifted. The published ``drop_path_rate`` is 0.2.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`HybridBackbone`; ``dw_kernel_sizes`` and ``dw_span`` are those of
+    :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`, one a stage.
 
     Args:
-        arch (str | dict): ``'tiny'`` (short ``'t'``), or any of its settings; the rest is taken
-            from ``'tiny'``. Defaults to ``'tiny'``.
-        in_channels (int): Channels of the images. Defaults to 3.
+        arch (str | dict): ``'tiny'``, or any of its settings. Defaults to ``'tiny'``.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
-        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
-            Published: 0.2. Defaults to 0.
-        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
-            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
-            ablation). Defaults to (3,).
-        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of a stage.
-            Shortcuts never cross stages; a remainder of blocks gets a shortcut of its own.
-            Defaults to 1.
         shifted_windows (bool): Whether the windows of every other block are shifted. Defaults to
             True.
 
@@ -171,11 +148,9 @@ class DWSwinTransformer(HybridBackbone):
         dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
     )
     # fmt: off
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-        "tiny": dict(
-            embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7,
-            patch_size=4, mlp_ratio=4),
-    })
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({"tiny": dict(
+        embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=WINDOW,
+        patch_size=4, mlp_ratio=4)})
     # fmt: on
 
     def __init__(
@@ -198,24 +173,18 @@ class DWSwinTransformer(HybridBackbone):
         self.window_size = settings["window_size"]
         dims = [settings["embed_dims"] * 2**stage for stage in range(len(self.depths))]
         patch_size = settings["patch_size"]
-        super().__init__(
-            channels=dims,
-            strides=[patch_size * 2**stage for stage in range(len(self.depths))],
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        strides = [patch_size * 2**stage for stage in range(len(self.depths))]
+        super().__init__(dims, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size)
         self.layers = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, self.depths)
         last = self.out_indices[-1]
         for stage in range(last + 1):
+            dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
             blocks = (
                 SwinBlock(
-                    dims[stage],
-                    settings["num_heads"][stage],
+                    dim,
+                    heads,
                     window_size=self.window_size,
                     mlp_ratio=settings["mlp_ratio"],
                     drop_path_rate=rate,
@@ -224,15 +193,11 @@ class DWSwinTransformer(HybridBackbone):
                 for index, rate in enumerate(rates[stage])
             )
             shortcuts = DepthwiseShortcuts(
-                dims[stage],
-                self.depths[stage],
-                kernel_sizes=dw_kernel_sizes,
-                span=dw_span,
-                norm_cfg=norm_cfg,
+                dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
             )
             self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
             if stage in self.out_indices:
-                self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+                self.add_module(f"norm{stage}", nn.LayerNorm(dim))
         init_truncated(self, nn.Linear)
         for module in self.modules():
             if isinstance(module, WindowAttention):
@@ -241,7 +206,6 @@ class DWSwinTransformer(HybridBackbone):
 
     @property
     def stem(self) -> PatchEmbed:
-        """The first part, under the name that the others' has."""
         return self.patch_embed
 
     def get_stages(self) -> list[Stage]:
@@ -272,7 +236,7 @@ class DWSwinTransformer(HybridBackbone):
 
     @classmethod
     def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
-        """Adds what the authors' models save besides weights: indices, and masks of windows."""
+        """Adds the indices and masks of windows that the authors' models save."""
         check_one_kernel(weights)
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
             attention = name.rpartition(".")[0]
@@ -287,8 +251,7 @@ class DWSwinTransformer(HybridBackbone):
     def adapt_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str = ""
     ) -> dict[str, Tensor]:
-        """Drops what the authors save but we compute, and resizes position biases of another
-        ``window_size``."""
+        """Drops what we compute, and resizes position biases of another ``window_size``."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if re.search(self.one_sided, key):
                 del state_dict[key]

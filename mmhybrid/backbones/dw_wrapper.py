@@ -8,18 +8,17 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhybrid.backbones.dw_names import DW_PAPER
 from mmhybrid.backbones.family import Backbone
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
+from mmhybrid.layers.norm import keep_statistics
 
 
 @MODELS.register_module()
 class DepthwiseShortcutBackbone(Backbone):
-    """Gives the blocks of a registered backbone depth-wise shortcuts,
-    https://arxiv.org/abs/2407.19394.
+    """Gives a registered backbone depth-wise shortcuts, https://arxiv.org/abs/2407.19394.
 
     The rule by which blocks are found:
 
@@ -39,18 +38,15 @@ class DepthwiseShortcutBackbone(Backbone):
     ``mmhybrid.load_checkpoint``); then only the shortcuts are missing.
 
     Args:
-        backbone: config of the wrapped backbone.
-        dw_kernel_sizes: of each shortcut's parallel branches, or ``'identity'``, see
-            :class:`mmhybrid.layers.depthwise_shortcut.IdentityShortcut`.
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage; a remainder
-            of blocks gets a shortcut of its own.
-        zero_init: start with shortcuts that add zeros, so that a pretrained model starts unchanged.
-        norm_cfg: of the shortcuts' batch normalisations.
-        norm_eval: keep the running statistics of the shortcuts' normalisations in training.
-        init_cfg: MMEngine's, of wrapper and wrapped together.
+        backbone (dict): Config of the wrapped backbone.
+        dw_kernel_sizes, dw_span, zero_init, norm_cfg: Of
+            :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`, one a stage.
+        norm_eval (bool): Whether the shortcuts' normalisations keep their running statistics in
+            training. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, of wrapper and wrapped together.
 
     Raises:
-        ArgumentError: no block is found, or blocks are not such as the rule covers.
+        ArgumentError: No block is found, or blocks are not such as the rule covers.
 
     Example:
         >>> backbone = dict(
@@ -107,7 +103,7 @@ class DepthwiseShortcutBackbone(Backbone):
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Those of the wrapped backbone: one for each map that it returns."""
+        """Those of the wrapped backbone."""
         return tuple(self.backbone.out_indices)
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
@@ -118,17 +114,11 @@ class DepthwiseShortcutBackbone(Backbone):
         """Switches to training, but for what is frozen."""
         super().train(mode)
         if mode and self.norm_eval:
-            for module in self.shortcuts.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            keep_statistics(self.shortcuts)
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """That of the wrapped backbone; a shortcut is as deep as its last block.
-
-        Raises:
-            ArgumentError: the wrapped backbone has no such method.
-        """
+        """That of the wrapped backbone; a shortcut is as deep as its last block."""
         if not hasattr(self.backbone, "get_layer_depth"):
             wrapped = type(self.backbone)
             raise ArgumentError(
@@ -193,11 +183,8 @@ class _Bypass:
 
 
 def _is_size(value: Any) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(isinstance(side, (int, torch.SymInt)) for side in value)
-    )
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return is_pair and all(isinstance(side, (int, torch.SymInt)) for side in value)
 
 
 def _find_stages(model: nn.Module) -> Iterator[list[str]]:
@@ -210,8 +197,8 @@ def _find_stages(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    children = dict(module.named_children())
-    return "attn" in children and ("ffn" in children or "mlp" in children)
+    children = {name for name, _ in module.named_children()}
+    return "attn" in children and not children.isdisjoint(("ffn", "mlp"))
 
 
 def _channels(block: nn.Module, name: str) -> int:

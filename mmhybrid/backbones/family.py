@@ -1,7 +1,6 @@
 """What a class says of its family: the paper, and whose checkpoints fit.
 
-Loading, converting, fusing, the model index and the tests read it through the registry; nobody else
-keeps a list of families.
+All others read it through the registry; nobody else keeps a list of families.
 """
 
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ class Paper(NamedTuple):
 
     Attributes:
         collection (str): Name in the model index, shared by the families of one paper.
-        title (str): Title.
-        url (str): Address.
         code (str): The file that holds what the paper is about, from the root of the repository.
         architecture (tuple[str, ...]): What is new in it, in words.
     """
@@ -38,8 +35,7 @@ class Published(NamedTuple):
     Attributes:
         names (Mapping[str, str]): What our names begin with, by what theirs begin with. ``*`` is a
             number; both have the same numbers in the same order.
-        classifier (Mapping[str, str]): The same for a classifier; ours are the names that
-            mmpretrain's ``ImageClassifier`` gives.
+        classifier (Mapping[str, str]): The same for a classifier of mmpretrain.
         signs (tuple[str, ...]): Regular expressions. A checkpoint is of this form if each is found
             in one of its names. By default each of ``names`` must be there.
     """
@@ -54,7 +50,6 @@ class Backbone(BaseModule):
 
     Attributes:
         family (str): Name for messages and tables, e.g. ``'DW-ViT'``. Defaults to the class's name.
-        paper (Paper | None): Where it comes from.
         signs (tuple[str, ...]): Regular expressions; weights under our names are recognised by
             each being found in one of them.
         published (tuple[Published, ...]): Other names under which its weights are published.
@@ -77,21 +72,15 @@ class Backbone(BaseModule):
     def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Gives published tensors, which have our names already, our shapes.
 
-        Args:
-            weights (dict[str, Tensor]): Of a model, by name; may be changed. What has our shapes
-                stays as it is.
-            prefix (str): Name of the backbone in the model, e.g. ``'backbone.'``.
+        ``weights`` may be changed; ``prefix`` is the backbone's name there, e.g. ``'backbone.'``.
         """
         return weights
 
     @classmethod
     def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
-        """The way back: our tensors, still under our names, in the shapes of the authors.
+        """The way back: a backbone's tensors, and a classifier's ``head.fc``, in their shapes.
 
-        Args:
-            weights (dict[str, Tensor]): Of a backbone, and ``head.fc`` of a classifier; may be
-                changed.
-            image_size (int): Side of the images, in pixels, for what depends on it.
+        ``weights`` may be changed; ``image_size``, in pixels, is for what depends on it.
         """
         return weights
 

@@ -86,6 +86,13 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     return norm
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Lets batch normalisations keep their running statistics while the rest trains."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.eval()
+
+
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisations still normalise with the batch, but leave their running
