@@ -30,32 +30,13 @@ class DWCaiT(DWPlainBackbone):
     The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`mmhybrid.backbones.dw_plain.DWPlainBackbone`.
 
     Args:
-        arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings; the rest is taken
-            from ``'xxs12'``. Defaults to ``'xxs12'``.
-        in_channels (int): Channels of the images. Defaults to 3.
-        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
-        image_size (int): Side of the images, in pixels, that the position embedding is made for.
-            Defaults to 224.
-        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last patch block
-            (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
-            ``'cls_token'`` for the (B, C) vector of the class stage, which is what mmpretrain's
-            ``LinearClsHead`` takes. Defaults to ``'featmap'``.
-        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
-            Defaults to (0, 1, 2, 3).
-        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
-        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
-            0. Published: 0. Defaults to 0.
+        arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings. Defaults to
+            ``'xxs12'``.
         layer_dropout (float): Probability with which a sample skips a patch block in training.
             Shortcuts are never skipped. Published: 0. Defaults to 0.
-        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
-            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
-            ablation). Defaults to (3,).
-        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
-            remainder of blocks gets a shortcut of its own. Defaults to 1.
-        position_embedding (bool): Whether learned positions are added. Defaults to True.
         layer_scale (bool): Whether residuals are scaled by learned factors, which start at 0.1 up
             to the 18th block of a stage, at 1e-5 up to the 24th and at 1e-6 beyond. Defaults to
             True.
@@ -114,51 +95,39 @@ class DWCaiT(DWPlainBackbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         settings = resolve_arch(arch, self.presets, defaults="xxs12")
-        dims, depth = settings["embed_dims"], settings["depth"]
         super().__init__(
-            embed_dims=dims,
-            depth=depth,
-            in_channels=in_channels,
-            patch_size=patch_size,
-            image_size=image_size,
-            out_type=out_type,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            norm_cfg=norm_cfg,
-            dw_kernel_sizes=dw_kernel_sizes,
-            dw_span=dw_span,
-            num_positions=(image_size // patch_size) ** 2 if position_embedding else 0,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
+        )
+        self.build_parts(
+            in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg
         )
 
-        def block(index: int, drop_path_rate: float, layer_dropout: float) -> TransformerBlock:
+        def block(index: int, **dropping: float) -> TransformerBlock:
             return TransformerBlock(
-                dims,
+                self.embed_dims,
                 settings["num_heads"],
                 mlp_ratio=settings["mlp_ratio"],
-                drop_path_rate=drop_path_rate,
                 talking_heads=talking_heads,
                 layer_scale_init=_layer_scale_init(index) if layer_scale else None,
-                layer_dropout=layer_dropout,
+                **dropping,
             )
 
-        for index, rate in enumerate(drop_path_rates(drop_path_rate, (depth,))[0]):
-            self.blocks.append(block(index, rate, layer_dropout))
+        rates = drop_path_rates(drop_path_rate, (self.depth,))[0]
+        self.blocks.extend(
+            block(i, drop_path_rate=rate, layer_dropout=layer_dropout)
+            for i, rate in enumerate(rates)
+        )
         self.cls_token = None
         self.cls_blocks = nn.ModuleList()
         if out_type == "cls_token":
-            self.cls_token = nn.Parameter(torch.randn(1, 1, dims))
-            self.cls_blocks.extend(block(i, 0.0, 0.0) for i in range(settings["cls_depth"]))
+            self.cls_token = nn.Parameter(torch.randn(1, 1, self.embed_dims))
+            self.cls_blocks.extend(map(block, range(settings["cls_depth"])))
         self.freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
         tokens, size = self.embed_patches(x)
-        if self.pos_embedding is not None:
-            tokens = tokens + self.positions(size).to(tokens)
-        tokens = self.shortcuts.run(self.blocks, tokens, size, self.run_block)
+        tokens = self.run_blocks(tokens, size)
         if self.out_type == "featmap":
             return self.feature_maps(tokens, size, x.shape[-2:])
         cls_token = self.cls_token.to(tokens).repeat(x.shape[0], 1, 1)

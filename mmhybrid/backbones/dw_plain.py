@@ -15,7 +15,6 @@ from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
 from mmhybrid.layers.padding import count_of, crop, pad_to_multiple
 
-COLOURS = 3  # of the published models
 NUM_STAGES = 4
 OUT_TYPES = ("featmap", "cls_token")
 
@@ -23,67 +22,86 @@ OUT_TYPES = ("featmap", "cls_token")
 class DWPlainBackbone(HybridBackbone):
     """Patch embedding, positions, blocks with shortcuts around them, and a feature pyramid.
 
-    A subclass fills ``self.blocks``, extends what has a class token, and calls
-    :meth:`freeze_stages`. The blocks count as four stages of equal length for ``frozen_stages``;
-    the pyramid is made of the last map. Arguments are those of the subclasses.
+    A subclass calls ``super().__init__`` and :meth:`build_parts`, fills ``self.blocks``, extends
+    what has a class token, and calls :meth:`freeze_stages`. The blocks count as four stages of
+    equal length for ``frozen_stages``. All subclasses take these arguments and those of
+    :class:`HybridBackbone`.
+
+    Args:
+        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
+        image_size (int): Side of the images, in pixels, that the position embedding is made for.
+            Defaults to 224.
+        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last block's patches
+            (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2 times ``patch_size``), or
+            ``'cls_token'`` for one (B, C) vector, which is what mmpretrain's ``LinearClsHead``
+            takes. Defaults to ``'featmap'``.
+        out_indices (Sequence[int]): Levels of the pyramid to return. Defaults to (0, 1, 2, 3).
+        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
+        dw_kernel_sizes, dw_span: See
+            :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`.
+        position_embedding (bool): Whether learned positions are added. With shortcuts, small data
+            sets lose little without. Defaults to True.
     """
 
     paper = DW_PAPER
     one_sided = r"^pyramid\."
+    num_class_tokens = 0  # among the tokens that the blocks take
 
     def __init__(
         self,
-        *,
-        embed_dims: int,
-        depth: int,
-        in_channels: int,
+        settings: dict[str, Any],
         patch_size: int,
-        image_size: int,
         out_type: str,
         out_indices: Sequence[int],
         frozen_stages: int,
         norm_eval: bool,
-        norm_cfg: dict[str, Any],
-        dw_kernel_sizes: Sequence[int] | str,
-        dw_span: int | str,
-        num_positions: int,
         with_cp: bool,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
     ) -> None:
+        dims = settings["embed_dims"]
         if out_type not in OUT_TYPES:
             raise ArgumentError(f"out_type={out_type!r} is unknown; choose from {OUT_TYPES}")
-        if patch_size % 4 or embed_dims % 4:
+        if patch_size % 4 or dims % 4:
             raise ArgumentError(
-                f"patch_size={patch_size} and embed_dims={embed_dims} must be multiples of 4: the "
+                f"patch_size={patch_size} and embed_dims={dims} must be multiples of 4: the "
                 "pyramid's first map is four times as large as that of the patches"
             )
+        channels = SimpleFeaturePyramid.level_channels(dims)
+        strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
         super().__init__(
-            channels=SimpleFeaturePyramid.level_channels(embed_dims),
-            strides=(patch_size // 4, patch_size // 2, patch_size, patch_size * 2),
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            channels, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
-        self.out_type = out_type
-        self.depth = depth
+        self.embed_dims, self.depth = dims, settings["depth"]
         self.patch_size = patch_size
-        self.grid_size = image_size // patch_size
-        self.patch_embed = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.out_type = out_type
+
+    def build_parts(
+        self,
+        in_channels: int,
+        image_size: int,
+        position_embedding: bool,
+        dw_kernel_sizes: Sequence[int] | str,
+        dw_span: int | str,
+        norm_cfg: dict[str, Any],
+    ) -> None:
+        """Makes all but the blocks and the class token."""
+        dims = self.embed_dims
+        self.grid_size = image_size // self.patch_size
+        self.patch_embed = nn.Conv2d(in_channels, dims, self.patch_size, self.patch_size)
         self.pos_embedding = None
-        if num_positions:
-            self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, embed_dims))
+        if position_embedding:
+            num_positions = self.grid_size**2 + self.num_class_tokens
+            self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, dims))
         self.blocks = nn.ModuleList()
         self.shortcuts = DepthwiseShortcuts(
-            embed_dims, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+            dims, self.depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
         )
-        self.norm = nn.LayerNorm(embed_dims)
+        self.norm = nn.LayerNorm(dims)
         self.pyramid = None
-        if out_type == "cls_token":
-            self.feature_channels, self.feature_strides = (embed_dims,), ()
+        if self.out_type == "cls_token":
+            self.feature_channels, self.feature_strides = (dims,), ()
         else:
-            self.pyramid = SimpleFeaturePyramid(embed_dims, self.out_indices)
+            self.pyramid = SimpleFeaturePyramid(dims, self.out_indices)
 
     def embed_patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
@@ -95,20 +113,23 @@ class DWPlainBackbone(HybridBackbone):
         """The position embedding for a grid of this size: (1, num_class_tokens + h * w, C)."""
         return resize_positions(self.pos_embedding, size, num_class_tokens)
 
+    def run_blocks(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Adds positions to tokens of a grid of this size, and runs the blocks."""
+        if self.pos_embedding is not None:
+            tokens = tokens + self.positions(size, self.num_class_tokens).to(tokens)
+        return self.shortcuts.run(
+            self.blocks, tokens, size, self.run_block, num_class_tokens=self.num_class_tokens
+        )
+
     def feature_maps(
         self, tokens: Tensor, size: tuple[int, int], image_size: tuple[int, int]
     ) -> tuple[Tensor, ...]:
         """Maps (B, h * w, C) to the levels of the pyramid, without what lies outside the image."""
         grid = self.norm(tokens).transpose(1, 2).unflatten(2, size).contiguous()
-        height, width = image_size
         return tuple(
-            crop(level, count_of(height, stride), count_of(width, stride))
+            crop(level, *(count_of(side, stride) for side in image_size))
             for level, stride in zip(self.pyramid(grid), self.feature_strides, strict=True)
         )
-
-    def stage_of_block(self, block: int) -> int:
-        """Which of the four stages a block belongs to."""
-        return block * NUM_STAGES // self.depth
 
     def stem_parts(self) -> list[Part]:
         return [part for part in (self.patch_embed, self.pos_embedding) if part is not None]
@@ -121,7 +142,7 @@ class DWPlainBackbone(HybridBackbone):
         blocks, beside = ([[] for _ in range(NUM_STAGES)] for _ in range(2))
         places = []  # the stage of each block, and its index there
         for i, block in enumerate(self.blocks):
-            stage = self.stage_of_block(i)
+            stage = i * NUM_STAGES // self.depth
             places.append((stage, len(blocks[stage])))
             blocks[stage].append(block)
         for i, shortcut in enumerate(self.shortcuts):
@@ -132,11 +153,10 @@ class DWPlainBackbone(HybridBackbone):
 
     @classmethod
     def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-        """Their patch embedding is a linear layer on patches whose channels change fastest, and ViT
-        makes queries, keys and values at once."""
+        """Their patch embedding is a linear layer, and ViT makes queries, keys, values at once."""
         weight = weights.get(f"{prefix}patch_embed.weight")
         if weight is not None and weight.ndim == 2:
-            side = math.isqrt(weight.shape[1] // COLOURS)
+            side = math.isqrt(weight.shape[1] // 3)  # colours
             weights[f"{prefix}patch_embed.weight"] = _patches(weight, side)
         for key in [key for key in weights if key.endswith(".attn.qkv.weight")]:
             if key.startswith(f"{prefix}blocks."):
@@ -167,26 +187,20 @@ class DWPlainBackbone(HybridBackbone):
             num_class_tokens = own.shape[1] - self.grid_size**2
             side = math.isqrt(table.shape[1] - num_class_tokens)
             if side * side == table.shape[1] - num_class_tokens:
-                resized = resize_positions(table, size, num_class_tokens)
-                state_dict[f"{prefix}pos_embedding"] = resized
+                table = resize_positions(table, size, num_class_tokens)
+                state_dict[f"{prefix}pos_embedding"] = table
         return state_dict
 
 
 def _patches(weight: Tensor, side: int) -> Tensor:
-    """The convolution, (C, colours, side, side), that a linear layer on patches is."""
+    """The convolution that a linear layer is, on patches whose channels change fastest."""
     return weight.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).contiguous()
 
 
 def resize_positions(table: Tensor, size: tuple[int, int], num_class_tokens: int) -> Tensor:
-    """Resizes a position embedding of a square grid bicubically.
+    """Resizes (1, num_class_tokens + side * side, C) positions of a square grid bicubically.
 
-    Args:
-        table: (1, num_class_tokens + side * side, C).
-        size: h and w of the wanted grid. For (side, side) the values stay as they are.
-        num_class_tokens: leading positions that are no part of the grid.
-
-    Returns:
-        (1, num_class_tokens + h * w, C).
+    The result is (1, num_class_tokens + h * w, C); for (side, side) the values stay as they are.
     """
     side = round((table.shape[1] - num_class_tokens) ** 0.5)  # PyTorch 2.7 compiles no math.isqrt
     # No question whether the size fits already: an exported graph serves all sizes.

@@ -26,33 +26,14 @@ class DWVisionTransformer(DWPlainBackbone):
     too. Beyond theirs it takes any size (the position embedding is resized bicubically, images
     are padded to whole patches) and gives dense maps.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`mmhybrid.backbones.dw_plain.DWPlainBackbone`.
 
     Args:
-        arch (str | dict): ``'tiny'`` or ``'small'`` (short ``'t'``, ``'s'``), or any of their
-            settings; the rest is taken from ``'tiny'``. Defaults to ``'tiny'``.
-        in_channels (int): Channels of the images. Defaults to 3.
-        patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
-        image_size (int): Side of the images, in pixels, that the position embedding is made for.
-            Defaults to 224.
-        out_type (str): ``'featmap'`` for a pyramid of four maps, made of the last block's tokens
-            without the class token (ViTDet's simple feature pyramid; strides 1/4, 1/2, 1 and 2
-            times ``patch_size``), or ``'cls_token'`` for one (B, C) vector, which is what
-            mmpretrain's ``LinearClsHead`` takes. With the vector, the last shortcut cannot change
-            the output (it leaves the class token alone): its gradient is zero, not None. Defaults
-            to ``'featmap'``.
-        out_indices (Sequence[int]): Levels of the pyramid to return; ``'cls_token'`` has none.
-            Defaults to (0, 1, 2, 3).
-        norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
-        drop_path_rate (float): Stochastic depth rate of the last patch block, rising linearly from
-            0. Published: 0. Defaults to 0.
-        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
-            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
-            ablation). Defaults to (3,).
-        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of them; a
-            remainder of blocks gets a shortcut of its own. Defaults to 1.
-        position_embedding (bool): Whether learned positions are added. With shortcuts, small data
-            sets lose little without. Defaults to True.
+        arch (str | dict): ``'tiny'`` or ``'small'``, or any of their settings. Defaults to
+            ``'tiny'``.
+        out_type (str): ``'featmap'`` or ``'cls_token'``. With the vector of ``'cls_token'``, the
+            last shortcut cannot change the output (it leaves the class token alone): its gradient
+            is zero, not None. Defaults to ``'featmap'``.
         class_token (bool): Whether there is one. Defaults to True.
 
     Example:
@@ -105,54 +86,28 @@ class DWVisionTransformer(DWPlainBackbone):
         if out_type == "cls_token" and not class_token:
             raise ArgumentError("out_type='cls_token' needs class_token=True")
         settings = resolve_arch(arch, self.presets, defaults="tiny")
-        dims, depth = settings["embed_dims"], settings["depth"]
-        self.num_class_tokens = int(class_token)
-        num_positions = (image_size // patch_size) ** 2 + self.num_class_tokens
         super().__init__(
-            embed_dims=dims,
-            depth=depth,
-            in_channels=in_channels,
-            patch_size=patch_size,
-            image_size=image_size,
-            out_type=out_type,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            norm_cfg=norm_cfg,
-            dw_kernel_sizes=dw_kernel_sizes,
-            dw_span=dw_span,
-            num_positions=num_positions if position_embedding else 0,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
+        self.num_class_tokens = int(class_token)
+        self.build_parts(
+            in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg
+        )
+        dims, heads, ratio = self.embed_dims, settings["num_heads"], settings["mlp_ratio"]
         self.cls_token = nn.Parameter(torch.randn(1, 1, dims)) if class_token else None
-        for rate in drop_path_rates(drop_path_rate, (depth,))[0]:
-            self.blocks.append(
-                TransformerBlock(
-                    dims,
-                    settings["num_heads"],
-                    mlp_ratio=settings["mlp_ratio"],
-                    drop_path_rate=rate,
-                )
-            )
+        self.blocks.extend(
+            TransformerBlock(dims, heads, mlp_ratio=ratio, drop_path_rate=rate)
+            for rate in drop_path_rates(drop_path_rate, (self.depth,))[0]
+        )
         self.freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
         tokens, size = self.embed_patches(x)
         if self.cls_token is not None:
-            tokens = torch.cat(
-                [self.cls_token.to(tokens).expand(x.shape[0], -1, -1), tokens], dim=1
-            )
-        if self.pos_embedding is not None:
-            tokens = tokens + self.positions(size, self.num_class_tokens).to(tokens)
-        tokens = self.shortcuts.run(
-            self.blocks,
-            tokens,
-            size,
-            self.run_block,
-            num_class_tokens=self.num_class_tokens,
-        )
+            cls_tokens = self.cls_token.to(tokens).expand(x.shape[0], -1, -1)
+            tokens = torch.cat([cls_tokens, tokens], dim=1)
+        tokens = self.run_blocks(tokens, size)
         if self.out_type == "cls_token":
             return (self.norm(tokens[:, 0]),)
         return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
