@@ -10,11 +10,7 @@ from mmhybrid.layers.relative_position import RelativePosition
 class CachedRelativePosition:
     """Takes the place of :meth:`TransXNet.relative_position` in a fused model.
 
-    A fused model does not change, so what was fitted for the last image size serves the next
-    image of that size. One size is kept.
-
-    Args:
-        backbone: whose tables to fit.
+    That does not change, so what was fitted for the last image size serves the next image of it.
     """
 
     def __init__(self, backbone: TransXNet) -> None:

@@ -1,7 +1,6 @@
 """The algebra of fusing: two linear operations that follow each other become one.
 
-Everything is exact but for rounding; sums are made in float64 before they are rounded to the
-parameters' own precision.
+Sums are made in float64 before they are rounded to the parameters' own precision.
 """
 
 import copy
@@ -71,20 +70,15 @@ def affine_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
 
 
 def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution that does ``conv(scale * x + shift)``, per channel.
-
-    Raises:
-        ArgumentError: The convolution pads: its border would need another shift.
-    """
+    """The convolution that does ``conv(scale * x + shift)``, per channel; it must not pad."""
     if any(conv.padding):
         raise ArgumentError("a shift before a convolution that pads cannot be folded into it")
-    weight = conv.weight.double()
-    per_group = scale.view(conv.groups, 1, -1, 1, 1), shift.view(conv.groups, 1, -1, 1, 1)
-    grouped = weight.unflatten(0, (conv.groups, -1))
-    bias = (grouped * per_group[1]).sum(dim=(2, 3, 4)).flatten()
+    scale, shift = (one.view(conv.groups, 1, -1, 1, 1) for one in (scale, shift))
+    weight = conv.weight.double().unflatten(0, (conv.groups, -1))
+    bias = (weight * shift).sum(dim=(2, 3, 4)).flatten()
     if conv.bias is not None:
         bias = bias + conv.bias.double()
-    return with_parameters(conv, (grouped * per_group[0]).flatten(0, 1), bias)
+    return with_parameters(conv, (weight * scale).flatten(0, 1), bias)
 
 
 def identity_added(conv: nn.Conv2d) -> nn.Conv2d:
@@ -117,9 +111,9 @@ def with_parameters(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def activate_in_place(module: nn.Module) -> None:
-    """Lets the activation of every :class:`ConvNorm` write over the map that it is given.
+    """Lets the activation of every :class:`ConvNorm` write over its map, which nothing else needs.
 
-    Nothing else needs that map, and a large one costs more to allocate than to activate.
+    A large one costs more to allocate than to activate.
     """
     for part in module.modules():
         if isinstance(part, ConvNorm) and hasattr(part.activation, "inplace"):
@@ -129,8 +123,7 @@ def activate_in_place(module: nn.Module) -> None:
 def fold_norms(module: nn.Module) -> None:
     """Folds every batch normalisation that has a convolution right beside it, in place.
 
-    Looks into :class:`ConvNorm`, ``nn.Sequential`` and mmcv's ``ConvModule``, where what stands
-    side by side runs side by side.
+    In :class:`ConvNorm`, ``nn.Sequential`` and mmcv's ``ConvModule`` neighbours run side by side.
     """
     for part in module.modules():
         if isinstance(part, ConvNorm) and is_affine(part.bn):

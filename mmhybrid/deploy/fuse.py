@@ -26,12 +26,10 @@ def fuse(model: Model) -> Model:
     the convolution pads with zeros after the shift, which no convolution before the shift can.
 
     Args:
-        model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one; is
-            left as it is.
+        model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one.
 
     Returns:
-        nn.Module: The copy, in evaluation mode, without gradients. It cannot be trained, and its
-        state dict is its own.
+        nn.Module: A copy in evaluation mode, which cannot be trained; its state dict is its own.
 
     Raises:
         ArgumentError: The model holds no backbone of mmhybrid.
@@ -46,14 +44,14 @@ def fuse(model: Model) -> Model:
         True
     """
     if not any(map(is_backbone, model.modules())):
-        name = type(model).__name__
-        raise ArgumentError(f"{name} holds no backbone of mmhybrid: nothing to fuse")
+        raise ArgumentError(
+            f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse"
+        )
     model = _with_fused_forms(copy.deepcopy(model).eval())
     fold_norms(model)
     activate_in_place(model)
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
-        # Convolutions whose weights lie so make maps that lie so.
-        # See mmhybrid.layers.memory_format.
+        # Convolutions whose weights lie so make maps that lie so, see prefer_channels_last.
         model.to(memory_format=torch.channels_last)
     return model.requires_grad_(False)
 

@@ -25,12 +25,8 @@ class CrossCovarianceAttention(nn.Module):
 
     .. math:: Y^T = softmax(\tau\, \hat{Q}^T \hat{K})\, V^T
 
-    The map is d x d. This is the attention of XCiT (https://arxiv.org/abs/2106.09681).
-
-    Args:
-        channels: D of the (..., N, D) input and output.
-        num_heads: heads; must divide D.
-        output_projection: whether a linear layer follows.
+    The map is d x d. This is the attention of XCiT (https://arxiv.org/abs/2106.09681). Input and
+    output are (..., N, channels); ``num_heads`` divides ``channels``.
     """
 
     def __init__(self, channels: int, num_heads: int = 4, output_projection: bool = False) -> None:
@@ -66,12 +62,8 @@ class ContextScoreAttention(nn.Module):
               Y = \lambda\, \hat{Q} \odot g \odot V + V
 
     The context is the mean over the tokens, not their sum, so that weights that were learned at one
-    image size mean the same at another.
-
-    Args:
-        channels: D of the (..., N, D) input and output.
-        num_heads: unused, as there is one context; taken so that both forms are made alike.
-        output_projection: whether a linear layer follows.
+    image size mean the same at another. There is one context: ``num_heads`` is taken so that both
+    forms are made alike.
     """
 
     def __init__(self, channels: int, num_heads: int = 1, output_projection: bool = False) -> None:

@@ -7,11 +7,6 @@ class DepthwiseFeedForward(nn.Module):
     """1x1 convolution, 3x3 depth-wise convolution, GELU, 1x1 convolution.
 
     The form of PVTv2 (https://arxiv.org/abs/2106.13797) and VAN (https://arxiv.org/abs/2202.09741).
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        hidden_channels: channels between the two 1x1 convolutions.
-        depthwise: False leaves out the depth-wise convolution.
     """
 
     def __init__(self, channels: int, hidden_channels: int, depthwise: bool = True) -> None:

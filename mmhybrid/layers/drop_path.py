@@ -10,9 +10,6 @@ class DropPath(nn.Module):
     """Drops a residual branch for whole samples, and scales the rest so that the mean stays.
 
     Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382.
-
-    Args:
-        rate: probability of dropping, in [0, 1).
     """
 
     def __init__(self, rate: float = 0.0) -> None:

@@ -12,11 +12,7 @@ class SimpleFeaturePyramid(nn.Module):
 
     Level 0 is four times as large as the map and has C / 4 channels, level 1 is twice as large and
     has C / 2 channels (transposed convolutions), level 2 is the map, level 3 half of it (max
-    pooling).
-
-    Args:
-        channels: C of the (B, C, h, w) input; a multiple of 4.
-        levels: which of 0 to 3 to build and to return.
+    pooling). ``levels`` are those to build and to return.
     """
 
     def __init__(self, channels: int, levels: Sequence[int]) -> None:

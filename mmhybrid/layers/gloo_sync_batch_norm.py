@@ -26,11 +26,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 @MODELS.register_module()
 class GlooSyncBatchNorm(nn.BatchNorm2d):
-    """What :class:`torch.nn.SyncBatchNorm` computes, where that refuses: without GPUs.
-
-    Takes its place in runs of several processes on CPUs. Arguments are those of
-    :class:`torch.nn.BatchNorm2d`.
-    """
+    """What :class:`torch.nn.SyncBatchNorm` computes, where that refuses: on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:

@@ -5,16 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.layers.channel_scale import ChannelScale
+from mmhybrid.layers.conv_norm import ChannelScale
 from mmhybrid.layers.norm import build_norm
 
 
 class MultiScaleDepthwiseConv(nn.Module):
     """Depth-wise convolutions of several kernel sizes, each over its share of the channels.
 
-    Args:
-        channels: C of the (B, C, H, W) input and output; the first share takes the remainder.
-        kernel_sizes: odd sizes, one a share.
+    The first share takes the remainder.
     """
 
     def __init__(self, channels: int, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)) -> None:
@@ -30,21 +28,14 @@ class MultiScaleDepthwiseConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        shares = x.split(self.shares, dim=1)
-        return torch.cat(
-            [conv(share) for conv, share in zip(self.proj, shares, strict=True)], dim=1
-        )
+        shares = zip(self.proj, x.split(self.shares, dim=1), strict=True)
+        return torch.cat([conv(share) for conv, share in shares], dim=1)
 
 
 class MultiScaleFeedForward(nn.Module):
     """Feed-forward network with multi-scale depth-wise convolutions between its two layers.
 
     TransXNet (https://arxiv.org/abs/2310.19380).
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        hidden_channels: channels between the two layers.
-        norm_cfg: of all normalisations.
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, norm_cfg: dict[str, Any]) -> None:

@@ -26,8 +26,8 @@ class RelativePosition(NamedTuple):
 
     Attributes:
         table: (1, heads, N_q, N_k), what is added to the scores; None where it is folded instead.
-        query: (1, heads, N_q, R), the columns that queries get; None where there is a table.
-        key: (N_k, R), the columns that keys get; None where there is a table.
+        query, key: (1, heads, N_q, R) and (N_k, R), the columns that queries and keys get; None
+            where there is a table.
     """
 
     table: Tensor | None
@@ -36,13 +36,7 @@ class RelativePosition(NamedTuple):
 
 
 def fit_relative_position(table: Tensor, num_queries: int, num_keys: int) -> RelativePosition:
-    """Fits a table of relative positions to a feature map, once for all blocks of a stage.
-
-    Args:
-        table: (1, heads, queries, keys), as learned.
-        num_queries: positions of the map.
-        num_keys: positions of the reduced map that keys come from.
-    """
+    """Fits a (1, heads, queries, keys) table to a feature map, once for all blocks of a stage."""
     rows, columns = table.shape[-2:]
     # An exported graph serves all sizes, so it cannot ask whether the table happens to fit; folding
     # is exact there too.
@@ -74,16 +68,7 @@ def _is_faster_whole(table: Tensor, num_queries: int, num_keys: int) -> bool:
 
 
 def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativePosition) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + P) v``.
-
-    Args:
-        q: (B, heads, N_q, d).
-        k, v: (B, heads, N_k, d).
-        position: from :func:`fit_relative_position` for (N_q, N_k).
-
-    Returns:
-        (B, heads, N_q, d).
-    """
+    """``softmax(q k^T / sqrt(d) + P) v`` of (B, heads, N_q, d) and twice (B, heads, N_k, d)."""
     batch, heads, _, dim = q.shape
     if position.table is not None:
         table = position.table.to(q.dtype)

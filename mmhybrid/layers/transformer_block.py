@@ -12,14 +12,9 @@ class Attention(nn.Module):
     """Multi-head attention of tokens to themselves and to a context.
 
     Queries, keys and values have no bias, as in vit-pytorch, on which the published shortcut models
-    are built.
-
-    Args:
-        channels: C of the (B, L, C) tokens.
-        num_heads: must divide C.
-        talking_heads: mix the heads before and after the softmax by learned matrices
-            (https://arxiv.org/abs/2003.02436). The matrix of scores then has to exist; without, the
-            attention is fused.
+    are built. ``talking_heads`` are mixed before and after the softmax by learned matrices
+    (https://arxiv.org/abs/2003.02436). The matrix of scores then has to exist; without, the
+    attention is fused.
     """
 
     def __init__(self, channels: int, num_heads: int, talking_heads: bool = False) -> None:
@@ -54,12 +49,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them.
-
-    Args:
-        channels: C of the (..., C) input and output.
-        hidden_channels: between the layers.
-    """
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -73,15 +63,8 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a feed-forward network, each a residual with a layer normalisation first.
 
-    Args:
-        channels: C of the (B, L, C) tokens.
-        num_heads: of the attention.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of both residuals.
-        talking_heads: see :class:`Attention`.
-        layer_scale_init: initial scale of both residuals; None for no scale.
-        layer_dropout: probability, in [0, 1), with which a sample skips the block in training.
-            Shortcuts around the block stay.
+    ``layer_scale_init`` is the initial scale of both residuals. With the probability
+    ``layer_dropout``, in [0, 1), a sample skips the block in training, but not shortcuts around it.
     """
 
     def __init__(
