@@ -83,10 +83,9 @@ class DMFormer(HybridBackbone):
             between stages. Defaults to 3.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DMFormer
-        >>> [tuple(y.shape) for y in DMFormer('s')(torch.zeros(2, 3, 64, 64))]
-        [(2, 64, 16, 16), (2, 128, 8, 8), (2, 320, 4, 4), (2, 512, 2, 2)]
+        >>> DMFormer('s').feature_channels
+        (64, 128, 320, 512)
     """
 
     paper = Paper(
@@ -97,10 +96,10 @@ class DMFormer(HybridBackbone):
         ("Dynamic Multi-level Attention",),
     )
     signs = (r"stages\.\d+\.\d+\.attention\.branches\.\d",)
-    test_options: Mapping[str, Any] = MappingProxyType(
+    test_options = MappingProxyType(
         dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
     )
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    presets = MappingProxyType(
         {
             "small": dict(embed_dims=WIDTHS, depths=(3, 3, 12, 3), mlp_ratios=(3, 3, 3, 3)),
             "large": dict(embed_dims=WIDTHS, depths=(3, 5, 27, 3), mlp_ratios=(3, 3, 3, 3)),

@@ -44,10 +44,9 @@ class DWCaiT(DWPlainBackbone):
             fused and much faster. Defaults to True.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DWCaiT
-        >>> [tuple(y.shape) for y in DWCaiT('xxs12')(torch.zeros(2, 3, 64, 64))]
-        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
+        >>> DWCaiT('xxs12').feature_channels
+        (48, 96, 192, 192)
     """
 
     family = "DW-CaiT"
@@ -65,8 +64,8 @@ class DWCaiT(DWPlainBackbone):
         )
         for layer_scale, sign in ((True, "scale"), (False, "norm"))
     )
-    test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    test_options = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
+    presets = MappingProxyType(
         {
             "xxs12": dict(embed_dims=192, depth=12, cls_depth=2, num_heads=4, mlp_ratio=4),
             "xxs24": dict(embed_dims=192, depth=24, cls_depth=2, num_heads=4, mlp_ratio=4),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Part, Stage
 from mmhybrid.backbones.dw_names import DW_PAPER, check_one_kernel
+from mmhybrid.backbones.family import Weights
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
@@ -152,7 +153,7 @@ class DWPlainBackbone(HybridBackbone):
         return [Stage(b, beside=s) for b, s in zip(blocks, beside, strict=True)]
 
     @classmethod
-    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         """Their patch embedding is a linear layer, and ViT makes queries, keys, values at once."""
         weight = weights.get(f"{prefix}patch_embed.weight")
         if weight is not None and weight.ndim == 2:
@@ -167,15 +168,13 @@ class DWPlainBackbone(HybridBackbone):
         return weights
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         check_one_kernel(weights)
         patches = weights["patch_embed.weight"]
         weights["patch_embed.weight"] = patches.permute(0, 2, 3, 1).flatten(1)
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """:meth:`from_published`, and resizes positions of another ``image_size``."""
         weight = state_dict.get(f"{prefix}patch_embed.weight")
         if weight is not None and weight.ndim == 2 and len(weight) == len(self.patch_embed.weight):

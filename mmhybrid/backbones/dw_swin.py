@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.dw_names import DW_PAPER, SWIN_HEAD, check_one_kernel, shortcut_names
-from mmhybrid.backbones.family import Published
+from mmhybrid.backbones.family import Published, Weights
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
-from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.padding import count_of, pad_to_multiple
-from mmhybrid.layers.transformer_block import FeedForward
+from mmhybrid.layers.transformer_block import TransformerBlock
 from mmhybrid.layers.window_attention import (
     WindowAttention,
     Windows,
@@ -30,31 +30,16 @@ WINDOW = 7  # of the published models
 TokensOfMap = tuple[Tensor, tuple[int, int]]  # (B, H * W, C), and H and W
 
 
-class SwinBlock(nn.Module):
-    """Window attention and a feed-forward network, each a residual with a normalisation first."""
+class SwinBlock(TransformerBlock):
+    """A transformer block with attention in windows, regular or shifted."""
 
-    def __init__(
-        self,
-        channels: int,
-        num_heads: int,
-        *,
-        window_size: int,
-        mlp_ratio: float,
-        drop_path_rate: float,
-        shifted: bool,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, num_heads, window_size)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = FeedForward(channels, int(channels * mlp_ratio))
-        self.drop_path = DropPath(drop_path_rate)
+    def __init__(self, attn: WindowAttention, shifted: bool, **options: float) -> None:
+        super().__init__(attn.proj.in_features, attn.num_heads, attn=attn, **options)
         self.shifted = shifted
 
     def forward(self, x: Tensor, regular: Windows, shifted: Windows) -> Tensor:
         """Maps (B, H * W, C) to the same; ``regular`` and ``shifted`` are the stage's windows."""
-        x = x + self.drop_path(self.attn(self.norm1(x), shifted if self.shifted else regular))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return super().forward(x, shifted if self.shifted else regular)
 
 
 class PatchEmbed(nn.Module):
@@ -126,10 +111,9 @@ class DWSwinTransformer(HybridBackbone):
             True.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DWSwinTransformer
-        >>> [tuple(y.shape) for y in DWSwinTransformer('t')(torch.zeros(2, 3, 64, 64))]
-        [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4), (2, 768, 2, 2)]
+        >>> DWSwinTransformer('t').feature_channels
+        (96, 192, 384, 768)
     """
 
     family = "DW-Swin"
@@ -144,11 +128,9 @@ class DWSwinTransformer(HybridBackbone):
         ),
     )
     one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
-    test_options: Mapping[str, Any] = MappingProxyType(
-        dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
-    )
+    test_options = MappingProxyType(dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2))))
     # fmt: off
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({"tiny": dict(
+    presets = MappingProxyType({"tiny": dict(
         embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=WINDOW,
         patch_size=4, mlp_ratio=4)})
     # fmt: on
@@ -183,12 +165,10 @@ class DWSwinTransformer(HybridBackbone):
             dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
             blocks = (
                 SwinBlock(
-                    dim,
-                    heads,
-                    window_size=self.window_size,
+                    WindowAttention(dim, heads, self.window_size),
+                    shifted=shifted_windows and index % 2 == 1,
                     mlp_ratio=settings["mlp_ratio"],
                     drop_path_rate=rate,
-                    shifted=shifted_windows and index % 2 == 1,
                 )
                 for index, rate in enumerate(rates[stage])
             )
@@ -235,7 +215,7 @@ class DWSwinTransformer(HybridBackbone):
         return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         """Adds the indices and masks of windows that the authors' models save."""
         check_one_kernel(weights)
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
@@ -248,9 +228,7 @@ class DWSwinTransformer(HybridBackbone):
                 weights[f"layers.{stage}.blocks.{block}.attn_mask"] = mask
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """Drops what we compute, and resizes position biases of another ``window_size``."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if re.search(self.one_sided, key):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmhybrid.backbones.base import Part, resolve_arch
 from mmhybrid.backbones.dw_names import VIT_PYTORCH_HEAD, shortcut_names, vit_pytorch_names
 from mmhybrid.backbones.dw_plain import DWPlainBackbone
-from mmhybrid.backbones.family import Published
+from mmhybrid.backbones.family import Published, Weights
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.transformer_block import TransformerBlock
@@ -37,10 +37,9 @@ class DWVisionTransformer(DWPlainBackbone):
         class_token (bool): Whether there is one. Defaults to True.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DWVisionTransformer
-        >>> [tuple(y.shape) for y in DWVisionTransformer('t')(torch.zeros(2, 3, 64, 64))]
-        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 192, 4, 4), (2, 192, 2, 2)]
+        >>> DWVisionTransformer('t').feature_channels
+        (48, 96, 192, 192)
     """
 
     family = "DW-ViT"
@@ -56,8 +55,8 @@ class DWVisionTransformer(DWPlainBackbone):
             signs=(r"^transformer\.convs\.", r"^transformer\.batchnorms\."),
         ),
     )
-    test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    test_options = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
+    presets = MappingProxyType(
         {
             "tiny": dict(embed_dims=192, depth=12, num_heads=3, mlp_ratio=4),
             "small": dict(embed_dims=384, depth=12, num_heads=6, mlp_ratio=4),
@@ -116,7 +115,7 @@ class DWVisionTransformer(DWPlainBackbone):
         return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         for key in [key for key in weights if key.endswith(".attn.q.weight")]:
             name = key.removesuffix("q.weight")
             parts = [weights.pop(f"{name}{part}.weight") for part in ("q", "kv")]

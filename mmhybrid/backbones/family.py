@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+Weights = dict[str, Tensor]  # by name
 
 
 class Paper(NamedTuple):
@@ -69,7 +70,7 @@ class Backbone(BaseModule):
             cls.family = cls.__name__
 
     @classmethod
-    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         """Gives published tensors, which have our names already, our shapes.
 
         ``weights`` may be changed; ``prefix`` is the backbone's name there, e.g. ``'backbone.'``.
@@ -77,16 +78,14 @@ class Backbone(BaseModule):
         return weights
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         """The way back: a backbone's tensors, and a classifier's ``head.fc``, in their shapes.
 
         ``weights`` may be changed; ``image_size``, in pixels, is for what depends on it.
         """
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """:meth:`from_published`, and fits what depends on the size of images to this model."""
         return self.from_published(state_dict, prefix)
 

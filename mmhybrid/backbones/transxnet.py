@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
-from mmhybrid.backbones.family import Paper, Published
+from mmhybrid.backbones.family import Paper, Published, Weights
 from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
@@ -88,10 +88,9 @@ class TransXNet(HybridBackbone):
             made for. Defaults to 224.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import TransXNet
-        >>> [tuple(y.shape) for y in TransXNet('t')(torch.zeros(2, 3, 64, 64))]
-        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 224, 4, 4), (2, 448, 2, 2)]
+        >>> TransXNet('t').feature_channels
+        (48, 96, 224, 448)
     """
 
     paper = Paper(
@@ -111,10 +110,10 @@ class TransXNet(HybridBackbone):
         ),
     )
     # fmt: off
-    test_options: Mapping[str, Any] = MappingProxyType(dict(image_size=64, arch=dict(
+    test_options = MappingProxyType(dict(image_size=64, arch=dict(
         depths=(2, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2))))
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    presets = MappingProxyType({
         "tiny": dict(
             depths=(3, 3, 9, 3), embed_dims=(48, 96, 224, 448), num_heads=(1, 2, 4, 8),
             sr_ratios=(8, 4, 2, 1), kernel_sizes=(7, 7, 7, 7), num_groups=(2, 2, 2, 2),
@@ -209,20 +208,18 @@ class TransXNet(HybridBackbone):
         return fit_relative_position(self.relative_pos_enc[stage], height * width, keys)
 
     @classmethod
-    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         if (head := weights.get("head.fc.weight")) is not None:  # a 1x1 convolution of theirs
             weights["head.fc.weight"] = head.flatten(1)
         return weights
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         if (head := weights.get("head.fc.weight")) is not None:
             weights["head.fc.weight"] = head[..., None, None]
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """Resizes tables of relative positions that were learned at another ``image_size``."""
         for stage, own in enumerate(self.relative_pos_enc):
             key = f"{prefix}relative_pos_enc.{stage}"

@@ -27,25 +27,15 @@ class EncoderLayer(nn.Module):
     """Attention and a perceptron on (..., N, D), each a residual after a layer normalisation."""
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        attention: nn.Module,
-        mlp_ratio: float,
-        activation: nn.Module,
-        drop_rate: float,
-        drop_path_rate: float,
+        self, channels: int, attention: nn.Module, mlp: nn.Module, drop: float, drop_path: float
     ) -> None:
         super().__init__()
-        hidden = int(channels * mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
         self.attention = attention
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), activation, nn.Linear(hidden, channels)
-        )
-        self.dropout = nn.Dropout(drop_rate)
-        self.drop_path = DropPath(drop_path_rate)
+        self.mlp = mlp
+        self.dropout = nn.Dropout(drop)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.dropout(self.attention(self.norm1(x))))
@@ -146,10 +136,9 @@ class XFormer(HybridBackbone):
             after the last stage, for a classifier: 640. Defaults to None, for dense prediction.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import XFormer
-        >>> [tuple(y.shape) for y in XFormer('s')(torch.zeros(2, 3, 64, 64))]
-        [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
+        >>> XFormer('s').feature_channels
+        (64, 96, 128, 160)
     """
 
     paper = Paper(
@@ -161,10 +150,10 @@ class XFormer(HybridBackbone):
     )
     signs = (r"stages\.\d+\.\d+\.fusion\.",)
     # fmt: off
-    test_options: Mapping[str, Any] = MappingProxyType(dict(arch=dict(
+    test_options = MappingProxyType(dict(arch=dict(
         stem_channels=(8, 16), channels=(16, 24, 32, 40), mobile_depths=(1, 1, 1, 1),
         embed_dims=(16, 24, 32), xf_depths=(1, 1, 1))))
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    presets = MappingProxyType({
         "small": dict(
             stem_channels=(16, 32), channels=(64, 96, 128, 160), mobile_depths=(3, 1, 1, 1),
             embed_dims=(144, 192, 240), xf_depths=(2, 4, 3)),
@@ -227,17 +216,13 @@ class XFormer(HybridBackbone):
             blocks.extend(InvertedResidual(dim, dim, **mobile) for _ in range(depth - 1))
             if stage > 0:
                 embed_dims = settings["embed_dims"][stage - 1]
-                layers = [
-                    EncoderLayer(
-                        embed_dims,
-                        attention=attention_class(embed_dims, num_heads, output_projection),
-                        mlp_ratio=mlp_ratio,
-                        activation=mlp_activation_class(),
-                        drop_rate=drop_rate,
-                        drop_path_rate=rate,
-                    )
-                    for rate in rates[stage]
-                ]
+                hidden = int(embed_dims * mlp_ratio)
+                layers = []
+                for rate in rates[stage]:
+                    attending = attention_class(embed_dims, num_heads, output_projection)
+                    first, last = nn.Linear(embed_dims, hidden), nn.Linear(hidden, embed_dims)
+                    mlp = nn.Sequential(first, mlp_activation_class(), last)
+                    layers.append(EncoderLayer(embed_dims, attending, mlp, drop_rate, rate))
                 blocks.append(
                     XFBlock(
                         dim,

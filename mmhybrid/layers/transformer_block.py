@@ -1,5 +1,7 @@
 """The block of a plain vision transformer, with the additions of CaiT."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,12 +79,13 @@ class TransformerBlock(nn.Module):
         talking_heads: bool = False,
         layer_scale_init: float | None = None,
         layer_dropout: float = 0.0,
+        attn: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= layer_dropout < 1:
             raise ArgumentError(f"layer_dropout lies in [0, 1), not {layer_dropout}")
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = Attention(channels, num_heads, talking_heads)
+        self.attn = attn or Attention(channels, num_heads, talking_heads)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
@@ -92,8 +95,8 @@ class TransformerBlock(nn.Module):
             self.scale1 = nn.Parameter(torch.full((1, 1, channels), float(layer_scale_init)))
             self.scale2 = nn.Parameter(torch.full((1, 1, channels), float(layer_scale_init)))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps (B, L, C) to the same; ``context`` is (B, M, C), for class attention."""
+    def forward(self, x: Tensor, context: Any = None) -> Tensor:
+        """Maps (B, L, C) to the same; ``context`` is of the attention, (B, M, C) for CaiT's."""
         out = x + self.drop_path(_scaled(self.attn(self.norm1(x), context), self.scale1))
         out = out + self.drop_path(_scaled(self.mlp(self.norm2(out)), self.scale2))
         if self.layer_dropout > 0 and self.training:
