@@ -14,7 +14,7 @@ from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.family import Paper
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
-from mmhybrid.layers.depthwise_feed_forward import DepthwiseFeedForward
+from mmhybrid.layers.depthwise_feed_forwards import DepthwiseFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.dynamic_multi_level_attention import DynamicMultiLevelAttention
 from mmhybrid.layers.initialisation import init_convolutions

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.family import Paper, Published, Weights
 from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
+from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
-from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
 from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
 from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
 

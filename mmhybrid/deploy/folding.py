@@ -26,16 +26,10 @@ def fuses(module_class: type[nn.Module]) -> Callable[[Make], Make]:
     returns what comes in its place, or the module itself.
 
     Example:
-        >>> from torch import nn
-        >>> class Twice(nn.Module):
-        ...     def __init__(self, conv):
-        ...         super().__init__()
-        ...         self.conv = conv
+        >>> class Residual(torch.nn.Sequential):
         ...     def forward(self, x):
-        ...         return self.conv(x) + x
-        >>> @fuses(Twice)
-        ... def fused_twice(block):
-        ...     return identity_added(block.conv)
+        ...         return super().forward(x) + x
+        >>> fused_residual = fuses(Residual)(lambda block: identity_added(block[0]))
     """
 
     def register(make: Make) -> Make:

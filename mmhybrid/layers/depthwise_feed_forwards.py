@@ -1,4 +1,4 @@
-"""Multi-scale feed-forward network (MS-FFN)."""
+"""Feed-forward networks with depth-wise convolutions."""
 
 from typing import Any
 
@@ -7,6 +7,27 @@ from torch import Tensor, nn
 
 from mmhybrid.layers.conv_norm import ChannelScale
 from mmhybrid.layers.norm import build_norm
+
+
+class DepthwiseFeedForward(nn.Module):
+    """1x1 convolution, 3x3 depth-wise convolution, GELU, 1x1 convolution.
+
+    The form of PVTv2 (https://arxiv.org/abs/2106.13797) and VAN (https://arxiv.org/abs/2202.09741).
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, depthwise: bool = True) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
+        self.dwconv = (
+            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
+            if depthwise
+            else nn.Identity()
+        )
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.dwconv(self.fc1(x))))
 
 
 class MultiScaleDepthwiseConv(nn.Module):
@@ -33,7 +54,7 @@ class MultiScaleDepthwiseConv(nn.Module):
 
 
 class MultiScaleFeedForward(nn.Module):
-    """Feed-forward network with multi-scale depth-wise convolutions between its two layers.
+    """Multi-scale feed-forward network (MS-FFN): depth-wise convolutions between its two layers.
 
     TransXNet (https://arxiv.org/abs/2310.19380).
     """
