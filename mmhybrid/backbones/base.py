@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="HybridBackbone")
 
 
 class Stage(NamedTuple):
-    """The parts of a stage, wherever and under whatever names its backbone keeps them.
+    """The parts of a stage, under whatever names its backbone keeps them.
 
     Attributes:
         blocks (Sequence[nn.Module]): Run one after the other.
@@ -47,8 +47,7 @@ class HybridBackbone(Backbone):
     and calls :meth:`freeze_stages`. One with other parts says in :meth:`get_stages` what they are.
     Every family also takes
 
-    * ``arch`` (str | dict): a preset by its name (``'t'``, ``'s'``, ``'b'`` for tiny, small, base),
-      or any of its settings; the default preset gives the rest;
+    * ``arch`` (str | dict): see :func:`resolve_arch`;
     * ``in_channels`` (int): channels of the images, by default 3;
     * ``norm_cfg`` (dict): batch normalisations, by default ``dict(type='BN')``;
     * ``drop_path_rate`` (float): stochastic depth rate of the last block, rising linearly from 0;
@@ -56,11 +55,9 @@ class HybridBackbone(Backbone):
 
     Args:
         channels, strides (Sequence[int]): Of all stages; strides in pixels of the input.
-        out_indices (Sequence[int]): Stages whose outputs are returned, counted from 0; negative
-            ones count from the end. Later stages, and norms of others, are not built. Defaults to
-            (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
+        out_indices (Sequence[int]): Stages whose outputs are returned; negative ones count from the
+            end. Later stages, and norms of others, are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages (int): 0 freezes the stem, k the first k stages too. Defaults to -1: none.
         norm_eval (bool): Whether batch normalisations keep their running statistics in training.
             Defaults to False.
         with_cp (bool): Whether activations of blocks are recomputed in the backward pass instead of
@@ -149,21 +146,16 @@ class HybridBackbone(Backbone):
         """The modules and parameters of a stage, or of the stem for ``stage=-1``."""
         if stage < 0:
             return self.stem_parts()
-        for one in self.get_stages()[stage : stage + 1]:
+        for one in self.get_stages()[stage : stage + 1]:  # none where it is not built
             parts = (one.downsample, *one.blocks, *(part for _, part in one.beside), one.output)
             return [part for part in parts if part is not None]
         return []
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning rate decay.
+        """Depth of a parameter, for layer-wise learning rate decay, and the number of depths.
 
-        Args:
-            param_name (str): Its name in the whole model.
-            prefix (str): Name of the backbone there, e.g. ``'backbone.'``. Defaults to ``''``.
-
-        Returns:
-            tuple[int, int]: The depth, 0 for the stem, and the number of depths. Output norms and
-            what is no part of the backbone are the deepest.
+        ``param_name`` is that in the whole model, ``prefix`` the backbone's, e.g. ``'backbone.'``.
+        The stem has depth 0; output norms and what is not in the backbone are the deepest.
         """
         depths, number = self._depths
         part = param_name.removeprefix(prefix)
@@ -234,9 +226,6 @@ def resolve_arch(
             tiny, small, base or large, or settings that replace those of ``defaults``.
         presets (Mapping[str, Mapping[str, Any]]): Settings by name.
         defaults (str): The preset that fills what a mapping leaves out.
-
-    Raises:
-        ArgumentError: An unknown name or setting; says which there are and which is near.
 
     Example:
         >>> from mmhybrid.backbones import resolve_arch

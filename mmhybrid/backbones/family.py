@@ -17,10 +17,8 @@ Weights = dict[str, Tensor]  # by name
 class Paper(NamedTuple):
     """Where a family comes from.
 
-    Attributes:
-        collection (str): Name in the model index, shared by the families of one paper.
-        code (str): The file that holds what the paper is about, from the root of the repository.
-        architecture (tuple[str, ...]): What is new in it, in words.
+    ``collection`` is its name in the model index, ``code`` the file that holds what the paper is
+    about, from the root of the repository, ``architecture`` what is new in it, in words.
     """
 
     collection: str

@@ -48,12 +48,8 @@ class XFBlock(nn.Module):
     Pixels at the same place of their p x p patch form a group of tokens of their own. A map that p
     does not divide is resized to the next that it divides, and back.
 
-    Args:
-        channels (int): C of the (B, C, H, W) input and output.
-        layers (Iterable[nn.Module]): The encoder layers, of ``embed_dims`` channels.
-        patch_size (int): p.
-        activation (Callable[[], nn.Module]): Makes the activation after convolutions.
-        fusion_kernel_size (int): Of the convolution that fuses input and result, odd.
+    Encoder ``layers`` have ``embed_dims`` channels, p is ``patch_size``, and
+    ``fusion_kernel_size``, odd, is of the convolution that fuses input and result.
     """
 
     def __init__(
