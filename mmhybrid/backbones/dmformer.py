@@ -64,7 +64,7 @@ class DMFormer(HybridBackbone):
     """A reconstruction of DMFormer, https://arxiv.org/abs/2209.07738 (ICASSP 2023).
 
     No code of the paper is public, nor its table of layers. ``docs/reconstructions.md`` says where
-    each default comes from; whoever has the paper can set it right in a config.
+    each default comes from.
 
     Other arguments: see :class:`HybridBackbone`, and for ``expand`` to ``output_conv``
     :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
@@ -76,11 +76,9 @@ class DMFormer(HybridBackbone):
             e.g. ``dict(type='LN2d')``. Defaults to None, which is ``norm_cfg``.
         layer_scale_init (float | None): Initial scale of the residuals; None for no scale. Defaults
             to 1e-2.
-        depthwise_ffn (bool): Whether the feed-forward network has a 3x3 depth-wise convolution.
-            Defaults to True.
+        depthwise_ffn (bool): Whether the feed-forward network has a depth-wise convolution.
         stem_convs (int): Number of 3x3 convolutions in the stem. Defaults to 1.
-        downsample_kernel (int): 3 (overlapping) or 2, kernel size of the convolutions of stride 2
-            between stages. Defaults to 3.
+        downsample_kernel (int): 3 or 2, of the convolutions between stages. Defaults to 3.
 
     Example:
         >>> from mmhybrid.backbones import DMFormer

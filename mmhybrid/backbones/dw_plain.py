@@ -230,8 +230,7 @@ class DWVisionTransformer(DWPlainBackbone):
     Other arguments: see :class:`DWPlainBackbone`.
 
     Args:
-        arch (str | dict): ``'tiny'`` or ``'small'``, or any of their settings. Defaults to
-            ``'tiny'``.
+        arch (str | dict): ``'tiny'`` (the default), ``'small'``, or any of their settings.
         out_type (str): ``'featmap'`` or ``'cls_token'``. With the vector of ``'cls_token'``, the
             last shortcut cannot change the output (it leaves the class token alone): its gradient
             is zero, not None. Defaults to ``'featmap'``.
@@ -331,9 +330,8 @@ class DWCaiT(DWPlainBackbone):
     The host is that of the authors' code (https://github.com/ZTX-100/Efficient_ViT_with_DW), in the
     manner of vit-pytorch; it differs from Facebook's CaiT (https://arxiv.org/abs/2103.17239) in
     that queries, keys and values have no bias and that class attention takes the patches
-    unnormalised. All blocks of the patch stage have shortcuts, those of the class stage none.
-    Beyond the authors' code it takes any size and gives dense maps; these need no class stage,
-    which is then not built.
+    unnormalised. Blocks of the class stage have no shortcuts; dense maps, which the authors' code
+    does not give, need no class stage, which is then not built.
 
     The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
     ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
@@ -341,13 +339,11 @@ class DWCaiT(DWPlainBackbone):
     Other arguments: see :class:`DWPlainBackbone`.
 
     Args:
-        arch (str | dict): ``'xxs12'`` or ``'xxs24'``, or any of their settings. Defaults to
-            ``'xxs12'``.
+        arch (str | dict): ``'xxs12'`` (the default), ``'xxs24'``, or any of their settings.
         layer_dropout (float): Probability with which a sample skips a patch block in training.
             Shortcuts are never skipped. Published: 0. Defaults to 0.
-        layer_scale (bool): Whether residuals are scaled by learned factors, which start at 0.1 up
-            to the 18th block of a stage, at 1e-5 up to the 24th and at 1e-6 beyond. Defaults to
-            True.
+        layer_scale (bool): Whether residuals have learned factors. They start at 0.1 up to the 18th
+            block of a stage, at 1e-5 up to the 24th, at 1e-6 beyond. Defaults to True.
         talking_heads (bool): Whether heads are mixed around the softmax. Without, attention is
             fused and much faster. Defaults to True.
 

@@ -33,9 +33,8 @@ class DepthwiseShortcutBackbone(Backbone):
     Shortcuts lie outside the block, so that windows, drop path and the ``with_cp`` of the wrapped
     backbone do not touch them. Shortcuts of frozen blocks are trained all the same.
 
-    Checkpoints of the wrapped backbone fit: its own ``init_cfg`` works, and so does loading a whole
-    detector, segmentor or classifier that was trained without the wrapper (``load_from``,
-    ``mmhybrid.load_checkpoint``); then only the shortcuts are missing.
+    Its checkpoints fit: its own ``init_cfg`` works, and so does loading a whole model that was
+    trained without the wrapper; then only the shortcuts are missing.
 
     Args:
         backbone (dict): Config of the wrapped backbone.
@@ -45,15 +44,11 @@ class DepthwiseShortcutBackbone(Backbone):
             training. Defaults to False.
         init_cfg (dict | list[dict] | None): MMEngine's, of wrapper and wrapped together.
 
-    Raises:
-        ArgumentError: No block is found, or blocks are not such as the rule covers.
-
     Example:
         >>> backbone = dict(
         ...     type='mmhybrid.DepthwiseShortcutBackbone',
         ...     backbone=dict(type='mmdet.SwinTransformer', init_cfg=dict(
-        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')),
-        ...     zero_init=True)
+        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')))
     """
 
     paper = DW_PAPER

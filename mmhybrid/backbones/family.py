@@ -52,8 +52,7 @@ class Backbone(BaseModule):
         signs (tuple[str, ...]): Regular expressions; weights under our names are recognised by
             each being found in one of them.
         published (tuple[Published, ...]): Other names under which its weights are published.
-        one_sided (str): Regular expression for our names of what only we or only the authors save;
-            it is left out when a file is converted.
+        one_sided (str): Regular expression of names that only we or only the authors save.
     """
 
     family: str

@@ -24,17 +24,10 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     without that a head takes the last map, or as many of the last as it has ``in_channels``. The
     backbone returns those stages, unless it has ``out_indices`` of its own.
 
-    Args:
-        model (dict): Config of the model, made for any backbone of four stages.
-        backbone (dict): Config of the backbone that takes its place.
-
     Returns:
         dict: Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
         ``auxiliary_head``, whole heads where these are lists; and ``pretrained=None`` where the
         model has it, which would overrule the backbone's own ``init_cfg``.
-
-    Raises:
-        ArgumentError: Nothing in the model says what it takes, or it takes too many maps.
 
     Example:
         >>> from mmhybrid import replace_backbone

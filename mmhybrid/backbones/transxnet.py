@@ -71,9 +71,9 @@ class TransXNet(HybridBackbone):
     """TransXNet, https://arxiv.org/abs/2310.19380.
 
     Parts and parameters carry the names of the authors' checkpoints
-    (https://github.com/LMMMEng/TransXNet, Apache-2.0), which therefore load as they are. Outputs
-    equal theirs; the table of relative positions is folded into queries and keys
-    (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
+    (https://github.com/LMMMEng/TransXNet, Apache-2.0). Outputs equal theirs; the table of relative
+    positions is folded into queries and keys (:mod:`mmhybrid.layers.relative_position`) instead of
+    being resized in every block.
 
     The published recipes have SyncBN in ``norm_cfg``, and as ``drop_path_rate`` 0.1, 0.2, 0.4
     (tiny, small, base) for ImageNet, 0.1, 0.2, 0.3 for dense prediction.

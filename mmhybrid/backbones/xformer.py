@@ -105,29 +105,25 @@ class XFormer(HybridBackbone):
     Light-weight Vision Transformer with Cross Feature Attention; not the library xformers. A stage
     is MobileNetV3 blocks, and from the second on an :class:`XFBlock`; the stem holds the first
     convolution and the first block. No code of the paper is public, nor its table of layers.
-    ``docs/reconstructions.md`` says where each default comes from; whoever has the paper can set
-    it right in a config.
+    ``docs/reconstructions.md`` says where each default comes from.
 
     Other arguments: see :class:`HybridBackbone`. ``norm_cfg`` is of convolutions; tokens have layer
     normalisations. ``expand_ratio``, ``kernel_size`` and ``squeeze_excitation`` are of
     :class:`mmhybrid.layers.inverted_residual.InvertedResidual`, ``activation`` follows convolutions
-    and ``mlp_activation`` is of perceptrons (:data:`ACTIVATIONS`).
+    and ``mlp_activation`` is of perceptrons, as is ``mlp_ratio`` (hidden channels over channels).
 
     Args:
-        arch (str | dict): ``'small'`` (short ``'s'``), or any of its settings: ``stem_channels``
-            (two), ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
+        arch (str | dict): ``'small'``, or any of its settings: ``stem_channels`` (two),
+            ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
             ``embed_dims`` and ``xf_depths`` (three each, channels and number of encoder layers).
-            Defaults to ``'small'``.
         drop_rate (float): Dropout rate in encoder layers. Defaults to 0.
         attention (str): ``'cross_covariance'`` or ``'context_score'``, see
             :mod:`mmhybrid.layers.cross_feature_attention`. Their learned ``temperature`` and
             ``scale`` should have no weight decay. Defaults to ``'cross_covariance'``.
         num_heads (int): Heads of ``'cross_covariance'``. Defaults to 4.
         output_projection (bool): Whether a linear layer follows the attention. Defaults to False.
-        mlp_ratio (float): Hidden channels over channels of the perceptrons. Defaults to 2.
         patch_size (int): 2 lets the four pixels of a 2x2 patch attend in groups of their own, 1
             lets all attend together, at the same cost. Defaults to 2.
-        fusion_kernel_size (int): Of the last convolution of an :class:`XFBlock`. Defaults to 3.
         head_channels (int | None): Channels of a 1x1 convolution with normalisation and activation
             after the last stage, for a classifier: 640. Defaults to None, for dense prediction.
 

@@ -9,8 +9,7 @@ from mmhybrid.errors import ArgumentError
 def unit_length(x: Tensor, dim: int) -> Tensor:
     """Divides by the length along a dimension, which is taken in single precision or better.
 
-    :func:`torch.nn.functional.normalize` does the same, several times slower along thousands of
-    tokens that do not lie side by side in memory.
+    :func:`torch.nn.functional.normalize` is several times slower where that is strided.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     squared = wide.square().sum(dim, keepdim=True)

@@ -1,6 +1,5 @@
 """Stochastic depth."""
 
-import torch
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
@@ -23,7 +22,7 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep).div_(keep)
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3g}"

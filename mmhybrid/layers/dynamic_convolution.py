@@ -72,9 +72,9 @@ class InputDependentDepthwiseConv(nn.Module):
 def _is_faster_one_by_one(x: Tensor) -> bool:
     """Whether images are better convolved one after the other.
 
-    On a CPU a large map is channels last, and all images in one convolution would be no more:
-    the copy there and back costs more than the calls. Measured on two threads, with a batch of 2
-    or 8, forward and backward: 1.2 to 1.7 times as fast at 28x28 and above, slower at 14x14.
+    On a CPU a large map is channels last, and all images in one convolution would be no more: the
+    copy there and back costs more than the calls (two threads, batches of 2 and 8, forward and
+    backward: 1.2 to 1.7 times as fast from 28x28, slower at 14x14).
     """
     return (
         x.device.type == "cpu"

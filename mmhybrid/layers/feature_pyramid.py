@@ -11,8 +11,7 @@ class SimpleFeaturePyramid(nn.Module):
     """The simple feature pyramid of ViTDet, https://arxiv.org/abs/2203.16527, without its neck.
 
     Level 0 is four times as large as the map and has C / 4 channels, level 1 is twice as large and
-    has C / 2 channels (transposed convolutions), level 2 is the map, level 3 half of it (max
-    pooling). ``levels`` are those to build and to return.
+    has C / 2 channels, level 2 is the map, level 3 half of it. ``levels`` are those to return.
     """
 
     def __init__(self, channels: int, levels: Sequence[int]) -> None:

@@ -11,11 +11,10 @@ from mmhybrid.layers.padding import count_of
 
 
 class Windows(NamedTuple):
-    """How windows cut a map of H x W tokens, made once for all blocks of a stage.
+    """How windows of N tokens cut a map of H x W tokens, made once for all blocks of a stage.
 
     Attributes:
-        gather: (windows * N,), for every place in every window of N tokens, which token it holds:
-            0 to H * W - 1, or H * W for zeros.
+        gather: (windows * N,), which token each place holds: 0 to H * W - 1, or H * W for zeros.
         scatter: (H * W,), for every token, its place in the windows.
         mask: (windows, N, N), added to the scores; None for windows that are not shifted.
     """
