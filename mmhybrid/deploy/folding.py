@@ -22,8 +22,8 @@ Make = TypeVar("Make", bound=Callable[[nn.Module], nn.Module])
 def fuses(module_class: type[nn.Module]) -> Callable[[Make], Make]:
     """Decorates what makes the fused form of such a module, for :func:`mmhybrid.deploy.fuse`.
 
-    It is called with a module in evaluation mode, part of a copy that it may take apart, and
-    returns what comes in its place, or the module itself.
+    It is called with a module in evaluation mode, which it may take apart, and returns what comes
+    in its place, or the module itself.
 
     Example:
         >>> class Residual(torch.nn.Sequential):
@@ -94,14 +94,13 @@ def merged_depthwise(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
 
 def with_parameters(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution like another with frozen parameters of its own, in the other's precision."""
-    dtype = conv.weight.dtype
-    conv = copy.copy(conv)
-    conv.out_channels, conv.in_channels = len(weight), weight.shape[1] * conv.groups
-    conv._parameters = {
-        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
-        "bias": nn.Parameter(bias.detach().to(dtype), requires_grad=False),
+    made = copy.copy(conv)
+    made.out_channels, made.in_channels = len(weight), weight.shape[1] * conv.groups
+    made._parameters = {
+        name: nn.Parameter(value.detach().to(conv.weight.dtype), requires_grad=False)
+        for name, value in (("weight", weight), ("bias", bias))
     }
-    return conv
+    return made
 
 
 def activate_in_place(module: nn.Module) -> None:

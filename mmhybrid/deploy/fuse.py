@@ -20,10 +20,9 @@ def fuse(model: Model) -> Model:
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
     Blocks that have a fused form (:func:`mmhybrid.deploy.folding.fuses`) take it; one with
-    normalisations that depend on the image stays as it is. A model on a CPU works channels last.
-
-    A batch normalisation before a convolution that pads stays too, as in the depth-wise shortcut:
-    the convolution pads with zeros after the shift, which no convolution before the shift can.
+    normalisations that depend on the image stays as it is, and so does a batch normalisation before
+    a convolution that pads, as in the depth-wise shortcut: the zeros come after the shift. A model
+    on a CPU works channels last.
 
     Args:
         model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one.

@@ -96,10 +96,7 @@ class CachedRelativePosition:
 
 
 class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):
-    """The dynamic convolution for inference: its gate is two linear layers, its bank is one tensor.
-
-    The gate's normalisation is folded already, as are those of the other parts below.
-    """
+    """The dynamic convolution with a gate of two linear layers and a bank in one tensor."""
 
     def __init__(self, conv: InputDependentDepthwiseConv) -> None:
         nn.Module.__init__(self)
@@ -148,19 +145,19 @@ class FusedMultiScaleFeedForward(nn.Module):
     """A :class:`MultiScaleFeedForward` for inference, its layer scale included.
 
     On a large map one kernel size after the other goes all the way from the input to the output, to
-    which each adds its part. The hidden map, four to eight times as large as the input, is never
-    whole in memory, nothing is split and nothing joined. On a small map memory is no matter and the
-    number of operations is: the kernels, padded with zeros to the largest size, are one.
+    which each adds its part: the hidden map, four to eight times as large, is never whole in
+    memory. On a small map the number of operations matters: the kernels, padded to one size, are
+    one.
     """
 
     def __init__(self, feed_forward: MultiScaleFeedForward, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.shares = feed_forward.dwconv.shares
         self.fc1 = feed_forward.fc1[0]
-        dtype = self.fc1.weight.dtype
-        norm_scale, norm_shift = norm_as_affine(feed_forward.fc1[2])
-        self.norm_scale = _frozen(norm_scale.to(dtype).view(-1, 1, 1))
-        self.norm_shift = _frozen(norm_shift.to(dtype).view(-1, 1, 1))
+        affine = norm_as_affine(feed_forward.fc1[2])
+        self.norm_scale, self.norm_shift = (
+            _frozen(one.to(self.fc1.weight.dtype).view(-1, 1, 1)) for one in affine
+        )
         self.depthwise = nn.ModuleList(identity_added(conv) for conv in feed_forward.dwconv.proj)
         fc2 = affine_before(*norm_as_affine(feed_forward.norm), feed_forward.fc2[0])
         self.fc2 = affine_after(fc2, scale, shift)

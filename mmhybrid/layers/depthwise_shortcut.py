@@ -8,8 +8,7 @@ https://arxiv.org/abs/2407.19394. A module D bypasses N consecutive blocks B (eq
     x_{j+N} = B_{j+N-1}(\dots B_j(x_j)) + \sum_k D_k(x_j), \qquad
     D_k(x) = \mathrm{DWConv}_k(\mathrm{BN}(\mathrm{GELU}(x)))
 
-It starts at the residual stream itself, before the block's first normalisation, and sees the whole
-map: no windows, no shift, no padding to windows. A class token gets nothing.
+It starts before the block's first normalisation and sees the whole map. Class tokens get nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +52,7 @@ class DepthwiseShortcut(nn.Module):
 class IdentityShortcut(nn.Module):
     """Adds what enters the block once more: the paper's ablation of the convolution (Table 2).
 
-    The class token gets nothing, as from the other shortcut; the paper does not say.
+    The paper does not say what a class token gets: nothing, as from the other shortcut.
     """
 
     def forward(self, tokens: Tensor, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:

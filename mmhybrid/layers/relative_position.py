@@ -38,8 +38,7 @@ class RelativePosition(NamedTuple):
 def fit_relative_position(table: Tensor, num_queries: int, num_keys: int) -> RelativePosition:
     """Fits a (1, heads, queries, keys) table to a feature map, once for all blocks of a stage."""
     rows, columns = table.shape[-2:]
-    # An exported graph serves all sizes, so it cannot ask whether the table happens to fit; folding
-    # is exact there too.
+    # An exported graph serves all sizes and cannot ask whether the table fits; folding is exact.
     if not torch.compiler.is_exporting() and (num_queries, num_keys) == (rows, columns):
         return RelativePosition(table, None, None)
     identity = torch.eye(columns, dtype=table.dtype, device=table.device)[None, None]
@@ -77,8 +76,7 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
             return scores.softmax(dim=-1) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=table.detach())
     width = dim + position.key.shape[-1]
-    # Fused kernels want one width for queries, keys and values, a multiple of 8; zeros change
-    # nothing.
+    # Fused kernels want one width for all three, a multiple of 8; zeros change nothing.
     pad = -width % 8
     position_q = F.pad(position.query, (0, pad)).to(q.dtype).expand(batch, -1, -1, -1)
     position_k = F.pad(position.key, (0, pad)).to(k.dtype).expand(batch, heads, -1, -1)

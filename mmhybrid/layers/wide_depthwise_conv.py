@@ -11,8 +11,7 @@ class WideDepthwiseConv(nn.Conv2d):
     """A depth-wise convolution of odd size that keeps height and width, padding with zeros.
 
     A CPU's fast kernel refuses a rim of more than 6 zeros, such as a 7x7 kernel of dilation 3
-    wants, and what takes its place is six times as slow. A map that has its rim already goes
-    through the fast one.
+    wants, for one six times as slow. A map that has its rim already goes through the fast one.
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
