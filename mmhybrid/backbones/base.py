@@ -45,13 +45,9 @@ class HybridBackbone(Backbone):
 
     A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
     and calls :meth:`freeze_stages`. One with other parts says in :meth:`get_stages` what they are.
-    Every family also takes
-
-    * ``arch`` (str | dict): see :func:`resolve_arch`;
-    * ``in_channels`` (int): channels of the images, by default 3;
-    * ``norm_cfg`` (dict): batch normalisations, by default ``dict(type='BN')``;
-    * ``drop_path_rate`` (float): stochastic depth rate of the last block, rising linearly from 0;
-      by default 0.
+    Every family also takes ``arch`` (see :func:`resolve_arch`), ``in_channels`` of the images (int,
+    3), ``norm_cfg`` of batch normalisations (``dict(type='BN')``) and ``drop_path_rate``, the
+    stochastic depth rate of the last block, which rises linearly from 0 (float, 0).
 
     Args:
         channels, strides (Sequence[int]): Of all stages; strides in pixels of the input.
@@ -60,16 +56,14 @@ class HybridBackbone(Backbone):
         frozen_stages (int): 0 freezes the stem, k the first k stages too. Defaults to -1: none.
         norm_eval (bool): Whether batch normalisations keep their running statistics in training.
             Defaults to False.
-        with_cp (bool): Whether activations of blocks are recomputed in the backward pass instead of
-            kept. Defaults to False.
+        with_cp (bool): Whether the backward pass recomputes activations. Defaults to False.
         init_cfg (dict | list[dict] | None): MMEngine's. Defaults to None: that of the family.
 
     Attributes:
         test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.
         presets (Mapping[str, Mapping]): Settings of each ``arch``, by its name.
         depths (Sequence[int] | None): Blocks of each stage, built or not. Defaults to those built.
-        feature_channels (tuple[int, ...]): Channels of each returned map.
-        feature_strides (tuple[int, ...]): Stride of each returned map, in pixels of the input.
+        feature_channels, feature_strides (tuple[int, ...]): Of each returned map.
     """
 
     test_options: Mapping[str, Any] = MappingProxyType({})

@@ -33,10 +33,8 @@ OUT_TYPES = ("featmap", "cls_token")
 class DWPlainBackbone(HybridBackbone):
     """Patch embedding, positions, blocks with shortcuts around them, and a feature pyramid.
 
-    A subclass calls ``super().__init__`` and :meth:`build_parts`, fills ``self.blocks``, extends
-    what has a class token, and calls :meth:`freeze_stages`. The blocks count as four stages of
-    equal length for ``frozen_stages``. All subclasses take these arguments and those of
-    :class:`HybridBackbone`.
+    The blocks count as four stages of equal length for ``frozen_stages``. All subclasses take these
+    arguments and those of :class:`HybridBackbone`.
 
     Args:
         patch_size (int): Side of a patch, in pixels; a multiple of 4. Defaults to 16.
@@ -192,11 +190,9 @@ class DWPlainBackbone(HybridBackbone):
         state_dict = self.from_published(state_dict, prefix)
         table, own = state_dict.get(f"{prefix}pos_embedding"), self.pos_embedding
         if table is not None and own is not None and table.shape != own.shape:
-            size = (self.grid_size, self.grid_size)
-            num_class_tokens = own.shape[1] - self.grid_size**2
-            side = math.isqrt(table.shape[1] - num_class_tokens)
-            if side * side == table.shape[1] - num_class_tokens:
-                table = resize_positions(table, size, num_class_tokens)
+            places = table.shape[1] - self.num_class_tokens
+            if math.isqrt(places) ** 2 == places:
+                table = resize_positions(table, (self.grid_size,) * 2, self.num_class_tokens)
                 state_dict[f"{prefix}pos_embedding"] = table
         return state_dict
 

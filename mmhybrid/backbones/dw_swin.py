@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -38,7 +38,6 @@ class SwinBlock(TransformerBlock):
         self.shifted = shifted
 
     def forward(self, x: Tensor, regular: Windows, shifted: Windows) -> Tensor:
-        """Maps (B, H * W, C) to the same; ``regular`` and ``shifted`` are the stage's windows."""
         return super().forward(x, shifted if self.shifted else regular)
 
 
@@ -73,22 +72,6 @@ class PatchMerging(nn.Module):
         # Column by column, as the published weights have it.
         x = x.unflatten(2, (columns, 2)).unflatten(1, (rows, 2)).permute(0, 1, 3, 4, 2, 5)
         return self.reduction(self.norm(x.flatten(3).flatten(1, 2))), (rows, columns)
-
-
-class SwinStage(nn.Module):
-    """Holds the parts of a stage under the names of the published checkpoints.
-
-    ``downsample`` follows the stage and belongs to the next one; it is None after the last.
-    """
-
-    def __init__(
-        self, blocks: Iterable[nn.Module], shortcuts: DepthwiseShortcuts, downsample: bool
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.shortcuts = shortcuts
-        channels = self.blocks[0].norm1.normalized_shape[0]
-        self.downsample = PatchMerging(channels) if downsample else None
 
 
 @MODELS.register_module()
@@ -162,7 +145,8 @@ class DWSwinTransformer(HybridBackbone):
         last = self.out_indices[-1]
         for stage in range(last + 1):
             dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
-            blocks = (
+            layer = nn.Module()  # holds the parts of a stage under their published names
+            layer.blocks = nn.ModuleList(
                 SwinBlock(
                     WindowAttention(dim, heads, self.window_size),
                     shifted=shifted_windows and index % 2 == 1,
@@ -171,10 +155,11 @@ class DWSwinTransformer(HybridBackbone):
                 )
                 for index, rate in enumerate(rates[stage])
             )
-            shortcuts = DepthwiseShortcuts(
+            layer.shortcuts = DepthwiseShortcuts(
                 dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
             )
-            self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
+            layer.downsample = PatchMerging(dim) if stage < last else None  # of the next stage
+            self.layers.append(layer)
             if stage in self.out_indices:
                 self.add_module(f"norm{stage}", nn.LayerNorm(dim))
         init_truncated(self, nn.Linear)

@@ -24,14 +24,13 @@ class DepthwiseShortcutBackbone(Backbone):
 
     * A block is an item of a ``ModuleList`` or ``Sequential`` that has children named ``attn`` and
       ``ffn`` or ``mlp``. The blocks of one such list are a stage.
-    * It is called with (B, L, C) tokens first, and returns the same. C is that of its first layer
-      normalisation.
+    * It maps (B, L, C) tokens, its first argument, to the same. C is that of its first LayerNorm.
     * The height and width of the map are its second argument if that is a pair of integers (Swin,
       PVT, MiT, Twins), else what the backbone's ``patch_embed`` returned beside the tokens (ViT,
       BEiT). Tokens beyond height times width are class tokens, which come first and get nothing.
 
-    Shortcuts lie outside the block, so that windows, drop path and the ``with_cp`` of the wrapped
-    backbone do not touch them. Shortcuts of frozen blocks are trained all the same.
+    Shortcuts lie outside the block: windows, drop path and ``with_cp`` of the wrapped backbone do
+    not touch them. Shortcuts of frozen blocks are trained all the same.
 
     Its checkpoints fit: its own ``init_cfg`` works, and so does loading a whole model that was
     trained without the wrapper; then only the shortcuts are missing.

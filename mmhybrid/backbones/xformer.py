@@ -56,10 +56,10 @@ class XFBlock(nn.Module):
         self,
         channels: int,
         layers: Iterable[nn.Module],
-        *,
         embed_dims: int,
         patch_size: int,
         fusion_kernel_size: int,
+        *,
         activation: Callable[[], nn.Module],
         norm_cfg: dict[str, Any],
     ) -> None:
@@ -215,17 +215,9 @@ class XFormer(HybridBackbone):
                     first, last = nn.Linear(embed_dims, hidden), nn.Linear(hidden, embed_dims)
                     mlp = nn.Sequential(first, mlp_activation_class(), last)
                     layers.append(EncoderLayer(embed_dims, attending, mlp, drop_rate, rate))
-                blocks.append(
-                    XFBlock(
-                        dim,
-                        layers,
-                        embed_dims=embed_dims,
-                        patch_size=patch_size,
-                        fusion_kernel_size=fusion_kernel_size,
-                        activation=activation_class,
-                        norm_cfg=norm_cfg,
-                    )
-                )
+                convs = dict(activation=activation_class, norm_cfg=norm_cfg)
+                sizes = embed_dims, patch_size, fusion_kernel_size
+                blocks.append(XFBlock(dim, layers, *sizes, **convs))
             self.stages.append(blocks)
         self.head = None
         if head_channels is not None:
