@@ -90,7 +90,7 @@ class DWSwinTransformer(HybridBackbone):
     Args:
         arch (str | dict): ``'tiny'``, or any of its settings. Defaults to ``'tiny'``.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
-        shifted_windows (bool): Whether every other block has shifted ones. Defaults to True.
+        shifted_windows (bool): Whether every other block shifts its windows. Defaults to True.
 
     Example:
         >>> from mmhybrid.backbones import DWSwinTransformer

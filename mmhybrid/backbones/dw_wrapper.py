@@ -97,15 +97,12 @@ class DepthwiseShortcutBackbone(Backbone):
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Those of the wrapped backbone."""
         return tuple(self.backbone.out_indices)
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """That of the wrapped backbone."""
         return self.backbone(*inputs, **named_inputs)
 
     def train(self, mode: bool = True) -> "DepthwiseShortcutBackbone":
-        """Switches to training, but for what is frozen."""
         super().train(mode)
         if mode and self.norm_eval:
             keep_statistics(self.shortcuts)

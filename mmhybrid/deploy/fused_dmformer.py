@@ -61,13 +61,11 @@ class FusedDMFormerBlock(nn.Module):
 
 @fuses(DMFormerBlock)
 def fused_block(block: DMFormerBlock) -> nn.Module:
-    """The fused form, or the block itself if a normalisation of it cannot be folded."""
     norms = (block.norm1, block.attention.norm, block.norm2)
     return FusedDMFormerBlock(block) if all(map(is_affine, norms)) else block
 
 
 def _normalised_branches(attention: DynamicMultiLevelAttention) -> nn.ModuleList:
-    """The depth-wise convolutions with the normalisation of what they make together."""
     scale, shift = norm_as_affine(attention.norm)
     count = len(attention.branches)
     if attention.merge == "sum":

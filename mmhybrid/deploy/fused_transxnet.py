@@ -56,13 +56,12 @@ class FusedTransXNetBlock(nn.Module):
 
 @fuses(TransXNetBlock)
 def fused_block(block: TransXNetBlock) -> nn.Module:
-    """The fused form, or the block itself if its normalisations, all alike, cannot be folded."""
+    # All its normalisations are alike.
     return FusedTransXNetBlock(block) if is_affine(block.mlp.norm) else block
 
 
 @fuses(TransXNet)
 def with_cached_positions(backbone: TransXNet) -> TransXNet:
-    """The backbone with its tables of relative positions fitted once for each image size."""
     backbone.relative_position = CachedRelativePosition(backbone)
     return backbone
 
