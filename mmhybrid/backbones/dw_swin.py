@@ -146,6 +146,9 @@ class DWSwinTransformer(HybridBackbone):
         for stage in range(last + 1):
             dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
             layer = nn.Module()  # holds the parts of a stage under their published names
+            shortcuts = DepthwiseShortcuts(
+                dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+            )
             layer.blocks = nn.ModuleList(
                 SwinBlock(
                     WindowAttention(dim, heads, self.window_size),
@@ -155,9 +158,7 @@ class DWSwinTransformer(HybridBackbone):
                 )
                 for index, rate in enumerate(rates[stage])
             )
-            layer.shortcuts = DepthwiseShortcuts(
-                dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
-            )
+            layer.shortcuts = shortcuts
             layer.downsample = PatchMerging(dim) if stage < last else None  # of the next stage
             self.layers.append(layer)
             if stage in self.out_indices:
