@@ -9,66 +9,37 @@ imports the ``locations`` of a scope that it meets.
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import LOOPS as ROOT_LOOPS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine import registry as root
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    "model",
-    parent=ROOT_MODELS,
-    scope="mmhybrid",
-    locations=["mmhybrid.backbones", "mmhybrid.layers.gloo_sync_batch_norm"],
-)
-HOOKS = Registry(
-    "hook",
-    parent=ROOT_HOOKS,
-    scope="mmhybrid",
-    locations=[
-        "mmhybrid.deploy.fuse_hook",
-        "mmhybrid.engine.hooks.compile_hook",
-        "mmhybrid.engine.hooks.durable_checkpoint_hook",
-        "mmhybrid.engine.hooks.non_finite_hook",
-        "mmhybrid.datasets.sample_loading",
-        "mmhybrid.engine.hooks.signal_hook",
-    ],
-)
-LOOPS = Registry(
-    "loop",
-    parent=ROOT_LOOPS,
-    scope="mmhybrid",
-    locations=["mmhybrid.engine.runner.resumable_loops"],
-)
-DATA_SAMPLERS = Registry(
-    "data sampler",
-    parent=ROOT_DATA_SAMPLERS,
-    scope="mmhybrid",
-    locations=["mmhybrid.datasets.samplers"],
-)
 
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    "optimizer wrapper constructor",
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope="mmhybrid",
-    locations=["mmhybrid.engine.optimizers.layer_decay"],
-)
+def _child(parent: Registry, *locations: str) -> Registry:
+    names = [f"mmhybrid.{location}" for location in locations]
+    return Registry(parent.name, parent=parent, scope="mmhybrid", locations=names)
 
-DATASETS = Registry(
-    "dataset", parent=ROOT_DATASETS, scope="mmhybrid", locations=["mmhybrid.datasets.tiny_imagenet"]
+
+MODELS = _child(root.MODELS, "backbones", "layers.gloo_sync_batch_norm")
+HOOKS = _child(
+    root.HOOKS,
+    "deploy.fuse_hook",
+    "engine.hooks.compile_hook",
+    "engine.hooks.durable_checkpoint_hook",
+    "engine.hooks.non_finite_hook",
+    "datasets.sample_loading",
+    "engine.hooks.signal_hook",
 )
+LOOPS = _child(root.LOOPS, "engine.runner.resumable_loops")
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "datasets.samplers")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optimizers.layer_decay"
+)
+DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
 
 
 def type_name(given: Any) -> str:
-    """The name of the class that a part of a config asks for, by its name or as the class itself.
+    """The name, without scope and module, of the class that a part of a config, or its type, gives.
 
-    Args:
-        given (dict | str | type): The part, or its ``type`` alone.
-
-    Returns:
-        The name without scope and module, e.g. ``'TransXNet'``; ``''`` where there is no ``type``.
+    ``''`` where there is no ``type``.
     """
     if isinstance(given, Mapping):
         given = given.get("type", "")
@@ -78,10 +49,7 @@ def type_name(given: Any) -> str:
 def type_of(part: Mapping[str, Any], registry: Registry, scope: str | None = None) -> Any:
     """The class that a part of a config asks for, or None where there is no such name.
 
-    Args:
-        part (dict): With ``type``, and perhaps ``_scope_``.
-        registry (Registry): Of MMEngine, such as ``MODELS``.
-        scope (str, optional): ``default_scope`` of the whole config.
+    ``scope`` is the ``default_scope`` of the whole config, ``registry`` MMEngine's.
     """
     if not isinstance(part["type"], str):
         return part["type"]

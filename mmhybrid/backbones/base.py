@@ -1,7 +1,5 @@
 """What every backbone of this package promises."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,14 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmhybrid.backbones.family import Backbone, is_backbone
+from mmhybrid.backbones.family import Backbone, is_backbone  # noqa: F401 (read from here too)
 from mmhybrid.errors import ArgumentError
-from mmhybrid.layers.norm import frozen_statistics
-
-__all__ = ["HybridBackbone", "Stage", "backbone_classes", "is_backbone", "resolve_arch"]
+from mmhybrid.layers.norm import frozen_statistics, keep_statistics
 
 SMALLEST_INPUT = 32
 SHORT_NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
@@ -29,13 +24,12 @@ Self = TypeVar("Self", bound="HybridBackbone")
 
 
 class Stage(NamedTuple):
-    """The parts of a stage, wherever and under whatever names its backbone keeps them.
+    """The parts of a stage, under whatever names its backbone keeps them.
 
     Attributes:
         blocks (Sequence[nn.Module]): Run one after the other.
         downsample (nn.Module | None): Runs before them, on what the stage before made.
-        output (nn.Module | None): Runs on what is returned and on nothing else: a normalisation or
-            a head.
+        output (nn.Module | None): Normalisation or head of what is returned.
         beside (Sequence[tuple[int, Part]]): What else belongs to the stage, each part with the
             index of the block that is as deep. The number of blocks means deeper than all of them.
     """
@@ -51,28 +45,25 @@ class HybridBackbone(Backbone):
 
     A subclass calls ``super().__init__``, builds ``stem`` and ``stages``, a list of blocks each,
     and calls :meth:`freeze_stages`. One with other parts says in :meth:`get_stages` what they are.
+    Every family also takes ``arch`` (see :func:`resolve_arch`), ``in_channels`` of the images (int,
+    3), ``norm_cfg`` of batch normalisations (``dict(type='BN')``) and ``drop_path_rate``, the
+    stochastic depth rate of the last block, which rises linearly from 0 (float, 0).
 
     Args:
-        channels (Sequence[int]): Channels of all stages.
-        strides (Sequence[int]): Strides of all stages, in pixels of the input.
-        out_indices (Sequence[int]): Stages whose outputs are returned, counted from 0; negative
-            ones count from the end. Later stages, and norms of others, are not built. Defaults to
-            (0, 1, 2, 3).
-        frozen_stages (int): -1 trains everything, 0 freezes the stem, k freezes the stem and the
-            first k stages. Defaults to -1.
+        channels, strides (Sequence[int]): Of all stages; strides in pixels of the input.
+        out_indices (Sequence[int]): Stages whose outputs are returned; negative ones count from the
+            end. Later stages, and norms of others, are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages (int): 0 freezes the stem, k the first k stages too. Defaults to -1: none.
         norm_eval (bool): Whether batch normalisations keep their running statistics in training.
             Defaults to False.
-        with_cp (bool): Whether blocks are recomputed in the backward pass, instead of keeping their
-            activations. Defaults to False.
-        init_cfg (dict | list[dict] | None): MMEngine's, e.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None: the initialisation of the family.
+        with_cp (bool): Whether the backward pass recomputes activations. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's. Defaults to None: that of the family.
 
     Attributes:
         test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.
         presets (Mapping[str, Mapping]): Settings of each ``arch``, by its name.
         depths (Sequence[int] | None): Blocks of each stage, built or not. Defaults to those built.
-        feature_channels (tuple[int, ...]): Channels of each returned map.
-        feature_strides (tuple[int, ...]): Stride of each returned map, in pixels of the input.
+        feature_channels, feature_strides (tuple[int, ...]): Of each returned map.
     """
 
     test_options: Mapping[str, Any] = MappingProxyType({})
@@ -81,7 +72,6 @@ class HybridBackbone(Backbone):
 
     def __init__(
         self,
-        *,
         channels: Sequence[int],
         strides: Sequence[int],
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -104,8 +94,7 @@ class HybridBackbone(Backbone):
         self.feature_strides = tuple(strides[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W), at least 32 pixels on each side, to one (B, C, h, w) a stage
-        of ``out_indices``."""
+        """Maps (B, in_channels, H, W), sides of at least 32, to one (B, C, h, w) an output."""
         self.check_input(x)
         x = self.stem(x)
         outputs = []
@@ -132,7 +121,7 @@ class HybridBackbone(Backbone):
         return x if stage.output is None else stage.output(x)
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
-        """Calls a block, recomputing it in the backward pass if ``with_cp`` says so."""
+        """Calls a block, which ``with_cp`` recomputes in the backward pass."""
         if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return block(*inputs)
         return checkpoint(
@@ -151,22 +140,16 @@ class HybridBackbone(Backbone):
         """The modules and parameters of a stage, or of the stem for ``stage=-1``."""
         if stage < 0:
             return self.stem_parts()
-        for one in self.get_stages()[stage : stage + 1]:
+        for one in self.get_stages()[stage : stage + 1]:  # none where it is not built
             parts = (one.downsample, *one.blocks, *(part for _, part in one.beside), one.output)
             return [part for part in parts if part is not None]
         return []
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning rate decay.
+        """Depth of a parameter, for layer-wise learning rate decay, and the number of depths.
 
-        Args:
-            param_name (str): Name of the parameter in the whole model.
-            prefix (str): Name of the backbone in the whole model, e.g. ``'backbone.'``. Defaults to
-                ``''``.
-
-        Returns:
-            tuple[int, int]: The depth, 0 for the stem, and the number of depths. Output norms and
-            what is no part of the backbone are the deepest.
+        ``param_name`` is that in the whole model, ``prefix`` the backbone's, e.g. ``'backbone.'``.
+        The stem has depth 0; output norms and what is not in the backbone are the deepest.
         """
         depths, number = self._depths
         part = param_name.removeprefix(prefix)
@@ -189,8 +172,7 @@ class HybridBackbone(Backbone):
         return depths, sum(counts) + 2
 
     def freeze_stages(self) -> None:
-        """Stops gradients and running statistics of the stem and the first ``frozen_stages``
-        stages."""
+        """Stops gradients and running statistics of what ``frozen_stages`` says."""
         for stage in range(-1, self.frozen_stages):
             for part in self.stage_parts(stage):
                 part.requires_grad_(False)
@@ -202,9 +184,7 @@ class HybridBackbone(Backbone):
         super().train(mode)
         self.freeze_stages()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def check_input(self, x: Tensor) -> None:
@@ -237,12 +217,9 @@ def resolve_arch(
 
     Args:
         arch (str | Mapping[str, Any]): Name of a preset, ``'t'``, ``'s'``, ``'b'`` or ``'l'`` for
-            one called tiny, small, base or large, or settings that replace those of ``defaults``.
+            tiny, small, base or large, or settings that replace those of ``defaults``.
         presets (Mapping[str, Mapping[str, Any]]): Settings by name.
         defaults (str): The preset that fills what a mapping leaves out.
-
-    Raises:
-        ArgumentError: An unknown name or setting; says which there are and which is near.
 
     Example:
         >>> from mmhybrid.backbones import resolve_arch
@@ -255,20 +232,16 @@ def resolve_arch(
             short = [letter for letter, long in SHORT_NAMES.items() if long in presets]
             raise ArgumentError(_unknown("arch", arch, [*presets, *short]))
         return dict(presets[name])
-    settings = dict(presets[defaults])
-    for name, value in arch.items():
-        if name not in settings:
-            raise ArgumentError(_unknown("setting of arch", name, list(settings)))
-        settings[name] = value
-    return settings
+    for name in arch:
+        if name not in presets[defaults]:
+            raise ArgumentError(_unknown("setting of arch", name, list(presets[defaults])))
+    return {**presets[defaults], **arch}
 
 
 def _unknown(what: str, value: str, choices: list[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
-    return (
-        f"{what} {value!r} is unknown; choose from {', '.join(choices)}"
-        f"{f' (did you mean {near[0]!r}?)' if near else ''}"
-    )
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{what} {value!r} is unknown; choose from {', '.join(choices)}{hint}"
 
 
 def _checked_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:

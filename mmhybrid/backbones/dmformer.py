@@ -1,8 +1,7 @@
 """DMFormer: dynamic multi-level attention in place of self-attention. A reconstruction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,35 +14,30 @@ from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.family import Paper
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
-from mmhybrid.layers.depthwise_feed_forward import DepthwiseFeedForward
+from mmhybrid.layers.depthwise_feed_forwards import DepthwiseFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.dynamic_multi_level_attention import DynamicMultiLevelAttention
 from mmhybrid.layers.initialisation import init_convolutions
 from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.norm import build_norm
 
+WIDTHS = (64, 128, 320, 512)  # of both presets
+
 
 class DMFormerBlock(nn.Module):
     """Dynamic multi-level attention and a feed-forward network, each a residual after a norm.
 
-    Args:
-        channels (int): C of the (B, C, H, W) input and output.
-        mlp_ratio (float): Hidden channels of the feed-forward network over C.
-        depthwise_ffn (bool): Whether the feed-forward network has a depth-wise convolution.
-        drop_path_rate (float): Stochastic depth rate of both residuals.
-        layer_scale_init (float | None): Initial scale of both residuals; None for no scale.
-        block_norm_cfg (dict): Normalisations before the residual branches.
-        **attention: Of
-            :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
+    Arguments are those of :class:`DMFormer` and, ``attention``, of
+    :class:`DynamicMultiLevelAttention`.
     """
 
     def __init__(
         self,
         channels: int,
-        *,
         mlp_ratio: float,
-        depthwise_ffn: bool,
         drop_path_rate: float,
+        *,
+        depthwise_ffn: bool,
         layer_scale_init: float | None,
         block_norm_cfg: dict[str, Any],
         **attention: Any,
@@ -70,44 +64,26 @@ class DMFormer(HybridBackbone):
     """A reconstruction of DMFormer, https://arxiv.org/abs/2209.07738 (ICASSP 2023).
 
     No code of the paper is public, nor its table of layers. ``docs/reconstructions.md`` says where
-    each default comes from; whoever has the paper can set it right in a config.
+    each default comes from.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`HybridBackbone`, and for ``expand`` to ``output_conv``
+    :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
 
     Args:
-        arch (str | dict): ``'small'`` or ``'large'`` (short ``'s'``, ``'l'``), or any of the
-            settings of :attr:`presets`, each a tuple of four; the rest is taken from ``'small'``.
-            Defaults to ``'small'``.
-        in_channels (int): Channels of the images. Defaults to 3.
-        norm_cfg (dict): All normalisations, e.g. ``dict(type='SyncBN')``. Defaults to
-            ``dict(type='BN')``.
+        arch (str | dict): ``'small'`` or ``'large'``, or any of the settings of :attr:`presets`,
+            each a tuple of four. Defaults to ``'small'``.
         block_norm_cfg (dict | None): Normalisations before attention and feed-forward network,
             e.g. ``dict(type='LN2d')``. Defaults to None, which is ``norm_cfg``.
-        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
-            Defaults to 0.
         layer_scale_init (float | None): Initial scale of the residuals; None for no scale. Defaults
             to 1e-2.
-        expand (int): Channels that the first 1x1 convolution of the attention makes, over its
-            input's. Defaults to 1.
-        merge (str): ``'concat'``, ``'sum'`` or ``'split'``, how the levels meet, see
-            :class:`mmhybrid.layers.dynamic_multi_level_attention.DynamicMultiLevelAttention`.
-            Defaults to ``'concat'``.
-        kernel_sizes (Sequence[int]): Kernel sizes of the levels. Defaults to (3, 5, 7).
-        dilations (Sequence[int]): Dilations of the levels. Defaults to (1, 2, 3).
-        gate_reduction (int | None): Channels over hidden channels of the gate; None for no gate.
-            Defaults to 8.
-        output_conv (bool): Whether a 1x1 convolution follows the inner residual. Defaults to True.
-        depthwise_ffn (bool): Whether the feed-forward network has a 3x3 depth-wise convolution.
-            Defaults to True.
+        depthwise_ffn (bool): Whether the feed-forward network has a depth-wise convolution.
         stem_convs (int): Number of 3x3 convolutions in the stem. Defaults to 1.
-        downsample_kernel (int): 3 (overlapping) or 2, kernel size of the convolutions of stride 2
-            between stages. Defaults to 3.
+        downsample_kernel (int): 3 or 2, of the convolutions between stages. Defaults to 3.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DMFormer
-        >>> [tuple(y.shape) for y in DMFormer('s')(torch.zeros(2, 3, 64, 64))]
-        [(2, 64, 16, 16), (2, 128, 8, 8), (2, 320, 4, 4), (2, 512, 2, 2)]
+        >>> DMFormer('s').feature_channels
+        (64, 128, 320, 512)
     """
 
     paper = Paper(
@@ -118,17 +94,15 @@ class DMFormer(HybridBackbone):
         ("Dynamic Multi-level Attention",),
     )
     signs = (r"stages\.\d+\.\d+\.attention\.branches\.\d",)
-    test_options: Mapping[str, Any] = MappingProxyType(
+    test_options = MappingProxyType(
         dict(arch=dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1)))
     )
-    # fmt: off
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
-        "small": dict(
-            embed_dims=(64, 128, 320, 512), depths=(3, 3, 12, 3), mlp_ratios=(3, 3, 3, 3)),
-        "large": dict(
-            embed_dims=(64, 128, 320, 512), depths=(3, 5, 27, 3), mlp_ratios=(3, 3, 3, 3)),
-    })
-    # fmt: on
+    presets = MappingProxyType(
+        {
+            "small": dict(embed_dims=WIDTHS, depths=(3, 3, 12, 3), mlp_ratios=(3, 3, 3, 3)),
+            "large": dict(embed_dims=WIDTHS, depths=(3, 5, 27, 3), mlp_ratios=(3, 3, 3, 3)),
+        }
+    )
 
     def __init__(
         self,
@@ -157,46 +131,42 @@ class DMFormer(HybridBackbone):
         self.depths = settings["depths"]
         dims = settings["embed_dims"]
         super().__init__(
-            channels=dims,
-            strides=(4, 8, 16, 32),
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            dims, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
         if downsample_kernel not in (2, 3):
             raise ArgumentError(f"downsample_kernel={downsample_kernel}: choose 2 or 3")
-        self.stem = stem(in_channels, dims[0], stem_convs, norm_cfg)
-        last = self.out_indices[-1]
+        convs = [
+            ConvNorm(dims[0], dims[0], 3, norm_cfg=norm_cfg, activation=nn.ReLU())
+            for _ in range(stem_convs)
+        ]
+        self.stem = nn.Sequential(
+            ConvNorm(in_channels, dims[0], 7, stride=2, norm_cfg=norm_cfg, activation=nn.ReLU()),
+            *convs,
+            *strided_conv(dims[0], dims[0], 2, norm_cfg),
+        )
+        built = range(self.out_indices[-1] + 1)
         self.downsamplings = nn.ModuleList(
-            strided_conv(dims[i], dims[i + 1], downsample_kernel, norm_cfg) for i in range(last)
+            strided_conv(dims[i - 1], dims[i], downsample_kernel, norm_cfg) for i in built[1:]
+        )
+        block = partial(
+            DMFormerBlock,
+            depthwise_ffn=depthwise_ffn,
+            layer_scale_init=layer_scale_init,
+            block_norm_cfg=block_norm_cfg or norm_cfg,
+            expand=expand,
+            merge=merge,
+            kernel_sizes=kernel_sizes,
+            dilations=dilations,
+            gate_reduction=gate_reduction,
+            output_conv=output_conv,
+            norm_cfg=norm_cfg,
         )
         rates = drop_path_rates(drop_path_rate, self.depths)
+        ratios = settings["mlp_ratios"]
         self.stages = nn.ModuleList(
-            nn.ModuleList(
-                DMFormerBlock(
-                    dim,
-                    mlp_ratio=mlp_ratio,
-                    depthwise_ffn=depthwise_ffn,
-                    drop_path_rate=rate,
-                    layer_scale_init=layer_scale_init,
-                    block_norm_cfg=block_norm_cfg or norm_cfg,
-                    expand=expand,
-                    merge=merge,
-                    kernel_sizes=kernel_sizes,
-                    dilations=dilations,
-                    gate_reduction=gate_reduction,
-                    output_conv=output_conv,
-                    norm_cfg=norm_cfg,
-                )
-                for rate in stage_rates
-            )
-            for dim, mlp_ratio, stage_rates in list(
-                zip(dims, settings["mlp_ratios"], rates, strict=True)
-            )[: last + 1]
+            nn.ModuleList(block(dims[i], ratios[i], rate) for rate in rates[i]) for i in built
         )
-        self.norms = nn.ModuleList(build_norm(norm_cfg, dim) for dim in dims[: last + 1])
+        self.norms = nn.ModuleList(build_norm(norm_cfg, dims[i]) for i in built)
         init_convolutions(self)
         self.freeze_stages()
 
@@ -206,25 +176,6 @@ class DMFormer(HybridBackbone):
             Stage([*blocks, self.norms[i]], downsample=self.downsamplings[i - 1] if i > 0 else None)
             for i, blocks in enumerate(self.stages)
         ]
-
-
-def stem(in_channels: int, channels: int, num_convs: int, norm_cfg: dict[str, Any]) -> nn.Module:
-    """7x7 convolution of stride 2, ``num_convs`` 3x3 convolutions, 2x2 convolution of stride 2."""
-    return nn.Sequential(
-        ConvNorm(
-            in_channels,
-            channels,
-            7,
-            stride=2,
-            norm_cfg=norm_cfg,
-            activation=nn.ReLU(),
-        ),
-        *(
-            ConvNorm(channels, channels, 3, norm_cfg=norm_cfg, activation=nn.ReLU())
-            for _ in range(num_convs)
-        ),
-        *strided_conv(channels, channels, 2, norm_cfg),
-    )
 
 
 class PadRim(nn.Module):

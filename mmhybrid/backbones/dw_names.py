@@ -1,7 +1,5 @@
 """What the families with depth-wise shortcuts share: the paper, and the authors' names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -37,16 +35,17 @@ def vit_pytorch_names(theirs: str, ours: str, layer_scale: bool = False) -> dict
     attention, mlp = f"{theirs}.layers.*.0.", f"{theirs}.layers.*.1."
     ours = f"{ours}.*."
     scales = {f"{attention}scale": f"{ours}scale1", f"{mlp}scale": f"{ours}scale2"}
-    inner = "fn." if layer_scale else ""
+    if layer_scale:
+        attention, mlp = f"{attention}fn.", f"{mlp}fn."
     return {
         **(scales if layer_scale else {}),
-        f"{attention}{inner}norm.": f"{ours}norm1.",
-        f"{attention}{inner}fn.to_out.0.": f"{ours}attn.proj.",
-        f"{attention}{inner}fn.mix_heads_": f"{ours}attn.mix_heads_",
-        f"{attention}{inner}fn.to_": f"{ours}attn.",
-        f"{mlp}{inner}norm.": f"{ours}norm2.",
-        f"{mlp}{inner}fn.net.0.": f"{ours}mlp.fc1.",
-        f"{mlp}{inner}fn.net.3.": f"{ours}mlp.fc2.",
+        f"{attention}norm.": f"{ours}norm1.",
+        f"{attention}fn.to_out.0.": f"{ours}attn.proj.",
+        f"{attention}fn.mix_heads_": f"{ours}attn.mix_heads_",
+        f"{attention}fn.to_": f"{ours}attn.",
+        f"{mlp}norm.": f"{ours}norm2.",
+        f"{mlp}fn.net.0.": f"{ours}mlp.fc1.",
+        f"{mlp}fn.net.3.": f"{ours}mlp.fc2.",
     }
 
 

@@ -1,10 +1,8 @@
 """Swin Transformer with depth-wise shortcuts."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,12 +13,12 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.dw_names import DW_PAPER, SWIN_HEAD, check_one_kernel, shortcut_names
-from mmhybrid.backbones.family import Published
+from mmhybrid.backbones.family import Published, Weights
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
-from mmhybrid.layers.drop_path import DropPath, drop_path_rates
+from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.padding import count_of, pad_to_multiple
-from mmhybrid.layers.transformer_block import FeedForward
+from mmhybrid.layers.transformer_block import TransformerBlock
 from mmhybrid.layers.window_attention import (
     WindowAttention,
     Windows,
@@ -32,45 +30,19 @@ WINDOW = 7  # of the published models
 TokensOfMap = tuple[Tensor, tuple[int, int]]  # (B, H * W, C), and H and W
 
 
-class SwinBlock(nn.Module):
-    """Window attention and a feed-forward network, each a residual with a normalisation first.
+class SwinBlock(TransformerBlock):
+    """A transformer block with attention in windows, regular or shifted."""
 
-    Args:
-        channels: C of the (B, H * W, C) tokens.
-        num_heads: of the attention.
-        window_size: side of a window.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of both residuals.
-        shifted: use the shifted windows.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        num_heads: int,
-        *,
-        window_size: int,
-        mlp_ratio: float,
-        drop_path_rate: float,
-        shifted: bool,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, num_heads, window_size)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = FeedForward(channels, int(channels * mlp_ratio))
-        self.drop_path = DropPath(drop_path_rate)
+    def __init__(self, attn: WindowAttention, shifted: bool, **options: float) -> None:
+        super().__init__(attn.proj.in_features, attn.num_heads, attn=attn, **options)
         self.shifted = shifted
 
     def forward(self, x: Tensor, regular: Windows, shifted: Windows) -> Tensor:
-        """Maps (B, H * W, C) to the same; ``regular`` and ``shifted`` are the stage's windows."""
-        windows = shifted if self.shifted else regular
-        x = x + self.drop_path(self.attn(self.norm1(x), windows))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return super().forward(x, shifted if self.shifted else regular)
 
 
 class PatchEmbed(nn.Module):
-    """Patches and their normalisation: (B, in_channels, H, W) to (B, C, H / p, W / p)."""
+    """Patches and their normalisation: (B, in_channels, H, W) to tokens and their h and w."""
 
     def __init__(self, in_channels: int, channels: int, patch_size: int) -> None:
         super().__init__()
@@ -79,7 +51,6 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> TokensOfMap:
-        """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""
         x = self.proj(pad_to_multiple(x, self.patch_size))
         return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[-2:])
 
@@ -103,25 +74,6 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.flatten(3).flatten(1, 2))), (rows, columns)
 
 
-class SwinStage(nn.Module):
-    """Holds the parts of a stage under the names of the published checkpoints.
-
-    Attributes:
-        blocks: with regular and shifted windows in turn.
-        shortcuts: around the blocks.
-        downsample: what follows the stage, and belongs to the next one; None after the last.
-    """
-
-    def __init__(
-        self, blocks: Iterable[nn.Module], shortcuts: DepthwiseShortcuts, downsample: bool
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.shortcuts = shortcuts
-        channels = self.blocks[0].norm1.normalized_shape[0]
-        self.downsample = PatchMerging(channels) if downsample else None
-
-
 @MODELS.register_module()
 class DWSwinTransformer(HybridBackbone):
     """Swin Transformer with depth-wise shortcuts, https://arxiv.org/abs/2407.19394.
@@ -130,31 +82,20 @@ class DWSwinTransformer(HybridBackbone):
     the authors (https://github.com/ZTX-100/Efficient_ViT_with_DW) map onto the names of its
     parameters. The shortcuts work on the whole map, without windows, shift or padding; they are
     not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
-    window is not shifted.
+    window is not shifted. The published ``drop_path_rate`` is 0.2.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`HybridBackbone`; ``dw_kernel_sizes`` and ``dw_span`` are those of
+    :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`, one a stage.
 
     Args:
-        arch (str | dict): ``'tiny'`` (short ``'t'``), or any of its settings; the rest is taken
-            from ``'tiny'``. Defaults to ``'tiny'``.
-        in_channels (int): Channels of the images. Defaults to 3.
+        arch (str | dict): ``'tiny'``, or any of its settings. Defaults to ``'tiny'``.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
-        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
-            Published: 0.2. Defaults to 0.
-        dw_kernel_sizes (Sequence[int] | str): Kernel sizes of each shortcut's parallel branches;
-            ``()`` is the plain host, ``'identity'`` adds the blocks' inputs once more (the paper's
-            ablation). Defaults to (3,).
-        dw_span (int | str): Blocks that one shortcut bypasses, or ``'stage'`` for all of a stage.
-            Shortcuts never cross stages; a remainder of blocks gets a shortcut of its own.
-            Defaults to 1.
-        shifted_windows (bool): Whether the windows of every other block are shifted. Defaults to
-            True.
+        shifted_windows (bool): Whether every other block shifts its windows. Defaults to True.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import DWSwinTransformer
-        >>> [tuple(y.shape) for y in DWSwinTransformer('t')(torch.zeros(2, 3, 64, 64))]
-        [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4), (2, 768, 2, 2)]
+        >>> DWSwinTransformer('t').feature_channels
+        (96, 192, 384, 768)
     """
 
     family = "DW-Swin"
@@ -169,15 +110,11 @@ class DWSwinTransformer(HybridBackbone):
         ),
     )
     one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
-    test_options: Mapping[str, Any] = MappingProxyType(
-        dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2)))
-    )
+    test_options = MappingProxyType(dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2))))
     # fmt: off
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-        "tiny": dict(
-            embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7,
-            patch_size=4, mlp_ratio=4),
-    })
+    presets = MappingProxyType({"tiny": dict(
+        embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=WINDOW,
+        patch_size=4, mlp_ratio=4)})
     # fmt: on
 
     def __init__(
@@ -200,41 +137,32 @@ class DWSwinTransformer(HybridBackbone):
         self.window_size = settings["window_size"]
         dims = [settings["embed_dims"] * 2**stage for stage in range(len(self.depths))]
         patch_size = settings["patch_size"]
-        super().__init__(
-            channels=dims,
-            strides=[patch_size * 2**stage for stage in range(len(self.depths))],
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        strides = [patch_size * 2**stage for stage in range(len(self.depths))]
+        super().__init__(dims, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size)
         self.layers = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, self.depths)
         last = self.out_indices[-1]
         for stage in range(last + 1):
-            blocks = (
+            dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
+            layer = nn.Module()  # holds the parts of a stage under their published names
+            shortcuts = DepthwiseShortcuts(
+                dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+            )
+            layer.blocks = nn.ModuleList(
                 SwinBlock(
-                    dims[stage],
-                    settings["num_heads"][stage],
-                    window_size=self.window_size,
+                    WindowAttention(dim, heads, self.window_size),
+                    shifted=shifted_windows and index % 2 == 1,
                     mlp_ratio=settings["mlp_ratio"],
                     drop_path_rate=rate,
-                    shifted=shifted_windows and index % 2 == 1,
                 )
                 for index, rate in enumerate(rates[stage])
             )
-            shortcuts = DepthwiseShortcuts(
-                dims[stage],
-                self.depths[stage],
-                kernel_sizes=dw_kernel_sizes,
-                span=dw_span,
-                norm_cfg=norm_cfg,
-            )
-            self.layers.append(SwinStage(blocks, shortcuts, downsample=stage < last))
+            layer.shortcuts = shortcuts
+            layer.downsample = PatchMerging(dim) if stage < last else None  # of the next stage
+            self.layers.append(layer)
             if stage in self.out_indices:
-                self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+                self.add_module(f"norm{stage}", nn.LayerNorm(dim))
         init_truncated(self, nn.Linear)
         for module in self.modules():
             if isinstance(module, WindowAttention):
@@ -243,7 +171,6 @@ class DWSwinTransformer(HybridBackbone):
 
     @property
     def stem(self) -> PatchEmbed:
-        """The first part, under the name that the others' has."""
         return self.patch_embed
 
     def get_stages(self) -> list[Stage]:
@@ -273,8 +200,8 @@ class DWSwinTransformer(HybridBackbone):
         return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
-        """Adds what the authors' models save besides weights: indices, and masks of windows."""
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
+        """Adds the indices and masks of windows that the authors' models save."""
         check_one_kernel(weights)
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
             attention = name.rpartition(".")[0]
@@ -286,11 +213,8 @@ class DWSwinTransformer(HybridBackbone):
                 weights[f"layers.{stage}.blocks.{block}.attn_mask"] = mask
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
-        """Drops what the authors save but we compute, and resizes position biases of another
-        ``window_size``."""
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
+        """Drops what we compute, and resizes position biases of another ``window_size``."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if re.search(self.one_sided, key):
                 del state_dict[key]

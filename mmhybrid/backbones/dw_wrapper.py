@@ -1,7 +1,5 @@
 """The depth-wise shortcut for any transformer backbone of mmdet, mmseg or mmpretrain."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,56 +8,46 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhybrid.backbones.dw_names import DW_PAPER
 from mmhybrid.backbones.family import Backbone
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
+from mmhybrid.layers.norm import keep_statistics
 
 
 @MODELS.register_module()
 class DepthwiseShortcutBackbone(Backbone):
-    """Gives the blocks of a registered backbone depth-wise shortcuts,
-    https://arxiv.org/abs/2407.19394.
+    """Gives a registered backbone depth-wise shortcuts, https://arxiv.org/abs/2407.19394.
 
     The rule by which blocks are found:
 
     * A block is an item of a ``ModuleList`` or ``Sequential`` that has children named ``attn`` and
       ``ffn`` or ``mlp``. The blocks of one such list are a stage.
-    * It is called with (B, L, C) tokens first, and returns the same. C is that of its first layer
-      normalisation.
+    * It maps (B, L, C) tokens, its first argument, to the same. C is that of its first LayerNorm.
     * The height and width of the map are its second argument if that is a pair of integers (Swin,
       PVT, MiT, Twins), else what the backbone's ``patch_embed`` returned beside the tokens (ViT,
       BEiT). Tokens beyond height times width are class tokens, which come first and get nothing.
 
-    Shortcuts lie outside the block, so that windows, drop path and the ``with_cp`` of the wrapped
-    backbone do not touch them. Shortcuts of frozen blocks are trained all the same.
+    Shortcuts lie outside the block: windows, drop path and ``with_cp`` of the wrapped backbone do
+    not touch them. Shortcuts of frozen blocks are trained all the same.
 
-    Checkpoints of the wrapped backbone fit: its own ``init_cfg`` works, and so does loading a whole
-    detector, segmentor or classifier that was trained without the wrapper (``load_from``,
-    ``mmhybrid.load_checkpoint``); then only the shortcuts are missing.
+    Its checkpoints fit: its own ``init_cfg`` works, and so does loading a whole model that was
+    trained without the wrapper; then only the shortcuts are missing.
 
     Args:
-        backbone: config of the wrapped backbone.
-        dw_kernel_sizes: of each shortcut's parallel branches, or ``'identity'``, see
-            :class:`mmhybrid.layers.depthwise_shortcut.IdentityShortcut`.
-        dw_span: blocks that one shortcut bypasses, or ``'stage'`` for all of a stage; a remainder
-            of blocks gets a shortcut of its own.
-        zero_init: start with shortcuts that add zeros, so that a pretrained model starts unchanged.
-        norm_cfg: of the shortcuts' batch normalisations.
-        norm_eval: keep the running statistics of the shortcuts' normalisations in training.
-        init_cfg: MMEngine's, of wrapper and wrapped together.
-
-    Raises:
-        ArgumentError: no block is found, or blocks are not such as the rule covers.
+        backbone (dict): Config of the wrapped backbone.
+        dw_kernel_sizes, dw_span, zero_init, norm_cfg: Of
+            :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`, one a stage.
+        norm_eval (bool): Whether the shortcuts' normalisations keep their running statistics in
+            training. Defaults to False.
+        init_cfg (dict | list[dict] | None): MMEngine's, of wrapper and wrapped together.
 
     Example:
         >>> backbone = dict(
         ...     type='mmhybrid.DepthwiseShortcutBackbone',
         ...     backbone=dict(type='mmdet.SwinTransformer', init_cfg=dict(
-        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')),
-        ...     zero_init=True)
+        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')))
     """
 
     paper = DW_PAPER
@@ -109,28 +97,19 @@ class DepthwiseShortcutBackbone(Backbone):
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Those of the wrapped backbone: one for each map that it returns."""
         return tuple(self.backbone.out_indices)
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """That of the wrapped backbone."""
         return self.backbone(*inputs, **named_inputs)
 
-    def train(self, mode: bool = True) -> DepthwiseShortcutBackbone:
-        """Switches to training, but for what is frozen."""
+    def train(self, mode: bool = True) -> "DepthwiseShortcutBackbone":
         super().train(mode)
         if mode and self.norm_eval:
-            for module in self.shortcuts.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            keep_statistics(self.shortcuts)
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """That of the wrapped backbone; a shortcut is as deep as its last block.
-
-        Raises:
-            ArgumentError: the wrapped backbone has no such method.
-        """
+        """That of the wrapped backbone; a shortcut is as deep as its last block."""
         if not hasattr(self.backbone, "get_layer_depth"):
             wrapped = type(self.backbone)
             raise ArgumentError(
@@ -195,11 +174,8 @@ class _Bypass:
 
 
 def _is_size(value: Any) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(isinstance(side, (int, torch.SymInt)) for side in value)
-    )
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return is_pair and all(isinstance(side, (int, torch.SymInt)) for side in value)
 
 
 def _find_stages(model: nn.Module) -> Iterator[list[str]]:
@@ -212,8 +188,8 @@ def _find_stages(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    children = dict(module.named_children())
-    return "attn" in children and ("ffn" in children or "mlp" in children)
+    children = {name for name, _ in module.named_children()}
+    return "attn" in children and not children.isdisjoint(("ffn", "mlp"))
 
 
 def _channels(block: nn.Module, name: str) -> int:

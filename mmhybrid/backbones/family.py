@@ -1,10 +1,7 @@
 """What a class says of its family: the paper, and whose checkpoints fit.
 
-Loading, converting, fusing, the model index and the tests read it through the registry; nobody else
-keeps a list of families.
+All others read it through the registry; nobody else keeps a list of families.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,17 +11,14 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+Weights = dict[str, Tensor]  # by name
 
 
 class Paper(NamedTuple):
     """Where a family comes from.
 
-    Attributes:
-        collection (str): Name in the model index, shared by the families of one paper.
-        title (str): Title.
-        url (str): Address.
-        code (str): The file that holds what the paper is about, from the root of the repository.
-        architecture (tuple[str, ...]): What is new in it, in words.
+    ``collection`` is its name in the model index, ``code`` the file that holds what the paper is
+    about, from the root of the repository, ``architecture`` what is new in it, in words.
     """
 
     collection: str
@@ -40,8 +34,7 @@ class Published(NamedTuple):
     Attributes:
         names (Mapping[str, str]): What our names begin with, by what theirs begin with. ``*`` is a
             number; both have the same numbers in the same order.
-        classifier (Mapping[str, str]): The same for a classifier; ours are the names that
-            mmpretrain's ``ImageClassifier`` gives.
+        classifier (Mapping[str, str]): The same for a classifier of mmpretrain.
         signs (tuple[str, ...]): Regular expressions. A checkpoint is of this form if each is found
             in one of its names. By default each of ``names`` must be there.
     """
@@ -56,12 +49,10 @@ class Backbone(BaseModule):
 
     Attributes:
         family (str): Name for messages and tables, e.g. ``'DW-ViT'``. Defaults to the class's name.
-        paper (Paper | None): Where it comes from.
         signs (tuple[str, ...]): Regular expressions; weights under our names are recognised by
             each being found in one of them.
         published (tuple[Published, ...]): Other names under which its weights are published.
-        one_sided (str): Regular expression for our names of what only we or only the authors save;
-            it is left out when a file is converted.
+        one_sided (str): Regular expression of names that only we or only the authors save.
     """
 
     family: str
@@ -76,30 +67,22 @@ class Backbone(BaseModule):
             cls.family = cls.__name__
 
     @classmethod
-    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         """Gives published tensors, which have our names already, our shapes.
 
-        Args:
-            weights (dict[str, Tensor]): Of a model, by name; may be changed. What has our shapes
-                stays as it is.
-            prefix (str): Name of the backbone in the model, e.g. ``'backbone.'``.
+        ``weights`` may be changed; ``prefix`` is the backbone's name there, e.g. ``'backbone.'``.
         """
         return weights
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
-        """The way back: our tensors, still under our names, in the shapes of the authors.
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
+        """The way back: a backbone's tensors, and a classifier's ``head.fc``, in their shapes.
 
-        Args:
-            weights (dict[str, Tensor]): Of a backbone, and ``head.fc`` of a classifier; may be
-                changed.
-            image_size (int): Side of the images, in pixels, for what depends on it.
+        ``weights`` may be changed; ``image_size``, in pixels, is for what depends on it.
         """
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """:meth:`from_published`, and fits what depends on the size of images to this model."""
         return self.from_published(state_dict, prefix)
 

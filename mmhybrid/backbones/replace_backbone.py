@@ -1,7 +1,5 @@
 """Puts a backbone under the heads of a model config, with channels that fit."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,18 +24,10 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     without that a head takes the last map, or as many of the last as it has ``in_channels``. The
     backbone returns those stages, unless it has ``out_indices`` of its own.
 
-    Args:
-        model: config of the model, made for any backbone of four stages.
-        backbone: config of the backbone that takes its place.
-
     Returns:
-        Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
+        dict: Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
         ``auxiliary_head``, whole heads where these are lists; and ``pretrained=None`` where the
         model has it, which would overrule the backbone's own ``init_cfg``.
-
-    Raises:
-        ArgumentError: Nothing in the model says what it takes, or it takes more maps than there
-            are.
 
     Example:
         >>> from mmhybrid import replace_backbone
@@ -56,7 +46,10 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
             "in_channels nor a decode_head that takes the backbone's maps; set the channels by hand"
         )
 
-    backbone = _with_out_indices(backbone, tuple(range(4 - levels, 4)))
+    backbone = inner = ConfigDict(backbone).to_dict()
+    while "backbone" in inner:  # wrapped
+        inner = inner["backbone"]
+    inner.setdefault("out_indices", tuple(range(4 - levels, 4)))
     channels = feature_channels(backbone)
     changes["backbone"] = dict(backbone, _delete_=True)
     if neck is not None:
@@ -94,15 +87,6 @@ def _built_channels(backbone: Mapping[str, Any]) -> list[int]:
     built = MODELS.build(ConfigDict(backbone)).eval()
     given = getattr(built, "feature_channels", None)
     return list(given or (one.shape[1] for one in built(torch.zeros(1, 3, 64, 64))))
-
-
-def _with_out_indices(backbone: Mapping[str, Any], out_indices: tuple[int, ...]) -> dict[str, Any]:
-    backbone = ConfigDict(backbone).to_dict()
-    inner = backbone
-    while "backbone" in inner:  # wrapped
-        inner = inner["backbone"]
-    inner.setdefault("out_indices", out_indices)
-    return backbone
 
 
 def _in_channels(head: Mapping[str, Any], channels: Sequence[int]) -> int | list[int]:

@@ -1,7 +1,5 @@
 """TransXNet: Learning both global and local dynamics with a dual dynamic token mixer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -13,28 +11,21 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
-from mmhybrid.backbones.family import Paper, Published
-from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.backbones.family import Paper, Published, Weights
+from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
+from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
-from mmhybrid.layers.memory_format import prefer_channels_last
-from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
 from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
 from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
 
 
 class TransXNetBlock(nn.Module):
-    """Positional convolution, dual dynamic token mixer and multi-scale feed-forward network, each a
-    residual.
+    """Positional convolution, token mixer and multi-scale feed-forward network, each a residual.
 
-    Args:
-        channels (int): C of the (B, C, H, W) input and output.
-        mlp_ratio (int): Hidden channels of the feed-forward network over C.
-        drop_path_rate (float): Stochastic depth rate of the last two residuals.
-        layer_scale_init (float): Initial scale of the last two residuals.
-        norm_cfg (dict): Batch normalisations.
-        **mixer: Of :class:`mmhybrid.layers.token_mixer.DualDynamicTokenMixer`.
+    ``drop_path_rate`` and ``layer_scale_init`` are of the last two residuals, ``mixer`` of
+    :class:`DualDynamicTokenMixer`.
     """
 
     def __init__(
@@ -67,22 +58,9 @@ class TransXNetBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """A strided convolution that makes the map smaller, and its normalisation."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        kernel_size: int,
-        stride: int,
-        norm_cfg: dict[str, Any],
-    ) -> None:
+    def __init__(self, *sizes: int, stride: int, norm_cfg: dict[str, Any]) -> None:
         super().__init__()
-        self.proj = ConvNorm(
-            in_channels,
-            channels,
-            kernel_size,
-            stride=stride,
-            norm_cfg=norm_cfg,
-        )
+        self.proj = ConvNorm(*sizes, stride=stride, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         return prefer_channels_last(self.proj(x))
@@ -93,31 +71,26 @@ class TransXNet(HybridBackbone):
     """TransXNet, https://arxiv.org/abs/2310.19380.
 
     Parts and parameters carry the names of the authors' checkpoints
-    (https://github.com/LMMMEng/TransXNet, Apache-2.0), which therefore load as they are. Outputs
-    equal theirs; the table of relative positions is folded into queries and keys
-    (:mod:`mmhybrid.layers.relative_position`) instead of being resized in every block.
+    (https://github.com/LMMMEng/TransXNet, Apache-2.0). Outputs equal theirs; the table of relative
+    positions is folded into queries and keys (:mod:`mmhybrid.layers.relative_position`) instead of
+    being resized in every block.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    The published recipes have SyncBN in ``norm_cfg``, and as ``drop_path_rate`` 0.1, 0.2, 0.4
+    (tiny, small, base) for ImageNet, 0.1, 0.2, 0.3 for dense prediction.
+
+    Other arguments: see :class:`HybridBackbone`.
 
     Args:
-        arch (str | dict): ``'tiny'``, ``'small'`` or ``'base'`` (short ``'t'``, ``'s'``, ``'b'``),
-            or any of the settings of :attr:`presets`, each a tuple of four; the rest is taken from
-            ``'tiny'``. Defaults to ``'tiny'``.
-        in_channels (int): Channels of the images. Defaults to 3.
-        norm_cfg (dict): Batch normalisations, ``dict(type='BN')`` or ``dict(type='SyncBN')``. The
-            published recipes use SyncBN. Defaults to ``dict(type='BN')``.
-        drop_path_rate (float): Stochastic depth rate of the last block, rising linearly from 0.
-            Published: 0.1, 0.2, 0.4 (tiny, small, base) for ImageNet, 0.1, 0.2, 0.3 for dense
-            prediction. Defaults to 0.
+        arch (str | dict): ``'tiny'``, ``'small'`` or ``'base'``, or any of the settings of
+            :attr:`presets`, each a tuple of four. Defaults to ``'tiny'``.
         layer_scale_init (float): Initial scale of the residuals. Defaults to 1e-5.
         image_size (int): Height and width, in pixels, that the tables of relative positions are
             made for. Defaults to 224.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import TransXNet
-        >>> [tuple(y.shape) for y in TransXNet('t')(torch.zeros(2, 3, 64, 64))]
-        [(2, 48, 16, 16), (2, 96, 8, 8), (2, 224, 4, 4), (2, 448, 2, 2)]
+        >>> TransXNet('t').feature_channels
+        (48, 96, 224, 448)
     """
 
     paper = Paper(
@@ -136,19 +109,11 @@ class TransXNet(HybridBackbone):
             signs=signs,
         ),
     )
-    test_options: Mapping[str, Any] = MappingProxyType(
-        dict(
-            arch=dict(
-                depths=(2, 1, 1, 1),
-                embed_dims=(16, 32, 48, 64),
-                num_heads=(1, 2, 3, 4),
-                mlp_ratios=(2, 2, 2, 2),
-            ),
-            image_size=64,
-        )
-    )
     # fmt: off
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    test_options = MappingProxyType(dict(image_size=64, arch=dict(
+        depths=(2, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4),
+        mlp_ratios=(2, 2, 2, 2))))
+    presets = MappingProxyType({
         "tiny": dict(
             depths=(3, 3, 9, 3), embed_dims=(48, 96, 224, 448), num_heads=(1, 2, 4, 8),
             sr_ratios=(8, 4, 2, 1), kernel_sizes=(7, 7, 7, 7), num_groups=(2, 2, 2, 2),
@@ -183,46 +148,36 @@ class TransXNet(HybridBackbone):
         self.sr_ratios = settings["sr_ratios"]
         dims = settings["embed_dims"]
         strides = (4, 8, 16, 32)
-        super().__init__(
-            channels=dims,
-            strides=strides,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-        self.patch_embed = PatchEmbed(in_channels, dims[0], 7, 4, norm_cfg)
+        super().__init__(dims, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        self.patch_embed = PatchEmbed(in_channels, dims[0], 7, stride=4, norm_cfg=norm_cfg)
         self.relative_pos_enc = nn.ParameterList()
-        # Stages at even places, what makes the map smaller between them: the authors' own
-        # numbering.
+        # The authors' numbering: stages at even places, what makes the map smaller between them.
         self.network = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, self.depths)
         for stage in range(self.out_indices[-1] + 1):
-            dim, stride = dims[stage], strides[stage]
+            dim, heads = dims[stage], settings["num_heads"][stage]
             if stage > 0:
-                self.network.append(PatchEmbed(dims[stage - 1], dim, 3, 2, norm_cfg))
-            side = math.ceil(image_size / stride)
-            keys = math.ceil(side / self.sr_ratios[stage]) ** 2
-            self.relative_pos_enc.append(
-                nn.Parameter(torch.zeros(1, settings["num_heads"][stage], side * side, keys))
-            )
-            self.network.append(
-                nn.ModuleList(
-                    TransXNetBlock(
-                        dim,
-                        mlp_ratio=settings["mlp_ratios"][stage],
-                        drop_path_rate=rate,
-                        layer_scale_init=layer_scale_init,
-                        norm_cfg=norm_cfg,
-                        num_heads=settings["num_heads"][stage],
-                        sr_ratio=self.sr_ratios[stage],
-                        kernel_size=settings["kernel_sizes"][stage],
-                        num_groups=settings["num_groups"][stage],
-                    )
-                    for rate in rates[stage]
+                self.network.append(
+                    PatchEmbed(dims[stage - 1], dim, 3, stride=2, norm_cfg=norm_cfg)
                 )
+            side = math.ceil(image_size / strides[stage])
+            keys = math.ceil(side / self.sr_ratios[stage]) ** 2
+            self.relative_pos_enc.append(nn.Parameter(torch.zeros(1, heads, side * side, keys)))
+            blocks = (
+                TransXNetBlock(
+                    dim,
+                    mlp_ratio=settings["mlp_ratios"][stage],
+                    drop_path_rate=rate,
+                    layer_scale_init=layer_scale_init,
+                    norm_cfg=norm_cfg,
+                    num_heads=heads,
+                    sr_ratio=self.sr_ratios[stage],
+                    kernel_size=settings["kernel_sizes"][stage],
+                    num_groups=settings["num_groups"][stage],
+                )
+                for rate in rates[stage]
             )
+            self.network.append(nn.ModuleList(blocks))
             if stage in self.out_indices:
                 self.add_module(f"norm{2 * stage}", nn.GroupNorm(1, dim))
         init_truncated(self, nn.Conv2d)
@@ -230,7 +185,6 @@ class TransXNet(HybridBackbone):
 
     @property
     def stem(self) -> PatchEmbed:
-        """The first part, under the name that the others' has."""
         return self.patch_embed
 
     def get_stages(self) -> list[Stage]:
@@ -245,8 +199,7 @@ class TransXNet(HybridBackbone):
         ]
 
     def run_stage(self, index: int, stage: Stage, x: Tensor) -> Tensor:
-        position = self.relative_position(index, *x.shape[-2:])
-        return super().run_stage(index, stage, x, position)
+        return super().run_stage(index, stage, x, self.relative_position(index, *x.shape[-2:]))
 
     def relative_position(self, stage: int, height: int, width: int) -> RelativePosition:
         """The relative positions of a stage for a map of this size."""
@@ -255,20 +208,18 @@ class TransXNet(HybridBackbone):
         return fit_relative_position(self.relative_pos_enc[stage], height * width, keys)
 
     @classmethod
-    def from_published(cls, weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         if (head := weights.get("head.fc.weight")) is not None:  # a 1x1 convolution of theirs
             weights["head.fc.weight"] = head.flatten(1)
         return weights
 
     @classmethod
-    def to_published(cls, weights: dict[str, Tensor], image_size: int = 224) -> dict[str, Tensor]:
+    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         if (head := weights.get("head.fc.weight")) is not None:
             weights["head.fc.weight"] = head[..., None, None]
         return weights
 
-    def adapt_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str = ""
-    ) -> dict[str, Tensor]:
+    def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
         """Resizes tables of relative positions that were learned at another ``image_size``."""
         for stage, own in enumerate(self.relative_pos_enc):
             key = f"{prefix}relative_pos_enc.{stage}"

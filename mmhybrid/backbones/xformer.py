@@ -1,7 +1,5 @@
 """XFormer: a light-weight hybrid with cross feature attention. A reconstruction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -26,37 +24,18 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
 
 
 class EncoderLayer(nn.Module):
-    """Cross feature attention and a perceptron, each a residual after a layer normalisation.
-
-    Args:
-        channels (int): D of the (..., N, D) input and output.
-        attention (nn.Module): Maps (..., N, D) to the same.
-        mlp_ratio (float): Hidden channels of the perceptron over D.
-        activation (nn.Module): Activation of the perceptron.
-        drop_rate (float): Dropout rate of attention and perceptron outputs.
-        drop_path_rate (float): Stochastic depth rate of both residuals.
-    """
+    """Attention and a perceptron on (..., N, D), each a residual after a layer normalisation."""
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        attention: nn.Module,
-        mlp_ratio: float,
-        activation: nn.Module,
-        drop_rate: float,
-        drop_path_rate: float,
+        self, channels: int, attention: nn.Module, mlp: nn.Module, drop: float, drop_path: float
     ) -> None:
         super().__init__()
-        hidden = int(channels * mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
         self.attention = attention
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), activation, nn.Linear(hidden, channels)
-        )
-        self.dropout = nn.Dropout(drop_rate)
-        self.drop_path = DropPath(drop_path_rate)
+        self.mlp = mlp
+        self.dropout = nn.Dropout(drop)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.dropout(self.attention(self.norm1(x))))
@@ -66,26 +45,21 @@ class EncoderLayer(nn.Module):
 class XFBlock(nn.Module):
     """Convolutions around encoder layers, as in MobileViT (https://arxiv.org/abs/2110.02178).
 
-    Args:
-        channels (int): C of the (B, C, H, W) input and output.
-        layers (Iterable[nn.Module]): The encoder layers, of D channels.
-        embed_dims (int): D.
-        patch_size (int): p; pixels at the same place of their p x p patch form a group of tokens of
-            their own. A map that p does not divide is resized to the next that it divides, and
-            back.
-        fusion_kernel_size (int): Kernel size of the convolution that fuses input and result, odd.
-        activation (Callable[[], nn.Module]): Makes the activation after convolutions.
-        norm_cfg (dict): Normalisations after convolutions.
+    Pixels at the same place of their p x p patch form a group of tokens of their own. A map that p
+    does not divide is resized to the next that it divides, and back.
+
+    Encoder ``layers`` have ``embed_dims`` channels, p is ``patch_size``, and
+    ``fusion_kernel_size``, odd, is of the convolution that fuses input and result.
     """
 
     def __init__(
         self,
         channels: int,
         layers: Iterable[nn.Module],
-        *,
         embed_dims: int,
         patch_size: int,
         fusion_kernel_size: int,
+        *,
         activation: Callable[[], nn.Module],
         norm_cfg: dict[str, Any],
     ) -> None:
@@ -98,16 +72,11 @@ class XFBlock(nn.Module):
         self.layers = nn.Sequential(*layers, nn.LayerNorm(embed_dims))
         self.proj = ConvNorm(embed_dims, channels, 1, norm_cfg=norm_cfg, activation=activation())
         self.fusion = ConvNorm(
-            2 * channels,
-            channels,
-            fusion_kernel_size,
-            norm_cfg=norm_cfg,
-            activation=activation(),
+            2 * channels, channels, fusion_kernel_size, norm_cfg=norm_cfg, activation=activation()
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.proj(self.encode(self.local(x)))
-        return self.fusion(torch.cat([x, out], dim=1))
+        return self.fusion(torch.cat([x, self.proj(self.encode(self.local(x)))], dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
         """The encoder layers over (B, D, H, W), any H and W."""
@@ -136,49 +105,32 @@ class XFormer(HybridBackbone):
     Light-weight Vision Transformer with Cross Feature Attention; not the library xformers. A stage
     is MobileNetV3 blocks, and from the second on an :class:`XFBlock`; the stem holds the first
     convolution and the first block. No code of the paper is public, nor its table of layers.
-    ``docs/reconstructions.md`` says where each default comes from; whoever has the paper can set
-    it right in a config.
+    ``docs/reconstructions.md`` says where each default comes from.
 
-    Arguments that are not listed are those of :class:`mmhybrid.backbones.HybridBackbone`.
+    Other arguments: see :class:`HybridBackbone`. ``norm_cfg`` is of convolutions; tokens have layer
+    normalisations. ``expand_ratio``, ``kernel_size`` and ``squeeze_excitation`` are of
+    :class:`mmhybrid.layers.inverted_residual.InvertedResidual`, ``activation`` follows convolutions
+    and ``mlp_activation`` is of perceptrons, as is ``mlp_ratio`` (hidden channels over channels).
 
     Args:
-        arch (str | dict): ``'small'`` (short ``'s'``), or any of its settings: ``stem_channels``
-            (two), ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
+        arch (str | dict): ``'small'``, or any of its settings: ``stem_channels`` (two),
+            ``channels`` (four), ``mobile_depths`` (four, MobileNetV3 blocks a stage),
             ``embed_dims`` and ``xf_depths`` (three each, channels and number of encoder layers).
-            Defaults to ``'small'``.
-        in_channels (int): Channels of the images. Defaults to 3.
-        norm_cfg (dict): Normalisations after convolutions, ``dict(type='BN')`` or
-            ``dict(type='SyncBN')``. Tokens have layer normalisations. Defaults to
-            ``dict(type='BN')``.
         drop_rate (float): Dropout rate in encoder layers. Defaults to 0.
-        drop_path_rate (float): Stochastic depth rate of the last encoder layer, rising linearly
-            from 0. Defaults to 0.
         attention (str): ``'cross_covariance'`` or ``'context_score'``, see
             :mod:`mmhybrid.layers.cross_feature_attention`. Their learned ``temperature`` and
             ``scale`` should have no weight decay. Defaults to ``'cross_covariance'``.
         num_heads (int): Heads of ``'cross_covariance'``. Defaults to 4.
         output_projection (bool): Whether a linear layer follows the attention. Defaults to False.
-        mlp_ratio (float): Hidden channels over channels of the perceptrons. Defaults to 2.
-        mlp_activation (str): Activation of the perceptrons, of :data:`ACTIVATIONS`. Defaults to
-            ``'silu'``.
         patch_size (int): 2 lets the four pixels of a 2x2 patch attend in groups of their own, 1
             lets all attend together, at the same cost. Defaults to 2.
-        fusion_kernel_size (int): Kernel size of the last convolution of an :class:`XFBlock`.
-            Defaults to 3.
-        expand_ratio (int): Hidden channels over channels of the MobileNetV3 blocks. Defaults to 4.
-        kernel_size (int): Kernel size of the MobileNetV3 blocks. Defaults to 3.
-        squeeze_excitation (bool): Whether MobileNetV3 blocks weight their channels. Defaults to
-            True.
-        activation (str): Activation after convolutions, of :data:`ACTIVATIONS`. Defaults to
-            ``'hard_swish'``.
         head_channels (int | None): Channels of a 1x1 convolution with normalisation and activation
             after the last stage, for a classifier: 640. Defaults to None, for dense prediction.
 
     Example:
-        >>> import torch
         >>> from mmhybrid.backbones import XFormer
-        >>> [tuple(y.shape) for y in XFormer('s')(torch.zeros(2, 3, 64, 64))]
-        [(2, 64, 16, 16), (2, 96, 8, 8), (2, 128, 4, 4), (2, 160, 2, 2)]
+        >>> XFormer('s').feature_channels
+        (64, 96, 128, 160)
     """
 
     paper = Paper(
@@ -189,19 +141,11 @@ class XFormer(HybridBackbone):
         ("Cross Feature Attention",),
     )
     signs = (r"stages\.\d+\.\d+\.fusion\.",)
-    test_options: Mapping[str, Any] = MappingProxyType(
-        dict(
-            arch=dict(
-                stem_channels=(8, 16),
-                channels=(16, 24, 32, 40),
-                mobile_depths=(1, 1, 1, 1),
-                embed_dims=(16, 24, 32),
-                xf_depths=(1, 1, 1),
-            )
-        )
-    )
     # fmt: off
-    presets: Mapping[str, Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    test_options = MappingProxyType(dict(arch=dict(
+        stem_channels=(8, 16), channels=(16, 24, 32, 40), mobile_depths=(1, 1, 1, 1),
+        embed_dims=(16, 24, 32), xf_depths=(1, 1, 1))))
+    presets = MappingProxyType({
         "small": dict(
             stem_channels=(16, 32), channels=(64, 96, 128, 160), mobile_depths=(3, 1, 1, 1),
             embed_dims=(144, 192, 240), xf_depths=(2, 4, 3)),
@@ -236,13 +180,7 @@ class XFormer(HybridBackbone):
         settings = resolve_arch(arch, self.presets, defaults="small")
         channels = settings["channels"]
         super().__init__(
-            channels=channels,
-            strides=(4, 8, 16, 32),
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
         attention_class = _named(CROSS_FEATURE_ATTENTIONS, "attention", attention)
         activation_class = _named(ACTIVATIONS, "activation", activation)
@@ -257,12 +195,7 @@ class XFormer(HybridBackbone):
         first, second = settings["stem_channels"]
         self.stem = nn.Sequential(
             ConvNorm(
-                in_channels,
-                first,
-                3,
-                stride=2,
-                norm_cfg=norm_cfg,
-                activation=activation_class(),
+                in_channels, first, 3, stride=2, norm_cfg=norm_cfg, activation=activation_class()
             ),
             InvertedResidual(first, second, **mobile),
         )
@@ -275,28 +208,16 @@ class XFormer(HybridBackbone):
             blocks.extend(InvertedResidual(dim, dim, **mobile) for _ in range(depth - 1))
             if stage > 0:
                 embed_dims = settings["embed_dims"][stage - 1]
-                layers = [
-                    EncoderLayer(
-                        embed_dims,
-                        attention=attention_class(embed_dims, num_heads, output_projection),
-                        mlp_ratio=mlp_ratio,
-                        activation=mlp_activation_class(),
-                        drop_rate=drop_rate,
-                        drop_path_rate=rate,
-                    )
-                    for rate in rates[stage]
-                ]
-                blocks.append(
-                    XFBlock(
-                        dim,
-                        layers,
-                        embed_dims=embed_dims,
-                        patch_size=patch_size,
-                        fusion_kernel_size=fusion_kernel_size,
-                        activation=activation_class,
-                        norm_cfg=norm_cfg,
-                    )
-                )
+                hidden = int(embed_dims * mlp_ratio)
+                layers = []
+                for rate in rates[stage]:
+                    attending = attention_class(embed_dims, num_heads, output_projection)
+                    first, last = nn.Linear(embed_dims, hidden), nn.Linear(hidden, embed_dims)
+                    mlp = nn.Sequential(first, mlp_activation_class(), last)
+                    layers.append(EncoderLayer(embed_dims, attending, mlp, drop_rate, rate))
+                convs = dict(activation=activation_class, norm_cfg=norm_cfg)
+                sizes = embed_dims, patch_size, fusion_kernel_size
+                blocks.append(XFBlock(dim, layers, *sizes, **convs))
             self.stages.append(blocks)
         self.head = None
         if head_channels is not None:

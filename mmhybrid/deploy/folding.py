@@ -1,10 +1,7 @@
 """The algebra of fusing: two linear operations that follow each other become one.
 
-Everything is exact but for rounding; sums are made in float64 before they are rounded to the
-parameters' own precision.
+Sums are made in float64 before they are rounded to the parameters' own precision.
 """
-
-from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,20 +22,14 @@ Make = TypeVar("Make", bound=Callable[[nn.Module], nn.Module])
 def fuses(module_class: type[nn.Module]) -> Callable[[Make], Make]:
     """Decorates what makes the fused form of such a module, for :func:`mmhybrid.deploy.fuse`.
 
-    It is called with a module in evaluation mode, part of a copy that it may take apart, and
-    returns what comes in its place, or the module itself.
+    It is called with a module in evaluation mode, which it may take apart, and returns what comes
+    in its place, or the module itself.
 
     Example:
-        >>> from torch import nn
-        >>> class Twice(nn.Module):
-        ...     def __init__(self, conv):
-        ...         super().__init__()
-        ...         self.conv = conv
+        >>> class Residual(torch.nn.Sequential):
         ...     def forward(self, x):
-        ...         return self.conv(x) + x
-        >>> @fuses(Twice)
-        ... def fused_twice(block):
-        ...     return identity_added(block.conv)
+        ...         return super().forward(x) + x
+        >>> fused_residual = fuses(Residual)(lambda block: identity_added(block[0]))
     """
 
     def register(make: Make) -> Make:
@@ -73,20 +64,15 @@ def affine_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
 
 
 def affine_before(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution that does ``conv(scale * x + shift)``, per channel.
-
-    Raises:
-        ArgumentError: The convolution pads: its border would need another shift.
-    """
+    """The convolution that does ``conv(scale * x + shift)``, per channel; it must not pad."""
     if any(conv.padding):
         raise ArgumentError("a shift before a convolution that pads cannot be folded into it")
-    weight = conv.weight.double()
-    per_group = scale.view(conv.groups, 1, -1, 1, 1), shift.view(conv.groups, 1, -1, 1, 1)
-    grouped = weight.unflatten(0, (conv.groups, -1))
-    bias = (grouped * per_group[1]).sum(dim=(2, 3, 4)).flatten()
+    scale, shift = (one.view(conv.groups, 1, -1, 1, 1) for one in (scale, shift))
+    weight = conv.weight.double().unflatten(0, (conv.groups, -1))
+    bias = (weight * shift).sum(dim=(2, 3, 4)).flatten()
     if conv.bias is not None:
         bias = bias + conv.bias.double()
-    return with_parameters(conv, (grouped * per_group[0]).flatten(0, 1), bias)
+    return with_parameters(conv, (weight * scale).flatten(0, 1), bias)
 
 
 def identity_added(conv: nn.Conv2d) -> nn.Conv2d:
@@ -108,20 +94,19 @@ def merged_depthwise(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
 
 def with_parameters(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution like another with frozen parameters of its own, in the other's precision."""
-    dtype = conv.weight.dtype
-    conv = copy.copy(conv)
-    conv.out_channels, conv.in_channels = len(weight), weight.shape[1] * conv.groups
-    conv._parameters = {
-        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
-        "bias": nn.Parameter(bias.detach().to(dtype), requires_grad=False),
+    made = copy.copy(conv)
+    made.out_channels, made.in_channels = len(weight), weight.shape[1] * conv.groups
+    made._parameters = {
+        name: nn.Parameter(value.detach().to(conv.weight.dtype), requires_grad=False)
+        for name, value in (("weight", weight), ("bias", bias))
     }
-    return conv
+    return made
 
 
 def activate_in_place(module: nn.Module) -> None:
-    """Lets the activation of every :class:`ConvNorm` write over the map that it is given.
+    """Lets the activation of every :class:`ConvNorm` write over its map, which nothing else needs.
 
-    Nothing else needs that map, and a large one costs more to allocate than to activate.
+    A large one costs more to allocate than to activate.
     """
     for part in module.modules():
         if isinstance(part, ConvNorm) and hasattr(part.activation, "inplace"):
@@ -131,8 +116,7 @@ def activate_in_place(module: nn.Module) -> None:
 def fold_norms(module: nn.Module) -> None:
     """Folds every batch normalisation that has a convolution right beside it, in place.
 
-    Looks into :class:`ConvNorm`, ``nn.Sequential`` and mmcv's ``ConvModule``, where what stands
-    side by side runs side by side.
+    In :class:`ConvNorm`, ``nn.Sequential`` and mmcv's ``ConvModule`` neighbours run side by side.
     """
     for part in module.modules():
         if isinstance(part, ConvNorm) and is_affine(part.bn):

@@ -1,7 +1,5 @@
 """Fusing a trained model for inference."""
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar
 
@@ -22,18 +20,15 @@ def fuse(model: Model) -> Model:
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
     Blocks that have a fused form (:func:`mmhybrid.deploy.folding.fuses`) take it; one with
-    normalisations that depend on the image stays as it is. A model on a CPU works channels last.
-
-    A batch normalisation before a convolution that pads stays too, as in the depth-wise shortcut:
-    the convolution pads with zeros after the shift, which no convolution before the shift can.
+    normalisations that depend on the image stays as it is, and so does a batch normalisation before
+    a convolution that pads, as in the depth-wise shortcut: the zeros come after the shift. A model
+    on a CPU works channels last.
 
     Args:
-        model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one; is
-            left as it is.
+        model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one.
 
     Returns:
-        nn.Module: The copy, in evaluation mode, without gradients. It cannot be trained, and its
-        state dict is its own.
+        nn.Module: A copy in evaluation mode, which cannot be trained; its state dict is its own.
 
     Raises:
         ArgumentError: The model holds no backbone of mmhybrid.
@@ -48,14 +43,14 @@ def fuse(model: Model) -> Model:
         True
     """
     if not any(map(is_backbone, model.modules())):
-        name = type(model).__name__
-        raise ArgumentError(f"{name} holds no backbone of mmhybrid: nothing to fuse")
+        raise ArgumentError(
+            f"{type(model).__name__} holds no backbone of mmhybrid: nothing to fuse"
+        )
     model = _with_fused_forms(copy.deepcopy(model).eval())
     fold_norms(model)
     activate_in_place(model)
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
-        # Convolutions whose weights lie so make maps that lie so.
-        # See mmhybrid.layers.memory_format.
+        # Convolutions whose weights lie so make maps that lie so, see prefer_channels_last.
         model.to(memory_format=torch.channels_last)
     return model.requires_grad_(False)
 

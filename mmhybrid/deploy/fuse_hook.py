@@ -1,7 +1,5 @@
 """Testing with a fused model."""
 
-from __future__ import annotations
-
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -12,10 +10,9 @@ from mmhybrid.deploy.fuse import fuse
 
 @HOOKS.register_module()
 class FuseHook(Hook):
-    """Fuses the model once its weights are loaded, before a test run. Training is not touched.
+    """Fuses the model once its weights are loaded, before a test run (``tools/test.py --fuse``).
 
-    In a config: ``custom_hooks = [dict(type='mmhybrid.FuseHook')]``. On the command line:
-    ``tools/test.py --fuse``.
+    In a config: ``custom_hooks = [dict(type='mmhybrid.FuseHook')]``. Training is not touched.
     """
 
     def before_test(self, runner: Runner) -> None:

@@ -1,7 +1,5 @@
 """DMFormer's block with everything folded that can be folded."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from mmhybrid.layers.dynamic_multi_level_attention import DynamicMultiLevelAtten
 
 
 class FusedDMFormerBlock(nn.Module):
-    """A :class:`DMFormerBlock` for inference: fewer operations, the same result.
+    """A :class:`DMFormerBlock`, whose normalisations can be folded, for inference.
 
     The normalisations before the two branches are in the 1x1 convolutions that read them, that of
     the levels is in the depth-wise convolutions, both layer scales are in the last convolutions of
@@ -28,9 +26,6 @@ class FusedDMFormerBlock(nn.Module):
         proj(z + reduce(levels)) = [proj reduce, proj] [levels, z],
 
     so that one 1x1 convolution does the work of two and of the addition.
-
-    Args:
-        block (DMFormerBlock): Whose parameters to take; all its normalisations can be folded.
     """
 
     def __init__(self, block: DMFormerBlock) -> None:
@@ -66,13 +61,11 @@ class FusedDMFormerBlock(nn.Module):
 
 @fuses(DMFormerBlock)
 def fused_block(block: DMFormerBlock) -> nn.Module:
-    """The fused form, or the block itself if a normalisation of it cannot be folded."""
     norms = (block.norm1, block.attention.norm, block.norm2)
     return FusedDMFormerBlock(block) if all(map(is_affine, norms)) else block
 
 
 def _normalised_branches(attention: DynamicMultiLevelAttention) -> nn.ModuleList:
-    """The depth-wise convolutions with the normalisation of what they make together."""
     scale, shift = norm_as_affine(attention.norm)
     count = len(attention.branches)
     if attention.merge == "sum":
@@ -87,8 +80,7 @@ def _normalised_branches(attention: DynamicMultiLevelAttention) -> nn.ModuleList
 def _joined_projection(
     attention: DynamicMultiLevelAttention, scale: Tensor, shift: Tensor
 ) -> nn.Conv2d:
-    """The 1x1 convolution of levels and x that does
-    ``proj(scale * x + shift + reduce(levels))``."""
+    """The 1x1 convolution of levels and x: ``proj(scale * x + shift + reduce(levels))``."""
     reduce, proj = attention.reduce, attention.proj
     weight = torch.cat([reduce.weight.double().flatten(1), torch.diag(scale)], dim=1)
     bias = reduce.bias.double() + shift

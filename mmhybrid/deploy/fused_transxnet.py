@@ -1,13 +1,11 @@
-"""TransXNet's block with everything folded that can be folded."""
-
-from __future__ import annotations
+"""TransXNet with everything folded that can be folded, and its positions fitted once."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mmhybrid.backbones.transxnet import TransXNet, TransXNetBlock
-from mmhybrid.deploy.cached_relative_position import CachedRelativePosition
 from mmhybrid.deploy.folding import (
     affine_after,
     affine_before,
@@ -18,8 +16,8 @@ from mmhybrid.deploy.folding import (
     merged_depthwise,
     norm_as_affine,
 )
+from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
-from mmhybrid.layers.multi_scale_feed_forward import MultiScaleFeedForward
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
 
@@ -28,28 +26,24 @@ LARGEST_MERGED_MAP = 64 * 64
 
 
 class FusedTransXNetBlock(nn.Module):
-    """A :class:`TransXNetBlock` for inference: fewer operations, the same result.
+    """A :class:`TransXNetBlock`, whose normalisations can be folded, for inference.
 
     The residual around the positional convolution is in its kernel. Batch normalisations are in the
     convolutions beside them, both layer scales in the last convolutions of their branches. Under
     autocast the residual stream takes the precision of the convolutions.
-
-    Args:
-        block (TransXNetBlock): Whose parameters to take; its normalisations can be folded.
     """
 
     def __init__(self, block: TransXNetBlock) -> None:
         super().__init__()
         fold_norms(block)
         self.pos_embed = identity_added(block.pos_embed)
-        self.norm1 = block.norm1
-        self.norm2 = block.norm2
-        self.token_mixer = block.token_mixer
-        self.token_mixer.local_unit = FusedInputDependentDepthwiseConv(block.token_mixer.local_unit)
-        self.token_mixer.global_unit = FusedOverlappingAttention(block.token_mixer.global_unit)
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.token_mixer = mixer = block.token_mixer
+        mixer.local_unit = FusedInputDependentDepthwiseConv(mixer.local_unit)
+        mixer.global_unit = FusedOverlappingAttention(mixer.global_unit)
         scale, shift = _layer_scale(block.layer_scale_1)
         # scale * (z + f(z)) + shift: the last convolution of f takes its share, z keeps its own.
-        self.token_mixer.proj[-2] = affine_after(self.token_mixer.proj[-2], scale, shift)
+        mixer.proj[-2] = affine_after(mixer.proj[-2], scale, shift)
         self.scale = _frozen(scale.to(block.layer_scale_1.weight.dtype).view(-1, 1, 1))
         self.mlp = FusedMultiScaleFeedForward(block.mlp, *_layer_scale(block.layer_scale_2))
 
@@ -62,33 +56,54 @@ class FusedTransXNetBlock(nn.Module):
 
 @fuses(TransXNetBlock)
 def fused_block(block: TransXNetBlock) -> nn.Module:
-    """The fused form, or the block itself if its normalisations, all alike, cannot be folded."""
+    # All its normalisations are alike.
     return FusedTransXNetBlock(block) if is_affine(block.mlp.norm) else block
 
 
 @fuses(TransXNet)
 def with_cached_positions(backbone: TransXNet) -> TransXNet:
-    """The backbone with its tables of relative positions fitted once for each image size."""
     backbone.relative_position = CachedRelativePosition(backbone)
     return backbone
 
 
-class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):
-    """The dynamic convolution for inference: its gate is two linear layers, its bank is one tensor.
+class CachedRelativePosition:
+    """Takes the place of :meth:`TransXNet.relative_position` in a fused model.
 
-    Args:
-        conv: whose parameters to take, its gate's normalisation folded.
+    That does not change, so what was fitted for the last image size serves the next image of it.
     """
+
+    def __init__(self, backbone: TransXNet) -> None:
+        self.backbone = backbone
+        self.fit = backbone.relative_position
+        self.kept: dict[int, tuple[tuple, RelativePosition]] = {}
+
+    def __call__(self, stage: int, height: int, width: int) -> RelativePosition:
+        if torch.compiler.is_compiling():
+            return self.fit(stage, height, width)
+        table = self.backbone.relative_pos_enc[stage]
+        # What it was made of and for; loading other weights changes the version.
+        made_for = (height, width, table.device, table.dtype, table.data_ptr(), table._version)
+        if stage not in self.kept or self.kept[stage][0] != made_for:
+            self.kept.pop(stage, None)
+            # Tensors of inference mode could not be used outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                position = self.fit(stage, height, width)
+            if any(isinstance(part, FakeTensor) for part in position):  # someone counts
+                return position
+            self.kept[stage] = made_for, position
+        return self.kept[stage][1]
+
+
+class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):
+    """The dynamic convolution with a gate of two linear layers and a bank in one tensor."""
 
     def __init__(self, conv: InputDependentDepthwiseConv) -> None:
         nn.Module.__init__(self)
         self.kernel_size = conv.kernel_size
         self.num_groups = conv.num_groups
         squeeze, excite = conv.proj[0].conv, conv.proj[1]
-        self.squeeze_weight = _frozen(squeeze.weight.flatten(1))
-        self.squeeze_bias = squeeze.bias
-        self.excite_weight = _frozen(excite.weight.flatten(1))
-        self.excite_bias = excite.bias
+        self.squeeze_weight, self.squeeze_bias = _frozen(squeeze.weight.flatten(1)), squeeze.bias
+        self.excite_weight, self.excite_bias = _frozen(excite.weight.flatten(1)), excite.bias
         bank = torch.cat([conv.weight.flatten(2), conv.bias.unsqueeze(-1)], dim=2)
         self.bank = _frozen(bank.permute(2, 0, 1))  # (K * K + 1, G, C)
 
@@ -105,17 +120,12 @@ class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):
 
 
 class FusedOverlappingAttention(OverlappingSpatialReductionAttention):
-    """The attention for inference: what makes its map smaller is two convolutions.
-
-    Args:
-        attention: whose parameters to take, its normalisations folded.
-    """
+    """The attention for inference: what makes its map smaller is two convolutions."""
 
     def __init__(self, attention: OverlappingSpatialReductionAttention) -> None:
         nn.Module.__init__(self)
         self.num_heads = attention.num_heads
-        self.q = attention.q
-        self.kv = attention.kv
+        self.q, self.kv = attention.q, attention.kv
         self.local_conv = identity_added(attention.local_conv)
         self.shrink = None
         if not isinstance(attention.sr, nn.Identity):
@@ -134,27 +144,22 @@ class FusedMultiScaleFeedForward(nn.Module):
     """A :class:`MultiScaleFeedForward` for inference, its layer scale included.
 
     On a large map one kernel size after the other goes all the way from the input to the output, to
-    which each adds its part. The hidden map, four to eight times as large as the input, is never
-    whole in memory, nothing is split and nothing joined. On a small map memory is no matter and the
-    number of operations is: the kernels, padded with zeros to the largest size, are one.
-
-    Args:
-        feed_forward: whose parameters to take.
-        scale, shift: of the layer scale that follows, per channel.
+    which each adds its part: the hidden map, four to eight times as large, is never whole in
+    memory. On a small map the number of operations matters: the kernels, padded to one size, are
+    one.
     """
 
     def __init__(self, feed_forward: MultiScaleFeedForward, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.shares = feed_forward.dwconv.shares
         self.fc1 = feed_forward.fc1[0]
-        dtype = self.fc1.weight.dtype
-        norm_scale, norm_shift = norm_as_affine(feed_forward.fc1[2])
-        self.norm_scale = _frozen(norm_scale.to(dtype).view(-1, 1, 1))
-        self.norm_shift = _frozen(norm_shift.to(dtype).view(-1, 1, 1))
+        affine = norm_as_affine(feed_forward.fc1[2])
+        self.norm_scale, self.norm_shift = (
+            _frozen(one.to(self.fc1.weight.dtype).view(-1, 1, 1)) for one in affine
+        )
         self.depthwise = nn.ModuleList(identity_added(conv) for conv in feed_forward.dwconv.proj)
         fc2 = affine_before(*norm_as_affine(feed_forward.norm), feed_forward.fc2[0])
         self.fc2 = affine_after(fc2, scale, shift)
-
         self.merged = merged_depthwise(self.depthwise)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,11 +167,7 @@ class FusedMultiScaleFeedForward(nn.Module):
         if torch.compiler.is_exporting() or x.shape[-2] * x.shape[-1] <= LARGEST_MERGED_MAP:
             hidden = torch.addcmul(self.norm_shift, F.gelu(self.fc1(x)), self.norm_scale)
             return self.fc2(F.gelu(self.merged(hidden)))
-        return self._one_share_after_the_other(x)
-
-    def _one_share_after_the_other(self, x: Tensor) -> Tensor:
-        out = None
-        bias = self.fc2.bias
+        out, bias = None, self.fc2.bias
         parts = zip(
             self.fc1.weight.split(self.shares),
             self.norm_scale.split(self.shares),

@@ -1,7 +1,5 @@
 """XFormer's mobile block without maps that only differ by one operation."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mmhybrid.deploy.folding import fuses
@@ -14,9 +12,6 @@ class FusedInvertedResidual(InvertedResidual):
 
     Its hidden maps are the largest of the network; to take memory for a new one costs more than to
     compute it.
-
-    Args:
-        block: whose parameters to take.
     """
 
     def __init__(self, block: InvertedResidual) -> None:

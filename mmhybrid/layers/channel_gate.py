@@ -1,7 +1,5 @@
 """A factor per channel, from the global mean."""
 
-from __future__ import annotations
-
 from torch import nn
 
 
@@ -10,11 +8,6 @@ class ChannelGate(nn.Sequential):
 
     The excitation of Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507. It maps
     (B, C, H, W) to (B, C, 1, 1) and leaves the multiplication to the caller.
-
-    Args:
-        channels: C.
-        squeezed: channels between the two convolutions.
-        sigmoid: :class:`torch.nn.Sigmoid` or :class:`torch.nn.Hardsigmoid`.
     """
 
     def __init__(self, channels: int, squeezed: int, sigmoid: nn.Module) -> None:

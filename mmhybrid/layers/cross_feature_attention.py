@@ -1,7 +1,5 @@
 """Cross feature attention (XFA), in two forms whose cost is linear in the number of tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +9,7 @@ from mmhybrid.errors import ArgumentError
 def unit_length(x: Tensor, dim: int) -> Tensor:
     """Divides by the length along a dimension, which is taken in single precision or better.
 
-    :func:`torch.nn.functional.normalize` does the same, several times slower along thousands of
-    tokens that do not lie side by side in memory.
+    :func:`torch.nn.functional.normalize` is several times slower where that is strided.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     squared = wide.square().sum(dim, keepdim=True)
@@ -27,12 +24,8 @@ class CrossCovarianceAttention(nn.Module):
 
     .. math:: Y^T = softmax(\tau\, \hat{Q}^T \hat{K})\, V^T
 
-    The map is d x d. This is the attention of XCiT (https://arxiv.org/abs/2106.09681).
-
-    Args:
-        channels: D of the (..., N, D) input and output.
-        num_heads: heads; must divide D.
-        output_projection: whether a linear layer follows.
+    The map is d x d. This is the attention of XCiT (https://arxiv.org/abs/2106.09681). Input and
+    output are (..., N, channels); ``num_heads`` divides ``channels``.
     """
 
     def __init__(self, channels: int, num_heads: int = 4, output_projection: bool = False) -> None:
@@ -68,12 +61,8 @@ class ContextScoreAttention(nn.Module):
               Y = \lambda\, \hat{Q} \odot g \odot V + V
 
     The context is the mean over the tokens, not their sum, so that weights that were learned at one
-    image size mean the same at another.
-
-    Args:
-        channels: D of the (..., N, D) input and output.
-        num_heads: unused, as there is one context; taken so that both forms are made alike.
-        output_projection: whether a linear layer follows.
+    image size mean the same at another. There is one context: ``num_heads`` is taken so that both
+    forms are made alike.
     """
 
     def __init__(self, channels: int, num_heads: int = 1, output_projection: bool = False) -> None:

@@ -8,11 +8,8 @@ https://arxiv.org/abs/2407.19394. A module D bypasses N consecutive blocks B (eq
     x_{j+N} = B_{j+N-1}(\dots B_j(x_j)) + \sum_k D_k(x_j), \qquad
     D_k(x) = \mathrm{DWConv}_k(\mathrm{BN}(\mathrm{GELU}(x)))
 
-It starts at the residual stream itself, before the block's first normalisation, and sees the whole
-map: no windows, no shift, no padding to windows. A class token gets nothing.
+It starts before the block's first normalisation and sees the whole map. Class tokens get nothing.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,15 +22,7 @@ from mmhybrid.layers.norm import build_norm
 
 
 class DepthwiseShortcut(nn.Module):
-    """GELU, batch normalisation and depth-wise convolution, once for each kernel size, summed.
-
-    Args:
-        channels: C of the (B, L, C) tokens.
-        kernel_sizes: one parallel branch each, with its own normalisation; odd numbers.
-        norm_cfg: of the batch normalisations, see :func:`mmhybrid.layers.norm.build_norm`.
-        zero_init: start the convolutions at zero, so that the shortcut adds nothing at first.
-            The paper does not: its shortcut is active from the first step.
-    """
+    """GELU, batch normalisation and depth-wise convolution, once for each kernel size, summed."""
 
     def __init__(
         self,
@@ -53,13 +42,7 @@ class DepthwiseShortcut(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:
-        """What the shortcut adds.
-
-        Args:
-            tokens: (B, num_class_tokens + H * W, C), rows of the map one after the other.
-            size: H and W.
-            num_class_tokens: leading tokens that are no part of the map; they get zeros.
-        """
+        """What is added to (B, num_class_tokens + H * W, C); class tokens come first, get zeros."""
         grid = tokens[:, num_class_tokens:].transpose(1, 2).unflatten(2, size)  # (B, C, H, W)
         grid = F.gelu(grid)
         added = sum(conv(norm(grid)) for norm, conv in zip(self.norms, self.convs, strict=True))
@@ -69,12 +52,10 @@ class DepthwiseShortcut(nn.Module):
 class IdentityShortcut(nn.Module):
     """Adds what enters the block once more: the paper's ablation of the convolution (Table 2).
 
-    It has no parameters. The class token gets nothing, as from the other shortcut; the paper does
-    not say.
+    The paper does not say what a class token gets: nothing, as from the other shortcut.
     """
 
     def forward(self, tokens: Tensor, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:
-        """See :meth:`DepthwiseShortcut.forward`."""
         return F.pad(tokens[:, num_class_tokens:], (0, 0, num_class_tokens, 0))
 
 
@@ -84,17 +65,16 @@ class DepthwiseShortcuts(nn.ModuleList):
     Where ``span`` does not divide the number of blocks, the last shortcut bypasses the remainder.
 
     Args:
-        channels: of the tokens.
-        num_blocks: of the stage.
-        kernel_sizes: of each shortcut; ``()`` for a stage without any; ``'identity'`` for shortcuts
-            without a convolution, see :class:`IdentityShortcut`.
-        span: blocks that a shortcut bypasses, or ``'stage'`` for all of them.
-        norm_cfg: of the batch normalisations.
-        zero_init: start with shortcuts that add nothing.
-
-    Raises:
-        ArgumentError: a kernel size is not odd and positive, ``span`` is not at least 1, or an
-            identity is to start at zero.
+        channels (int): C of the (B, L, C) tokens.
+        num_blocks (int): Of the stage.
+        kernel_sizes (Sequence[int] | str): Odd, one for each parallel branch of a shortcut; ``()``
+            for the plain host, ``'identity'`` for an :class:`IdentityShortcut`. In backbones
+            ``dw_kernel_sizes``, which defaults to (3,).
+        span (int | str): Blocks that a shortcut bypasses, or ``'stage'`` for all of them. In
+            backbones ``dw_span``, which defaults to 1.
+        norm_cfg (dict): Batch normalisations, see :func:`mmhybrid.layers.norm.build_norm`.
+        zero_init (bool): Whether the convolutions start at zero, so that a pretrained model starts
+            unchanged. The paper's shortcut is active from the first step. Defaults to False.
     """
 
     def __init__(
@@ -127,12 +107,12 @@ class DepthwiseShortcuts(nn.ModuleList):
         self.span = num_blocks if span == "stage" else min(span, num_blocks)
         self.num_blocks = num_blocks
         if kernel_sizes:
-            for _ in range(0, num_blocks, self.span):
-                self.append(
-                    IdentityShortcut()
-                    if identity
-                    else DepthwiseShortcut(channels, kernel_sizes, norm_cfg, zero_init)
-                )
+            self.extend(
+                IdentityShortcut()
+                if identity
+                else DepthwiseShortcut(channels, kernel_sizes, norm_cfg, zero_init)
+                for _ in range(0, num_blocks, self.span)
+            )
 
     def groups(self) -> Iterator[tuple[range, DepthwiseShortcut | IdentityShortcut | None]]:
         """The indices of the blocks that each shortcut bypasses, and the shortcut."""
@@ -153,15 +133,9 @@ class DepthwiseShortcuts(nn.ModuleList):
         *block_inputs: Any,
         num_class_tokens: int = 0,
     ) -> Tensor:
-        """Runs the blocks of the stage with their shortcuts.
+        """Runs ``block(tokens, *block_inputs)`` for all blocks, with their shortcuts.
 
-        Args:
-            blocks: called as ``block(tokens, *block_inputs)``.
-            tokens: (B, num_class_tokens + H * W, C).
-            size: H and W.
-            run_block: calls a module; gradient checkpointing happens here, of blocks and shortcuts
-                alike.
-            num_class_tokens: leading tokens that the shortcuts leave alone.
+        ``run_block`` calls a module; gradient checkpointing of blocks and shortcuts happens there.
         """
         for indices, shortcut in self.groups():
             bypassing = tokens

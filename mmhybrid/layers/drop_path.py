@@ -1,8 +1,5 @@
 """Stochastic depth."""
 
-from __future__ import annotations
-
-import torch
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
@@ -12,9 +9,6 @@ class DropPath(nn.Module):
     """Drops a residual branch for whole samples, and scales the rest so that the mean stays.
 
     Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382.
-
-    Args:
-        rate: probability of dropping, in [0, 1).
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -28,7 +22,7 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep).div_(keep)
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3g}"

@@ -1,7 +1,5 @@
 """Input-dependent depth-wise convolution (IDConv)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -14,18 +12,10 @@ from mmhybrid.layers.conv_norm import ConvNorm
 class InputDependentDepthwiseConv(nn.Module):
     """A depth-wise convolution whose kernel and bias are mixed anew for every image.
 
-    TransXNet (https://arxiv.org/abs/2310.19380). A bank of G kernels is mixed by
-    weights that a small bottleneck (the gate) predicts from the input pooled to the kernel's own
-    size, for each kernel position; the bias is mixed likewise from the global mean.
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        kernel_size: K, odd.
-        num_groups: G, kernels in the bank.
-        reduction_ratio: how much narrower the gate is.
-        norm_cfg: of the normalisation in the gate. The gate runs twice a step (once for the kernel,
-            once for the bias), so in training its running statistics are updated twice, as in the
-            published code.
+    TransXNet (https://arxiv.org/abs/2310.19380). A bank of ``num_groups`` kernels of odd size K is
+    mixed by weights that a bottleneck (the gate) predicts from the input pooled to K x K, for each
+    kernel position; the bias is mixed likewise from the global mean. So the gate runs twice a step,
+    and in training its running statistics are updated twice, as in the published code.
     """
 
     def __init__(
@@ -68,9 +58,8 @@ class InputDependentDepthwiseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.kernels(x)
         if _is_faster_one_by_one(x):
-            return torch.cat(
-                [self._convolve(*one) for one in zip(x.split(1), weight, bias, strict=True)]
-            )
+            images = zip(x.split(1), weight, bias, strict=True)
+            return torch.cat([self._convolve(*one) for one in images])
         # One grouped convolution over all images is as fast as a static depth-wise one.
         return self._convolve(x.reshape(1, -1, *x.shape[2:]), weight, bias).reshape(x.shape)
 
@@ -83,9 +72,9 @@ class InputDependentDepthwiseConv(nn.Module):
 def _is_faster_one_by_one(x: Tensor) -> bool:
     """Whether images are better convolved one after the other.
 
-    On a CPU a large map is channels last, and all images in one convolution would be no more:
-    the copy there and back costs more than the calls. Measured on two threads, with a batch of 2
-    or 8, forward and backward: 1.2 to 1.7 times as fast at 28x28 and above, slower at 14x14.
+    On a CPU a large map is channels last, and all images in one convolution would be no more: the
+    copy there and back costs more than the calls (two threads, batches of 2 and 8, forward and
+    backward: 1.2 to 1.7 times as fast from 28x28, slower at 14x14).
     """
     return (
         x.device.type == "cpu"

@@ -1,7 +1,5 @@
 """Dynamic multi-level attention (DMA)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,19 +23,20 @@ class DynamicMultiLevelAttention(nn.Module):
     .. math:: X' &= X + Conv_{1x1}(ReLU(BN(merge_i\, DW_i(Conv_{1x1}(X))))) \\
               Y &= Sigmoid(FC(ReLU(FC(mean(X))))) \cdot Conv_{1x1}(X')
 
-    :class:`mmhybrid.backbones.DMFormer` says of each argument why it is what it is.
+    ``docs/reconstructions.md`` says of each argument why it is what it is.
 
     Args:
-        channels: C of the (B, C, H, W) input and output.
-        expand: channels of the first 1x1 convolution over C.
-        merge: ``'concat'`` and ``'sum'`` give every branch all channels, and concatenate or add
-            what they make of them; ``'split'`` gives each branch a share of the channels, the first
-            one the remainder.
-        kernel_sizes: of the branches, odd.
-        dilations: of the branches.
-        gate_reduction: C over the hidden channels of the gate; None leaves out the gate.
-        output_conv: whether there is a 1x1 convolution after the inner residual.
-        norm_cfg: of the normalisation after the branches.
+        channels (int): C of the (B, C, H, W) input and output.
+        expand (int): Channels of the first 1x1 convolution over C. Defaults to 1.
+        merge (str): ``'concat'`` and ``'sum'`` give every branch all channels, and concatenate or
+            add what they make of them; ``'split'`` gives each branch a share of the channels, the
+            first one the remainder. Defaults to ``'concat'``.
+        kernel_sizes, dilations (Sequence[int]): Of the branches; kernel sizes are odd. Default to
+            (3, 5, 7) and (1, 2, 3).
+        gate_reduction (int | None): C over hidden channels of the gate; None for no gate. Defaults
+            to 8.
+        output_conv (bool): Whether a 1x1 convolution follows the inner residual. Defaults to True.
+        norm_cfg (dict): Normalisation after the branches.
     """
 
     def __init__(
@@ -78,11 +77,9 @@ class DynamicMultiLevelAttention(nn.Module):
         self.act = nn.ReLU()
         self.reduce = nn.Conv2d(merged, channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1) if output_conv else nn.Identity()
-        self.gate = (
-            ChannelGate(channels, max(channels // gate_reduction, 1), nn.Sigmoid())
-            if gate_reduction
-            else None
-        )
+        self.gate = None
+        if gate_reduction:
+            self.gate = ChannelGate(channels, max(channels // gate_reduction, 1), nn.Sigmoid())
 
     def levels(self, x: Tensor) -> Tensor:
         """The merged output of the branches: (B, C, H, W) to (B, M, H, W)."""

@@ -1,7 +1,5 @@
 """Maps of four sizes from the single map of a plain transformer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,12 +11,7 @@ class SimpleFeaturePyramid(nn.Module):
     """The simple feature pyramid of ViTDet, https://arxiv.org/abs/2203.16527, without its neck.
 
     Level 0 is four times as large as the map and has C / 4 channels, level 1 is twice as large and
-    has C / 2 channels (transposed convolutions), level 2 is the map, level 3 half of it (max
-    pooling).
-
-    Args:
-        channels: C of the (B, C, h, w) input; a multiple of 4.
-        levels: which of 0 to 3 to build and to return.
+    has C / 2 channels, level 2 is the map, level 3 half of it. ``levels`` are those to return.
     """
 
     def __init__(self, channels: int, levels: Sequence[int]) -> None:

@@ -1,47 +1,25 @@
 """Batch normalisation over the images of all processes, on CPUs too."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; the gradient is summed likewise."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
 @MODELS.register_module()
 class GlooSyncBatchNorm(nn.BatchNorm2d):
-    """What :class:`torch.nn.SyncBatchNorm` computes, where that refuses: without GPUs.
-
-    Takes its place in runs of several processes on CPUs. Arguments are those of
-    :class:`torch.nn.BatchNorm2d`.
-    """
+    """What :class:`torch.nn.SyncBatchNorm` computes, where that refuses: on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # only where there are processes
+
         dims = [0, 2, 3]
-        count = _SumOverProcesses.apply(x.new_tensor([x.numel() / x.shape[1]]))
-        mean = _SumOverProcesses.apply(x.sum(dims)) / count
+        count = all_reduce(x.new_tensor([x.numel() / x.shape[1]]))
+        mean = all_reduce(x.sum(dims)) / count
         centred = x - mean[:, None, None]
-        variance = _SumOverProcesses.apply((centred * centred).sum(dims)) / count
+        variance = all_reduce((centred * centred).sum(dims)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum

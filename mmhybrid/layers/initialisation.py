@@ -1,7 +1,5 @@
 """How layers start."""
 
-from __future__ import annotations
-
 import math
 
 from torch import nn
@@ -10,9 +8,8 @@ from torch import nn
 def init_convolutions(model: nn.Module) -> None:
     """Normal weights with variance 2 / (outputs that an input value meets), and no bias.
 
-    He et al., https://arxiv.org/abs/1502.01852. Unlike
-    :func:`torch.nn.init.kaiming_normal_` it counts the outputs within a group, so that depth-wise
-    convolutions do not start near zero.
+    He et al., https://arxiv.org/abs/1502.01852, but with the outputs counted within a group, so
+    that depth-wise convolutions do not start near zero.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

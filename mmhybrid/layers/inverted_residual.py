@@ -1,7 +1,5 @@
 """The block of MobileNetV3."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -17,14 +15,11 @@ class InvertedResidual(nn.Module):
     MobileNetV3 (https://arxiv.org/abs/1905.02244). The input is added where the shapes agree.
 
     Args:
-        in_channels, out_channels: of (B, C, H, W).
-        stride: of the depth-wise convolution.
-        expand_ratio: hidden channels over ``in_channels``.
-        kernel_size: of the depth-wise convolution, odd.
-        squeeze_excitation: whether hidden channels are weighted by a gate of a quarter of them,
-            rounded to a multiple of 8.
-        activation: makes the activation after the first two convolutions.
-        norm_cfg: of all normalisations.
+        stride, kernel_size (int): Of the depth-wise convolution. Default to 1 and 3.
+        expand_ratio (int): Hidden channels over ``in_channels``. Defaults to 4.
+        squeeze_excitation (bool): Whether hidden channels are weighted by a gate of a quarter of
+            them, rounded to a multiple of 8. Defaults to True.
+        activation (Callable[[], nn.Module]): Makes what follows the first two convolutions.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """A learned scale and shift of a residual branch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -9,18 +7,13 @@ from torch import Tensor, nn
 class LayerScale(nn.Module):
     """``weight * x + bias`` per channel, of (B, C, H, W).
 
-    LayerScale is from CaiT (https://arxiv.org/abs/2103.17239); TransXNet adds the bias.
-
-    Args:
-        channels: C.
-        init: initial weight; the bias starts at 0.
-        bias: whether there is one.
+    LayerScale is from CaiT (https://arxiv.org/abs/2103.17239); TransXNet adds the bias. The weight
+    starts at ``init``, the bias at 0.
     """
 
     def __init__(self, channels: int, init: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
-        # The shape of a depth-wise 1x1 convolution, as which the authors wrote it: their
-        # checkpoints fit.
+        # The shape of a depth-wise 1x1 convolution, which it is in the authors' checkpoints.
         self.weight = nn.Parameter(torch.full((channels, 1, 1, 1), float(init)))
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
 

@@ -1,7 +1,5 @@
 """Batch normalisation that also trains on a single value per channel, and how a config names it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +16,8 @@ from mmhybrid.errors import ArgumentError
 class _SingleValueNorm:
     """Normalises one value per channel with the running statistics.
 
-    The statistics of one value are meaningless (its variance is zero), and PyTorch refuses to train
-    on them. This happens wherever a global pool meets a batch of one image. Synchronised across
-    processes there are more values, and the usual path is taken.
+    PyTorch refuses to train on one value, whose variance is zero. This happens wherever a global
+    pool meets a batch of one image. Synchronised across processes there are more.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,14 +54,9 @@ class LayerNorm2d(nn.LayerNorm):
 def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     """Builds the normalisation that a config asks for.
 
-    Args:
-        norm_cfg: ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``), ``'LN2d'`` or
-            the name of a class registered in ``MODELS`` that takes the number of channels;
-            ``requires_grad`` freezes the affine parameters; the rest goes to the constructor.
-        channels: number of channels.
-
-    Raises:
-        KeyError: the type is neither known here nor registered.
+    ``type`` is ``'BN'``, ``'SyncBN'``, ``'GN'`` (with ``num_groups``), ``'LN2d'`` or the name of a
+    class registered in ``MODELS`` that takes the number of channels. ``requires_grad=False``
+    freezes the affine parameters. The rest goes to the constructor.
     """
     cfg = dict(norm_cfg)
     name = cfg.pop("type")
@@ -83,18 +75,21 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
             "in MODELS (import mmcv.cnn for more)"
         )
     norm = norm_class(channels, **cfg)
-    for parameter in norm.parameters():
-        parameter.requires_grad = requires_grad
-    return norm
+    return norm.requires_grad_(requires_grad)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Lets batch normalisations keep their running statistics while the rest trains."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.eval()
 
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisations still normalise with the batch, but leave their running
-    statistics alone.
+    """Inside, batch normalisations use the batch but leave their running statistics alone.
 
-    For the second pass of gradient checkpointing, which must compute what the first one did and
-    change nothing.
+    The second pass of gradient checkpointing computes what the first one did and changes nothing.
     """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     settings = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,7 +1,5 @@
 """Overlapping spatial reduction attention (OSRA)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,15 +12,9 @@ from mmhybrid.layers.relative_position import RelativePosition, attention_with_p
 class OverlappingSpatialReductionAttention(nn.Module):
     """Self-attention whose keys and values come from overlapping patches.
 
-    TransXNet (https://arxiv.org/abs/2310.19380). The map that keys and values are
-    made of is reduced by a depth-wise convolution with kernel ``sr_ratio + 3`` and stride
-    ``sr_ratio``, then refined by a 3x3 depth-wise convolution that is added to it.
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        num_heads: heads; must divide C.
-        sr_ratio: how much smaller the map of keys is, in each direction; 1, 2, 4 or 8.
-        norm_cfg: of the normalisations after the reducing convolutions.
+    TransXNet (https://arxiv.org/abs/2310.19380). The map that keys and values are made of is
+    reduced by a depth-wise convolution with kernel ``sr_ratio + 3`` and stride ``sr_ratio``, then
+    refined by a 3x3 depth-wise convolution that is added to it.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Padding of maps to whole patches and whole windows."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +20,6 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 
 def count_of(side: int, multiple: int) -> int:
     """How many patches or windows of this size it takes to cover a side."""
-    # Of the ways to divide and round up, the one that PyTorch simplifies when sides are symbolic
-    # and divided again and again. Others make torch.compile and torch.export very slow.
+    # The one way to divide and round up that PyTorch simplifies when sides are symbolic and divided
+    # again and again. Others make torch.compile and torch.export very slow.
     return (side - 1) // multiple + 1

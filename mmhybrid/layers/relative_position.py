@@ -12,8 +12,6 @@ along one side, made once a stage; :math:`V` is a constant of the shape. Where t
 is, it is used as it is; a small one may be made whole, once a stage.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -28,8 +26,8 @@ class RelativePosition(NamedTuple):
 
     Attributes:
         table: (1, heads, N_q, N_k), what is added to the scores; None where it is folded instead.
-        query: (1, heads, N_q, R), the columns that queries get; None where there is a table.
-        key: (N_k, R), the columns that keys get; None where there is a table.
+        query, key: (1, heads, N_q, R) and (N_k, R), the columns that queries and keys get; None
+            where there is a table.
     """
 
     table: Tensor | None
@@ -38,16 +36,9 @@ class RelativePosition(NamedTuple):
 
 
 def fit_relative_position(table: Tensor, num_queries: int, num_keys: int) -> RelativePosition:
-    """Fits a table of relative positions to a feature map, once for all blocks of a stage.
-
-    Args:
-        table: (1, heads, queries, keys), as learned.
-        num_queries: positions of the map.
-        num_keys: positions of the reduced map that keys come from.
-    """
+    """Fits a (1, heads, queries, keys) table to a feature map, once for all blocks of a stage."""
     rows, columns = table.shape[-2:]
-    # An exported graph serves all sizes, so it cannot ask whether the table happens to fit; folding
-    # is exact there too.
+    # An exported graph serves all sizes and cannot ask whether the table fits; folding is exact.
     if not torch.compiler.is_exporting() and (num_queries, num_keys) == (rows, columns):
         return RelativePosition(table, None, None)
     identity = torch.eye(columns, dtype=table.dtype, device=table.device)[None, None]
@@ -63,9 +54,8 @@ def _is_faster_whole(table: Tensor, num_queries: int, num_keys: int) -> bool:
 
     On a CPU without gradients, masked attention is twice as fast as folded attention, which is
     three times as wide; while the table is not larger than the other maps of a network, making it
-    costs less than that gains. Measured on two threads, all blocks of a stage, made and used
-    against folded: 16 against 27 ms in the first stage at 512x512, 248 against 313 ms in the third
-    at 800x1344. Gradients of a mask would cost more than they gain.
+    costs less than that gains (two threads, all blocks of a stage: 16 against 27 ms in the first at
+    512x512, 248 against 313 ms in the third at 800x1344). Gradients of a mask cost more.
     """
     return (
         table.device.type == "cpu"
@@ -76,16 +66,7 @@ def _is_faster_whole(table: Tensor, num_queries: int, num_keys: int) -> bool:
 
 
 def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativePosition) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + P) v``.
-
-    Args:
-        q: (B, heads, N_q, d).
-        k, v: (B, heads, N_k, d).
-        position: from :func:`fit_relative_position` for (N_q, N_k).
-
-    Returns:
-        (B, heads, N_q, d).
-    """
+    """``softmax(q k^T / sqrt(d) + P) v`` of (B, heads, N_q, d) and twice (B, heads, N_k, d)."""
     batch, heads, _, dim = q.shape
     if position.table is not None:
         table = position.table.to(q.dtype)
@@ -95,8 +76,7 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
             return scores.softmax(dim=-1) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=table.detach())
     width = dim + position.key.shape[-1]
-    # Fused kernels want one width for queries, keys and values, a multiple of 8; zeros change
-    # nothing.
+    # Fused kernels want one width for all three, a multiple of 8; zeros change nothing.
     pad = -width % 8
     position_q = F.pad(position.query, (0, pad)).to(q.dtype).expand(batch, -1, -1, -1)
     position_k = F.pad(position.key, (0, pad)).to(k.dtype).expand(batch, heads, -1, -1)

@@ -1,35 +1,23 @@
 """Dual dynamic token mixer (D-Mixer)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
-from mmhybrid.layers.memory_format import prefer_channels_last
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
 
 
 class DualDynamicTokenMixer(nn.Module):
-    """Half of the channels through the dynamic convolution, half through attention, then both
-    mixed.
+    """Half of the channels through the dynamic convolution, half through attention, then mixed.
 
-    TransXNet (https://arxiv.org/abs/2310.19380). The mixing is the squeezed token
-    enhancer (STE): a 3x3 depth-wise convolution and a bottleneck across channels, added to their
-    input.
-
-    Args:
-        channels: C of the (B, C, H, W) input and output, even.
-        num_heads: of the attention.
-        sr_ratio: of the attention.
-        kernel_size: of the dynamic convolution.
-        num_groups: of the dynamic convolution.
-        norm_cfg: of all normalisations.
+    TransXNet (https://arxiv.org/abs/2310.19380). The mixing is the squeezed token enhancer (STE): a
+    3x3 depth-wise convolution and a bottleneck across channels, added to their input.
     """
 
     def __init__(

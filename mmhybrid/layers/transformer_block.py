@@ -1,6 +1,6 @@
 """The block of a plain vision transformer, with the additions of CaiT."""
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,9 @@ class Attention(nn.Module):
     """Multi-head attention of tokens to themselves and to a context.
 
     Queries, keys and values have no bias, as in vit-pytorch, on which the published shortcut models
-    are built.
-
-    Args:
-        channels: C of the (B, L, C) tokens.
-        num_heads: must divide C.
-        talking_heads: mix the heads before and after the softmax by learned matrices
-            (https://arxiv.org/abs/2003.02436). The matrix of scores then has to exist; without, the
-            attention is fused.
+    are built. ``talking_heads`` are mixed before and after the softmax by learned matrices
+    (https://arxiv.org/abs/2003.02436). The matrix of scores then has to exist; without, the
+    attention is fused.
     """
 
     def __init__(self, channels: int, num_heads: int, talking_heads: bool = False) -> None:
@@ -56,12 +51,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them.
-
-    Args:
-        channels: C of the (..., C) input and output.
-        hidden_channels: between the layers.
-    """
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -75,15 +65,8 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a feed-forward network, each a residual with a layer normalisation first.
 
-    Args:
-        channels: C of the (B, L, C) tokens.
-        num_heads: of the attention.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        drop_path_rate: of both residuals.
-        talking_heads: see :class:`Attention`.
-        layer_scale_init: initial scale of both residuals; None for no scale.
-        layer_dropout: probability, in [0, 1), with which a sample skips the block in training.
-            Shortcuts around the block stay.
+    ``layer_scale_init`` is the initial scale of both residuals. With the probability
+    ``layer_dropout``, in [0, 1), a sample skips the block in training, but not shortcuts around it.
     """
 
     def __init__(
@@ -96,12 +79,13 @@ class TransformerBlock(nn.Module):
         talking_heads: bool = False,
         layer_scale_init: float | None = None,
         layer_dropout: float = 0.0,
+        attn: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= layer_dropout < 1:
             raise ArgumentError(f"layer_dropout lies in [0, 1), not {layer_dropout}")
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = Attention(channels, num_heads, talking_heads)
+        self.attn = attn or Attention(channels, num_heads, talking_heads)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
@@ -111,8 +95,8 @@ class TransformerBlock(nn.Module):
             self.scale1 = nn.Parameter(torch.full((1, 1, channels), float(layer_scale_init)))
             self.scale2 = nn.Parameter(torch.full((1, 1, channels), float(layer_scale_init)))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps (B, L, C) to the same; ``context`` is (B, M, C), for class attention."""
+    def forward(self, x: Tensor, context: Any = None) -> Tensor:
+        """Maps (B, L, C) to the same; ``context`` is of the attention, (B, M, C) for CaiT's."""
         out = x + self.drop_path(_scaled(self.attn(self.norm1(x), context), self.scale1))
         out = out + self.drop_path(_scaled(self.mlp(self.norm2(out)), self.scale2))
         if self.layer_dropout > 0 and self.training:

@@ -1,7 +1,5 @@
 """A depth-wise convolution that stays fast where it reaches far beyond the border."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,23 +11,13 @@ class WideDepthwiseConv(nn.Conv2d):
     """A depth-wise convolution of odd size that keeps height and width, padding with zeros.
 
     A CPU's fast kernel refuses a rim of more than 6 zeros, such as a 7x7 kernel of dilation 3
-    wants, and what takes its place is six times as slow. A map that has its rim already goes
-    through the fast one.
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        kernel_size: odd.
-        dilation: distance of the kernel's values, in pixels.
+    wants, for one six times as slow. A map that has its rim already goes through the fast one.
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
+        rim = dilation * (kernel_size // 2)
         super().__init__(
-            channels,
-            channels,
-            kernel_size,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
-            groups=channels,
+            channels, channels, kernel_size, padding=rim, dilation=dilation, groups=channels
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Attention within (shifted) windows, of Swin Transformer."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -13,11 +11,10 @@ from mmhybrid.layers.padding import count_of
 
 
 class Windows(NamedTuple):
-    """How windows cut a map of H x W tokens, made once for all blocks of a stage.
+    """How windows of N tokens cut a map of H x W tokens, made once for all blocks of a stage.
 
     Attributes:
-        gather: (windows * N,), for every place in every window of N tokens, which token it holds:
-            0 to H * W - 1, or H * W for zeros.
+        gather: (windows * N,), which token each place holds: 0 to H * W - 1, or H * W for zeros.
         scatter: (H * W,), for every token, its place in the windows.
         mask: (windows, N, N), added to the scores; None for windows that are not shifted.
     """
@@ -32,13 +29,8 @@ def cut_windows(
 ) -> Windows:
     """Cuts a map into windows; those that hang over its lower and right edge are filled with zeros.
 
-    Args:
-        height, width: of the map.
-        window_size: side of the windows.
-        shifted: shift the windows by half their size, except along a side that fits in one window.
-            What is cut off on one edge shares windows with what is missing at the other, and the
-            mask keeps them apart.
-        device: of the result.
+    ``shifted`` ones are moved by half their size, except along a side that fits in one window. What
+    is cut off on one edge shares windows with what is missing at the other; a mask separates them.
     """
     rows, columns = count_of(height, window_size), count_of(width, window_size)
     shift = window_size // 2 if shifted else 0
@@ -63,9 +55,8 @@ def cut_windows(
     scatter = scatter + row_to % window_size * window_size + column_to % window_size
     if not shifted:
         return Windows(gather, scatter, None)
-    region = 3 * _region(row, rows, down, window_size) + _region(
-        column, columns, right, window_size
-    )
+    region = 3 * _region(row, rows, down, window_size)
+    region = region + _region(column, columns, right, window_size)
     region = region.unflatten(0, (rows * columns, window_size**2))
     # The published -100, not minus infinity: pretrained weights know it.
     return Windows(gather, scatter, (region[:, None] != region[:, :, None]) * -100.0)
@@ -89,11 +80,6 @@ class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
     Swin Transformer, https://arxiv.org/abs/2103.14030.
-
-    Args:
-        channels: C of the (B, L, C) tokens.
-        num_heads: must divide C.
-        window_size: side of the square windows.
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:

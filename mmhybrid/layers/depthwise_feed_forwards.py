@@ -1,22 +1,39 @@
-"""Multi-scale feed-forward network (MS-FFN)."""
-
-from __future__ import annotations
+"""Feed-forward networks with depth-wise convolutions."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.layers.channel_scale import ChannelScale
+from mmhybrid.layers.conv_norm import ChannelScale
 from mmhybrid.layers.norm import build_norm
+
+
+class DepthwiseFeedForward(nn.Module):
+    """1x1 convolution, 3x3 depth-wise convolution, GELU, 1x1 convolution.
+
+    The form of PVTv2 (https://arxiv.org/abs/2106.13797) and VAN (https://arxiv.org/abs/2202.09741).
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, depthwise: bool = True) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
+        self.dwconv = (
+            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
+            if depthwise
+            else nn.Identity()
+        )
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.dwconv(self.fc1(x))))
 
 
 class MultiScaleDepthwiseConv(nn.Module):
     """Depth-wise convolutions of several kernel sizes, each over its share of the channels.
 
-    Args:
-        channels: C of the (B, C, H, W) input and output; the first share takes the remainder.
-        kernel_sizes: odd sizes, one a share.
+    The first share takes the remainder.
     """
 
     def __init__(self, channels: int, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)) -> None:
@@ -32,21 +49,14 @@ class MultiScaleDepthwiseConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        shares = x.split(self.shares, dim=1)
-        return torch.cat(
-            [conv(share) for conv, share in zip(self.proj, shares, strict=True)], dim=1
-        )
+        shares = zip(self.proj, x.split(self.shares, dim=1), strict=True)
+        return torch.cat([conv(share) for conv, share in shares], dim=1)
 
 
 class MultiScaleFeedForward(nn.Module):
-    """Feed-forward network with multi-scale depth-wise convolutions between its two layers.
+    """Multi-scale feed-forward network (MS-FFN): depth-wise convolutions between its two layers.
 
     TransXNet (https://arxiv.org/abs/2310.19380).
-
-    Args:
-        channels: C of the (B, C, H, W) input and output.
-        hidden_channels: channels between the two layers.
-        norm_cfg: of all normalisations.
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, norm_cfg: dict[str, Any]) -> None:
