@@ -1,18 +1,13 @@
 """Layer-wise learning rate decay: the nearer to the input, the smaller the learning rate.
 
-mmdet's and mmsegmentation's constructors know ConvNeXt by the name of its class and refuse all
-others; mmpretrain's asks the model how deep a parameter lies, which its classifiers can tell and
-detectors and segmentors cannot. The one here asks the backbone, wherever it is in the model.
+mmdet's and mmsegmentation's constructors know ConvNeXt alone, and mmpretrain's classifiers alone.
+The one here asks the backbone, wherever it is in the model.
 """
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -42,10 +37,6 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, and all that MMEngine's
             constructor knows; the ``lr_mult`` of ``custom_keys`` multiplies the decayed rate.
 
-    Raises:
-        ArgumentError: No ``layer_decay_rate`` or ``lr``, or one out of range; or no part of the
-            model has ``get_layer_depth``.
-
     Example:
         >>> from mmengine.optim import build_optim_wrapper
         >>> from torch import nn
@@ -70,9 +61,7 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 "num_layers and decay_type are not needed here.)"
             )
         if self.base_lr is None:
-            raise ArgumentError(
-                "layer-wise decay needs the learning rate in the config: optimizer.lr"
-            )
+            raise ArgumentError("layer-wise decay needs the learning rate: optimizer.lr")
 
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any
@@ -81,8 +70,15 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             super().add_params(params, module, prefix, **options)
             return
-        with _warnings_only():  # MMEngine's line for each learning rate would not hold the decay.
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        # MMEngine's line for each learning rate would not hold the decay.
+        logger.setLevel(max(level, logging.WARNING))
+        try:
             super().add_params(params, module, **options)
+        finally:
+            logger.setLevel(level)
+        rate = self.paramwise_cfg["layer_decay_rate"]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         depths, head = layer_depths(module)
         groups: dict[str, dict[str, Any]] = {}
@@ -90,28 +86,20 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             (parameter,) = one.pop("params")
             depth = depths.get(names[id(parameter)], head)
             one["layer_depth"] = depth
-            one["lr"] = one.get("lr", self.base_lr) * self._rate ** (head - depth)
-            groups.setdefault(repr(sorted(one.items())), one | {"params": []})["params"].append(
-                parameter
-            )
+            one["lr"] = one.get("lr", self.base_lr) * rate ** (head - depth)
+            group = groups.setdefault(repr(sorted(one.items())), one | {"params": []})
+            group["params"].append(parameter)
         params[:] = groups.values()
-        print_log(
-            f"Layer-wise decay of {self._rate} over {head} layers: {len(params)} parameter groups "
-            f"with learning rates of {min(group['lr'] for group in params):.3g} to "
-            f"{max(group['lr'] for group in params):.3g}. tools/print_groups.py CONFIG shows them.",
-            logger="current",
+        rates = [group["lr"] for group in params]
+        logger.info(
+            f"Layer-wise decay of {rate} over {head} layers: {len(params)} parameter groups with "
+            f"learning rates of {min(rates):.3g} to {max(rates):.3g}. tools/print_groups.py CONFIG "
+            "shows them."
         )
-
-    @property
-    def _rate(self) -> float:
-        return self.paramwise_cfg["layer_decay_rate"]
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """Depth of each parameter, as the parts of the model with ``get_layer_depth`` say.
-
-    Args:
-        model (nn.Module): A detector, segmentor, classifier or any other that holds such a part.
 
     Returns:
         tuple[dict[str, int], int]: Depth by the parameter's name in the model, 0 for the stem, of
@@ -168,25 +156,11 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
         for index, group in enumerate(optimizer.param_groups)
         for parameter in group["params"]
     }
-    lines = [_line("group", "depth", "lr", "weight decay", "values", "name")]
+    columns = "{:>6} {:>6} {:>10} {:>12} {:>10} {}".format
+    lines = [columns("group", "depth", "lr", "weight decay", "values", "name")]
     for name, parameter in model.named_parameters():
         index, group = groups.get(id(parameter), ("frozen", {}))
         lr, decay = (f"{group[key]:.4g}" if group else "-" for key in ("lr", "weight_decay"))
         depth = group.get("layer_depth", "-")
-        lines.append(_line(index, depth, lr, decay, f"{parameter.numel():,}", name))
+        lines.append(columns(index, depth, lr, decay, f"{parameter.numel():,}", name))
     return lines
-
-
-def _line(group: Any, depth: Any, lr: str, decay: str, values: str, name: str) -> str:
-    return f"{group:>6} {depth:>6} {lr:>10} {decay:>12} {values:>10} {name}"
-
-
-@contextmanager
-def _warnings_only() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,9 +1,4 @@
-"""What can be wrong with a config, told before anything large is built.
-
-MMEngine finds the same when it builds or runs the part, and says it in a traceback.
-"""
-
-from __future__ import annotations
+"""What can be wrong with a config, told before anything large is built, and not in a traceback."""
 
 import difflib
 import inspect
@@ -23,13 +18,11 @@ from mmhybrid.registry import type_name, type_of
 
 PARTS = ("backbone", "neck", "data_preprocessor")
 ENDINGS = ("_head", "_roi_extractor")
+CLASSIFYING = ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
 
 
 def check_config(cfg: Config) -> None:
     """Look for names that do not exist and parts that do not fit together.
-
-    Args:
-        cfg: Complete.
 
     Raises:
         UserError: Says where, what was found, and what is allowed.
@@ -55,7 +48,7 @@ def check_model(cfg: Config) -> None:
 def _model_parts(
     where: str, node: Any, scope: str | None = None
 ) -> Iterator[tuple[str, Any, str | None]]:
-    """The model and its parts, those within parts too, each with the scope that it is built in."""
+    """The model and its parts, at any depth, each with the scope that it is built in."""
     if isinstance(node, list | tuple):
         for number, one in enumerate(node):
             yield from _model_parts(f"{where}[{number}]", one, scope)
@@ -104,7 +97,7 @@ def _arguments(part: Any) -> tuple[set[str], bool]:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -113,18 +106,18 @@ def _check_channels(cfg: Config) -> None:
     node = cfg.model.get("backbone")
     if not isinstance(node, dict):
         return
-    backbone_class = type_of(node, MODELS, cfg.get("default_scope"))
-    if not (inspect.isclass(backbone_class) and issubclass(backbone_class, HybridBackbone)):
+    found = type_of(node, MODELS, cfg.get("default_scope"))
+    if not (inspect.isclass(found) and issubclass(found, HybridBackbone)):
         return
     with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
         try:
             with torch.device("meta"):
                 backbone = registry.build(dict(node, init_cfg=None))
         except ArgumentError as error:
-            raise ArgumentError(f"model.backbone ({backbone_class.__name__}): {error}") from error
+            raise ArgumentError(f"model.backbone ({found.__name__}): {error}") from error
     given = list(backbone.feature_channels)
-    after = [key for key in ("neck", "decode_head", "auxiliary_head") if cfg.model.get(key)]
-    for key in after[:1] if "neck" in after else after:
+    heads = [key for key in ("decode_head", "auxiliary_head") if cfg.model.get(key)]
+    for key in ["neck"] if cfg.model.get("neck") else heads:
         for where, part, _ in _model_parts(f"model.{key}", cfg.model[key]):
             _compare_channels(where, part, given)
 
@@ -139,8 +132,7 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
                 f"(out_indices), numbered from 0"
             )
         given = [given[one] for one in indices]
-    if isinstance(expected, int) and index is not None:
-        expected = [expected]
+        expected = [expected] if isinstance(expected, int) else expected
     if not isinstance(expected, list | tuple):
         return
     if type_name(part) == "YOLOV3Neck":  # which counts from the last map
@@ -164,16 +156,12 @@ def _check_classes(cfg: Config) -> None:
         for where, part, _ in _model_parts("model", cfg.model):
             number = part.get("num_classes")
             key = where.rpartition(".")[2].partition("[")[0]
-            if key not in ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"):
+            if key not in CLASSIFYING or not isinstance(number, int) or number == classes:
                 continue
-            if isinstance(number, int) and number < classes:
+            message = f"{where}: num_classes={number}, but the training data has {classes} classes"
+            if number < classes:
                 raise UserError(
-                    f"{where}: num_classes={number}, but the training data has {classes} classes. "
-                    f"Set {where}.num_classes={classes}, or name the classes to train in the "
-                    "dataset's metainfo=dict(classes=[...])."
+                    f"{message}. Set {where}.num_classes={classes}, or name the classes to train "
+                    "in the dataset's metainfo=dict(classes=[...])."
                 )
-            if isinstance(number, int) and number > classes:
-                print_log(
-                    f"{where}: num_classes={number}, but the training data has {classes} classes",
-                    logger="current",
-                )
+            print_log(message, logger="current")
