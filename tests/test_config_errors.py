@@ -30,78 +30,46 @@ def config(name: str = "mask_rcnn_transxnet_t_coco", **options: Any) -> Config:
     return cfg
 
 
+# fmt: off
 WRONG = {
-    "unknown arch": (
-        dict(model__backbone__arch="tinny"),
-        r"model.backbone \(TransXNet\).*'tinny' is unknown.*'tiny'",
-    ),
-    "unknown key of arch": (
-        dict(model__backbone__arch=dict(_delete_=True, deptths=(1, 1, 1, 1))),
-        "'deptths'.*did you mean 'depths'",
-    ),
-    "unknown argument of the backbone": (
-        dict(model__backbone__frozen_stage=1),
+    "unknown arch": (dict(model__backbone__arch="tinny"),
+        r"model.backbone \(TransXNet\).*'tinny' is unknown.*'tiny'"),
+    "unknown key of arch": (dict(model__backbone__arch=dict(_delete_=True, deptths=(1, 1, 1, 1))),
+        "'deptths'.*did you mean 'depths'"),
+    "unknown argument of the backbone": (dict(model__backbone__frozen_stage=1),
         "model.backbone: TransXNet has no argument 'frozen_stage'; did you mean 'frozen_stages'"
-        ".* It takes arch, ",
-    ),
-    "unknown argument of the neck": (
-        dict(model__neck__out_channel=256),
-        "model.neck: FPN has no argument 'out_channel'; did you mean 'out_channels'",
-    ),
-    "unknown backbone": (
-        dict(model__backbone__type="TransXnet"),
-        "model.backbone: there is no type 'TransXnet'; did you mean 'TransXNet'",
-    ),
-    "unknown neck": (
-        dict(model__neck__type="FPNN"),
-        "model.neck: there is no type 'FPNN'; did you mean 'FPN'",
-    ),
-    "unknown head": (
-        dict(model__roi_head__bbox_head__type="Shared2FCBoxHead"),
-        "model.roi_head.bbox_head: .*did you mean 'Shared2FCBBoxHead'",
-    ),
-    "channels of the neck": (
-        dict(model__neck__in_channels=[256, 512, 1024, 2048]),
+        ".* It takes arch, "),
+    "unknown argument of the neck": (dict(model__neck__out_channel=256),
+        "model.neck: FPN has no argument 'out_channel'; did you mean 'out_channels'"),
+    "unknown backbone": (dict(model__backbone__type="TransXnet"),
+        "model.backbone: there is no type 'TransXnet'; did you mean 'TransXNet'"),
+    "unknown neck": (dict(model__neck__type="FPNN"),
+        "model.neck: there is no type 'FPNN'; did you mean 'FPN'"),
+    "unknown head": (dict(model__roi_head__bbox_head__type="Shared2FCBoxHead"),
+        "model.roi_head.bbox_head: .*did you mean 'Shared2FCBBoxHead'"),
+    "channels of the neck": (dict(model__neck__in_channels=[256, 512, 1024, 2048]),
         r"model.neck: in_channels=\[256, 512, 1024, 2048\], but model.backbone gives "
-        r"\[48, 96, 224, 448\]",
-    ),
-    "number of maps for the neck": (
-        dict(model__backbone__out_indices=(1, 2, 3)),
-        r"model.neck: in_channels=\[48, 96, 224, 448\].*gives \[96, 224, 448\].*out_indices",
-    ),
-    "out_indices out of range": (
-        dict(model__backbone__out_indices=(0, 1, 2, 4)),
-        r"model.backbone \(TransXNet\): .*out of range",
-    ),
-    "frozen_stages out of range": (
-        dict(model__backbone__frozen_stages=7),
-        "frozen_stages=7.*allowed are -1",
-    ),
-    "unknown norm": (
-        dict(model__backbone__norm_cfg=dict(type="BatchNorm")),
-        "norm_cfg asks for type='BatchNorm'; known are",
-    ),
-    "fewer classes in a head": (
-        dict(model__roi_head__bbox_head__num_classes=20),
-        "bbox_head: num_classes=20, but the training data has 80 classes",
-    ),
-    "unknown transform": (
-        dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
-        r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'",
-    ),
-    "unknown argument of a transform": (
-        dict(train_dataloader__dataset__pipeline__3__probb=0.5),
-        r"RandomFlip has no argument 'probb'; did you mean 'prob'",
-    ),
-    "unknown optimizer": (
-        dict(optim_wrapper__optimizer__type="AdmaW"),
-        "optim_wrapper.optimizer: there is no type 'AdmaW'; did you mean 'AdamW'",
-    ),
-    "unknown argument of the optimizer": (
-        dict(optim_wrapper__optimizer__weight_deacy=0.1),
-        "AdamW has no argument 'weight_deacy'; did you mean 'weight_decay'",
-    ),
+        r"\[48, 96, 224, 448\]"),
+    "number of maps for the neck": (dict(model__backbone__out_indices=(1, 2, 3)),
+        r"model.neck: in_channels=\[48, 96, 224, 448\].*gives \[96, 224, 448\].*out_indices"),
+    "out_indices out of range": (dict(model__backbone__out_indices=(0, 1, 2, 4)),
+        r"model.backbone \(TransXNet\): .*out of range"),
+    "frozen_stages out of range": (dict(model__backbone__frozen_stages=7),
+        "frozen_stages=7.*allowed are -1"),
+    "unknown norm": (dict(model__backbone__norm_cfg=dict(type="BatchNorm")),
+        "norm_cfg asks for type='BatchNorm'; known are"),
+    "fewer classes in a head": (dict(model__roi_head__bbox_head__num_classes=20),
+        "bbox_head: num_classes=20, but the training data has 80 classes"),
+    "unknown transform": (dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
+        r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
+    "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
+        r"RandomFlip has no argument 'probb'; did you mean 'prob'"),
+    "unknown optimizer": (dict(optim_wrapper__optimizer__type="AdmaW"),
+        "optim_wrapper.optimizer: there is no type 'AdmaW'; did you mean 'AdamW'"),
+    "unknown argument of the optimizer": (dict(optim_wrapper__optimizer__weight_deacy=0.1),
+        "AdamW has no argument 'weight_deacy'; did you mean 'weight_decay'"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -20,17 +20,9 @@ from mmhybrid.errors import ArgumentError
 class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Multiplies each learning rate by ``layer_decay_rate ** (layers between it and the head)``.
 
-    In a config of mmdet, mmsegmentation or mmpretrain::
-
-        optim_wrapper = dict(
-            constructor='mmhybrid.LayerwiseDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0))
-
-    ``tools/print_groups.py CONFIG`` prints what becomes of each parameter.
-
     Parameters outside of parts with ``get_layer_depth(name, prefix)``, which the backbones of
-    mmhybrid and most of mmpretrain's have, keep the learning rate of the optimizer. Parameters with
-    equal settings are put into one group.
+    mmhybrid and most of mmpretrain's have, keep the learning rate of the optimizer. Those with
+    equal settings are put into one group. ``tools/print_groups.py CONFIG`` prints all.
 
     Args:
         optim_wrapper_cfg (dict): As of MMEngine's constructor; its optimizer needs an ``lr``.
@@ -104,9 +96,6 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     Returns:
         tuple[dict[str, int], int]: Depth by the parameter's name in the model, 0 for the stem, of
         those inside such parts; and the depth of all others.
-
-    Raises:
-        ArgumentError: No part has the method, or one wraps a backbone that has not.
 
     Example:
         >>> from torch import nn

@@ -61,7 +61,6 @@ def _model_parts(
 
 
 def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> None:
-    """Compare a part's type and arguments with what exists."""
     if not isinstance(node, dict) or "type" not in node:
         return
     part = type_of(node, root, scope)
@@ -102,7 +101,6 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _check_channels(cfg: Config) -> None:
-    """Compare the channels of the backbone's maps with those that the next part expects."""
     node = cfg.model.get("backbone")
     if not isinstance(node, dict):
         return
@@ -145,7 +143,6 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
 
 
 def _check_classes(cfg: Config) -> None:
-    """Compare the classes of the training data with those of the heads."""
     for _, dataset in datasets_of(cfg, ("train_dataloader",)):
         if "Panoptic" in type_name(dataset):
             continue  # its heads share the classes

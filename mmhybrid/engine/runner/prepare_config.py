@@ -1,7 +1,4 @@
-"""From the arguments of a command line to a config that a Runner takes.
-
-A step takes a config and returns another; it never changes the one that it was given.
-"""
+"""From the arguments of a command line to a config; no step changes the one that it is given."""
 
 from argparse import Namespace
 from copy import deepcopy
@@ -92,7 +89,6 @@ def _load(args: Namespace) -> Config:
 
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:
-    """Train with automatic mixed precision in ``dtype``, ``'float16'`` or ``'bfloat16'``."""
     _check_gpu()
     cfg = deepcopy(cfg)
     wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
@@ -131,11 +127,7 @@ def with_resume(cfg: Config, resume: str) -> Config:
 
 
 def with_safeguards(cfg: Config) -> Config:
-    """Have a training run lose nothing; see ``docs/recovery.md``.
-
-    Hooks, loops and samplers of one's own stay as they are. ``None`` in the config leaves a
-    safeguard out: ``default_hooks = dict(non_finite=None)``.
-    """
+    """Have a training run lose nothing, as ``docs/recovery.md`` says."""
     cfg = deepcopy(cfg)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
@@ -195,7 +187,6 @@ def for_its_processes(cfg: Config) -> Config:
 
 
 def with_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> Config:
-    """Draw the predictions of a test run, in a window or into files."""
     if cfg.default_hooks.get("visualization") is None:
         raise UserError("--show and --show-dir need default_hooks.visualization in the config")
     cfg = deepcopy(cfg)

@@ -4,8 +4,7 @@ What changes:
 
 * Data: images of coloured shapes, drawn in the format that the config reads, unless
   ``--data-root`` names real data. Loaders read in the main process.
-* Size: every size in pixels in the pipelines, the data preprocessor and the test settings shrinks
-  by one factor, the one that brings the config's own image size to ``size``.
+* Size: every size in pixels shrinks by one factor, so that the config's image size is ``size``.
 * Boxes: a second stage trains on 128 of an image's proposals instead of 512. Its cost does not
   shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
@@ -26,7 +25,6 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import Runner
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
 from mmhybrid.datasets.synthetic import draw_data
@@ -56,15 +54,11 @@ CLASSIFIER = QuickSettings(iterations=150, batch_size=16, train_images=480, val_
 
 
 def settings_of(cfg: Config) -> QuickSettings:
-    """The settings for a config's task, with what ``cfg.quick`` changes."""
     values = asdict(CLASSIFIER if cfg.get("default_scope") == "mmpretrain" else QuickSettings())
     for key, value in (cfg.get("quick") or {}).items():
         if key in RENAMED:
-            warnings.warn(
-                f"quick.{key} is now quick.{RENAMED[key]}; the old name goes in version 0.3",
-                DeprecationWarning,
-                stacklevel=2,
-            )
+            told = f"quick.{key} is now quick.{RENAMED[key]}; the old name goes in version 0.3"
+            warnings.warn(told, DeprecationWarning, stacklevel=2)
             key = RENAMED[key]
         if key not in values:
             raise UserError(f"quick.{key} is no setting of --quick; those are {', '.join(values)}")
@@ -91,17 +85,11 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
     _shrink_loaders(cfg, quick.batch_size)
     _shrink_images(cfg, quick.size)
     _shorten(cfg, quick)
-    backbone = cfg.model.get("backbone")
-    if backbone is not None:
-        backbone_class = type_of(backbone, MODELS, cfg.get("default_scope"))
-        if "layer_scale_init" in inspect.signature(backbone_class).parameters:
+    if backbone := cfg.model.get("backbone"):
+        found = type_of(backbone, MODELS, cfg.get("default_scope"))
+        if "layer_scale_init" in inspect.signature(found).parameters:
             backbone.layer_scale_init = 0.1
     return cfg
-
-
-def silence(runner: Runner) -> None:
-    """Leave MMEngine's two lines for each parameter out of the log of a run to watch."""
-    runner.logger.addFilter(lambda record: "paramwise_options" not in record.getMessage())
 
 
 def _take_some_images(cfg: Config, most: int) -> int:
@@ -158,7 +146,6 @@ def _shrink_images(cfg: Config, size: int) -> None:
 
 
 def _shorten(cfg: Config, quick: QuickSettings) -> None:
-    """Shorten the schedule, and let the hooks keep pace."""
     loop = cfg.train_cfg
     by_epoch = loop.get("by_epoch", type_name(loop) != "IterBasedTrainLoop")
     if by_epoch:
@@ -182,9 +169,8 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     cfg.optim_wrapper.pop("accumulative_counts", None)
 
     cfg.setdefault("default_hooks", ConfigDict())
-    cfg.default_hooks.logger = dict(
-        type="LoggerHook", interval=min(10, warm_up), log_metric_by_epoch=False
-    )
+    logger = dict(type="LoggerHook", interval=min(10, warm_up), log_metric_by_epoch=False)
+    cfg.default_hooks.logger = logger
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
     checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-IMAGES = 12
 # Metrics that get a curve and a line in the summary, by the end of their names.
 HEADLINES = {
     "bbox_mAP_50": "box AP50",
@@ -61,7 +60,6 @@ def headlines(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
-    """Plot losses and metrics over iterations."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in sorted({key for line in losses for key in line if "loss" in key}):
@@ -84,7 +82,7 @@ def draw_images(runner: Runner, folder: Path) -> None:
     """Draw held-out images: truth left, prediction right; a classifier's are both on the image."""
     runner.model.eval()
     samples = (pair for batch in runner.val_dataloader for pair in _predict(runner, batch))
-    for index, (image, sample) in enumerate(islice(samples, IMAGES)):
+    for index, (image, sample) in enumerate(islice(samples, 12)):
         name = Path(sample.get("img_path", f"{index:04d}")).stem
         target = str(folder / f"{name}.png")
         if hasattr(runner.visualizer, "visualize_cls"):
