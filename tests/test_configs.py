@@ -77,8 +77,7 @@ def test_published_detection_recipe(name: str) -> None:
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 500, False)
     assert (steps.milestones, steps.gamma) == ([8, 11], 0.1)
-    assert cfg.train_dataloader.batch_size == 2
-    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (2, 16)
     train = cfg.model.train_cfg
     assigner = train.rcnn.assigner if mask else train.assigner
     thresholds = (assigner.pos_iou_thr, assigner.neg_iou_thr, assigner.min_pos_iou)
@@ -116,10 +115,8 @@ def test_weight_decay_of_mask_rcnn_is_the_published_one() -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     free, decayed = {}, {}
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            target = free if group["weight_decay"] == 0 else decayed
-            target[names[id(parameter)]] = parameter.numel()
-            assert group["weight_decay"] in (0, 0.05)
+        target = {0: free, 0.05: decayed}[group["weight_decay"]]
+        target.update({names[id(one)]: one.numel() for one in group["params"]})
     assert (len(free), sum(free.values())) == (116, 47_136)
     assert all(name.startswith("backbone.") and "norm" in name for name in free)
     assert len(free) + len(decayed) == len(names)
@@ -140,20 +137,17 @@ def test_weight_decay_of_retinanet_has_one_group() -> None:
 def test_semantic_fpn(size: str) -> None:
     cfg = read(f"semantic_fpn_transxnet_{size}_ade20k")
     assert cfg.model.backbone.drop_path_rate == dict(t=0.1, s=0.2, b=0.3)[size]
-    assert cfg.optim_wrapper == dict(
-        type="OptimWrapper", optimizer=dict(type="AdamW", lr=2e-4, weight_decay=1e-4)
-    )
+    optimizer = dict(type="AdamW", lr=2e-4, weight_decay=1e-4)
+    assert cfg.optim_wrapper == dict(type="OptimWrapper", optimizer=optimizer)
     assert cfg.train_dataloader.batch_size * 8 == 32
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (80_000, 4_000)
-    transforms = [step.type for step in cfg.test_dataloader.dataset.pipeline]
-    assert "ResizeToMultiple" in transforms
+    assert "ResizeToMultiple" in [step.type for step in cfg.test_dataloader.dataset.pipeline]
 
 
 def test_semantic_fpn_schedule() -> None:
     """A tenth at first, all after 1000 iterations, half in the middle, nothing at the end."""
     cfg = read("semantic_fpn_transxnet_t_ade20k")
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=cfg.optim_wrapper.optimizer.lr)
+    optimizer = torch.optim.AdamW([torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr)
     schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
     rates = []
     for _ in range(80_000):

@@ -59,8 +59,7 @@ def test_old_names_of_settings_go_on_working() -> None:
     assert (quick.train_images, quick.val_images) == (6, 2)
 
 
-def test_steps_leave_the_config_that_they_are_given(read_config, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "_check_gpu", lambda: None)
+def test_steps_leave_the_config_that_they_are_given(read_config, tmp_path) -> None:
     (tmp_path / "epoch_1.pth").touch()
     steps = [
         lambda cfg: prepare.with_options(cfg, {"model.backbone.arch": "base"}),

@@ -51,9 +51,8 @@ def error_of(tool):
     """The message with which a tool refuses its arguments."""
 
     def error(name: str, *arguments: object) -> str:
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit, match=r"^error: ") as left:
             tool(name, *arguments)
-        assert str(left.value.code).startswith("error: ")
         return left.value.code
 
     return error
@@ -84,9 +83,7 @@ def test_help_says_how_to_use_it(name: str, tool, capsys: pytest.CaptureFixture[
 
 def test_missing_config(error_of) -> None:
     wrong = CONFIG.with_name("mask_rcnn_transxnett_coco.py")
-    error = error_of("train.py", wrong)
-    assert f"{wrong}. Did you mean " in error
-    assert str(CONFIG) in error
+    assert re.search(rf"{wrong}\. Did you mean .*{CONFIG}", error_of("train.py", wrong))
 
 
 def test_missing_data(error_of, tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_missing_data(error_of, tmp_path: Path) -> None:
         assert part in error
     assert not (tmp_path / "work_dirs").exists()
     error = error_of("train.py", CONFIG, "--data-root", tmp_path / "here")
-    assert str(tmp_path / "here" / "annotations" / "instances_train2017.json") in error
+    assert str(tmp_path / "here" / "annotations" / path.name) in error
 
 
 def test_missing_checkpoint(error_of) -> None:
@@ -195,8 +192,7 @@ def test_unknown_quick_setting(error_of) -> None:
 )
 def test_wrong_model(words: list[str], option: str, told: str, error_of) -> None:
     error = error_of(*words, "--cfg-options", f"model.backbone.{option}")
-    assert "model.backbone" in error
-    assert told in error
+    assert re.search(rf"model\.backbone.*{re.escape(told)}", error)
 
 
 def test_wrong_optimizer(error_of) -> None:

@@ -51,17 +51,15 @@ class NonFiniteHook(Hook):
         update_params, step = wrapper.update_params, wrapper.step
         leave_out = False  # a loss of those that are being accumulated was not finite
 
-        @functools.wraps(update_params)
         def watched_update(loss: Tensor, *args: Any, **options: Any) -> None:
             nonlocal leave_out
             bad = not _all_finite([loss], loss.device)
-            leave_out = leave_out or bad
+            leave_out |= bad
             # Backwards it goes all the same, for DistributedDataParallel waits for gradients.
             update_params(loss, *args, **options)
             if bad and not self.handled:
                 self._handle(runner, "the loss")
 
-        @functools.wraps(step)
         def watched_step(**options: Any) -> None:
             nonlocal leave_out
             left_out, leave_out = leave_out, False
@@ -110,9 +108,8 @@ class NonFiniteHook(Hook):
         runner.message_hub.update_info(SKIPPED, count)
         runner.logger.warning(f"Update left out ({count} so far): {message}")
         if self.in_a_row >= self.most_skips:
-            raise UserError(
-                f"{self.in_a_row} updates one after the other were not finite; the last: {message}"
-            )
+            several = f"{self.in_a_row} updates one after the other were not finite"
+            raise UserError(f"{several}; the last: {message}")
 
 
 def _restore(model: nn.Module, buffers: list[Tensor]) -> None:
@@ -139,10 +136,10 @@ def _all_finite(tensors: list[Tensor], device: torch.device) -> bool:
 
 
 def find_non_finite(runner: Runner, batch: Any) -> str:
-    """A sentence that names the first module with an output that is not finite.
+    """Compute a batch again, for a sentence that names the first module that is not finite.
 
-    Computes the batch again; the runner's model and gradients are left as they are. All processes
-    of a run must call it together, for their normalisations may wait for each other.
+    Model and gradients are left as they are. All processes of a run call it together, for their
+    normalisations may wait for each other.
     """
     model = getattr(runner.model, "module", runner.model)
     for name, parameter in model.named_parameters():

@@ -34,8 +34,7 @@ def check_config(cfg: Config) -> None:
         for number, node in enumerate(dataset.get("pipeline") or []):
             _check_names(f"{loader}, pipeline[{number}]", node, TRANSFORMS, scope)
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer")
-    if isinstance(optimizer, dict):
-        _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
+    _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
     _check_channels(cfg)
     _check_classes(cfg)
 
@@ -45,10 +44,8 @@ def check_model(cfg: Config) -> None:
     check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
 
 
-def _model_parts(
-    where: str, node: Any, scope: str | None = None
-) -> Iterator[tuple[str, Any, str | None]]:
-    """The model and its parts, at any depth, each with the scope that it is built in."""
+def _model_parts(where: str, node: Any, scope: str | None = None) -> Iterator[tuple]:
+    """Place, config and scope of the model and of its parts, at any depth."""
     if isinstance(node, list | tuple):
         for number, one in enumerate(node):
             yield from _model_parts(f"{where}[{number}]", one, scope)
@@ -70,9 +67,7 @@ def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> No
         name = node["type"]
         raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
     known, is_open = _arguments(part)
-    for name in node:
-        if name in known or name in ("type", "_scope_"):
-            continue
+    for name in (one for one in node if one not in (*known, "type", "_scope_")):
         message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
         if not is_open:
             raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
@@ -113,11 +108,9 @@ def _check_channels(cfg: Config) -> None:
                 backbone = registry.build(dict(node, init_cfg=None))
         except ArgumentError as error:
             raise ArgumentError(f"model.backbone ({found.__name__}): {error}") from error
-    given = list(backbone.feature_channels)
-    heads = [key for key in ("decode_head", "auxiliary_head") if cfg.model.get(key)]
-    for key in ["neck"] if cfg.model.get("neck") else heads:
-        for where, part, _ in _model_parts(f"model.{key}", cfg.model[key]):
-            _compare_channels(where, part, given)
+    for key in ["neck"] if cfg.model.get("neck") else ["decode_head", "auxiliary_head"]:
+        for where, part, _ in _model_parts(f"model.{key}", cfg.model.get(key)):
+            _compare_channels(where, part, list(backbone.feature_channels))
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
@@ -125,10 +118,8 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
     if index is not None:
         indices = index if isinstance(index, list | tuple) else [index]
         if any(one >= len(given) for one in indices):
-            raise UserError(
-                f"{where}: in_index={index}, but model.backbone gives {len(given)} maps "
-                f"(out_indices), numbered from 0"
-            )
+            maps = f"{len(given)} maps (out_indices), numbered from 0"
+            raise UserError(f"{where}: in_index={index}, but model.backbone gives {maps}")
         given = [given[one] for one in indices]
         expected = [expected] if isinstance(expected, int) else expected
     if not isinstance(expected, list | tuple):

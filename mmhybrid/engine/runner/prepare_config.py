@@ -60,7 +60,6 @@ def prepare_test_config(args: Namespace) -> Config:
     if args.out and args.out_item == "pred":
         cfg = with_output(cfg, args.out)
     if args.amp:
-        _check_gpu()
         cfg = with_options(cfg, {"test_cfg.fp16": True})
     check_data(cfg, ("test_dataloader",))
     cfg = for_its_processes(cfg)
@@ -82,6 +81,8 @@ def _load(args: Namespace) -> Config:
             loader.setdefault("persistent_workers", loader.get("num_workers", 0) > 0)
     if "checkpoint" in args:
         existing_file(args.checkpoint, "checkpoint")
+    if args.amp and not torch.cuda.is_available():
+        raise UserError("--amp needs a GPU, and PyTorch sees none")
     if args.quick:
         # The options have the last word.
         return with_options(make_quick(cfg, args.data_root), args.cfg_options)
@@ -89,7 +90,6 @@ def _load(args: Namespace) -> Config:
 
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:
-    _check_gpu()
     cfg = deepcopy(cfg)
     wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
     if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
@@ -97,11 +97,6 @@ def with_mixed_precision(cfg: Config, dtype: str) -> Config:
     cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype)
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     return cfg
-
-
-def _check_gpu() -> None:
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a GPU, and PyTorch sees none")
 
 
 def with_scaled_lr(cfg: Config) -> Config:
@@ -134,12 +129,10 @@ def with_safeguards(cfg: Config) -> Config:
     if checkpoint and type_name(checkpoint) == "CheckpointHook":
         checkpoint.type = "mmhybrid.DurableCheckpointHook"
     for name, hook in (("signals", "SignalHook"), ("non_finite", "NonFiniteHook")):
-        hooks.setdefault(name, ConfigDict())
-        if hooks[name] is None:
+        if hooks.setdefault(name, ConfigDict()) is None:
             del hooks[name]
         else:
             hooks[name].setdefault("type", f"mmhybrid.{hook}")
-
     loop, loader = cfg.train_cfg, cfg.train_dataloader
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"

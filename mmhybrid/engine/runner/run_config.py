@@ -18,19 +18,14 @@ from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.errors import UserError
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
-INSTALL = (
-    "pip install -r requirements/runtime.txt -r requirements/openmmlab.txt "
-    "-c requirements/constraints.txt"
-)
+FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
+INSTALL = f"pip install {FILES}"
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file, of either of MMEngine's styles, and change it by ``--cfg-options``.
 
     Where it names no ``default_scope``, that is the package of the model.
-
-    Raises:
-        UserError: There is no such file, or a package that it needs is missing.
     """
     if not Path(path).is_file():
         neighbours = [str(other) for other in sorted(Path(path).parent.glob("*.py"))]
@@ -39,7 +34,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise UserError(f"there is no config file {path}.{hint}")
     try:
         cfg = Config.fromfile(path)
-        scope = cfg.get("default_scope") or _package_of(cfg.get("model"))
+        # A model with a class as its type is of the package of the class, or of one of its bases.
+        bases = getattr((cfg.get("model") or {}).get("type"), "__mro__", ())
+        packages = [base.__module__.partition(".")[0] for base in bases]
+        scope = cfg.get("default_scope") or next((p for p in packages if p in PACKAGES), None)
     except ModuleNotFoundError as error:
         reason = f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
         raise UserError(reason) from error
@@ -87,13 +85,6 @@ def map_values(node: Any, change: Callable[[str, Any], Any], key: str = "") -> A
     return change(key, node)
 
 
-def _package_of(model: Any) -> str | None:
-    """OpenMMLab's package that a model with a class as its ``type`` is of, itself or by a base."""
-    bases = getattr((model or {}).get("type"), "__mro__", ())
-    names = [base.__module__.partition(".")[0] for base in bases]
-    return next((name for name in names if name in PACKAGES), None)
-
-
 def _check_package(scope: str | None) -> None:
     """Import the package whose classes the config uses, to report at once that it is missing."""
     if scope in (None, "mmengine"):
@@ -114,7 +105,6 @@ def _check_package(scope: str | None) -> None:
 
 
 def existing_file(path: str, what: str) -> str:
-    """The path, if it is a file here or an address elsewhere; otherwise an error."""
     if "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no {what} {path}")
     return path
@@ -132,7 +122,6 @@ def without_pretrained(cfg: Config) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config: MMEngine's, unless ``runner_type`` names another."""
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
