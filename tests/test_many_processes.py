@@ -33,6 +33,16 @@ def connect(rank, world, port):
 
 def build(cfg):
     return build_runner(for_its_processes(with_safeguards(cfg)))
+
+def fork(function, *args):
+    child = os.fork()
+    if not child:
+        function(*args)
+        os._exit(0)
+    return child
+
+def wait(child):
+    return os.waitpid(child, 0)[1]
 """
 
 TRAIN = """
@@ -71,23 +81,10 @@ def train_sharded():
     assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
     pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
 
-child = os.fork()
-if not child:
-    train_sharded()
-    os._exit(0)
-os.waitpid(child, 0)
-children = []
-for rank, world in ((0, 1), (0, 2), (1, 2)):
-    child = os.fork()
-    if not child:
-        train(rank, world)
-        os._exit(0)
-    children.append(child)
-    if world == 1:
-        os.waitpid(child, 0)
-sys.exit(max(os.waitpid(child, 0)[1] for child in children[1:]) != 0)
+statuses = [wait(fork(train_sharded)), wait(fork(train, 0, 1))]
+pair = [fork(train, 0, 2), fork(train, 1, 2)]
+sys.exit(max(*statuses, *map(wait, pair)) != 0)
 """
-
 
 # A run of two processes that is killed between two updates, and resumed.
 RESUME = """
@@ -97,7 +94,7 @@ class Kill(Hook):
         if runner.iter + 1 == 4:
             raise KeyboardInterrupt
 
-def train(folder, hooks=(), resume=False):
+def train(folder, *hooks, resume=False):
     cfg = conftest.make_toy_config(pathlib.Path(folder))
     cfg.launcher = "pytorch"
     cfg.experiment_name = f"toy_{os.path.basename(folder)}_{resume}"
@@ -118,16 +115,16 @@ def work(rank):
     connect(rank, 2, ports[0])
     whole = train(out + "/whole")
     try:
-        train(out + "/killed", [Kill()])
+        train(out + "/killed", Kill())
     except KeyboardInterrupt:
         pass
     resumed = train(out + "/killed", resume=True)
     for key in whole:
         assert torch.equal(whole[key], resumed[key]), key
 
-child = os.fork()
-work(int(not child))
-os._exit(0) if not child else sys.exit(os.waitpid(child, 0)[1] != 0)
+child = fork(work, 1)
+work(0)
+sys.exit(wait(child) != 0)
 """
 
 
@@ -159,9 +156,8 @@ def test_fsdp_of_mmengine_trains(trained: Path) -> None:
 
 
 def test_two_processes_compute_what_one_does(trained: Path) -> None:
-    one, *two = (
-        json.loads((trained / f"result_{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")
-    )
+    files = [trained / f"result_{name}.json" for name in ("1_0", "2_0", "2_1")]
+    one, *two = (json.loads(file.read_text()) for file in files)
     assert len(one["losses"]) == len(two[0]["losses"]) == 12
     assert two[0]["norm"] == "GlooSyncBatchNorm"
     for number, loss in enumerate(one["losses"]):
@@ -201,11 +197,10 @@ def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) ->
         "model = dict(backbone=dict(arch=arch, patch_size=16), head=dict(in_channels=48))\n"
     )
     options = ["quick.iterations=100000", "quick.size=32", "quick.batch_size=4"]
-    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), "tiny.py", "2", "--quick"]
+    words = ["tiny.py", "2", "--quick", "--cfg-options", *options]
     env = os.environ | {"PORT": free_port(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
-    command += ["--cfg-options", *options]
-    where = dict(cwd=tmp_path, env=env, timeout=600)
+    where = dict(cwd=tmp_path, env=env | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, timeout=600)
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), *words]
     done = subprocess.run(command, capture_output=True, text=True, **where)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr

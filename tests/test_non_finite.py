@@ -46,12 +46,16 @@ class Spoil(Hook):
         return output.clone()
 
 
+def prepared(cfg: Config) -> Runner:
+    cfg = with_safeguards(cfg)
+    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+    return build_runner(cfg)
+
+
 def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> Runner:
     if policy is not None:
         cfg.default_hooks.non_finite = dict(policy=policy)
-    cfg = with_safeguards(cfg)
-    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
-    runner = build_runner(cfg)
+    runner = prepared(cfg)
     if hook is not None:
         runner.register_hook(hook)
     runner.train()
@@ -82,10 +86,13 @@ def test_run_stops_and_says_where(toy_config, module, how, told) -> None:
 
 @pytest.mark.parametrize("how", ["infinite", "gradient"])
 def test_updates_are_left_out_and_counted(toy_config, how) -> None:
+    toy_config.custom_hooks[0].update_buffers = True  # averages see neither weights nor buffers
     runner = train(toy_config, "skip", Spoil("conv", how, at=(3, 7, 8)))
     assert runner.iter == 24
     assert runner.message_hub.get_info("skipped_updates") == 3
-    assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
+    average = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook").ema_model
+    values = [*runner.model.state_dict().values(), *average.state_dict().values()]
+    assert all(torch.isfinite(value).all() for value in values)
 
 
 def test_endless_trouble_ends_the_run(toy_config) -> None:
@@ -102,12 +109,10 @@ def test_images_that_are_not_numbers_are_told(toy_config) -> None:
 
 
 def test_weights_that_were_wrong_before_are_told(toy_config) -> None:
-    class Break(Hook):
-        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-            nn.init.constant_(runner.model.linear.bias, float("inf"))
-
+    runner = prepared(toy_config)
+    nn.init.constant_(runner.model.linear.bias, float("inf"))
     with pytest.raises(UserError, match=r"The weights linear\.bias were not finite before"):
-        train(toy_config, hook=Break())
+        runner.train()
 
 
 class SpoilLoss(Hook):
@@ -143,13 +148,6 @@ def test_infinite_loss_without_a_gradient_changes_nothing(toy_config, policy) ->
     for number in hook.at:
         before, after = hook.states[number], hook.states[number + 1]
         assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_averages_never_see_what_was_not_finite(toy_config) -> None:
-    toy_config.custom_hooks[0].update_buffers = True
-    runner = train(toy_config, "skip", Spoil("conv", "infinite", at=(3,)))
-    average = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook").ema_model
-    assert all(torch.isfinite(value).all() for value in average.state_dict().values())
 
 
 def test_accumulated_gradients_are_left_out_together_and_not_added_to(toy_config) -> None:

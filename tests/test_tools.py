@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -118,10 +119,8 @@ def test_options_that_cannot_be_had_together(error_of, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [ValueError("a bug"), KeyboardInterrupt()])
 def test_bug_keeps_its_traceback_and_ctrl_c_is_no_bug(end, tool, monkeypatch) -> None:
-    def prepare_config(args: object) -> None:
-        raise end
-
-    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.prepare_config", prepare_config)
+    failing = mock.Mock(side_effect=end)
+    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.prepare_config", failing)
     with pytest.raises((ValueError, SystemExit)) as left:
         tool("train.py", CONFIG)
     assert left.value is end or left.value.code == 130
