@@ -91,11 +91,7 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
-    """Depth of each parameter, as the parts of the model with ``get_layer_depth`` say.
-
-    Returns:
-        tuple[dict[str, int], int]: Depth by the parameter's name in the model, 0 for the stem, of
-        those inside such parts; and the depth of all others.
+    """Depths of the parameters of parts with ``get_layer_depth``, by name; and that of all others.
 
     Example:
         >>> from torch import nn
@@ -128,9 +124,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """One line for each parameter of a model: what an optimizer does with it.
 
-    Returns:
-        list[str]: A head line, then group (or ``frozen``), depth (``-`` where the constructor knows
-        none), learning rate, weight decay, number of values and name, in the order of the model.
+    Depth is ``-`` where the constructor of the optimizer knows none.
 
     Example:
         >>> from torch import nn, optim

@@ -22,11 +22,7 @@ CLASSIFYING = ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"
 
 
 def check_config(cfg: Config) -> None:
-    """Look for names that do not exist and parts that do not fit together.
-
-    Raises:
-        UserError: Says where, what was found, and what is allowed.
-    """
+    """Raise a UserError where a name does not exist or two parts do not fit together."""
     scope = cfg.get("default_scope")
     for where, node, inner in _model_parts("model", cfg.model, scope):
         _check_names(where, node, MODELS, inner)

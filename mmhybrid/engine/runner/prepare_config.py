@@ -28,11 +28,7 @@ SYNC_NORMS = ("SyncBN", "MMSyncBN", "NaiveSyncBN", "SyncBatchNorm")
 
 
 def prepare_config(args: Namespace) -> Config:
-    """The config of a training run, from the arguments of ``tools/train.py``.
-
-    Raises:
-        UserError: Something cannot be used or is missing; says what, and what to do.
-    """
+    """The config of a training run, from the arguments of ``tools/train.py``."""
     if args.quick and args.no_validate:
         raise UserError("--quick evaluates what it trained: leave out --no-validate")
     cfg = _load(args)

@@ -1,7 +1,5 @@
 """MMEngine's two training loops, made to go on exactly where a checkpoint was saved.
 
-Beyond what MMEngine's do:
-
 * Before each iteration the random numbers (Python, NumPy, PyTorch) are seeded by the seed of the
   run, the iteration and the process, so that dropout and the sampling of boxes need no saved state.
 * A run that resumes leaves out the batches that it has seen, without loading them. Where an epoch
