@@ -93,15 +93,11 @@ def _check_package(scope: str | None) -> None:
         importlib.import_module(scope)
     except ImportError as error:
         missing = getattr(error, "name", None) or scope
-        raise UserError(
-            f"the config needs {scope}, which cannot be imported: {error}. "
-            f"Install {missing}: {INSTALL}"
-        ) from error
+        told = f"which cannot be imported: {error}. Install {missing}"
+        raise UserError(f"the config needs {scope}, {told}: {INSTALL}") from error
     except AssertionError as error:  # the packages' own check of mmcv's version
-        raise UserError(
-            f"the config needs {scope}, which does not accept what is installed: {error} "
-            f"Versions that fit together: {INSTALL}"
-        ) from error
+        told = f"which does not accept what is installed: {error} Versions that fit together"
+        raise UserError(f"the config needs {scope}, {told}: {INSTALL}") from error
 
 
 def existing_file(path: str, what: str) -> str:
