@@ -51,6 +51,7 @@ class NonFiniteHook(Hook):
         update_params, step = wrapper.update_params, wrapper.step
         leave_out = False  # a loss of those that are being accumulated was not finite
 
+        @functools.wraps(update_params)
         def watched_update(loss: Tensor, *args: Any, **options: Any) -> None:
             nonlocal leave_out
             bad = not _all_finite([loss], loss.device)
@@ -60,6 +61,7 @@ class NonFiniteHook(Hook):
             if bad and not self.handled:
                 self._handle(runner, "the loss")
 
+        @functools.wraps(step)  # with the mark that a schedule looks for
         def watched_step(**options: Any) -> None:
             nonlocal leave_out
             left_out, leave_out = leave_out, False
