@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
 import mmhybrid  # noqa: F401  (MMEngine reads 'mmdet::...' through it)
 from mmhybrid.engine.runner.run_config import without_pretrained
@@ -23,18 +23,14 @@ def read(name: str) -> Config:
     return cfg
 
 
-def first_head(model: torch.nn.Module) -> torch.nn.Module:
-    """The head that takes what the neck, or else the backbone, gives."""
-    for name in ("rpn_head", "bbox_head", "decode_head", "head"):
-        if hasattr(model, name):
-            return getattr(model, name)
-    raise AssertionError(f"{type(model).__name__} has none of the heads known here")
+def build(cfg: Config) -> torch.nn.Module:
+    with torch.device("meta"):
+        return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_and_its_parts_fit(name: str) -> None:
-    cfg = read(name)
-    cfg = without_pretrained(cfg)
+    cfg = without_pretrained(read(name))
     # mmdet's Swin does not build without memory.
     device = "cpu" if cfg.model.backbone.type == "DepthwiseShortcutBackbone" else "meta"
     with torch.device(device), torch.no_grad():
@@ -45,8 +41,9 @@ def test_builds_and_its_parts_fit(name: str) -> None:
             assert [one.shape[1] for one in features] == list(given)
         if getattr(model, "neck", None) is not None:
             features = model.neck(features)
-        outputs = first_head(model)(features)
-    assert outputs is not None
+        heads = ("rpn_head", "bbox_head", "decode_head", "head")
+        head = next(getattr(model, name) for name in heads if hasattr(model, name))
+        assert head(features) is not None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,10 +63,9 @@ def test_published_detection_recipe(name: str) -> None:
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == published
     assert backbone.norm_cfg == dict(type="SyncBN")
-    assert backbone.init_cfg == dict(
-        type="Pretrained",
-        checkpoint=f"https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-{size}.pth.tar",
-    )
+    release = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0"
+    checkpoint = f"{release}/transx-{size}.pth.tar"
+    assert backbone.init_cfg == dict(type="Pretrained", checkpoint=checkpoint)
     assert {"frozen_stages", "norm_eval", "style", "depth"}.isdisjoint(backbone)
     assert backbone.get("out_indices", (0, 1, 2, 3)) == ((0, 1, 2, 3) if mask else (1, 2, 3))
     optimizer = cfg.optim_wrapper.optimizer
@@ -81,8 +77,7 @@ def test_published_detection_recipe(name: str) -> None:
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 500, False)
     assert (steps.milestones, steps.gamma) == ([8, 11], 0.1)
-    assert cfg.train_dataloader.batch_size == 2
-    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (2, 16)
     train = cfg.model.train_cfg
     assigner = train.rcnn.assigner if mask else train.assigner
     thresholds = (assigner.pos_iou_thr, assigner.neg_iou_thr, assigner.min_pos_iou)
@@ -96,39 +91,32 @@ def test_published_detection_recipe(name: str) -> None:
         assert (cfg.model.neck.start_level, cfg.model.neck.add_extra_convs) == (0, "on_input")
 
 
-# Parameters of the whole detector, and those free of weight decay, as the published configs have
-# them with the authors' code.
-SIZES = dict(
-    mask_rcnn_transxnet_t_coco=32_500_704,
-    mask_rcnn_transxnet_s_coco=46_519_500,
-    mask_rcnn_transxnet_b_coco=67_558_810,
-    retinanet_transxnet_t_coco=22_439_812,
-    retinanet_transxnet_s_coco=36_601_936,
-    retinanet_transxnet_b_coco=58_006_790,
-)
+# Parameters of the whole model of each size, with the authors' code and, where they published
+# none, the published backbone and mmseg's head.
+PARAMETERS = {
+    "mask_rcnn_transxnet_{}_coco": (32_500_704, 46_519_500, 67_558_810),
+    "retinanet_transxnet_{}_coco": (22_439_812, 36_601_936, 58_006_790),
+    "semantic_fpn_transxnet_{}_ade20k": (16_599_942, 30_618_738, 51_658_048),
+    "transxnet_{}_imagenet": (12_834_808, 26_864_068, 48_009_002),
+}
 
 
-@pytest.mark.parametrize(("name", "parameters"), SIZES.items())
-def test_number_of_parameters(name: str, parameters: int) -> None:
-    cfg = read(name)
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
-    assert sum(one.numel() for one in model.parameters()) == parameters
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_number_of_parameters(name: str) -> None:
+    models = [build(read(name.format(size))) for size in "tsb"]
+    assert tuple(sum(p.numel() for p in m.parameters()) for m in models) == PARAMETERS[name]
 
 
 def test_weight_decay_of_mask_rcnn_is_the_published_one() -> None:
     cfg = read("mask_rcnn_transxnet_t_coco")
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
+    model = build(cfg)
     logging.getLogger("mmengine").setLevel(logging.ERROR)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     free, decayed = {}, {}
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            target = free if group["weight_decay"] == 0 else decayed
-            target[names[id(parameter)]] = parameter.numel()
-            assert group["weight_decay"] in (0, 0.05)
+        target = {0: free, 0.05: decayed}[group["weight_decay"]]
+        target.update({names[id(one)]: one.numel() for one in group["params"]})
     assert (len(free), sum(free.values())) == (116, 47_136)
     assert all(name.startswith("backbone.") and "norm" in name for name in free)
     assert len(free) + len(decayed) == len(names)
@@ -139,8 +127,63 @@ def test_weight_decay_of_mask_rcnn_is_the_published_one() -> None:
 
 def test_weight_decay_of_retinanet_has_one_group() -> None:
     cfg = read("retinanet_transxnet_t_coco")
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
+    model = build(cfg)
     (group,) = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert group["weight_decay"] == 1e-4
     assert len(group["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b"])
+def test_semantic_fpn(size: str) -> None:
+    cfg = read(f"semantic_fpn_transxnet_{size}_ade20k")
+    assert cfg.model.backbone.drop_path_rate == dict(t=0.1, s=0.2, b=0.3)[size]
+    optimizer = dict(type="AdamW", lr=2e-4, weight_decay=1e-4)
+    assert cfg.optim_wrapper == dict(type="OptimWrapper", optimizer=optimizer)
+    assert cfg.train_dataloader.batch_size * 8 == 32
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (80_000, 4_000)
+    assert "ResizeToMultiple" in [step.type for step in cfg.test_dataloader.dataset.pipeline]
+
+
+def test_semantic_fpn_schedule() -> None:
+    """A tenth at first, all after 1000 iterations, half in the middle, nothing at the end."""
+    cfg = read("semantic_fpn_transxnet_t_ade20k")
+    optimizer = torch.optim.AdamW([torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr)
+    schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
+    rates = []
+    for _ in range(80_000):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[0] == pytest.approx(2e-5)
+    assert rates[1000] == pytest.approx(2e-4, rel=1e-3)
+    assert rates[40_000] == pytest.approx(1e-4, rel=1e-3)
+    assert 0 < rates[-1] < 1e-9
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b"])
+def test_imagenet(size: str) -> None:
+    cfg = read(f"transxnet_{size}_imagenet")
+    model = build(cfg)
+    assert cfg.model.backbone.drop_path_rate == dict(t=0.1, s=0.2, b=0.4)[size]
+    assert cfg.custom_hooks[0].momentum == pytest.approx(dict(t=2e-4, s=1.5e-4, b=1.5e-4)[size])
+    resized = cfg.test_dataloader.dataset.pipeline[1]
+    assert resized.scale == int(224 / dict(t=0.9, s=0.9, b=0.95)[size])
+    assert cfg.train_dataloader.batch_size * 8 == 1024
+    assert cfg.train_cfg.max_epochs == 310
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decayed = {id(g["params"][0]): g["weight_decay"] > 0 for g in optimizer.param_groups}
+    for name, parameter in model.named_parameters():
+        free = parameter.ndim <= 1 or name.endswith(".bias")
+        assert decayed[id(parameter)] != free, name
+
+
+def test_upernet_and_all_mlp() -> None:
+    upernet = read("upernet_transxnet_t_ade20k")
+    assert upernet.train_dataloader.batch_size * 8 == 16
+    segformer = read("segformer_transxnet_t_cityscapes")
+    assert segformer.optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult == 10
+    for cfg in (upernet, segformer):
+        assert cfg.train_cfg.max_iters == 160_000
+        assert cfg.optim_wrapper.optimizer.lr == 6e-5
+        assert cfg.optim_wrapper.optimizer.weight_decay == 0.01

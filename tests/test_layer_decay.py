@@ -1,5 +1,6 @@
 """Layer-wise learning rate decay, under each type of model and for each family."""
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ import mmhybrid
 from mmhybrid import backbones
 
 OURS = "mmhybrid.LayerwiseDecayOptimWrapperConstructor"
+ADAMW = dict(type="AdamW", lr=1.0, weight_decay=0.1)
 CONFIGS = {
     "Mask R-CNN": "mask_rcnn_transxnet_t_coco",
     "UperNet": "upernet_transxnet_t_ade20k",
@@ -40,19 +42,18 @@ def with_head(backbone: nn.Module) -> nn.Module:
     return nn.ModuleDict(dict(backbone=backbone, head=nn.Linear(8, 2)))
 
 
-def groups(model: nn.Module, constructor: str = OURS, **paramwise) -> dict[str, dict]:
+def build_wrapper(model: nn.Module, constructor: str = OURS, optimizer=ADAMW, **paramwise):
+    if constructor == OURS:
+        paramwise = dict(layer_decay_rate=0.5) | paramwise
+    cfg = dict(optimizer=optimizer, constructor=constructor, paramwise_cfg=paramwise)
+    return build_optim_wrapper(model, cfg)
+
+
+def groups(model: nn.Module, *constructor: str, **paramwise) -> dict[str, dict]:
     """The settings of each parameter that the optimizer has, by name; each is there once."""
-    settings = dict(layer_decay_rate=0.5) if constructor == OURS else {}
-    optimizer = build_optim_wrapper(
-        model,
-        dict(
-            optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.1),
-            constructor=constructor,
-            paramwise_cfg=settings | paramwise,
-        ),
-    ).optimizer
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [(names[id(p)], group) for group in optimizer.param_groups for p in group["params"]]
+    param_groups = build_wrapper(model, *constructor, **paramwise).optimizer.param_groups
+    found = [(names[id(p)], group) for group in param_groups for p in group["params"]]
     assert len(found) == len({name for name, _ in found})
     return dict(found)
 
@@ -61,16 +62,12 @@ def depth_in_transxnet_tiny(name: str) -> int:
     """Written down from the model's structure: a stem, then 3, 3, 9 and 3 blocks, then the rest."""
     if name.startswith("backbone.patch_embed."):
         return 0
-    first_block = dict(zip((0, 2, 4, 6), (1, 4, 7, 16), strict=True))
-    parts = name.split(".")
-    if parts[:2] == ["backbone", "network"]:
-        place = int(parts[2])
-        return (
-            first_block[place] + int(parts[3]) if place in first_block else first_block[place + 1]
-        )
-    if parts[:2] == ["backbone", "relative_pos_enc"]:
-        return first_block[2 * int(parts[2])]
-    return 19
+    first_block = {0: 1, 2: 4, 4: 7, 6: 16}
+    _, part, place, block, *_ = [*name.split("."), "", "", ""]
+    if part == "network":
+        stage = int(place)
+        return first_block[stage] + int(block) if stage in first_block else first_block[stage + 1]
+    return first_block[2 * int(place)] if part == "relative_pos_enc" else 19
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -110,19 +107,19 @@ def test_the_groups_are_printed(build, read_config, run_tool, root, capsys) -> N
 
 
 @pytest.mark.parametrize(
-    "backbone",
+    ("name", "options"),
     [
-        dict(type="TransXNet"),
-        dict(type="mmpretrain.ConvNeXt", arch="atto"),
-        dict(type="mmpretrain.SwinTransformer"),
-        dict(type="mmpretrain.VisionTransformer", arch="deit-t"),
-        dict(type="mmpretrain.BEiTViT", arch="deit-t"),
-        dict(type="mmpretrain.ResNet", depth=50),
+        ("TransXNet", {}),
+        ("mmpretrain.ConvNeXt", dict(arch="atto")),
+        ("mmpretrain.SwinTransformer", {}),
+        ("mmpretrain.VisionTransformer", dict(arch="deit-t")),
+        ("mmpretrain.BEiTViT", dict(arch="deit-t")),
+        ("mmpretrain.ResNet", dict(depth=50)),
     ],
-    ids=lambda backbone: backbone["type"],
 )
-def test_classifiers_get_what_mmpretrain_gives_them(backbone: dict) -> None:
+def test_classifiers_get_what_mmpretrain_gives_them(name: str, options: dict) -> None:
     init_default_scope("mmpretrain")
+    backbone = dict(type=name, **options)
     model = MODELS.build(dict(type="mmpretrain.ImageClassifier", backbone=backbone))
     rules = dict(norm_decay_mult=0.0, bias_decay_mult=0.5, flat_decay_mult=0.25)
     rules["custom_keys"] = {"norm": dict(decay_mult=2.0)}
@@ -157,12 +154,9 @@ def test_a_backbone_of_mmpretrain_with_shortcuts() -> None:
 def test_rules_of_the_default_constructor() -> None:
     with torch.device("meta"):
         model = with_head(backbones.TransXNet("tiny"))
-    rules = dict(
-        norm_decay_mult=0.0,
-        flat_decay_mult=0.5,
-        bias_decay_mult=0.25,
-        custom_keys={"network.6.2": dict(lr_mult=0.1, decay_mult=3.0), "head": dict(lr_mult=10.0)},
-    )
+    rules = dict(norm_decay_mult=0.0, flat_decay_mult=0.5, bias_decay_mult=0.25)
+    block = dict(lr_mult=0.1, decay_mult=3.0)
+    rules["custom_keys"] = {"network.6.2": block, "head": dict(lr_mult=10.0)}
     found = groups(model, **rules)
     plain = groups(model, "DefaultOptimWrapperConstructor", **rules)
     for name, group in found.items():
@@ -194,14 +188,7 @@ def test_a_teacher_and_a_student() -> None:
 def test_a_step_moves_deep_layers_more() -> None:
     model = tiny(backbones.XFormer)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optim_wrapper = build_optim_wrapper(
-        model,
-        dict(
-            optimizer=dict(type="SGD", lr=1.0),
-            constructor=OURS,
-            paramwise_cfg=dict(layer_decay_rate=0.5),
-        ),
-    )
+    optim_wrapper = build_wrapper(model, optimizer=dict(type="SGD", lr=1.0))
     optim_wrapper.update_params(sum(p.sum() for p in model.parameters()))  # all gradients are 1
     rates = groups(model)
     for name, parameter in model.named_parameters():
@@ -216,17 +203,13 @@ def test_a_bad_rate_is_told(rate: object) -> None:
 
 
 def test_no_learning_rate_is_told() -> None:
-    cfg = dict(optimizer=dict(type="SGD"), constructor=OURS, paramwise_cfg=dict(layer_decay_rate=1))
     with pytest.raises(ValueError, match=r"optimizer\.lr"):
-        build_optim_wrapper(tiny(backbones.XFormer), cfg)
+        build_wrapper(tiny(backbones.XFormer), optimizer=dict(type="SGD"))
 
 
 def test_a_backbone_that_knows_no_depths_is_told() -> None:
     with pytest.raises(ValueError, match="Conv2d has no get_layer_depth"):
         groups(with_head(nn.Conv2d(3, 8, 3)))
-
-
-def test_shortcuts_around_a_backbone_that_knows_no_depths_are_told() -> None:
     swin = dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
     inner = dict(type="mmdet.SwinTransformer", **swin)
     with pytest.raises(ValueError, match=r"mmdet\.SwinTransformer.* has no get_layer_depth.* wrap"):
@@ -235,11 +218,9 @@ def test_shortcuts_around_a_backbone_that_knows_no_depths_are_told() -> None:
 
 def test_no_openmmlab_package_has_this_name() -> None:
     """Another class of the same name would win, or refuse ours, without a word."""
-    import mmdet.engine
-    import mmpretrain.engine
-    import mmseg.engine
-
     name = OURS.removeprefix("mmhybrid.")
-    for package in (mmdet, mmseg, mmpretrain):
-        assert name not in package.registry.OPTIM_WRAPPER_CONSTRUCTORS.module_dict
+    for package in ("mmdet", "mmseg", "mmpretrain"):
+        importlib.import_module(f"{package}.engine")
+        registry = importlib.import_module(f"{package}.registry")
+        assert name not in registry.OPTIM_WRAPPER_CONSTRUCTORS.module_dict
     assert mmhybrid.registry.OPTIM_WRAPPER_CONSTRUCTORS.get(name).__module__.startswith("mmhybrid.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,86 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = [pytest.mark.process, pytest.mark.train]
-
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.process, pytest.mark.train]
 
 # Run in a process of its own, which forks before PyTorch has started any thread.
-TRAIN = """
-import importlib.util, json, os, pathlib, sys, tempfile
-import torch
-torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("conftest", sys.argv[1])
-conftest = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(conftest)
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from mmhybrid.engine.runner.run_config import build_runner
-from mmhybrid.engine.runner.prepare_config import for_its_processes, with_safeguards
-Runner._log_env = lambda *args: None
-
-class Keep(Hook):
-    losses = []
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(float(outputs["loss"]))
-
-def train(rank, world, out, stop_at=None):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
-    cfg = conftest.make_toy_config(pathlib.Path(out))
-    cfg.launcher = "pytorch" if world > 1 else "none"
-    cfg.train_dataloader.batch_size = 8 // world
-    cfg.model.update(norm_cfg=dict(type="SyncBN"), dropout=0.0)
-    for name in ("val_dataloader", "val_cfg", "val_evaluator"):
-        cfg.pop(name)
-    runner = build_runner(for_its_processes(with_safeguards(cfg)))
-    runner.register_hook(Keep())
-    runner.train()
-    model = getattr(runner.model, "module", runner.model)
-    state = {key: value.tolist() for key, value in model.state_dict().items()}
-    result = dict(losses=Keep.losses, state=state, norm=type(model.norm).__name__)
-    pathlib.Path(out, f"result_{world}_{rank}.json").write_text(json.dumps(result))
-
-def train_sharded(out):
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=sys.argv[4])
-    cfg = conftest.make_toy_config(pathlib.Path(out, "sharded"))
-    cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
-    cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
-    cfg.train_cfg.max_epochs = 1
-    wrapper = dict(type="MMFullyShardedDataParallel", use_orig_params=True,
-                   device_id=torch.device("cpu"))
-    cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
-    for name in ("val_dataloader", "val_cfg", "val_evaluator"):
-        cfg.pop(name)
-    runner = build_runner(for_its_processes(with_safeguards(cfg)))
-    runner.train()
-    assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
-    pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
-
-child = os.fork()
-if not child:
-    train_sharded(sys.argv[2])
-    os._exit(0)
-os.waitpid(child, 0)
-children = []
-for rank, world in ((0, 1), (0, 2), (1, 2)):
-    child = os.fork()
-    if not child:
-        train(rank, world, sys.argv[2])
-        os._exit(0)
-    children.append(child)
-    if world == 1:
-        os.waitpid(child, 0)
-sys.exit(max(os.waitpid(child, 0)[1] for child in children[1:]) != 0)
-"""
-
-
-# A run of two processes that is killed between two updates, and resumed.
-RESUME = """
-import os, pathlib, sys
-sys.path.insert(0, sys.argv[1])
+BEFORE = """
+import json, os, pathlib, sys
+_, tests, out, *ports = sys.argv
+sys.path.insert(0, tests)
 import conftest, torch
 torch.set_num_threads(1)
 from mmengine.hooks import Hook
@@ -98,13 +27,74 @@ from mmhybrid.engine.runner.prepare_config import (
     for_its_processes, with_resume, with_safeguards)
 Runner._log_env = lambda *args: None
 
+def connect(rank, world, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+
+def build(cfg):
+    return build_runner(for_its_processes(with_safeguards(cfg)))
+
+def fork(function, *args):
+    child = os.fork()
+    if not child:
+        function(*args)
+        os._exit(0)
+    return child
+
+def wait(child):
+    return os.waitpid(child, 0)[1]
+"""
+
+TRAIN = """
+class Keep(Hook):
+    losses = []
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs["loss"]))
+
+def train(rank, world):
+    connect(rank, world, ports[0])
+    cfg = conftest.make_toy_config(pathlib.Path(out))
+    cfg.launcher = "pytorch" if world > 1 else "none"
+    cfg.train_dataloader.batch_size = 8 // world
+    cfg.model.update(norm_cfg=dict(type="SyncBN"), dropout=0.0)
+    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    runner = build(cfg)
+    runner.register_hook(Keep())
+    runner.train()
+    model = getattr(runner.model, "module", runner.model)
+    state = {key: value.tolist() for key, value in model.state_dict().items()}
+    result = dict(losses=Keep.losses, state=state, norm=type(model.norm).__name__)
+    pathlib.Path(out, f"result_{world}_{rank}.json").write_text(json.dumps(result))
+
+def train_sharded():
+    connect(0, 1, ports[1])
+    cfg = conftest.make_toy_config(pathlib.Path(out, "sharded"))
+    cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
+    cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
+    cfg.train_cfg.max_epochs = 1
+    wrapper = dict(type="MMFullyShardedDataParallel", use_orig_params=True,
+                   device_id=torch.device("cpu"))
+    cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
+    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    runner = build(cfg)
+    runner.train()
+    assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
+    pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
+
+statuses = [wait(fork(train_sharded)), wait(fork(train, 0, 1))]
+pair = [fork(train, 0, 2), fork(train, 1, 2)]
+sys.exit(max(*statuses, *map(wait, pair)) != 0)
+"""
+
+# A run of two processes that is killed between two updates, and resumed.
+RESUME = """
 class Kill(Hook):
     priority = "LOWEST"
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter + 1 == 4:
             raise KeyboardInterrupt
 
-def train(folder, hooks=(), resume=False):
+def train(folder, *hooks, resume=False):
     cfg = conftest.make_toy_config(pathlib.Path(folder))
     cfg.launcher = "pytorch"
     cfg.experiment_name = f"toy_{os.path.basename(folder)}_{resume}"
@@ -115,50 +105,48 @@ def train(folder, hooks=(), resume=False):
     cfg.val_dataloader.update(
         batch_size=1, sampler=dict(type="DefaultSampler", shuffle=False, round_up=False))
     cfg.val_dataloader.dataset.data_list = cfg.val_dataloader.dataset.data_list[:21]
-    if resume:
-        cfg = with_resume(cfg, "auto")
-    runner = build_runner(for_its_processes(with_safeguards(cfg)))
+    runner = build(with_resume(cfg, "auto") if resume else cfg)
     for hook in hooks:
         runner.register_hook(hook)
     runner.train()
     return runner.model.state_dict()
 
 def work(rank):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
-    whole = train(sys.argv[2] + "/whole")
+    connect(rank, 2, ports[0])
+    whole = train(out + "/whole")
     try:
-        train(sys.argv[2] + "/killed", [Kill()])
+        train(out + "/killed", Kill())
     except KeyboardInterrupt:
         pass
-    resumed = train(sys.argv[2] + "/killed", resume=True)
+    resumed = train(out + "/killed", resume=True)
     for key in whole:
         assert torch.equal(whole[key], resumed[key]), key
 
-child = os.fork()
-work(int(not child))
-os._exit(0) if not child else sys.exit(os.waitpid(child, 0)[1] != 0)
+child = fork(work, 1)
+work(0)
+sys.exit(wait(child) != 0)
 """
 
 
 def free_port() -> str:
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return str(one.getsockname()[1])
+
+
+def run(script: str, folder: Path) -> None:
+    words = [str(ROOT / "tests"), str(folder), free_port(), free_port()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", BEFORE + script, *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of what one process, two processes, and FSDP left."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-c", TRAIN, str(ROOT / "tests" / "conftest.py"), str(folder)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, free_port(), free_port()], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(TRAIN, folder)
     return folder
 
 
@@ -168,9 +156,8 @@ def test_fsdp_of_mmengine_trains(trained: Path) -> None:
 
 
 def test_two_processes_compute_what_one_does(trained: Path) -> None:
-    one, *two = (
-        json.loads((trained / f"result_{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")
-    )
+    files = [trained / f"result_{name}.json" for name in ("1_0", "2_0", "2_1")]
+    one, *two = (json.loads(file.read_text()) for file in files)
     assert len(one["losses"]) == len(two[0]["losses"]) == 12
     assert two[0]["norm"] == "GlooSyncBatchNorm"
     for number, loss in enumerate(one["losses"]):
@@ -184,10 +171,7 @@ def test_two_processes_compute_what_one_does(trained: Path) -> None:
 
 
 def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RESUME, str(ROOT / "tests"), str(tmp_path), free_port()]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(RESUME, tmp_path)
 
 
 DIES = """
@@ -213,17 +197,11 @@ def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) ->
         "model = dict(backbone=dict(arch=arch, patch_size=16), head=dict(in_channels=48))\n"
     )
     options = ["quick.iterations=100000", "quick.size=32", "quick.batch_size=4"]
-    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), "tiny.py", "2", "--quick"]
+    words = ["tiny.py", "2", "--quick", "--cfg-options", *options]
     env = os.environ | {"PORT": free_port(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
-    done = subprocess.run(
-        [*command, "--cfg-options", *options],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    where = dict(cwd=tmp_path, env=env | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, timeout=600)
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, **where)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert "rank      : 1" in done.stderr

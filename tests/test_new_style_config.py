@@ -73,15 +73,9 @@ def test_builds_and_is_counted(path: Path) -> None:
 
 
 def test_quick_run_is_prepared(path: Path, tmp_path: Path) -> None:
-    args = Namespace(
-        config=str(path),
-        cfg_options={"quick.train_images": 4, "quick.val_images": 2},
-        work_dir=str(tmp_path),
-        launcher="none",
-        data_root=None,
-        quick=True,
-        **dict.fromkeys(["no_validate", "amp", "auto_scale_lr", "resume"]),
-    )
+    args = Namespace(config=str(path), work_dir=str(tmp_path), launcher="none", quick=True)
+    args.cfg_options = {"quick.train_images": 4, "quick.val_images": 2}
+    args.data_root = args.no_validate = args.amp = args.auto_scale_lr = args.resume = None
     cfg = prepare_config(args)
     assert "mmdet.datasets.coco.CocoDataset" in cfg.pretty_text  # the log shows it
     assert cfg.train_cfg.type == "mmhybrid.ResumableEpochBasedTrainLoop"
@@ -94,23 +88,22 @@ def test_quick_run_is_prepared(path: Path, tmp_path: Path) -> None:
     assert not any(found.values())
 
 
-def test_what_is_wrong_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_is_told(path: Path) -> None:
     cfg = load_config(str(path))
     with pytest.raises(UserError, match=r"the data set is missing(.|\n)*COCO 2017"):
         check_data(cfg, ("train_dataloader",))
-    wrong = load_config(str(path), {"model.neck.in_channels": [1, 2, 3, 4]})
-    with pytest.raises(UserError, match=r"model.neck: in_channels=\[1, 2, 3, 4\]"):
-        model_of(wrong)
-    wrong = load_config(str(path), {"model.neck.out_channel": 8})
-    with pytest.raises(UserError, match="FPN has no argument 'out_channel'; did you mean"):
-        model_of(wrong)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for key, value, told in (
+        ("in_channels", [1, 2, 3, 4], r"model.neck: in_channels=\[1, 2, 3, 4\]"),
+        ("out_channel", 8, "FPN has no argument 'out_channel'; did you mean"),
+    ):
+        with pytest.raises(UserError, match=told):
+            model_of(load_config(str(path), {f"model.neck.{key}": value}))
     assert with_mixed_precision(cfg, "bfloat16").optim_wrapper.type == "AmpOptimWrapper"
 
 
-def test_part_of_another_package_by_its_scope() -> None:
+def test_part_of_another_package_by_its_scope(read_config) -> None:
     """``_scope_`` is MMEngine's other way to write ``type='mmpretrain.ConvNeXt'``."""
-    cfg = Config.fromfile(Path(__file__).parents[1] / "configs" / "mask_rcnn_transxnet_t_coco.py")
+    cfg = read_config("mask_rcnn_transxnet_t_coco")
     backbone = dict(type="ConvNeXt", arch="atto", out_indices=(0, 1, 2, 3), _scope_="mmpretrain")
     cfg.model.backbone = dict(backbone, gap_before_final_norm=False)
     cfg.model.neck.in_channels = [40, 80, 160, 320]

@@ -1,6 +1,5 @@
 """What ``--quick`` makes of a config, without running it."""
 
-from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from mmhybrid.engine.runner import prepare_config as prepare
 from mmhybrid.engine.runner.quick import make_quick, settings_of
 from mmhybrid.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
-
-def test_an_epoch_sees_each_image_once(tmp_path: Path) -> None:
-    cfg = Config.fromfile(CONFIGS / "yolov3_xformer_s_coco.py")
+def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
+    cfg = read_config("yolov3_xformer_s_coco")
     assert cfg.train_dataloader.dataset.type == "RepeatDataset"
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=6, batch_size=2, train_images=4, val_images=2)
@@ -27,8 +24,8 @@ def test_an_epoch_sees_each_image_once(tmp_path: Path) -> None:
     assert cfg.train_cfg.max_epochs == 3
 
 
-def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> None:
-    cfg = Config.fromfile(CONFIGS / "mask_rcnn_swin_t_with_dw_shortcut_coco.py")
+def test_no_weights_are_fetched_even_for_a_wrapped_backbone(read_config, tmp_path) -> None:
+    cfg = read_config("mask_rcnn_swin_t_with_dw_shortcut_coco")
     assert cfg.model.backbone.backbone.init_cfg
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(train_images=2, val_images=1)
@@ -36,13 +33,13 @@ def test_no_weights_are_fetched_even_for_a_wrapped_backbone(tmp_path: Path) -> N
     assert cfg.model.backbone.backbone.init_cfg is None
 
 
-def test_images_of_all_classes_are_taken_from_real_data(tmp_path: Path) -> None:
+def test_images_of_all_classes_are_taken_from_real_data(read_config, tmp_path) -> None:
     for number in range(30):
         for split in ("train", "val"):
             path = tmp_path / "data" / split / f"class_{number // 10}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")
-    cfg = Config.fromfile(CONFIGS / "dmformer_s_imagenet.py")
+    cfg = read_config("dmformer_s_imagenet")
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         dataset = cfg[loader].dataset
         dataset.update(type="CustomDataset", data_prefix=dataset.pop("split"))
@@ -62,24 +59,19 @@ def test_old_names_of_settings_go_on_working() -> None:
     assert (quick.train_images, quick.val_images) == (6, 2)
 
 
-def test_steps_leave_the_config_that_they_are_given(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "_check_gpu", lambda: None)
+def test_steps_leave_the_config_that_they_are_given(read_config, tmp_path) -> None:
     (tmp_path / "epoch_1.pth").touch()
-    args = Namespace(config="a.py", quick=False, launcher="none", work_dir="w", data_root="there")
     steps = [
-        lambda cfg: make_quick(cfg),
-        lambda cfg: prepare.with_run_settings(cfg, args),
-        lambda cfg: prepare.with_data(cfg, args),
         lambda cfg: prepare.with_options(cfg, {"model.backbone.arch": "base"}),
         lambda cfg: prepare.with_mixed_precision(cfg, "bfloat16"),
         lambda cfg: prepare.with_resume(cfg, str(tmp_path / "epoch_1.pth")),
         lambda cfg: prepare.with_drawing(cfg, False, "drawn", 1.0),
         lambda cfg: prepare.with_output(cfg, "out.pkl"),
-        *(prepare.without_validation, prepare.with_half_precision_test, prepare.with_scaled_lr),
+        lambda cfg: prepare.with_data_root(cfg, "there"),
+        *(make_quick, prepare.with_scaled_lr, prepare.with_test_time_augmentation),
         *(prepare.with_safeguards, prepare.for_its_processes, prepare.without_pretrained),
-        prepare.with_test_time_augmentation,
     ]
-    cfg = Config.fromfile(CONFIGS / "retinanet_transxnet_t_coco.py")
+    cfg = read_config("retinanet_transxnet_t_coco")
     cfg.update(work_dir=str(tmp_path), launcher="none")
     cfg.quick = dict(train_images=2, val_images=1)
     before = deepcopy(cfg.to_dict())
@@ -88,8 +80,8 @@ def test_steps_leave_the_config_that_they_are_given(tmp_path: Path, monkeypatch)
         assert cfg.to_dict() == before
 
 
-def test_data_elsewhere_than_on_this_machine_is_not_looked_for() -> None:
-    cfg = Config.fromfile(CONFIGS / "mask_rcnn_transxnet_t_coco.py")
+def test_data_elsewhere_than_on_this_machine_is_not_looked_for(read_config) -> None:
+    cfg = read_config("mask_rcnn_transxnet_t_coco")
     with pytest.raises(UserError, match="data set is missing"):
         check_data(cfg, ("train_dataloader",))
     cfg.train_dataloader.dataset.backend_args = dict(backend="petrel")

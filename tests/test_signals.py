@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C end a run in good order."""
 
+import itertools
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -30,20 +32,13 @@ class SendSignal(Hook):
     def __init__(self, number: int, iteration: int, validating: bool = False) -> None:
         self.number, self.iteration, self.validating = number, iteration, validating
 
-    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if not self.validating and runner.iter == self.iteration:
-            os.kill(os.getpid(), self.number)
-
-    def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if self.validating and runner.iter == self.iteration:
+    def _before_iter(self, runner: Runner, *args: Any, mode: str, **kwargs: Any) -> None:
+        if mode == ("val" if self.validating else "train") and runner.iter == self.iteration:
             os.kill(os.getpid(), self.number)
 
 
 def train(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Runner:
-    cfg = Config(cfg.to_dict())
-    if resume:
-        cfg = with_resume(cfg, "auto")
-    cfg = with_safeguards(cfg)
+    cfg = with_safeguards(with_resume(cfg, "auto") if resume else cfg)
     cfg.experiment_name = f"toy_{random.getrandbits(60)}"
     runner = build_runner(cfg)
     if hook is not None:
@@ -94,9 +89,7 @@ def test_handlers_go_with_a_run_that_fails(toy_config) -> None:
 
 
 def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
-    def full(*args: Any) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(SystemExit) as left:
         train(toy_config, hook=SendSignal(signal.SIGTERM, 2))
@@ -119,7 +112,6 @@ print("never printed")
 """
 
 
-@pytest.mark.process
 def test_second_signal_leaves_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
@@ -148,33 +140,23 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-cfg = with_safeguards(cfg)
-runner = build_runner(cfg)
+runner = build_runner(with_safeguards(cfg))
 runner.register_hook(SignalAll())
 runner.train()
 """
 
 
-def run_group(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", GROUP, str(root / "tests"), str(folder), *words]
-    env = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=env, start_new_session=True, timeout=300
-    )
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("pause", ["0", "1.5"])
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("number", "pause"), [*itertools.product(SIGNALS, ["0", "1.5"]), (None, "0")]
+)
 def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) -> None:
-    done = run_group(root, tmp_path, number.name[3:], pause)
-    assert done.returncode == 128 + number, done.stderr[-3000:]
+    name = number.name[3:] if number else "none"
+    words = [sys.executable, "-c", GROUP, str(root / "tests"), str(tmp_path), name, pause]
+    options = dict(env=os.environ | {"PYTHONPATH": str(root)}, start_new_session=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, **options)
+    assert done.returncode == (128 + number if number else 0), done.stderr[-3000:]
+    if number is None:  # workers end with the run
+        assert (tmp_path / "run" / "epoch_4.pth").exists()
+        return
     assert done.stderr.count("saving at the end of this iteration") == 1
     assert read_checkpoint(tmp_path / "run" / "interrupted.pth")["meta"]["iter"] == 8
-
-
-@pytest.mark.process
-def test_workers_end_with_the_run(root, tmp_path) -> None:
-    done = run_group(root, tmp_path, "none", "0")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "run" / "epoch_4.pth").exists()

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -20,41 +20,31 @@ PYTHON_TOOLS = sorted(
     path.name for path in (ROOT / "tools").glob("*.py") if "ArgumentParser(\n" in path.read_text()
 )
 SHELL_TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.sh"))
-TINY = [
-    "quick.iterations=2",
-    "quick.batch_size=2",
-    "quick.train_images=4",
-    "quick.val_images=2",
-]
+TINY = ["quick.iterations=2", "quick.batch_size=2", "quick.train_images=4", "quick.val_images=2"]
 
 
 def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without PYTHONPATH, so that it finds the package by itself."""
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment}
+    env.pop("PYTHONPATH", None)
     words = [str(word) for word in command]
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 
-def run_tool(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a tool in a process of its own, which must end well."""
-    result = run(sys.executable, ROOT / "tools" / name, *arguments, cwd=cwd)
+def start(name: str, *arguments: object, cwd: Path, **environment: str) -> str:
+    """What a tool prints in a process of its own, which must end well."""
+    program = "bash" if name.endswith(".sh") else sys.executable
+    result = run(program, ROOT / "tools" / name, *arguments, cwd=cwd, **environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
+    return result.stdout
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def tool(run_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs a tool in this process, from an empty folder."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
     monkeypatch.setenv("LOCAL_RANK", "0")  # a tool sets it, and it must not stay
     monkeypatch.chdir(tmp_path)
-
-    def run_here(name: str, *arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
-
-    return run_here
+    return run_tool
 
 
 @pytest.fixture
@@ -62,18 +52,17 @@ def error_of(tool):
     """The message with which a tool refuses its arguments."""
 
     def error(name: str, *arguments: object) -> str:
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit, match=r"^error: ") as left:
             tool(name, *arguments)
-        assert str(left.value.code).startswith("error: ")
         return left.value.code
 
     return error
 
 
-def final_metrics(output: str) -> dict[str, str]:
+def final_metrics(output: str) -> dict[str, float]:
     """The numbers of the last line of evaluation."""
     lines = [line for line in output.splitlines() if "coco/bbox_mAP_50:" in line]
-    return dict(re.findall(r"(coco/\w+): (-?[\d.]+)", lines[-1]))
+    return {k: float(v) for k, v in re.findall(r"(coco/\w+): (-?[\d.]+)", lines[-1])}
 
 
 @pytest.mark.parametrize("name", PYTHON_TOOLS)
@@ -82,8 +71,8 @@ def test_help_says_how_to_use_it(name: str, tool, capsys: pytest.CaptureFixture[
         tool(name, "--help")
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage:")
     examples = text.partition("examples:")[2]
+    assert text.startswith("usage:")
     assert examples
     assert not re.search(r"\S {2,}\S", examples), "two lines in one"
     common = ["--work-dir", "--cfg-options", "--launcher", "--quick", "--data-root", "--amp"]
@@ -95,9 +84,7 @@ def test_help_says_how_to_use_it(name: str, tool, capsys: pytest.CaptureFixture[
 
 def test_missing_config(error_of) -> None:
     wrong = CONFIG.with_name("mask_rcnn_transxnett_coco.py")
-    error = error_of("train.py", wrong)
-    assert f"{wrong}. Did you mean " in error
-    assert str(CONFIG) in error
+    assert re.search(rf"{wrong}\. Did you mean .*{CONFIG}", error_of("train.py", wrong))
 
 
 def test_missing_data(error_of, tmp_path: Path) -> None:
@@ -107,7 +94,7 @@ def test_missing_data(error_of, tmp_path: Path) -> None:
         assert part in error
     assert not (tmp_path / "work_dirs").exists()
     error = error_of("train.py", CONFIG, "--data-root", tmp_path / "here")
-    assert str(tmp_path / "here" / "annotations" / "instances_train2017.json") in error
+    assert str(tmp_path / "here" / "annotations" / path.name) in error
 
 
 def test_missing_checkpoint(error_of) -> None:
@@ -117,10 +104,6 @@ def test_missing_checkpoint(error_of) -> None:
     assert error_of("train.py", CONFIG, "--resume", "none.pth", *tiny) == told
 
 
-def test_quick_run_without_validation(error_of) -> None:
-    assert "leave out --no-validate" in error_of("train.py", CONFIG, "--quick", "--no-validate")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_mixed_precision_without_a_gpu(error_of, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
@@ -128,17 +111,16 @@ def test_mixed_precision_without_a_gpu(error_of, tmp_path: Path) -> None:
         assert error_of(*words, "--amp") == "error: --amp needs a GPU, and PyTorch sees none"
 
 
-def test_augmentation_that_cannot_merge_masks(error_of, tmp_path: Path) -> None:
+def test_options_that_cannot_be_had_together(error_of, tmp_path: Path) -> None:
+    assert "leave out --no-validate" in error_of("train.py", CONFIG, "--quick", "--no-validate")
     (tmp_path / "weights.pth").touch()
     assert "merges boxes alone" in error_of("test.py", CONFIG, "weights.pth", "--tta")
 
 
 @pytest.mark.parametrize("end", [ValueError("a bug"), KeyboardInterrupt()])
 def test_bug_keeps_its_traceback_and_ctrl_c_is_no_bug(end, tool, monkeypatch) -> None:
-    def prepare_config(args: object) -> None:
-        raise end
-
-    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.prepare_config", prepare_config)
+    failing = mock.Mock(side_effect=end)
+    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.prepare_config", failing)
     with pytest.raises((ValueError, SystemExit)) as left:
         tool("train.py", CONFIG)
     assert left.value is end or left.value.code == 130
@@ -147,12 +129,10 @@ def test_bug_keeps_its_traceback_and_ctrl_c_is_no_bug(end, tool, monkeypatch) ->
 @pytest.fixture
 def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool):
     """tools/test.py in this process, with a runner that has metrics ready; ``runs`` grows by it."""
-    from mmhybrid.engine.runner import prepare_config, run_config
-
     tests = []
     runner = SimpleNamespace(rank=0, test=lambda: tests.append(1) or {"accuracy/top1": 50.0})
-    monkeypatch.setattr(run_config, "build_runner", lambda cfg: runner)
-    monkeypatch.setattr(prepare_config, "check_data", lambda *args: None)
+    monkeypatch.setattr("mmhybrid.engine.runner.run_config.build_runner", lambda cfg: runner)
+    monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.check_data", lambda *args: None)
     (tmp_path / "weights.pth").touch()
 
     def test(*options: str, rank: int = 0) -> None:
@@ -187,10 +167,9 @@ def test_metrics_are_written_once(tested, tmp_path: Path) -> None:
 
 
 def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmhybrid.engine.runner import results
-
     told = []
-    monkeypatch.setattr(results, "write_test_result", lambda *args, **more: told.append(more))
+    written = "mmhybrid.engine.runner.results.write_test_result"
+    monkeypatch.setattr(written, lambda *args, **more: told.append(more))
     tested("--result", "m.json")
     tested("--result", "m.json", "--tta", "--published")
     assert told == [dict(tta=False, published=False), dict(tta=True, published=True)]
@@ -198,8 +177,7 @@ def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatc
 
 def test_unknown_quick_setting(error_of) -> None:
     error = error_of("train.py", CONFIG, "--quick", "--cfg-options", "quick.steps=3")
-    assert "quick.steps" in error
-    assert "iterations" in error
+    assert re.search("quick.steps .*iterations", error)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +191,7 @@ def test_unknown_quick_setting(error_of) -> None:
 )
 def test_wrong_model(words: list[str], option: str, told: str, error_of) -> None:
     error = error_of(*words, "--cfg-options", f"model.backbone.{option}")
-    assert "model.backbone" in error
-    assert told in error
+    assert re.search(rf"model\.backbone.*{re.escape(told)}", error)
 
 
 def test_wrong_optimizer(error_of) -> None:
@@ -232,7 +209,6 @@ def test_device_that_is_not_there(device, words, error_of) -> None:
     assert "\n" not in error
 
 
-@pytest.mark.process
 def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
     # -S hides site-packages, and with it everything that was installed.
     result = run(sys.executable, "-S", ROOT / "tools" / "train.py", CONFIG, cwd=tmp_path)
@@ -255,17 +231,21 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Path) -> tuple[Path, str]:
     """The work folder of a very small quick run, and what it printed."""
     cwd = tmp_path_factory.mktemp("quick")
-    result = run_tool("train.py", small_config, "--quick", "--cfg-options", *TINY, cwd=cwd)
-    return cwd / "work_dirs" / "mask_rcnn_small_quick", result.stdout
+    output = start("train.py", small_config, "--quick", "--cfg-options", *TINY, cwd=cwd)
+    return cwd / "work_dirs" / "mask_rcnn_small_quick", output
 
 
-@pytest.mark.process
-@pytest.mark.train
 def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
+    import cv2
+
     folder, output = trained
     assert (folder / "epoch_1.pth").stat().st_size > 1e6
     assert (folder / "curves.png").stat().st_size > 1e4
-    assert len(list((folder / "images").glob("*.png"))) == 2
+    images = list((folder / "images").glob("*.png"))
+    assert len(images) == 2
+    for path in images:  # truth and prediction stand side by side
+        source = cv2.imread(str(folder / "data" / "val2017" / f"{path.stem}.jpg"))
+        assert cv2.imread(str(path)).shape == (source.shape[0], 2 * source.shape[1], 3)
     report = json.loads((folder / "metrics.json").read_text())
     assert report["iterations"] == 2
     assert set(report["final"]) == {"box AP", "box AP50", "mask AP", "mask AP50"}
@@ -278,66 +258,41 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
     assert "transx-t.pth.tar" not in output.split("backbone=dict(")[1].split("neck=dict(")[0]
 
 
-@pytest.mark.process
-@pytest.mark.train
-def test_truth_and_prediction_stand_side_by_side(trained: tuple[Path, str]) -> None:
-    import cv2
-
-    folder, _ = trained
-    for path in (folder / "images").glob("*.png"):
-        source = cv2.imread(str(folder / "data" / "val2017" / f"{path.stem}.jpg"))
-        assert cv2.imread(str(path)).shape == (source.shape[0], 2 * source.shape[1], 3)
-
-
-@pytest.mark.process
-@pytest.mark.train
-def test_testing_gives_the_metrics_of_the_run(
-    trained: tuple[Path, str], small_config: Path, tmp_path: Path
-) -> None:
+def test_testing_gives_the_metrics_of_the_run(trained, small_config, tmp_path) -> None:
     folder, output = trained
     options = ["--quick", "--work-dir", folder, "--show-dir", tmp_path / "drawn"]
     options += ["--out", tmp_path / "predictions.pkl", "--cfg-options", *TINY]
-    result = run_tool("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
-    assert final_metrics(result.stdout) == final_metrics(output)
+    tested = start("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
+    assert final_metrics(tested) == final_metrics(output)
     assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 2
     assert (tmp_path / "predictions.pkl").stat().st_size > 100
 
 
-@pytest.mark.process
-@pytest.mark.train
-def test_resume_continues_where_the_run_ended(
-    trained: tuple[Path, str], small_config: Path, tmp_path: Path
-) -> None:
-    folder, _ = trained
-    options = ["--quick", "--work-dir", tmp_path, "--resume", folder / "epoch_1.pth"]
-    more = ["quick.iterations=4", *TINY[1:]]
-    result = run_tool("train.py", small_config, *options, "--cfg-options", *more, cwd=tmp_path)
-    assert "resumed epoch: 1, iter: 2" in result.stdout
-    assert "Epoch(train) [2][2/2]" in result.stdout
-    assert "Epoch(train) [1]" not in result.stdout
+def test_resume_continues_where_the_run_ended(trained, small_config, tmp_path) -> None:
+    options = ["--quick", "--work-dir", tmp_path, "--resume", trained[0] / "epoch_1.pth"]
+    options += ["--cfg-options", "quick.iterations=4", *TINY[1:]]
+    output = start("train.py", small_config, *options, cwd=tmp_path)
+    assert "resumed epoch: 1, iter: 2" in output
+    assert "Epoch(train) [2][2/2]" in output
+    assert "Epoch(train) [1]" not in output
     assert (tmp_path / "epoch_2.pth").exists()
 
 
-@pytest.mark.process
-@pytest.mark.train
-def test_quick_on_real_images_and_testing_fused(
-    shared: Path, small_config: Path, tmp_path: Path
-) -> None:
-    sample = shared / "data" / "coco_sample"
-    options = ["--quick", "--data-root", sample, "--work-dir", tmp_path / "run"]
+def test_quick_on_real_images_and_testing_fused(shared, small_config, tmp_path) -> None:
+    work = tmp_path / "run"
+    options = ["--quick", "--data-root", shared / "data" / "coco_sample", "--work-dir", work]
     more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
     options += ["--cfg-options", *TINY, *more]
-    result = run_tool("train.py", small_config, *options, cwd=tmp_path)
-    assert "Epoch(train) [1][2/2]" in result.stdout
-    assert not (tmp_path / "run" / "data").exists()
-    checkpoint = tmp_path / "run" / "epoch_1.pth"
-    fused = run_tool("test.py", small_config, checkpoint, "--fuse", *options, cwd=tmp_path)
-    assert "The model is fused for inference." in fused.stdout
-    for name, value in final_metrics(result.stdout).items():
-        assert float(final_metrics(fused.stdout)[name]) == pytest.approx(float(value), abs=0.02)
+    output = start("train.py", small_config, *options, cwd=tmp_path)
+    assert "Epoch(train) [1][2/2]" in output
+    assert not (work / "data").exists()
+    words = [small_config, work / "epoch_1.pth", "--fuse", *options]
+    fused = start("test.py", *words, cwd=tmp_path)
+    assert "The model is fused for inference." in fused
+    for name, value in final_metrics(output).items():
+        assert final_metrics(fused)[name] == pytest.approx(value, abs=0.02)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("name", SHELL_TOOLS)
 def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     result = run("bash", ROOT / "tools" / name, cwd=tmp_path)
@@ -345,39 +300,31 @@ def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     assert result.stderr.startswith("usage:")
 
 
-@pytest.mark.process
-@pytest.mark.train
 def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Path) -> None:
-    options = ["--quick", "--work-dir", tmp_path, "--cfg-options", *TINY]
-    script = ROOT / "tools" / "dist_train.sh"
-    result = run("bash", script, small_config, 2, *options, cwd=tmp_path, PORT="29617")
-    assert result.returncode == 0, result.stderr
+    words = [2, "--quick", "--work-dir", tmp_path, "--cfg-options", *TINY]
+    output = start("dist_train.sh", small_config, *words, cwd=tmp_path, PORT="29617")
     # Two processes of batch 2 go through the four images in one step.
-    assert "Epoch(train) [1][1/1]" in result.stdout
-    script = ROOT / "tools" / "dist_test.sh"
-    checkpoint = tmp_path / "epoch_1.pth"
-    again = run("bash", script, small_config, checkpoint, 2, *options, cwd=tmp_path, PORT="29618")
-    assert again.returncode == 0, again.stderr
-    assert final_metrics(again.stdout) == final_metrics(result.stdout)
+    assert "Epoch(train) [1][1/1]" in output
+    words = [small_config, tmp_path / "epoch_1.pth", *words]
+    again = start("dist_test.sh", *words, cwd=tmp_path, PORT="29618")
+    assert final_metrics(again) == final_metrics(output)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
+    ("words", "expected"),
     [
-        ("slurm_train.sh", ["C", "W"], "train.py C --work-dir W --launcher slurm --amp"),
-        ("slurm_test.sh", ["C", "K.pth"], "test.py C K.pth --launcher slurm --amp"),
+        ("slurm_train.sh C W", "train.py C --work-dir W --launcher slurm --amp"),
+        ("slurm_test.sh C K.pth", "test.py C K.pth --launcher slurm --amp"),
     ],
 )
-def test_slurm(name: str, arguments: list[str], expected: str, tmp_path: Path) -> None:
+def test_slurm(words: str, expected: str, tmp_path: Path) -> None:
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "$@"\n')
     srun.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    words = ["bash", ROOT / "tools" / name, "gpus", "job", *arguments, "--amp"]
-    result = run(*words, cwd=tmp_path, PATH=path, GPUS="16", SRUN_ARGS="--time 1 --mem 2")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().endswith(expected)
-    assert "--ntasks=16 --ntasks-per-node=8" in result.stdout
-    assert "--partition=gpus --job-name=job" in result.stdout
-    assert "--time 1 --mem 2" in result.stdout
+    name, *arguments = words.split()
+    more = dict(PATH=f"{tmp_path}:{os.environ['PATH']}", GPUS="16", SRUN_ARGS="--time 1 --mem 2")
+    output = start(name, "gpus", "job", *arguments, "--amp", cwd=tmp_path, **more)
+    assert output.strip().endswith(expected)
+    assert "--ntasks=16 --ntasks-per-node=8" in output
+    assert "--partition=gpus --job-name=job" in output
+    assert "--time 1 --mem 2" in output

@@ -74,18 +74,17 @@ def main() -> None:
 
     with exit_on_user_error():
         from mmhybrid.engine.runner.prepare_config import prepare_config
-        from mmhybrid.engine.runner.quick import silence
-        from mmhybrid.engine.runner.report import log_summary, write_report
+        from mmhybrid.engine.runner.report import write_report
         from mmhybrid.engine.runner.results import write_training_result
         from mmhybrid.engine.runner.run_config import build_runner
 
         runner = build_runner(prepare_config(args))
-        if args.quick:
-            silence(runner)
+        if args.quick:  # spare who watches MMEngine's two lines for each parameter
+            runner.logger.addFilter(lambda line: "paramwise_options" not in line.getMessage())
         runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     write_training_result(runner, args.config, args.quick)
     if args.quick:
-        log_summary(runner, write_report(runner))
+        write_report(runner)
 
 
 if __name__ == "__main__":

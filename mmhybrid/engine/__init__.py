@@ -1,7 +1,4 @@
-"""What a training run needs beyond MMEngine.
-
-A config names the classes of this package ``mmhybrid.CLASS``, and need not import anything.
-"""
+"""What a training run needs beyond MMEngine. A config names its classes ``mmhybrid.CLASS``."""
 
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.datasets.samplers import ResumableBatchSampler

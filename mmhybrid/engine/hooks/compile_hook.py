@@ -1,7 +1,5 @@
 """Training and testing with a compiled backbone."""
 
-from __future__ import annotations
-
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -11,16 +9,11 @@ from mmhybrid.weights.loading import unwrapped
 
 @HOOKS.register_module()
 class CompileBackboneHook(Hook):
-    """Compiles the backbone, and only that, before a run.
-
-    In a config: ``custom_hooks = [dict(type='mmhybrid.CompileBackboneHook')]``.
-
-    A detector or segmentor as a whole breaks into many graphs; the backbone is one, at any size.
+    """Compiles the backbone before a run; a detector as a whole would break into many graphs.
 
     Args:
-        dynamic: one graph for all image sizes. Without, each size is compiled anew.
-        mode: as that of :func:`torch.compile`.
-        backend: as that of :func:`torch.compile`.
+        dynamic (bool): One graph for all image sizes; without, each is compiled anew.
+        mode, backend: As those of :func:`torch.compile`.
     """
 
     def __init__(

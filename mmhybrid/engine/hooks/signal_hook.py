@@ -1,7 +1,5 @@
 """Saving, and then leaving, when a signal asks a run to stop."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal
@@ -30,10 +28,9 @@ SAME_SIGNAL = 1.0  # seconds in which several count as one
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Saves at the end of the running iteration when SIGTERM or SIGINT arrives, and leaves.
+    """Saves at the end of the running iteration at SIGTERM or SIGINT (Ctrl-C), and leaves.
 
-    Slurm sends SIGTERM when it takes a machine back, a keyboard SIGINT (Ctrl-C). The exit code is
-    128 plus the number of the signal, as a shell has it: 143 or 130. ``--resume`` goes on from the
+    The exit code is 128 plus the number of the signal: 143 or 130. ``--resume`` goes on from the
     file ``interrupted.pth``, which the next checkpoint replaces. A second signal, a second later or
     more, ends the process at once. All processes of a run leave at the same iteration, whichever of
     them got the signal. Workers of data loaders, which a terminal and Slurm signal too, stay.
@@ -79,11 +76,8 @@ class SignalHook(Hook):
                 os.kill(os.getpid(), number)
             return
         self.received, self.received_at = number, time.monotonic()
-        os.write(
-            2,
-            f"\n{signal.Signals(number).name}: saving at the end of this iteration, then leaving. "
-            "Another signal leaves at once.\n".encode(),
-        )
+        told = "saving at the end of this iteration, then leaving. Another signal leaves at once."
+        os.write(2, f"\n{signal.Signals(number).name}: {told}\n".encode())
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.validating = True
@@ -94,7 +88,8 @@ class SignalHook(Hook):
         self.validating = False
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        self._leave_if_signalled(runner, runner.iter + 1)
+        if number := self._agree(self.received, "max"):
+            self._leave(runner, runner.iter + 1, number)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if batch_idx >= self.common_batches:
@@ -103,24 +98,11 @@ class SignalHook(Hook):
         if not self.validating or any(getattr(hook, "evaluate_on_origin", 0) for hook in averages):
             return  # then it is not known which weights are in place
 
-        def restore() -> None:
+        if number := self._agree(self.received, "max"):
             runner.message_hub.update_info(VALIDATED, 0)  # it is to be repeated
             for hook in averages:
                 hook.after_val_epoch(runner)  # puts the weights back that are trained
-
-        self._leave_if_signalled(runner, runner.iter, restore)
-
-    def _leave_if_signalled(
-        self, runner: Runner, iteration: int, restore: Callable[[], None] | None = None
-    ) -> None:
-        number = self._agree(self.received, "max")
-        if not number:
-            return
-        if restore is not None:
-            restore()
-        self._save(runner, iteration)
-        barrier()  # the first process to leave would have the others killed
-        raise SystemExit(128 + number)
+            self._leave(runner, runner.iter, number)
 
     def _agree(self, number: int, how: str) -> int:
         """The least or the greatest of the numbers of all processes."""
@@ -130,7 +112,7 @@ class SignalHook(Hook):
         all_reduce(shared, how, self.group)
         return int(shared)
 
-    def _save(self, runner: Runner, iteration: int) -> None:
+    def _leave(self, runner: Runner, iteration: int, number: int) -> None:
         average_accumulated(runner)
         path = str(Path(runner.work_dir) / INTERRUPTED)
         meta = dict(epoch=runner.epoch, iter=iteration)
@@ -142,18 +124,20 @@ class SignalHook(Hook):
             runner.logger.error(f"NOT SAVED: {error}. --resume takes the checkpoint before.")
         else:
             runner.logger.info(f"Saved iteration {iteration} to {path}. Go on with --resume.")
+        barrier()  # the first process to leave would have the others killed
+        raise SystemExit(128 + number)
 
 
 def _start_worker(start: Callable[[int], None] | None, index: int) -> None:
     """Have a worker of a data loader be ended by its parent alone, then do what else it should."""
     if hasattr(signal, "sigwaitinfo"):  # macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+        def end_with_the_parent() -> None:
+            while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+                pass
+            os._exit(0)  # as PyTorch's own handler does
+
+        threading.Thread(target=end_with_the_parent, daemon=True).start()
     if start is not None:
         start(index)
-
-
-def _end_with_the_parent() -> None:
-    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
-        pass
-    os._exit(0)  # as PyTorch's own handler does

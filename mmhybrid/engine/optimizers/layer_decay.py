@@ -1,18 +1,13 @@
 """Layer-wise learning rate decay: the nearer to the input, the smaller the learning rate.
 
-mmdet's and mmsegmentation's constructors know ConvNeXt by the name of its class and refuse all
-others; mmpretrain's asks the model how deep a parameter lies, which its classifiers can tell and
-detectors and segmentors cannot. The one here asks the backbone, wherever it is in the model.
+mmdet's and mmsegmentation's constructors know ConvNeXt alone, and mmpretrain's classifiers alone.
+The one here asks the backbone, wherever it is in the model.
 """
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -25,26 +20,14 @@ from mmhybrid.errors import ArgumentError
 class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Multiplies each learning rate by ``layer_decay_rate ** (layers between it and the head)``.
 
-    In a config of mmdet, mmsegmentation or mmpretrain::
-
-        optim_wrapper = dict(
-            constructor='mmhybrid.LayerwiseDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0))
-
-    ``tools/print_groups.py CONFIG`` prints what becomes of each parameter.
-
     Parameters outside of parts with ``get_layer_depth(name, prefix)``, which the backbones of
-    mmhybrid and most of mmpretrain's have, keep the learning rate of the optimizer. Parameters with
-    equal settings are put into one group.
+    mmhybrid and most of mmpretrain's have, keep the learning rate of the optimizer. Those with
+    equal settings are put into one group. ``tools/print_groups.py CONFIG`` prints all.
 
     Args:
         optim_wrapper_cfg (dict): As of MMEngine's constructor; its optimizer needs an ``lr``.
         paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, and all that MMEngine's
             constructor knows; the ``lr_mult`` of ``custom_keys`` multiplies the decayed rate.
-
-    Raises:
-        ArgumentError: No ``layer_decay_rate`` or ``lr``, or one out of range; or no part of the
-            model has ``get_layer_depth``.
 
     Example:
         >>> from mmengine.optim import build_optim_wrapper
@@ -70,9 +53,7 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 "num_layers and decay_type are not needed here.)"
             )
         if self.base_lr is None:
-            raise ArgumentError(
-                "layer-wise decay needs the learning rate in the config: optimizer.lr"
-            )
+            raise ArgumentError("layer-wise decay needs the learning rate: optimizer.lr")
 
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **options: Any
@@ -81,8 +62,15 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             super().add_params(params, module, prefix, **options)
             return
-        with _warnings_only():  # MMEngine's line for each learning rate would not hold the decay.
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        # MMEngine's line for each learning rate would not hold the decay.
+        logger.setLevel(max(level, logging.WARNING))
+        try:
             super().add_params(params, module, **options)
+        finally:
+            logger.setLevel(level)
+        rate = self.paramwise_cfg["layer_decay_rate"]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         depths, head = layer_depths(module)
         groups: dict[str, dict[str, Any]] = {}
@@ -90,35 +78,20 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             (parameter,) = one.pop("params")
             depth = depths.get(names[id(parameter)], head)
             one["layer_depth"] = depth
-            one["lr"] = one.get("lr", self.base_lr) * self._rate ** (head - depth)
-            groups.setdefault(repr(sorted(one.items())), one | {"params": []})["params"].append(
-                parameter
-            )
+            one["lr"] = one.get("lr", self.base_lr) * rate ** (head - depth)
+            group = groups.setdefault(repr(sorted(one.items())), one | {"params": []})
+            group["params"].append(parameter)
         params[:] = groups.values()
-        print_log(
-            f"Layer-wise decay of {self._rate} over {head} layers: {len(params)} parameter groups "
-            f"with learning rates of {min(group['lr'] for group in params):.3g} to "
-            f"{max(group['lr'] for group in params):.3g}. tools/print_groups.py CONFIG shows them.",
-            logger="current",
+        rates = [group["lr"] for group in params]
+        logger.info(
+            f"Layer-wise decay of {rate} over {head} layers: {len(params)} parameter groups with "
+            f"learning rates of {min(rates):.3g} to {max(rates):.3g}. tools/print_groups.py CONFIG "
+            "shows them."
         )
-
-    @property
-    def _rate(self) -> float:
-        return self.paramwise_cfg["layer_decay_rate"]
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
-    """Depth of each parameter, as the parts of the model with ``get_layer_depth`` say.
-
-    Args:
-        model (nn.Module): A detector, segmentor, classifier or any other that holds such a part.
-
-    Returns:
-        tuple[dict[str, int], int]: Depth by the parameter's name in the model, 0 for the stem, of
-        those inside such parts; and the depth of all others.
-
-    Raises:
-        ArgumentError: No part has the method, or one wraps a backbone that has not.
+    """Depths of the parameters of parts with ``get_layer_depth``, by name; and that of all others.
 
     Example:
         >>> from torch import nn
@@ -151,9 +124,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """One line for each parameter of a model: what an optimizer does with it.
 
-    Returns:
-        list[str]: A head line, then group (or ``frozen``), depth (``-`` where the constructor knows
-        none), learning rate, weight decay, number of values and name, in the order of the model.
+    Depth is ``-`` where the constructor of the optimizer knows none.
 
     Example:
         >>> from torch import nn, optim
@@ -168,25 +139,11 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[str]:
         for index, group in enumerate(optimizer.param_groups)
         for parameter in group["params"]
     }
-    lines = [_line("group", "depth", "lr", "weight decay", "values", "name")]
+    columns = "{:>6} {:>6} {:>10} {:>12} {:>10} {}".format
+    lines = [columns("group", "depth", "lr", "weight decay", "values", "name")]
     for name, parameter in model.named_parameters():
         index, group = groups.get(id(parameter), ("frozen", {}))
         lr, decay = (f"{group[key]:.4g}" if group else "-" for key in ("lr", "weight_decay"))
         depth = group.get("layer_depth", "-")
-        lines.append(_line(index, depth, lr, decay, f"{parameter.numel():,}", name))
+        lines.append(columns(index, depth, lr, decay, f"{parameter.numel():,}", name))
     return lines
-
-
-def _line(group: Any, depth: Any, lr: str, decay: str, values: str, name: str) -> str:
-    return f"{group:>6} {depth:>6} {lr:>10} {decay:>12} {values:>10} {name}"
-
-
-@contextmanager
-def _warnings_only() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,17 +1,12 @@
-"""Gradients that are being accumulated when a run is saved.
-
-They are part of its state: between two updates a checkpoint needs them, too.
-"""
-
-from __future__ import annotations
-
-from typing import Any
+"""Gradients that are being accumulated when a run is saved: a part of its state."""
 
 from mmengine.dist import all_reduce
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from mmhybrid.weights.loading import unwrapped
 
 
 def wrappers_of(optim_wrapper: BaseOptimWrapper) -> list[OptimWrapper]:
@@ -27,10 +22,9 @@ def is_accumulating(runner: Runner) -> bool:
 
 
 def average_accumulated(runner: Runner) -> None:
-    """Give all processes the mean of their gradients, before the first of them saves.
+    """Give all processes the mean of their gradients, before the first saves; all call it.
 
-    While DistributedDataParallel accumulates, each process has its own. The mean that it takes at
-    the end is the same. Called by all processes.
+    While DistributedDataParallel accumulates, each has its own; the mean at the end is the same.
     """
     if isinstance(runner.model, DistributedDataParallel) and is_accumulating(runner):
         for parameter in runner.model.parameters():
@@ -42,18 +36,13 @@ def accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
     """Those of all parameters that have one, on the CPU."""
     return {
         name: parameter.grad.cpu()
-        for name, parameter in _plain(runner.model).named_parameters()
+        for name, parameter in unwrapped(runner.model).named_parameters()
         if parameter.grad is not None
     }
 
 
 def load_accumulated_gradients(runner: Runner, gradients: dict[str, Tensor]) -> None:
-    """Puts back what :func:`accumulated_gradients` gave."""
-    for name, parameter in _plain(runner.model).named_parameters():
+    """Put back what :func:`accumulated_gradients` gave."""
+    for name, parameter in unwrapped(runner.model).named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device)
-
-
-def _plain(model: Any) -> Any:
-    """The model without the wrapper of a run of several processes."""
-    return getattr(model, "module", model)

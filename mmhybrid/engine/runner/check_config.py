@@ -1,9 +1,4 @@
-"""What can be wrong with a config, told before anything large is built.
-
-MMEngine finds the same when it builds or runs the part, and says it in a traceback.
-"""
-
-from __future__ import annotations
+"""What can be wrong with a config, told before anything large is built, and not in a traceback."""
 
 import difflib
 import inspect
@@ -23,17 +18,11 @@ from mmhybrid.registry import type_name, type_of
 
 PARTS = ("backbone", "neck", "data_preprocessor")
 ENDINGS = ("_head", "_roi_extractor")
+CLASSIFYING = ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
 
 
 def check_config(cfg: Config) -> None:
-    """Look for names that do not exist and parts that do not fit together.
-
-    Args:
-        cfg: Complete.
-
-    Raises:
-        UserError: Says where, what was found, and what is allowed.
-    """
+    """Raise a UserError where a name does not exist or two parts do not fit together."""
     scope = cfg.get("default_scope")
     for where, node, inner in _model_parts("model", cfg.model, scope):
         _check_names(where, node, MODELS, inner)
@@ -41,8 +30,7 @@ def check_config(cfg: Config) -> None:
         for number, node in enumerate(dataset.get("pipeline") or []):
             _check_names(f"{loader}, pipeline[{number}]", node, TRANSFORMS, scope)
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer")
-    if isinstance(optimizer, dict):
-        _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
+    _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
     _check_channels(cfg)
     _check_classes(cfg)
 
@@ -52,10 +40,8 @@ def check_model(cfg: Config) -> None:
     check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
 
 
-def _model_parts(
-    where: str, node: Any, scope: str | None = None
-) -> Iterator[tuple[str, Any, str | None]]:
-    """The model and its parts, those within parts too, each with the scope that it is built in."""
+def _model_parts(where: str, node: Any, scope: str | None = None) -> Iterator[tuple]:
+    """Place, config and scope of the model and of its parts, at any depth."""
     if isinstance(node, list | tuple):
         for number, one in enumerate(node):
             yield from _model_parts(f"{where}[{number}]", one, scope)
@@ -68,7 +54,6 @@ def _model_parts(
 
 
 def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> None:
-    """Compare a part's type and arguments with what exists."""
     if not isinstance(node, dict) or "type" not in node:
         return
     part = type_of(node, root, scope)
@@ -78,9 +63,7 @@ def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> No
         name = node["type"]
         raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
     known, is_open = _arguments(part)
-    for name in node:
-        if name in known or name in ("type", "_scope_"):
-            continue
+    for name in (one for one in node if one not in (*known, "type", "_scope_")):
         message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
         if not is_open:
             raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
@@ -104,29 +87,26 @@ def _arguments(part: Any) -> tuple[set[str], bool]:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _check_channels(cfg: Config) -> None:
-    """Compare the channels of the backbone's maps with those that the next part expects."""
     node = cfg.model.get("backbone")
     if not isinstance(node, dict):
         return
-    backbone_class = type_of(node, MODELS, cfg.get("default_scope"))
-    if not (inspect.isclass(backbone_class) and issubclass(backbone_class, HybridBackbone)):
+    found = type_of(node, MODELS, cfg.get("default_scope"))
+    if not (inspect.isclass(found) and issubclass(found, HybridBackbone)):
         return
     with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
         try:
             with torch.device("meta"):
                 backbone = registry.build(dict(node, init_cfg=None))
         except ArgumentError as error:
-            raise ArgumentError(f"model.backbone ({backbone_class.__name__}): {error}") from error
-    given = list(backbone.feature_channels)
-    after = [key for key in ("neck", "decode_head", "auxiliary_head") if cfg.model.get(key)]
-    for key in after[:1] if "neck" in after else after:
-        for where, part, _ in _model_parts(f"model.{key}", cfg.model[key]):
-            _compare_channels(where, part, given)
+            raise ArgumentError(f"model.backbone ({found.__name__}): {error}") from error
+    for key in ["neck"] if cfg.model.get("neck") else ["decode_head", "auxiliary_head"]:
+        for where, part, _ in _model_parts(f"model.{key}", cfg.model.get(key)):
+            _compare_channels(where, part, list(backbone.feature_channels))
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
@@ -134,13 +114,10 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
     if index is not None:
         indices = index if isinstance(index, list | tuple) else [index]
         if any(one >= len(given) for one in indices):
-            raise UserError(
-                f"{where}: in_index={index}, but model.backbone gives {len(given)} maps "
-                f"(out_indices), numbered from 0"
-            )
+            maps = f"{len(given)} maps (out_indices), numbered from 0"
+            raise UserError(f"{where}: in_index={index}, but model.backbone gives {maps}")
         given = [given[one] for one in indices]
-    if isinstance(expected, int) and index is not None:
-        expected = [expected]
+        expected = [expected] if isinstance(expected, int) else expected
     if not isinstance(expected, list | tuple):
         return
     if type_name(part) == "YOLOV3Neck":  # which counts from the last map
@@ -153,7 +130,6 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
 
 
 def _check_classes(cfg: Config) -> None:
-    """Compare the classes of the training data with those of the heads."""
     for _, dataset in datasets_of(cfg, ("train_dataloader",)):
         if "Panoptic" in type_name(dataset):
             continue  # its heads share the classes
@@ -164,16 +140,12 @@ def _check_classes(cfg: Config) -> None:
         for where, part, _ in _model_parts("model", cfg.model):
             number = part.get("num_classes")
             key = where.rpartition(".")[2].partition("[")[0]
-            if key not in ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"):
+            if key not in CLASSIFYING or not isinstance(number, int) or number == classes:
                 continue
-            if isinstance(number, int) and number < classes:
+            message = f"{where}: num_classes={number}, but the training data has {classes} classes"
+            if number < classes:
                 raise UserError(
-                    f"{where}: num_classes={number}, but the training data has {classes} classes. "
-                    f"Set {where}.num_classes={classes}, or name the classes to train in the "
-                    "dataset's metainfo=dict(classes=[...])."
+                    f"{message}. Set {where}.num_classes={classes}, or name the classes to train "
+                    "in the dataset's metainfo=dict(classes=[...])."
                 )
-            if isinstance(number, int) and number > classes:
-                print_log(
-                    f"{where}: num_classes={number}, but the training data has {classes} classes",
-                    logger="current",
-                )
+            print_log(message, logger="current")

@@ -1,10 +1,4 @@
-"""From the arguments of a command line to a config that a Runner takes.
-
-:func:`prepare_config` and :func:`prepare_test_config` say which steps there are, and their order. A
-step takes a config and returns another; it never changes the one that it was given.
-"""
-
-from __future__ import annotations
+"""From the arguments of a command line to a config; no step changes the one that it is given."""
 
 from argparse import Namespace
 from copy import deepcopy
@@ -15,13 +9,15 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from mmhybrid.datasets.data_paths import check_data, datasets_of, with_data_root
+from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
+from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.run_config import (
     connect_processes,
     existing_file,
     load_config,
+    map_values,
     with_options,
     without_pretrained,
 )
@@ -32,18 +28,12 @@ SYNC_NORMS = ("SyncBN", "MMSyncBN", "NaiveSyncBN", "SyncBatchNorm")
 
 
 def prepare_config(args: Namespace) -> Config:
-    """The config of a training run, from the arguments of ``tools/train.py``.
-
-    Raises:
-        UserError: Something cannot be used or is missing; says what, and what to do.
-    """
+    """The config of a training run, from the arguments of ``tools/train.py``."""
     if args.quick and args.no_validate:
         raise UserError("--quick evaluates what it trained: leave out --no-validate")
-    cfg = load_config(args.config, args.cfg_options)
-    cfg = with_run_settings(cfg, args)
-    cfg = with_data(cfg, args)
+    cfg = _load(args)
     if args.no_validate:
-        cfg = without_validation(cfg)
+        cfg = with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
     if args.amp:
         cfg = with_mixed_precision(cfg, args.amp_dtype)
     if args.auto_scale_lr:
@@ -51,24 +41,14 @@ def prepare_config(args: Namespace) -> Config:
     if args.resume:
         cfg = with_resume(cfg, args.resume)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
-    cfg = with_safeguards(cfg)
-    cfg = for_its_processes(cfg)
+    cfg = for_its_processes(with_safeguards(cfg))
     check_config(cfg)
     return cfg
 
 
 def prepare_test_config(args: Namespace) -> Config:
-    """The config of a test run, from the arguments of ``tools/test.py``.
-
-    Raises:
-        UserError: Something cannot be used or is missing; says what, and what to do.
-    """
-    cfg = load_config(args.config, args.cfg_options)
-    cfg = with_run_settings(cfg, args)
-    checkpoint = existing_file(args.checkpoint, "checkpoint")
-    cfg = with_data(cfg, args)
-    cfg = without_pretrained(cfg)
-    cfg = with_options(cfg, dict(load_from=checkpoint))
+    """The same of a test run, from the arguments of ``tools/test.py``."""
+    cfg = with_options(without_pretrained(_load(args)), dict(load_from=args.checkpoint))
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -76,48 +56,36 @@ def prepare_test_config(args: Namespace) -> Config:
     if args.out and args.out_item == "pred":
         cfg = with_output(cfg, args.out)
     if args.amp:
-        cfg = with_half_precision_test(cfg)
+        cfg = with_options(cfg, {"test_cfg.fp16": True})
     check_data(cfg, ("test_dataloader",))
     cfg = for_its_processes(cfg)
     check_config(cfg)
     return cfg
 
 
-def with_run_settings(cfg: Config, args: Namespace) -> Config:
-    """Set where the run writes and how its processes find each other.
-
-    ``work_dirs/NAME_OF_THE_CONFIG`` is the folder where nothing else is named.
-    """
-    cfg = deepcopy(cfg)
+def _load(args: Namespace) -> Config:
+    """The config with its options, launcher, work folder and data, drawn if need be."""
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     name = Path(args.config).stem + ("_quick" if args.quick else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
-        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-            if cfg.get(loader):
-                cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
-                cfg[loader].setdefault("pin_memory", torch.cuda.is_available())
-                cfg[loader].setdefault("persistent_workers", cfg[loader].get("num_workers", 0) > 0)
-    return cfg
-
-
-def with_data(cfg: Config, args: Namespace) -> Config:
-    """Read from ``--data-root``, and with ``--quick`` from a small data set, drawn if need be."""
+        for loader in filter(None, map(cfg.get, LOADERS)):
+            loader.setdefault("collate_fn", dict(type="default_collate"))
+            loader.setdefault("pin_memory", torch.cuda.is_available())
+            loader.setdefault("persistent_workers", loader.get("num_workers", 0) > 0)
+    if "checkpoint" in args:
+        existing_file(args.checkpoint, "checkpoint")
+    if args.amp and not torch.cuda.is_available():
+        raise UserError("--amp needs a GPU, and PyTorch sees none")
     if args.quick:
         # The options have the last word.
         return with_options(make_quick(cfg, args.data_root), args.cfg_options)
     return with_data_root(cfg, args.data_root) if args.data_root else cfg
 
 
-def without_validation(cfg: Config) -> Config:
-    """Train without evaluating."""
-    return with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
-
-
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:
-    """Train with automatic mixed precision in ``dtype``, ``'float16'`` or ``'bfloat16'``."""
-    _check_gpu()
     cfg = deepcopy(cfg)
     wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
     if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
@@ -127,31 +95,17 @@ def with_mixed_precision(cfg: Config, dtype: str) -> Config:
     return cfg
 
 
-def with_half_precision_test(cfg: Config) -> Config:
-    """Test in half precision."""
-    _check_gpu()
-    return with_options(cfg, {"test_cfg.fp16": True})
-
-
-def _check_gpu() -> None:
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a GPU, and PyTorch sees none")
-
-
 def with_scaled_lr(cfg: Config) -> Config:
     """Scale the learning rate by (batch of all GPUs) / ``auto_scale_lr.base_batch_size``."""
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-        raise UserError(
-            "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config"
-        )
+        needed = "auto_scale_lr=dict(base_batch_size=...)"
+        raise UserError(f"--auto-scale-lr needs {needed} in the config")
     return with_options(cfg, {"auto_scale_lr.enable": True})
 
 
 def with_resume(cfg: Config, resume: str) -> Config:
     """Continue from a checkpoint: a path, or ``'auto'`` for the newest whole one of the run."""
     if resume == "auto":
-        from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
-
         if "runner_type" not in cfg:  # others connect their processes in their own ways
             connect_processes(cfg)
         checkpoint = newest_whole_checkpoint(cfg.work_dir)
@@ -164,34 +118,26 @@ def with_resume(cfg: Config, resume: str) -> Config:
 
 
 def with_safeguards(cfg: Config) -> Config:
-    """Have a training run lose nothing: what MMEngine's own hooks and loops lack.
-
-    In are durable checkpoints, exact resumption, signals and the check of losses and gradients; see
-    ``docs/recovery.md``. Hooks, loops and samplers of one's own stay as they are. ``None`` in the
-    config leaves a safeguard out: ``default_hooks = dict(non_finite=None)``.
-    """
+    """Have a training run lose nothing, as ``docs/recovery.md`` says."""
     cfg = deepcopy(cfg)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     if checkpoint and type_name(checkpoint) == "CheckpointHook":
         checkpoint.type = "mmhybrid.DurableCheckpointHook"
     for name, hook in (("signals", "SignalHook"), ("non_finite", "NonFiniteHook")):
-        hooks.setdefault(name, ConfigDict())
-        if hooks[name] is None:
+        if hooks.setdefault(name, ConfigDict()) is None:
             del hooks[name]
         else:
             hooks[name].setdefault("type", f"mmhybrid.{hook}")
-
     loop, loader = cfg.train_cfg, cfg.train_dataloader
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"
     loop_type = type_name(loop) or default
-    known = (
-        loop_type in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
-        and type_name(loader.sampler) in ("DefaultSampler", "InfiniteSampler")
-        and (not batches or type_name(batches) == "AspectRatioBatchSampler")
-    )
-    if not known:
+    if (
+        loop_type not in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+        or type_name(loader.sampler) not in ("DefaultSampler", "InfiniteSampler")
+        or (batches and type_name(batches) != "AspectRatioBatchSampler")
+    ):
         print_log(
             "The loop or the samplers of this config are not those of MMEngine: --resume goes on "
             "from the checkpoint, but not with the very same images",
@@ -200,21 +146,16 @@ def with_safeguards(cfg: Config) -> Config:
         return cfg
     loop.pop("by_epoch", None)
     loop.type = f"mmhybrid.Resumable{loop_type}"
-    loader.batch_sampler = ConfigDict(
-        type="mmhybrid.ResumableBatchSampler", drop_last=loader.pop("drop_last", False)
-    )
+    drop_last = loader.pop("drop_last", False)
     if batches:
-        batches.setdefault("drop_last", loader.batch_sampler.pop("drop_last"))
-        loader.batch_sampler.batch_sampler = batches
+        batches.setdefault("drop_last", drop_last)
+    inner = dict(batch_sampler=batches) if batches else dict(drop_last=drop_last)
+    loader.batch_sampler = dict(type="mmhybrid.ResumableBatchSampler", **inner)
     return cfg
 
 
 def for_its_processes(cfg: Config) -> Config:
-    """Fit a config to its ``launcher`` and to a machine without GPUs.
-
-    SyncBN, which works between GPUs only, becomes BN in a run of one process, and between
-    processes without GPUs :class:`mmhybrid.layers.gloo_sync_batch_norm.GlooSyncBatchNorm`.
-    """
+    """Fit a config to its ``launcher`` and to a machine without GPUs."""
     cfg = deepcopy(cfg)
     gpus = torch.cuda.is_available()
     if cfg.launcher == "pytorch" and not gpus:
@@ -222,31 +163,19 @@ def for_its_processes(cfg: Config) -> Config:
         cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not gpus:
         norm = "BN" if cfg.launcher == "none" else "mmhybrid.GlooSyncBatchNorm"
-        model = _with_norm(cfg.model, norm)
+
+        def replaced(key: str, value: Any) -> Any:
+            return norm if key == "type" and type_name(value) in SYNC_NORMS else value
+
+        model = map_values(cfg.model, replaced)
         if model != cfg.model:
-            print_log(
-                f"SyncBN works between GPUs only: its layers use {norm} in this run",
-                logger="current",
-            )
+            message = f"SyncBN works between GPUs only: its layers use {norm} in this run"
+            print_log(message, logger="current")
         cfg.model = model
     return cfg
 
 
-def _with_norm(node: Any, norm: str) -> Any:
-    """A part of a config with another type of normalisation in the place of each SyncBN."""
-    if isinstance(node, dict):
-        # dict's own items(): a ConfigDict's would replace types by classes, which no log can show.
-        changed = {key: _with_norm(value, norm) for key, value in dict.items(node)}
-        if type_name(node) in SYNC_NORMS:
-            changed["type"] = norm
-        return type(node)(changed)
-    if isinstance(node, list | tuple):
-        return type(node)(_with_norm(value, norm) for value in node)
-    return node
-
-
 def with_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> Config:
-    """Draw the predictions of a test run, in a window or into files."""
     if cfg.default_hooks.get("visualization") is None:
         raise UserError("--show and --show-dir need default_hooks.visualization in the config")
     cfg = deepcopy(cfg)
@@ -271,7 +200,7 @@ def with_output(cfg: Config, out: str) -> Config:
     """Keep the predictions of a test run: a pickle file, or for segmentation a folder of maps."""
     cfg = deepcopy(cfg)
     scope, evaluators = cfg.get("default_scope"), cfg.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+    evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
     if scope == "mmseg":
         evaluators[0].update(output_dir=out, keep_results=True)
     elif not out.endswith((".pkl", ".pickle")):

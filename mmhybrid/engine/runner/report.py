@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-IMAGES = 12
 # Metrics that get a curve and a line in the summary, by the end of their names.
 HEADLINES = {
     "bbox_mAP_50": "box AP50",
@@ -26,40 +25,28 @@ HEADLINES = {
 }
 
 
-def write_report(runner: Runner) -> dict[str, float]:
-    """Write ``metrics.json``, ``curves.png`` and the folder ``images`` into the work directory.
-
-    Returns:
-        dict[str, float]: The last value of each metric of :data:`HEADLINES`, by its usual name.
-    """
-    folder = Path(runner.work_dir)
+def write_report(runner: Runner) -> None:
+    """Write ``metrics.json``, ``curves.png`` and ``images``; log the last :func:`headlines`."""
+    folder = Path(runner.work_dir).absolute()
     losses, metrics = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
     final = headlines(metrics[-1]) if metrics else {}
     content = dict(iterations=runner.iter, final=final, metrics=metrics, losses=losses)
     (folder / "metrics.json").write_text(json.dumps(content, indent=1))
     draw_curves(losses, metrics, folder / "curves.png")
     draw_images(runner, folder / "images")
-    return final
-
-
-def log_summary(runner: Runner, final: dict[str, float]) -> None:
-    """Log the final metrics and where the report is."""
-    folder = Path(runner.work_dir).absolute()
-    lines = [
-        "Done. On images that the model has not seen before:",
-        *(f"{name:>16}  {value:.3f}" for name, value in final.items()),
-        f"Images, truth and prediction side by side: {folder / 'images'}",
-        f"Losses and metrics: {folder / 'curves.png'}, {folder / 'metrics.json'}",
-        f"Checkpoints: {folder}",
-    ]
-    runner.logger.info("\n".join(lines))
+    table = "".join(f"{name:>16}  {value:.3f}\n" for name, value in final.items())
+    runner.logger.info(
+        f"Done. On images that the model has not seen before:\n{table}"
+        f"Images, truth and prediction side by side: {folder / 'images'}\n"
+        f"Losses and metrics: {folder / 'curves.png'}, {folder / 'metrics.json'}\n"
+        f"Checkpoints: {folder}"
+    )
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split MMEngine's log into lines of training (with ``loss``) and of evaluation."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    losses = [line for line in lines if "loss" in line]
-    return losses, [line for line in lines if "loss" not in line]
+    return [one for one in lines if "loss" in one], [one for one in lines if "loss" not in one]
 
 
 def headlines(metrics: dict[str, Any]) -> dict[str, float]:
@@ -73,15 +60,14 @@ def headlines(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
-    """Plot losses and metrics over iterations."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in sorted({key for line in losses for key in line if "loss" in key}):
         points = [(line["step"], line[name]) for line in losses if name in line]
         left.plot(*zip(*points, strict=True), label=name, lw=2.5 if name == "loss" else 1)
-    for label in dict.fromkeys(label for line in metrics for label in headlines(line)):
-        values = ((line["step"], headlines(line).get(label)) for line in metrics)
-        points = [(step, value) for step, value in values if value is not None]
+    named = [(line["step"], headlines(line)) for line in metrics]
+    for label in dict.fromkeys(label for _, values in named for label in values):
+        points = [(step, values[label]) for step, values in named if label in values]
         right.plot(*zip(*points, strict=True), "o-", label=label)
     for axes, title in ((left, "Losses"), (right, "Metrics on held-out images")):
         axes.set(xlabel="iteration", title=title, ylim=(0, None))
@@ -93,13 +79,10 @@ def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
 
 @torch.no_grad()
 def draw_images(runner: Runner, folder: Path) -> None:
-    """Draw held-out images by the visualizer of mmdet, mmseg or mmpretrain.
-
-    Truth is on the left and prediction on the right; a classifier's are both on the image.
-    """
+    """Draw held-out images: truth left, prediction right; a classifier's are both on the image."""
     runner.model.eval()
     samples = (pair for batch in runner.val_dataloader for pair in _predict(runner, batch))
-    for index, (image, sample) in enumerate(islice(samples, IMAGES)):
+    for index, (image, sample) in enumerate(islice(samples, 12)):
         name = Path(sample.get("img_path", f"{index:04d}")).stem
         target = str(folder / f"{name}.png")
         if hasattr(runner.visualizer, "visualize_cls"):

@@ -1,16 +1,11 @@
 """MMEngine's two training loops, made to go on exactly where a checkpoint was saved.
 
-Beyond what MMEngine's do:
-
 * Before each iteration the random numbers (Python, NumPy, PyTorch) are seeded by the seed of the
   run, the iteration and the process, so that dropout and the sampling of boxes need no saved state.
-* A run that resumes leaves out the batches that it has seen, without loading them, also within an
-  epoch; log lines and hooks count on. Where an epoch has another number of batches now (another
-  batch size, more processes), one that was interrupted begins anew.
+* A run that resumes leaves out the batches that it has seen, without loading them. Where an epoch
+  has another number of batches now, one that was interrupted begins anew.
 * A validation that was due when the run was interrupted is made up for.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,10 +18,9 @@ from torch import nn
 from mmhybrid.datasets.samplers import ResumableBatchSampler, set_random_state
 from mmhybrid.errors import ArgumentError
 
-# In the message hub, and so in checkpoints: the epoch, or else the iteration.
-VALIDATED = "last_validation"
-# There too: [epoch, iteration that it began at, batches that it has].
-EPOCH = "running_epoch"
+# In the message hub, and so in checkpoints.
+VALIDATED = "last_validation"  # the epoch, or else the iteration
+EPOCH = "running_epoch"  # [epoch, iteration that it began at, batches that it has]
 
 
 def seed_iteration(runner: Runner) -> None:
@@ -57,7 +51,7 @@ class _Resumable:
         due = step > 0 and step >= self.val_begin
         due = due and (step % self.val_interval == 0 or step == last)
         hub = self.runner.message_hub
-        done = VALIDATED in hub.runtime_info and hub.get_info(VALIDATED) == step
+        done = hub.runtime_info.get(VALIDATED) == step
         if self.runner.val_loop is not None and due and not done:
             # Before: the best checkpoint and the one saved with it are written at the end of this.
             hub.update_info(VALIDATED, step)
@@ -93,9 +87,7 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
     def _batches_seen(self) -> int:
         """Of this epoch, by the run that this one goes on from."""
         hub, batches = self.runner.message_hub, len(self.dataloader)
-        epoch, began, had = -1, 0, 0
-        if EPOCH in hub.runtime_info:
-            epoch, began, had = hub.get_info(EPOCH)
+        epoch, began, had = hub.runtime_info.get(EPOCH, (-1, 0, 0))
         seen = self._iter - began if epoch == self._epoch else 0
         if seen and had != batches:
             self.runner.logger.warning(

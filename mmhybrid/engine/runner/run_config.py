@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,44 +18,34 @@ from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.errors import UserError
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
-INSTALL = (
-    "pip install -r requirements/runtime.txt -r requirements/openmmlab.txt "
-    "-c requirements/constraints.txt"
-)
+FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
+INSTALL = f"pip install {FILES}"
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """Read a config file and change it by ``--cfg-options``.
+    """Read a config file, of either of MMEngine's styles, and change it by ``--cfg-options``.
 
-    Args:
-        path (str): Of the file, in MMEngine's text style or its pure Python style.
-        options (dict, optional): Keys with dots, and values.
-
-    Returns:
-        Config: Its ``default_scope`` is the package of the model where the file names none.
-
-    Raises:
-        UserError: There is no such file, or a package that it needs is missing.
+    Where it names no ``default_scope``, that is the package of the model.
     """
-    file = Path(path)
-    if not file.is_file():
-        neighbours = [str(other) for other in sorted(file.parent.glob("*.py"))]
-        close = difflib.get_close_matches(str(file), neighbours, n=3, cutoff=0.5)
+    if not Path(path).is_file():
+        neighbours = [str(other) for other in sorted(Path(path).parent.glob("*.py"))]
+        close = difflib.get_close_matches(str(Path(path)), neighbours, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UserError(f"there is no config file {path}.{hint}")
     try:
         cfg = Config.fromfile(path)
-        scope = cfg.get("default_scope") or _package_of(cfg.get("model"))
+        # A model with a class as its type is of the package of the class, or of one of its bases.
+        bases = getattr((cfg.get("model") or {}).get("type"), "__mro__", ())
+        packages = [base.__module__.partition(".")[0] for base in bases]
+        scope = cfg.get("default_scope") or next((p for p in packages if p in PACKAGES), None)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
-        ) from error
+        reason = f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
+        raise UserError(reason) from error
     except SyntaxError as error:
         raise UserError(f"{path}, or a config it inherits from, is no Python: {error}") from error
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path} inherits from a config that does not exist: {error.filename or error}"
-        ) from error
+        missing = error.filename or error
+        raise UserError(f"{path} inherits from a config that does not exist: {missing}") from error
     cfg = with_options(cfg, options)
     if scope:
         cfg.default_scope = scope
@@ -63,14 +54,13 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
 
 def with_options(cfg: Config, options: dict[str, Any] | None) -> Config:
-    """A config changed by ``--cfg-options``.
-
-    Raises:
-        UserError: An option does not fit the config, or would replace a dictionary.
-    """
+    """A config changed by ``--cfg-options``, which must fit it and not replace a dictionary."""
     cfg, options = deepcopy(cfg), options or {}
     for key, value in options.items():
-        if _is_dictionary_replaced(cfg, key, value):
+        node: Any = cfg
+        for part in key.split("."):
+            node = node.get(part) if hasattr(node, "get") else None
+        if isinstance(node, dict) and not isinstance(value, dict | None):
             raise UserError(
                 f"--cfg-options {key}=... would put {value!r} in the place of a dictionary. "
                 f"Set its keys one by one: {key}.KEY=VALUE"
@@ -82,18 +72,17 @@ def with_options(cfg: Config, options: dict[str, Any] | None) -> Config:
     return cfg
 
 
-def _is_dictionary_replaced(cfg: Config, key: str, value: Any) -> bool:
-    """Whether an option puts something else than None or a dictionary where there is one."""
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if hasattr(node, "get") else None
-    return isinstance(node, dict) and not isinstance(value, dict | None)
+def map_values(node: Any, change: Callable[[str, Any], Any], key: str = "") -> Any:
+    """A part of a config with ``change(key, value)`` for each value that is no dict and no list.
 
-
-def _package_of(model: Any) -> str | None:
-    """OpenMMLab's package that a model with a class as its ``type`` is of, itself or by a base."""
-    modules = [base.__module__ for base in getattr((model or {}).get("type"), "__mro__", ())]
-    return next((name for name in (m.partition(".")[0] for m in modules) if name in PACKAGES), None)
+    Values in a list have the key of the list.
+    """
+    if isinstance(node, dict):
+        # dict's own items(): a ConfigDict's would replace types by classes, which no log can show.
+        return type(node)({name: map_values(one, change, name) for name, one in dict.items(node)})
+    if isinstance(node, list | tuple):
+        return type(node)(map_values(one, change, key) for one in node)
+    return change(key, node)
 
 
 def _check_package(scope: str | None) -> None:
@@ -104,26 +93,21 @@ def _check_package(scope: str | None) -> None:
         importlib.import_module(scope)
     except ImportError as error:
         missing = getattr(error, "name", None) or scope
-        raise UserError(
-            f"the config needs {scope}, which cannot be imported: {error}. "
-            f"Install {missing}: {INSTALL}"
-        ) from error
+        told = f"which cannot be imported: {error}. Install {missing}"
+        raise UserError(f"the config needs {scope}, {told}: {INSTALL}") from error
     except AssertionError as error:  # the packages' own check of mmcv's version
-        raise UserError(
-            f"the config needs {scope}, which does not accept what is installed: {error} "
-            f"Versions that fit together: {INSTALL}"
-        ) from error
+        told = f"which does not accept what is installed: {error} Versions that fit together"
+        raise UserError(f"the config needs {scope}, {told}: {INSTALL}") from error
 
 
 def existing_file(path: str, what: str) -> str:
-    """The path, if it is a file here or an address elsewhere; otherwise an error."""
     if "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no {what} {path}")
     return path
 
 
 def without_pretrained(cfg: Config) -> Config:
-    """A config that fetches no weights for its backbone: none are needed, or others follow."""
+    """A config that fetches no weights for its backbone."""
     cfg = deepcopy(cfg)
     cfg.model.pop("pretrained", None)
     node = cfg.model
@@ -134,7 +118,6 @@ def without_pretrained(cfg: Config) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config: MMEngine's, unless ``runner_type`` names another."""
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
