@@ -18,7 +18,7 @@ from PIL import Image
 
 from mmhybrid.datasets.check_data import PROBLEMS, Finding, check_dataset, check_image
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
-from mmhybrid.datasets.synthetic import cifar
+from mmhybrid.datasets.synthetic import classification
 from mmhybrid.engine.runner.prepare_config import with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
@@ -416,10 +416,10 @@ def test_images_that_are_not_files_are_no_missing_ones(tmp_path: Path) -> None:
     pipeline = [dict(type="PackInputs")]
     root = dict(data_root=str(tmp_path), download=False)
     dataset = ConfigDict(type="CIFAR10", split="test", pipeline=pipeline, **root)
-    cifar.accept_drawn_files("CIFAR10")
+    classification.accept_drawn_cifar("CIFAR10")
     names = tuple(map(str, range(10)))
-    cifar.draw(dataset, names, tmp_path, 10, np.random.default_rng(0))
-    cifar.draw(dict(dataset, split="train"), names, tmp_path, 10, np.random.default_rng(0))
+    classification.draw_cifar(dataset, names, tmp_path, 10, np.random.default_rng(0))
+    classification.draw_cifar(dict(dataset, split="train"), names, tmp_path, 10, np.random.default_rng(0))
     assert check_dataset(dataset, "mmpretrain") == []
 
 

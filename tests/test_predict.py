@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.apis import make_inferencer, predict
+from mmhybrid.apis import make_inferencer, make_model, predict
 from mmhybrid.apis.inputs import find_inputs, read_image
 from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
@@ -315,3 +315,29 @@ def test_a_wrong_name_is_reported_before_the_model_is_built(models, monkeypatch)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / "tools" / "predict.py"), run_name="__main__")
     assert end.value.code == "error: there is no image nothing.png"
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, RuntimeError, AssertionError])
+def test_a_bug_in_a_model_keeps_its_traceback(error: type[Exception], monkeypatch) -> None:
+    def make() -> None:
+        raise error("a bug")
+
+    monkeypatch.setitem(MODELS.module_dict, "Faulty", make)
+    with pytest.raises(error, match="a bug"):
+        make_model("Faulty")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("TransXNet(archh='tiny')", "cannot be made: .*unexpected keyword argument 'archh'"),
+        ("TransXNet('tiny', arch='small')", "cannot be made: multiple values for argument 'arch'"),
+        ("TransXNet('huge')", "huge"),
+        ("DepthwiseShortcutBackbone(backbone={'type': 'Nothing'})", "there is no type 'Nothing'"),
+        ("nowhere.Model", "cannot be made: No module named 'nowhere'"),
+        ("timm.resnet18(nothing=1)", "cannot be made: .*nothing"),
+    ],
+)
+def test_arguments_of_a_model_that_do_not_fit_are_told(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        make_model(name)

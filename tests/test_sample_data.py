@@ -16,8 +16,7 @@ from pycocotools.coco import COCO
 import mmhybrid  # noqa: F401
 from mmhybrid.datasets.data_paths import check_data, with_data_root
 from mmhybrid.datasets.synthetic import draw_data
-from mmhybrid.datasets.synthetic.files import choose_classes
-from mmhybrid.datasets.synthetic.shapes import CATEGORIES, outline, place
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES, choose_classes, outline, place
 from mmhybrid.engine.runner.run_config import UserError
 
 SOURCES = dict(

@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import DATASETS
 
 import mmhybrid  # noqa: F401  (its scope)
-from mmhybrid.datasets.synthetic import tiny_imagenet
+from mmhybrid.datasets.synthetic.classification import draw_tiny_imagenet
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     classes = tuple(f"class {number}" for number in range(200))
     for split, count in (("train", 20), ("val", 10)):
-        tiny_imagenet.draw(dict(split=split), classes, tmp_path, count, rng)
+        draw_tiny_imagenet(dict(split=split), classes, tmp_path, count, rng)
     return tmp_path
 
 

@@ -99,11 +99,10 @@ def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
         return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     given = dataset.get("metainfo") or {}
-    palette = given.get("palette")
-    if palette is None and "classes" not in given:
-        dataset_class = type_of(dataset, DATASETS, cfg.default_scope)
-        palette = getattr(dataset_class, "METAINFO", {}).get("palette")
-    return dict(classes=classes_of(dataset, cfg.default_scope), palette=palette)
+    if "classes" not in given:
+        inherited = getattr(type_of(dataset, DATASETS, cfg.default_scope), "METAINFO", {})
+        given = dict(palette=inherited.get("palette")) | given
+    return dict(classes=classes_of(dataset, cfg.default_scope), palette=given.get("palette"))
 
 
 def predict(
@@ -129,13 +128,11 @@ def predict(
         names (Iterable[str]): Files, folders (of which every file is taken) and patterns such as
             ``'images/**/*.jpg'``.
         folder (str | Path): To write to.
-        batch_size (int): Images at a time. Defaults to 1.
-        score_threshold (float): Least score of boxes that are drawn; all are written. Defaults to
-            0.3.
-        images (bool): Draw images. Defaults to True.
-        results (bool): Write results. Defaults to True.
-        report (Callable[[str], None]): Called with a message for each unreadable file. Defaults to
-            ``print``.
+        batch_size (int): Images at a time.
+        score_threshold (float): Least score of boxes that are drawn; all are written.
+        images (bool): Draw images.
+        results (bool): Write results.
+        report (Callable[[str], None]): Called with a message for each unreadable file.
 
     Raises:
         UserError: There is no such input.
@@ -164,8 +161,7 @@ def predict(
             if results:
                 collected.add(path, name, image, sample)
             if images:
-                target = folder / "images" / f"{name}.jpg"
-                draw(inferencer, image, sample, target, score_threshold)
+                draw(inferencer, image, sample, folder / "images" / f"{name}.jpg", score_threshold)
             outcome.done += 1
             source = name.partition("/")[0]
             images_of[source] += 1

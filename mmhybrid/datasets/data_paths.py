@@ -61,12 +61,7 @@ def _innermost(dataset: Any) -> Iterator[Any]:
 
 
 def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
-    """Names of the classes of a dataset: its ``metainfo``, or else what its type says.
-
-    Args:
-        dataset: The dataset's config.
-        scope: ``default_scope`` of the whole config.
-    """
+    """Names of the classes of a dataset: its ``metainfo``, or else what its type says."""
     metainfo = dataset.get("metainfo") or {}
     if "classes" not in metainfo:
         metainfo = type_of(dataset, DATASETS, scope).METAINFO
@@ -79,12 +74,7 @@ def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
 
 
 def with_data_root(cfg: Config, folder: str) -> Config:
-    """A config whose datasets and evaluators read from another folder.
-
-    Args:
-        cfg (Config): Of a run.
-        folder (str): Takes the place of each ``data_root``; what lies below keeps its name.
-    """
+    """A config whose datasets and evaluators read below another folder than ``data_root``."""
     cfg = deepcopy(cfg)
     roots = {cfg.get("data_root") or ""}
     for _, dataset in datasets_of(cfg):
@@ -98,11 +88,13 @@ def with_data_root(cfg: Config, folder: str) -> Config:
             dataset["data_prefix"] = _below(prefix, root)
         elif prefix:
             dataset["data_prefix"] = {key: _below(path, root) for key, path in prefix.items()}
-    for evaluator in _evaluators(cfg):
-        for key in ("ann_file", "seg_prefix"):
-            if evaluator.get(key):
-                path = min((_below(evaluator[key], root) for root in roots), key=len)
-                evaluator[key] = str(Path(folder) / path)
+    for name in ("val_evaluator", "test_evaluator"):
+        evaluators = cfg.get(name) or []
+        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+            for key in ("ann_file", "seg_prefix"):
+                if evaluator.get(key):
+                    path = min((_below(evaluator[key], root) for root in roots), key=len)
+                    evaluator[key] = str(Path(folder) / path)
     return cfg
 
 
@@ -112,18 +104,8 @@ def _below(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/") if root and path.startswith(root + "/") else path
 
 
-def _evaluators(cfg: Config, names: tuple[str, ...] = ("val_evaluator", "test_evaluator")):
-    for name in names:
-        evaluator = cfg.get(name) or []
-        yield from evaluator if isinstance(evaluator, list | tuple) else [evaluator]
-
-
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Look whether the files and folders that a run will read are there.
-
-    Args:
-        cfg: The config of the run.
-        loaders: Those that the run uses.
+    """Look whether the files and folders that a run with these loaders will read are there.
 
     Raises:
         UserError: One is missing. Says which, how to get the data, and what works without.
@@ -143,10 +125,8 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
 def how_to_get(dataset: Any, root: str) -> str:
     """One line that says where a data set comes from."""
     name = type_name(dataset)
-    for beginning, text in HOW_TO_GET.items():
-        if name.startswith(beginning):
-            return text.format(root=root)
-    return f"see the documentation of {name}"
+    known = (text.format(root=root) for key, text in HOW_TO_GET.items() if name.startswith(key))
+    return next(known, f"see the documentation of {name}")
 
 
 def _paths(dataset: Any) -> Iterator[str]:

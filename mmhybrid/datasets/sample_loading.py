@@ -38,24 +38,17 @@ def load(dataset: Any, index: int) -> Any:
     try:
         return dataset[index]
     except Exception as error:  # whatever a decoder raises at broken data
+        from mmcv.transforms import BaseTransform
+
         sample = f"{_name(dataset, index)} ({type(error).__name__}: {error})"
-        transform = _transform_that_raised(error)
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        owners = [type(frame.f_locals.get("self")) for frame in reversed(frames)]
+        transform = next((one for one in owners if issubclass(one, BaseTransform)), None)
         if transform is None and not isinstance(error, OSError):
             raise RuntimeError(f"the data set fails at {sample}") from error
         if transform is None or any(one.__name__.startswith("Load") for one in transform.__mro__):
             raise UnreadableError(sample) from error
         raise RuntimeError(f"{transform.__name__} fails at {sample}") from error
-
-
-def _transform_that_raised(error: Exception) -> type | None:
-    """The class of the innermost transform in an error's traceback."""
-    from mmcv.transforms import BaseTransform
-
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        if isinstance(frame.f_locals.get("self"), BaseTransform):
-            return type(frame.f_locals["self"])
-    return None
 
 
 def load_or_replace(dataset: Any, index: int) -> Any:

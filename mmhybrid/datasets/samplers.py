@@ -31,11 +31,9 @@ def set_random_state(*numbers: int) -> None:
 
 
 class SampleIndex(int):
-    """The index of a sample, with the numbers that seed its transforms.
+    """The index of a sample, with ``seeds`` for its transforms.
 
-    Attributes:
-        seeds (tuple[int, ...]): The seed of the run, the epoch, and the sample's place in the
-            epoch, counted over all processes.
+    These are the run's seed, the epoch, and the place in the epoch, counted over all processes.
     """
 
     seeds: tuple[int, ...]
@@ -110,12 +108,9 @@ class ResumableBatchSampler(Sampler):
         return isinstance(self.sampler.sampler, InfiniteSampler)
 
     def start_at(self, epoch: int, batch: int, seed: int) -> None:
-        """Makes the next pass that of an epoch, without its first batches.
+        """Makes the next pass that of an epoch (0 where there are none), from some batch on.
 
-        Args:
-            epoch (int): Of the pass; 0 where there are none.
-            batch (int): The first one to come.
-            seed (int): Of the run; one that resumes has the seed of the run before.
+        A run that resumes gives the seed of the run before.
         """
         self.sampler.set_epoch(epoch)
         self.sampler.sampler.seed = seed

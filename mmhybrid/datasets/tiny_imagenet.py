@@ -29,9 +29,7 @@ class TinyImageNet(BaseDataset):
         data_root (str): The unpacked folder.
         split (str): ``'train'`` or ``'val'``; the labels of the test split are not published.
             Defaults to ``'train'``.
-        pipeline (list): Transforms. Defaults to none.
-        metainfo (dict, optional): More about the data set, such as ``classes``, names for people.
-        **options: Of :class:`mmpretrain.datasets.BaseDataset`.
+        **options: Of :class:`mmpretrain.datasets.BaseDataset`, such as ``pipeline``.
 
     Raises:
         ArgumentError: Another split.
@@ -42,22 +40,13 @@ class TinyImageNet(BaseDataset):
         "classes": tuple(f"class {number}" for number in range(200))
     }
 
-    def __init__(
-        self,
-        data_root: str,
-        split: str = "train",
-        pipeline: list[Any] | tuple = (),
-        metainfo: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, data_root: str, split: str = "train", **options: Any) -> None:
         if split not in ("train", "val"):
             raise ArgumentError(
                 f"Tiny-ImageNet has the labelled splits train and val, not {split!r}"
             )
         self.split = split
-        super().__init__(
-            ann_file="", data_root=data_root, metainfo=metainfo, pipeline=pipeline, **options
-        )
+        super().__init__(ann_file="", data_root=data_root, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dictionary an image, with ``img_path`` and ``gt_label``."""

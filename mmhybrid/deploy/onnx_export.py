@@ -32,19 +32,12 @@ class OnnxExportError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of the graph is from PyTorch's.
+    """How far one output of the graph is from PyTorch's."""
 
-    Attributes:
-        shape (tuple[int, ...]): Of the input, (B, C, H, W).
-        output (str): Name of the output.
-        largest (float): Largest absolute difference; of labels, the share of pixels that differ.
-        scale (float): Largest absolute value of PyTorch's output; of labels, 1.
-    """
-
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the input, (B, C, H, W)
     output: str
-    largest: float
-    scale: float
+    largest: float  # absolute difference; of labels, the share of pixels that differ
+    scale: float  # largest absolute value of PyTorch's output; of labels, 1
 
     @property
     def relative(self) -> float:
@@ -68,12 +61,11 @@ def export_onnx(
             mmseg or detector of mmdet that holds one; not changed. The graph takes ``image`` and
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
         path (str | os.PathLike): Of the .onnx file.
-        fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`. Defaults to True.
+        fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
         boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
-            Defaults to False.
-        in_channels (int): Of the images. Defaults to 3.
+        in_channels (int): Of the images.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
-            name. Defaults to False: into the graph.
+            name, and not into it.
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
@@ -139,15 +131,10 @@ def compare(
 ) -> list[Difference]:
     """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
 
-    Args:
-        model (nn.Module): What was exported.
-        path (str | os.PathLike): Of the .onnx file.
-        batches (Iterable[Tensor]): Images, (B, C, H, W) each, see :func:`random_images`.
-        boxes (bool): It was exported with boxes; these are compared by their scores alone, since
-            boxes of nearly the same score may change places. Defaults to False.
+    Boxes are compared by their scores alone, since those of nearly the same may change places.
 
     Returns:
-        One row a batch and output.
+        One row a batch (B, C, H, W) and output.
     """
     session = session_of(path)
     reference = copy.deepcopy(NamedOutputs(model, boxes)).eval()
@@ -163,12 +150,7 @@ def compare(
 
 
 def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
-
-    Args:
-        model: what is to see it.
-        shape: (B, C, H, W).
-    """
+    """Noise (B, C, H, W) as a model takes it: normalised for a backbone, or else 0 to 255."""
     return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 

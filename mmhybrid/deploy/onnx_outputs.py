@@ -61,10 +61,10 @@ class NamedOutputs(nn.Module):
         return self.outputs_of(self.model, image)
 
 
-def normalised(model: nn.Module, image: Tensor) -> Tensor:
-    """Images, 0 to 255, as the model's data preprocessor hands them on."""
+def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    """The model's maps of images, 0 to 255, which its data preprocessor normalises first."""
     given = model.data_preprocessor
-    return (image - given.mean) / given.std if hasattr(given, "mean") else image
+    return model.extract_feat((image - given.mean) / given.std if hasattr(given, "mean") else image)
 
 
 def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -73,14 +73,13 @@ def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def _classified(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    return {"logits": model.head(model.extract_feat(normalised(model, image)))}
+    return {"logits": model.head(_features(model, image))}
 
 
 def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    logits = model.decode_head(model.extract_feat(normalised(model, image)))
-    full = F.interpolate(
-        logits, size=image.shape[-2:], mode="bilinear", align_corners=model.align_corners
-    )
+    logits = model.decode_head(_features(model, image))
+    options = dict(mode="bilinear", align_corners=model.align_corners)
+    full = F.interpolate(logits, size=image.shape[-2:], **options)
     if logits.shape[1] == 1:
         labels = (full.squeeze(1).sigmoid() > model.decode_head.threshold).long()
     else:
@@ -89,16 +88,16 @@ def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def _detected(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    return _levels(model.bbox_head(model.extract_feat(normalised(model, image))))
+    return _levels(model.bbox_head(_features(model, image)))
 
 
 def _boxes(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    maps = model.bbox_head(model.extract_feat(normalised(model, image)))
+    maps = model.bbox_head(_features(model, image))
     return boxes_of(model.bbox_head, maps, image.shape[-2:])
 
 
 def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    features = model.extract_feat(normalised(model, image))
+    features = _features(model, image)
     return {**_levels(model.rpn_head(features)), **_numbered("feature", features)}
 
 
