@@ -12,10 +12,9 @@ from mmhybrid.datasets.synthetic.classification import draw_tiny_imagenet
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    classes = tuple(f"class {number}" for number in range(200))
     for split, count in (("train", 20), ("val", 10)):
-        draw_tiny_imagenet(dict(split=split), classes, tmp_path, count, rng)
+        rng = np.random.default_rng(count)
+        draw_tiny_imagenet(dict(split=split), ["class"] * 200, tmp_path, count, rng)
     return tmp_path
 
 
@@ -34,9 +33,8 @@ def test_images_and_labels(folder: Path, split: str, count: int) -> None:
     assert len(dataset.CLASSES) == 200
     for index in range(count):
         info = dataset.get_data_info(index)
-        path = Path(info["img_path"])
+        path, wordnet_id = Path(info["img_path"]), ids[info["gt_label"]]
         assert path.is_file()
-        wordnet_id = ids[info["gt_label"]]
         if split == "train":
             assert path.parts[-3] == wordnet_id
         else:
