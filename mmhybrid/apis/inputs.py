@@ -1,7 +1,5 @@
 """Images and videos from files, folders and patterns."""
 
-from __future__ import annotations
-
 import glob
 import io
 from collections.abc import Callable, Iterable, Iterator

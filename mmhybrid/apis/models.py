@@ -1,7 +1,5 @@
 """From what a command line names to a model: a config, a class of a registry, or timm's name."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect
@@ -39,7 +37,6 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
         UserError: No such config, class or model, or it does not take these arguments.
 
     Example:
-        >>> from mmhybrid.apis import make_model
         >>> make_model("DWVisionTransformer(arch={'depth': 1})").feature_channels
         (48, 96, 192, 192)
     """
@@ -73,16 +70,14 @@ def init_model(
     """Makes a model with its weights, in evaluation mode.
 
     Args:
-        name (str): See :func:`make_model`.
+        name, options: See :func:`make_model`.
         checkpoint (str, optional): File or address of the weights. By default, the model is filled
             by :func:`random_init`: where training starts, LayerScale hides what most layers do.
-        options (dict, optional): See :func:`make_model`.
 
     Raises:
         UserError: No such config, class or checkpoint, or the weights do not fit.
 
     Example:
-        >>> from mmhybrid.apis import init_model
         >>> init_model("DWVisionTransformer(arch={'depth': 1})").training
         False
     """

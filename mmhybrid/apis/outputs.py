@@ -1,7 +1,5 @@
 """What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -84,9 +82,8 @@ class Results:
         image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, file_name=path, height=height, width=width))
         found = sample.pred_instances.cpu().numpy()
-        for index, (box, label, score) in enumerate(
-            zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
-        ):
+        lists = (found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist())
+        for index, (box, label, score) in enumerate(zip(*lists, strict=True)):
             left, top, right, bottom = (round(value, 2) for value in box)
             row = dict(
                 id=len(self.annotations) + 1,
@@ -105,13 +102,9 @@ class Results:
 
     def write(self) -> None:
         """Writes ``predictions.json``, unless label maps were all."""
-        content: Any = self.classified
-        if self.images:
-            content = dict(
-                images=self.images,
-                annotations=self.annotations,
-                categories=[dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)],
-            )
+        categories = [dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)]
+        objects = dict(images=self.images, annotations=self.annotations, categories=categories)
+        content: Any = objects if self.images else self.classified
         if content:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "predictions.json").write_text(json.dumps(content))

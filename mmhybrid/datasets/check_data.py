@@ -1,7 +1,5 @@
 """Finds all that is wrong with the data of a config, before training."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -10,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def check_datasets(
 
     Args:
         most (int, optional): Images to open of each data set, evenly distributed. Defaults to all.
-        workers (int): Threads that open images. Defaults to 4.
+        workers (int): Threads that open images.
 
     Returns:
         Findings by the name of each data set; one that two loaders share comes once.
@@ -110,12 +109,12 @@ def check_datasets(
     Raises:
         UserError: A data set cannot be built.
     """
-    found: dict[str, list[Finding]] = {}
-    seen = set()
+    keys = ("type", "data_root", "ann_file", "data_prefix", "split")
+    found, seen = {}, set()
     for loader, dataset in datasets_of(cfg, loaders):
-        source = [dataset.get(k) for k in ("type", "data_root", "ann_file", "data_prefix", "split")]
-        if repr(source) not in seen:
-            seen.add(repr(source))
+        source = repr([dataset.get(key) for key in keys])
+        if source not in seen:
+            seen.add(source)
             name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
             found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers)
     return found
@@ -146,10 +145,8 @@ def check_dataset(
 
 def check_image(path: Path, size: tuple[int, int] | None = None) -> list[Found]:
     """Opens an image as far as it goes; ``size`` is the (width, height) of the annotations."""
-    if not path.is_file():
-        return [("missing image", str(path))]
-    if path.stat().st_size == 0:
-        return [("empty file", str(path))]
+    if not path.is_file() or path.stat().st_size == 0:
+        return [("empty file" if path.is_file() else "missing image", str(path))]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -212,10 +209,9 @@ def _check_coco(dataset: Any, classes: tuple[str, ...]) -> tuple[list[Found], li
     folder = folder if isinstance(folder, str) else folder.get("img", folder.get("img_path", ""))
     checks: list[Check] = []
     for number, name in files:
-        if number not in with_boxes:
-            found.append(("image without a box", name))
-        size = sizes[number] if None not in sizes[number] else None
-        checks.append(lambda file=root / folder / name, size=size: check_image(file, size))
+        size = None if None in sizes[number] else sizes[number]
+        checks.append(partial(check_image, root / folder / name, size))
+    found += [("image without a box", name) for number, name in files if number not in with_boxes]
     return found, checks
 
 
@@ -239,9 +235,11 @@ def _problems_of_box(
         yield "box that is no four numbers"
         return
     x, y, width, height = numbers
-    right, bottom = (math.inf if side is None else side for side in sizes[box["image_id"]])
+    right, bottom = sizes[box["image_id"]]
     if width <= 0 or height <= 0:
         yield "empty box"
+    elif right is None or bottom is None:
+        return
     elif x >= right or y >= bottom or x + width <= 0 or y + height <= 0:
         yield "box outside the image"
     elif x < -1 or y < -1 or x + width > right + 1 or y + height > bottom + 1:
@@ -268,11 +266,11 @@ def _check_samples(dataset: Any, scope: str | None) -> tuple[list[Found], list[C
             if classes and not 0 <= label < len(classes):
                 found.append(("class label out of range", f"{path or index}: {label}"))
         if info.get("seg_map_path") is not None:
-            checks.append(lambda info=info: _check_mask(info, len(classes), built.ignore_index))
+            checks.append(partial(_check_mask, info, len(classes), built.ignore_index))
         elif path is not None:
-            checks.append(lambda path=path: check_image(Path(path)))
-    unused = [str(name) for label, name in enumerate(classes) if not used[label]] if used else []
-    return [*found, *(("class without an image", name) for name in unused)], checks
+            checks.append(partial(check_image, Path(path)))
+    unused = [str(name) for label, name in enumerate(classes) if used and not used[label]]
+    return found + [("class without an image", name) for name in unused], checks
 
 
 def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[Found]:

@@ -114,34 +114,28 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         for path in _paths(dataset):
             if "://" not in path and not os.path.exists(path):
                 root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)
+                name = type_name(dataset)
+                known = (text for start, text in HOW_TO_GET.items() if name.startswith(start))
+                how = next(known, f"see the documentation of {name}").format(root=root)
                 raise UserError(
                     f"the data set is missing: {os.path.abspath(path)} does not exist.\n"
-                    f"  To get it: {how_to_get(dataset, root)}\n"
+                    f"  To get it: {how}\n"
                     "  If it lies elsewhere: --data-root FOLDER\n"
                     "  To try without: --quick draws a small data set and needs none."
                 )
-
-
-def how_to_get(dataset: Any, root: str) -> str:
-    """One line that says where a data set comes from."""
-    name = type_name(dataset)
-    known = (text.format(root=root) for key, text in HOW_TO_GET.items() if name.startswith(key))
-    return next(known, f"see the documentation of {name}")
 
 
 def _paths(dataset: Any) -> Iterator[str]:
     """Every file and folder that a dataset reads from this machine, and addresses."""
     if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
         return
-    root = dataset.get("data_root") or ""
     name = type_name(dataset)
-    if name in ("CIFAR10", "CIFAR100"):
-        if not dataset.get("download", True):  # otherwise mmpretrain fetches the files itself
-            folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
-            yield os.path.join(root, folder)
-        return
-    if dataset.get("ann_file"):
-        yield os.path.join(root, dataset["ann_file"])
     prefix = dataset.get("data_prefix") or dataset.get("split") or ""
-    for folder in [prefix] if isinstance(prefix, str) else prefix.values():
-        yield os.path.join(root, folder)
+    below = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    if name in ("CIFAR10", "CIFAR100"):
+        below = ["cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"]
+        if dataset.get("download", True):  # mmpretrain fetches the files itself
+            return
+    elif dataset.get("ann_file"):
+        below.insert(0, dataset["ann_file"])
+    yield from (os.path.join(dataset.get("data_root") or "", path) for path in below)

@@ -1,11 +1,4 @@
-"""Samples that cannot be read: training takes others in their place, evaluation names them.
-
-Reading fails where a transform raises whose class, or one that it derives from, is called
-``Load...`` (``LoadImageFromFile``, ``LoadAnnotations``), or where the data set itself raises an
-``OSError``. Every other error is a mistake in a transform or a data set, and raises.
-"""
-
-from __future__ import annotations
+"""Samples that cannot be read: training takes others in their place, evaluation names them."""
 
 import functools
 import logging
@@ -32,8 +25,9 @@ def load(dataset: Any, index: int) -> Any:
     """Loads a sample.
 
     Raises:
-        UnreadableError: It cannot be read.
-        RuntimeError: A transform fails for another reason; the message names the sample.
+        UnreadableError: A transform raised whose class, or one that it derives from, is called
+            ``Load...``, or the data set itself raised an ``OSError``.
+        RuntimeError: Every other error: a mistake in a transform or a data set.
     """
     try:
         return dataset[index]
@@ -52,11 +46,7 @@ def load(dataset: Any, index: int) -> Any:
 
 
 def load_or_replace(dataset: Any, index: int) -> Any:
-    """Loads a sample for training; one that cannot be read is logged, and another replaces it.
-
-    Raises:
-        UserError: Ten samples one after the other cannot be read.
-    """
+    """Loads a sample for training; one that cannot be read is logged, and another replaces it."""
     for _ in range(MOST_UNREADABLE):
         try:
             return _without_unknown_labels(dataset, index, load(dataset, index))
@@ -65,18 +55,12 @@ def load_or_replace(dataset: Any, index: int) -> Any:
             _warn(f"Left out, because it cannot be read: {last}")
             others = max(1, len(dataset) - 1)
             index = (index + 1 + random.randrange(others)) % len(dataset)  # never the same again
-    raise UserError(
-        f"{MOST_UNREADABLE} samples one after the other cannot be read, the last one {last}. "
-        f"{ADVICE}"
-    )
+    told = f"{MOST_UNREADABLE} samples one after the other cannot be read, the last one {last}."
+    raise UserError(f"{told} {ADVICE}")
 
 
 def load_or_stop(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Loads the samples of a batch for evaluation, where one left out would change the metric.
-
-    Raises:
-        UserError: One cannot be read.
-    """
+    """Loads the samples of a batch for evaluation, where one left out would change the metric."""
     try:
         return [load(dataset, index) for index in indices]
     except UnreadableError as error:

@@ -1,16 +1,13 @@
 """The order of the images and the random numbers of their transforms, without a state to save.
 
-Which images make up batch k, and the random numbers that crop and flip each of them, depend on
-the seed and on k alone: not on how many processes or workers load them, nor on where a run was
-interrupted. A resumed run therefore leaves out the first k batches, without loading them, and goes
-on exactly.
+Both depend on the seed and the number of a batch alone, not on processes, workers or where a run
+was interrupted: a resumed run leaves out the first batches, without loading them.
 """
-
-from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -38,14 +35,6 @@ class SampleIndex(int):
 
     seeds: tuple[int, ...]
 
-    def __new__(cls, index: int, seeds: tuple[int, ...]) -> SampleIndex:
-        numbered = super().__new__(cls, index)
-        numbered.seeds = seeds
-        return numbered
-
-    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # for worker processes
-        return int(self), self.seeds
-
 
 class NumberedSampler(Sampler):
     """Yields the indices of a sampler of MMEngine, each as a :class:`SampleIndex`."""
@@ -67,9 +56,9 @@ class NumberedSampler(Sampler):
         if isinstance(sampler, InfiniteSampler):
             # One of these can be gone through only once; its copy begins anew.
             sampler = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed)
-        for place, index in enumerate(sampler):
-            place = place * sampler.world_size + sampler.rank
-            yield SampleIndex(index, (sampler.seed, self.epoch, place))
+        for place, index in enumerate(map(SampleIndex, sampler)):
+            index.seeds = sampler.seed, self.epoch, place * sampler.world_size + sampler.rank
+            yield index
 
 
 @DATA_SAMPLERS.register_module()
@@ -79,7 +68,7 @@ class ResumableBatchSampler(Sampler):
     Args:
         sampler (DefaultSampler | InfiniteSampler): Order of the samples.
         batch_size (int): Samples a batch.
-        drop_last (bool): Leave out an incomplete batch at the end. Defaults to False.
+        drop_last (bool): Leave out an incomplete batch at the end.
         batch_sampler (dict, optional): The config of another batch sampler that makes the batches,
             such as mmdet's ``AspectRatioBatchSampler``. By default they follow the sampler's order.
     """
@@ -93,9 +82,8 @@ class ResumableBatchSampler(Sampler):
     ) -> None:
         self.sampler = NumberedSampler(sampler)
         self.batch_size = batch_size
-        if batch_sampler is None:
-            self.batches: Any = BatchSampler(self.sampler, batch_size, drop_last)
-        else:
+        self.batches: Any = BatchSampler(self.sampler, batch_size, drop_last)
+        if batch_sampler is not None:
             options = dict(sampler=self.sampler, batch_size=batch_size)
             self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=options)
         self.skipped = 0
@@ -121,9 +109,7 @@ class ResumableBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         skipped, self.skipped = self.skipped, 0
-        for number, batch in enumerate(self.batches):
-            if number >= skipped:
-                yield batch
+        yield from islice(self.batches, skipped, None)
 
 
 def _load_seeded(dataset: Any, indices: Sequence[SampleIndex]) -> list[Any]:

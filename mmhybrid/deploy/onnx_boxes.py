@@ -5,8 +5,6 @@ candidates stay until the end, those below the threshold with a score of 0: they
 order and suppress nobody that counts, so that the same boxes are found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

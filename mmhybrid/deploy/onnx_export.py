@@ -73,11 +73,19 @@ def export_onnx(
 
     Example:
         >>> from mmhybrid.backbones import TransXNet
-        >>> from mmhybrid.deploy import export_onnx
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
     path = Path(path)
-    _refuse_what_fixes_the_batch(model)
+    for module in model.modules():
+        # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
+        # mmpretrain have one each, and none need be there.
+        if type(module).__name__ == "ShiftWindowMSA":
+            package = type(module).__module__.partition(".")[0]
+            raise OnnxExportError(
+                f"{type(model).__name__} cannot be exported: {package}'s ShiftWindowMSA in it "
+                "works out the batch size in a way that torch.export takes for a constant. A Swin "
+                "that can be exported is mmhybrid's DWSwinTransformer"
+            )
     exportable = NamedOutputs(model, boxes)
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
@@ -98,9 +106,8 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:
-        raise OnnxExportError(
-            f"{type(model).__name__} cannot be exported: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise OnnxExportError(f"{type(model).__name__} cannot be exported: {reason}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if safetensors:
         import onnx_ir
@@ -108,19 +115,6 @@ def export_onnx(
         onnx_ir.save_safetensors(onnx_program.model, path)
     else:
         onnx_program.save(path)
-
-
-def _refuse_what_fixes_the_batch(model: nn.Module) -> None:
-    """Raises OnnxExportError for what PyTorch would refuse minutes later, with other words."""
-    for module in model.modules():
-        # By name: mmdet, mmseg and mmpretrain have one each, and none need be there.
-        if type(module).__name__ == "ShiftWindowMSA":
-            package = type(module).__module__.partition(".")[0]
-            raise OnnxExportError(
-                f"{type(model).__name__} cannot be exported: {package}'s "
-                "ShiftWindowMSA in it works out the batch size in a way that torch.export takes "
-                "for a constant. A Swin that can be exported is mmhybrid's DWSwinTransformer"
-            )
 
 
 def compare(
@@ -158,11 +152,9 @@ def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxrunti
     """Opens a graph in onnxruntime, on the CPU."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    return onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
 def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:

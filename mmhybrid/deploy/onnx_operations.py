@@ -1,7 +1,5 @@
 """Operations of PyTorch in a form that its exporter and onnxruntime carry for every size."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -85,13 +83,8 @@ def convolve_each_image(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
 
     def convolve(carry: Tensor, image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         x, weight, bias = (part.unsqueeze(0) for part in image)
-        y = F.conv2d(
-            x,
-            weight.transpose(0, 1),
-            bias.squeeze(0),
-            padding=self.kernel_size // 2,
-            groups=x.shape[1],
-        )
+        options = dict(padding=self.kernel_size // 2, groups=x.shape[1])
+        y = F.conv2d(x, weight.transpose(0, 1), bias.squeeze(0), **options)
         return carry + 1, y.squeeze(0)  # a scan wants something that is carried
 
     images = tuple(part.contiguous() for part in (x, weight, bias))

@@ -1,7 +1,5 @@
 """Whole models as functions from images to named tensors, which is what a graph can hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -24,14 +22,10 @@ class NamedOutputs(nn.Module):
     * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
       they are made of. It sees the whole image at once, also where its config tests in windows;
     * a one-stage detector of mmdet: what its head gives of each level before anything is decoded,
-      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both;
+      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both; with
+      ``boxes``, of one image, what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does;
     * a two-stage detector: the same of its region proposal network, and the map of each level that
       the second stage goes on with, ``feature_0`` and so on.
-
-    Args:
-        model (nn.Module): One of these.
-        boxes (bool): Have a one-stage detector decode and suppress, too: it takes one image and
-            gives what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does. Defaults to False.
 
     Raises:
         ArgumentError: It is none of these, or no one-stage detector where ``boxes`` is asked for.
@@ -40,10 +34,9 @@ class NamedOutputs(nn.Module):
     def __init__(self, model: nn.Module, boxes: bool = False) -> None:
         super().__init__()
         found = [k for k in OUTPUTS_OF_HEADS if isinstance(getattr(model, k, None), nn.Module)]
+        name = type(model).__name__
         if boxes and found[:1] != ["bbox_head"]:
-            raise ArgumentError(
-                f"{type(model).__name__} is no one-stage detector, and gives no boxes"
-            )
+            raise ArgumentError(f"{name} is no one-stage detector, and gives no boxes")
         if boxes:
             self.outputs_of = _boxes
         elif is_backbone(model):
@@ -52,7 +45,7 @@ class NamedOutputs(nn.Module):
             self.outputs_of = OUTPUTS_OF_HEADS[found[0]]
         else:
             raise ArgumentError(
-                f"{type(model).__name__} is neither a backbone of mmhybrid nor a classifier, "
+                f"{name} is neither a backbone of mmhybrid nor a classifier, "
                 "segmentor or detector of OpenMMLab that holds one"
             )
         self.model = model
@@ -68,8 +61,7 @@ def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
 
 
 def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    maps = zip(backbone.out_indices, backbone(x), strict=True)
-    return {f"stage_{stage}": y for stage, y in maps}
+    return {f"stage_{stage}": y for stage, y in zip(backbone.out_indices, backbone(x), strict=True)}
 
 
 def _classified(model: nn.Module, image: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,4 @@
-"""Drawing what a whole config reads.
-
-Each format is a function ``draw(dataset, classes, folder, count, rng)``: the data set's config, the
-names of its classes, the folder that stands for its ``data_root``, the number of images and the
-source of the random numbers.
-"""
+"""Drawing what a whole config reads."""
 
 import json
 import os
@@ -20,6 +15,8 @@ from mmhybrid.datasets.synthetic import classification, coco, segmentation_map
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
+# Each takes the data set's config, the names of its classes, the folder that stands for its
+# ``data_root``, the number of images and the source of the random numbers.
 DRAW = {
     "CocoDataset": coco.draw,
     "ADE20KDataset": segmentation_map.draw_ade20k,
@@ -37,16 +34,8 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
     """Draws the training and the held-out images that a config reads.
 
     The same arguments give the same files, bit for bit. A folder that already holds them is left
-    alone, so that several processes may ask for the same one.
-
-    Args:
-        cfg (Config): Of mmdet, mmseg or mmpretrain.
-        folder (Path): Will stand for the ``data_root`` of all its data sets.
-        train, held_out (int): Number of images to train and to evaluate on.
-        seed (int): Of the random numbers.
-
-    Raises:
-        UserError: A dataset of the config has a type that nothing here can draw.
+    alone, so that several processes may ask for the same one. The folder will stand for the
+    ``data_root`` of all data sets; one of a type that nothing here can draw is a UserError.
     """
     plan = {}
     for loader, dataset in datasets_of(cfg):
