@@ -1,7 +1,5 @@
 """Export to ONNX: the same as PyTorch at sizes and batches that the export has not seen."""
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -38,7 +36,8 @@ from mmhybrid.deploy.onnx_operations import (
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 
-pytestmark = [pytest.mark.onnx, pytest.mark.process]
+# torch.compile runs what the export scans.
+pytestmark = [pytest.mark.onnx, pytest.mark.process, pytest.mark.compile]
 
 ROOT = Path(__file__).resolve().parents[1]
 # None is a multiple of 7 on every stage's map; in the first, the table of positions fits as it is.
@@ -78,22 +77,12 @@ BACKBONES = {
     "TransXNet": lambda: TransXNet(**TransXNet.test_options),
     "DWSwin": lambda: DWSwinTransformer(**DWSwinTransformer.test_options, out_indices=(0, 3)),
     "mmseg's MiT with shortcuts": lambda: DepthwiseShortcutBackbone(
-        dict(
-            type="mmseg.MixVisionTransformer",
-            embed_dims=16,
-            num_stages=1,
-            num_layers=(1,),
-            num_heads=(1,),
-            patch_sizes=(7,),
-            strides=(4,),
-            sr_ratios=(8,),
-            out_indices=(0,),
-        )
+        dict(type="mmseg.MixVisionTransformer", embed_dims=16, num_stages=1, out_indices=(0,))
+        | dict(num_layers=(1,), num_heads=(1,), patch_sizes=(7,), strides=(4,), sr_ratios=(8,))
     ),
 }
 
 
-@pytest.mark.onnx
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     model = random_init(BACKBONES[name]()).eval()
@@ -109,14 +98,19 @@ def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     assert held > 0.9 * sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.onnx
-def test_a_whole_segmentor(tmp_path: Path) -> None:
-    cfg = Config.fromfile(ROOT / "configs" / "semantic_fpn_dmformer_s_ade20k.py")
+def tiny(cfg: Config, backbone: type[nn.Module], in_channels: list[int]) -> nn.Module:
+    """The model of a config, with a small backbone."""
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.update(dict(DMFormer.test_options), init_cfg=None, norm_cfg=dict(type="BN"))
-    cfg.model.neck.in_channels = [16, 32, 48, 64]
-    cfg.model.decode_head.norm_cfg = dict(type="BN")
-    model = random_init(MODELS.build(cfg.model)).eval()
+    norm = dict(norm_cfg=dict(type="BN"))
+    cfg.model.backbone.update(dict(backbone.test_options), init_cfg=None, **norm)
+    cfg.model.neck.in_channels = in_channels
+    if "decode_head" in cfg.model:
+        cfg.model.decode_head.update(norm)
+    return random_init(MODELS.build(cfg.model)).eval()
+
+
+def test_a_whole_segmentor(tmp_path: Path, read_config) -> None:
+    model = tiny(read_config("semantic_fpn_dmformer_s_ade20k"), DMFormer, [16, 32, 48, 64])
     export_onnx(model, tmp_path / "model.onnx")
     batches = [random_images(model, shape) for shape in ((1, 3, 75, 101), (3, 3, 128, 64))]
     rows = compare(model, tmp_path / "model.onnx", batches)
@@ -127,17 +121,13 @@ def test_a_whole_segmentor(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     session = session_of(tmp_path / "model.onnx")
     (labels,) = session.run(["labels"], {"image": image.flip(0)[None].float().numpy()})
-    with torch.no_grad():
-        (sample,) = model.test_step(dict(inputs=[image], data_samples=[_sample()]))
-    same = torch.from_numpy(labels) == sample.pred_sem_seg.data
-    assert same.float().mean() > 0.999
-
-
-def _sample():
     from mmseg.structures import SegDataSample
 
-    meta = dict(ori_shape=(64, 96), img_shape=(64, 96), pad_shape=(64, 96))
-    return SegDataSample(metainfo=meta)
+    given = SegDataSample(metainfo=dict.fromkeys(("ori_shape", "img_shape", "pad_shape"), (64, 96)))
+    with torch.no_grad():
+        (sample,) = model.test_step(dict(inputs=[image], data_samples=[given]))
+    same = torch.from_numpy(labels) == sample.pred_sem_seg.data
+    assert same.float().mean() > 0.999
 
 
 def test_differences_are_seen() -> None:
@@ -160,50 +150,40 @@ def test_swin_of_others_is_refused_at_once(package: str, tmp_path: Path) -> None
         export_onnx(model, tmp_path / "model.onnx")
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_what_gives_no_such_outputs_is_refused() -> None:
     with pytest.raises(ValueError, match="neither a backbone"):
         NamedOutputs(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="is no one-stage detector"):
+        NamedOutputs(TransXNet("tiny", init_cfg=None), boxes=True)
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Runs tools/export_onnx.py in this process."""
-    path = str(ROOT / "tools" / "export_onnx.py")
-    monkeypatch.syspath_prepend(ROOT / "tools")
-
-    def run(*words: str) -> None:
-        model = "DWVisionTransformer(arch={'embed_dims': 48, 'depth': 4})"
-        out = ["--out", str(tmp_path / "vit.onnx")]
-        monkeypatch.setattr("sys.argv", [path, model, *out, *words])
-        runpy.run_path(path, run_name="__main__")
-
-    return run
+VIT = "DWVisionTransformer(arch={'embed_dims': 48, 'depth': 4})"
 
 
-@pytest.mark.onnx
-def test_the_command_line(tool, capsys, tmp_path: Path) -> None:
-    tool("--check", "64x96", "80x48")
+def test_the_command_line(run_tool, capsys, tmp_path: Path) -> None:
+    run_tool("export_onnx.py", VIT, "--out", tmp_path / "vit.onnx", "--check", "64x96", "80x48")
     printed = capsys.readouterr().out
     assert "3x3x80x48" in printed
     assert "stage_3" in printed
     assert (tmp_path / "vit.onnx").is_file()
 
 
-def test_errors_of_the_command_line(tool) -> None:
+def test_errors_of_the_command_line(run_tool, tmp_path: Path) -> None:
+    words = ("export_onnx.py", VIT, "--out", tmp_path / "vit.onnx")
     with pytest.raises(SystemExit, match=r"^error: --check takes sizes such as 480x640"):
-        tool("--check", "64")
+        run_tool(*words, "--check", "64")
     with pytest.raises(SystemExit, match=r"^error: --images need a whole model"):
-        tool("--images", str(ROOT / "docs" / "images"))
+        run_tool(*words, "--images", ROOT / "docs" / "images")
     with (
         pytest.raises(SystemExit, match=r"^error: --images need a whole model"),
         pytest.warns(DeprecationWarning, match="--pictures is now --images"),
     ):
-        tool("--pictures", str(ROOT / "docs" / "images"))
+        run_tool(*words, "--pictures", ROOT / "docs" / "images")
 
 
 @pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])
-def test_boxes_are_those_of_mmdet(name: str) -> None:
-    cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
+def test_boxes_are_those_of_mmdet(name: str, read_config) -> None:
+    cfg = read_config(name)
     init_default_scope("mmdet")
     head = MODELS.build(cfg.model.bbox_head | dict(test_cfg=cfg.model.test_cfg))
     yolo = name.startswith("yolo")
@@ -215,50 +195,30 @@ def test_boxes_are_those_of_mmdet(name: str) -> None:
     channels = [head.num_attrib * 3] if yolo else [9 * 80, 9 * 4]
     lists = [[torch.randn(1, c, *size) for size in sizes] for c in channels]
     metas = [dict(img_shape=(128, 192))]
-    (expected,) = head.predict_by_feat(
-        *[[y.clone() for y in one] for one in lists], batch_img_metas=metas
-    )
-    got = boxes_of(head, lists, (128, 192))
-    assert len(expected) == 100
-    assert torch.equal(got["labels"], expected.labels)
-    assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
-    assert (got["scores"] - expected.scores).abs().max() < 1e-6
-
-    # Fewer than there may be.
-    head.test_cfg.score_thr = 0.98
-    (expected,) = head.predict_by_feat(
-        *[[y.clone() for y in one] for one in lists], batch_img_metas=metas
-    )
-    got = boxes_of(head, lists, (128, 192))
-    assert 0 < len(expected) < 100
-    assert torch.equal(got["labels"], expected.labels)
-    assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
+    # As many as there may be, and fewer.
+    for threshold, counts in ((head.test_cfg.score_thr, [100]), (0.98, range(1, 100))):
+        head.test_cfg.score_thr = threshold
+        copies = [[y.clone() for y in one] for one in lists]
+        (expected,) = head.predict_by_feat(*copies, batch_img_metas=metas)
+        got = boxes_of(head, lists, (128, 192))
+        assert len(expected) in counts
+        assert torch.equal(got["labels"], expected.labels)
+        assert (got["boxes"] - expected.bboxes).abs().max() < 1e-4
+        assert (got["scores"] - expected.scores).abs().max() < 1e-6
 
 
-@pytest.mark.onnx
-def test_a_detector_with_its_boxes(tmp_path: Path) -> None:
-    cfg = Config.fromfile(ROOT / "configs" / "retinanet_transxnet_t_coco.py")
-    init_default_scope("mmdet")
-    cfg.model.backbone.update(dict(TransXNet.test_options), init_cfg=None, norm_cfg=dict(type="BN"))
-    cfg.model.neck.in_channels = [32, 48, 64]
-    model = random_init(MODELS.build(cfg.model)).eval()
+def test_a_detector_with_its_boxes(tmp_path: Path, read_config) -> None:
+    model = tiny(read_config("retinanet_transxnet_t_coco"), TransXNet, [32, 48, 64])
     export_onnx(model, tmp_path / "model.onnx", boxes=True)
     batches = [random_images(model, (1, 3, *size)) for size in ((160, 224), (96, 256))]
     rows = compare(model, tmp_path / "model.onnx", batches, boxes=True)
     assert [row.output for row in rows] == ["scores", "scores"]
     assert max(row.largest for row in rows) < 1e-3
 
-    x = batches[0]
-    boxes, labels = session_of(tmp_path / "model.onnx").run(
-        ["boxes", "labels"], {"image": x.numpy()}
-    )
+    session = session_of(tmp_path / "model.onnx")
+    boxes, labels = session.run(["boxes", "labels"], {"image": batches[0].numpy()})
     with torch.no_grad():
-        expected = NamedOutputs(model, boxes=True)(x)
+        expected = NamedOutputs(model, boxes=True)(batches[0])
     distances = torch.cdist(expected["boxes"], torch.from_numpy(boxes))
     found = (distances < 0.1) & (expected["labels"][:, None] == torch.from_numpy(labels))
     assert found.any(1).float().mean() > 0.9
-
-
-def test_boxes_of_other_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="is no one-stage detector"):
-        NamedOutputs(TransXNet("tiny", init_cfg=None), boxes=True)

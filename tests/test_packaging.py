@@ -17,18 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.process
 
 
-def setup(folder: Path, *words: object) -> None:
-    """Runs ``setup.py`` of a folder."""
-    command = [sys.executable, "setup.py", "-q", *map(str, words)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
 def build(source: Path, out: Path, command: str, pattern: str) -> Path:
     """Builds an archive of a source folder, which it leaves as it is."""
     out.mkdir()
-    words = ["--bdist-dir", out / "tree"] if command == "bdist_wheel" else []
-    setup(source, "egg_info", "--egg-base", out, "build", "--build-base", out / "build",
-          command, "--dist-dir", out, *words)  # fmt: skip
+    words = f"setup.py -q egg_info --egg-base {out} build --build-base {out}/build {command}"
+    words += f" --dist-dir {out}" + f" --bdist-dir {out}/tree" * (command == "bdist_wheel")
+    command = [sys.executable, *words.split()]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
     (archive,) = out.glob(pattern)
     return archive
 
@@ -71,11 +66,8 @@ def test_mim_finds_configs_tools_and_index(wheel: Path) -> None:
     for folder in ("configs", "tools"):
         assert files(carried / folder) == files(ROOT / folder)
     index = yaml.safe_load((carried / "model-index.yml").read_text())
-    models = [
-        entry
-        for file in index["Import"]
-        for entry in yaml.safe_load((carried / file).read_text())["Models"]
-    ]
+    parts = [yaml.safe_load((carried / file).read_text()) for file in index["Import"]]
+    models = [entry for part in parts for entry in part["Models"]]
     assert models
     assert all((carried / entry["Config"]).is_file() for entry in models)
 

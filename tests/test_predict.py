@@ -2,9 +2,6 @@
 
 import importlib
 import json
-import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.apis import make_inferencer, predict
+from mmhybrid.apis import make_inferencer, make_model, predict
 from mmhybrid.apis.inputs import find_inputs, read_image
 from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
@@ -62,6 +59,9 @@ def image(seed: int = 0) -> np.ndarray:
     return scene(np.random.default_rng(seed), 96, 64, range(4), 3)[0]
 
 
+RED = np.full((64, 96, 3), (255, 0, 0), np.uint8)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Configs of small models, and checkpoints of them with random weights."""
@@ -79,63 +79,36 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
     return made
 
 
-def run(models: dict, name: str, inputs: list, folder: Path, **options):
-    config, weights = models[name]
+def inferencer_of(config: Path, weights: Path):
+    """The inferencer, and a list of the tensors that its model is given."""
     inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
-    return predict(inferencer, [str(one) for one in inputs], folder, **options)
+    forward, seen = inferencer.model.forward, []
+    inferencer.model.forward = lambda inputs, *args, **options: (
+        seen.append(inputs) or forward(inputs, *args, **options)
+    )
+    return inferencer, seen
 
 
-def write(path: Path, image: np.ndarray) -> None:
+def run(files: tuple[Path, Path], inputs: list, folder: Path, **options):
+    return predict(inferencer_of(*files)[0], [str(one) for one in inputs], folder, **options)
+
+
+def write(path: Path, content: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    Image.fromarray(image() if content is None else content).save(path)
+    return path
 
 
-@pytest.fixture
-def mixed_folder(tmp_path: Path) -> Path:
-    """Twenty files, of which two are broken and one is a text."""
-    folder = tmp_path / "mixed"
-    for index in range(19):
-        write(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}", image(index))
-    for name in ("03.jpg", "08.png"):
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not an image")
-    return folder
-
-
-def test_boxes_and_masks_in_cocos_format(models, tmp_path: Path) -> None:
-    write(tmp_path / "a.png", image())
-    outcome = run(models, DETECTOR, [tmp_path / "a.png"], tmp_path / "out")
-    assert outcome.done == 1
-    coco = COCO(str(tmp_path / "out" / "predictions.json"))
-    assert coco.imgs[1]["width"] == 96
-    assert len(coco.cats) == 80
-    rows = list(coco.anns.values())
-    assert len(rows) == 3
-    for row in rows:
-        assert coco.annToMask(row).shape == (64, 96)
-        assert row["area"] == coco.annToMask(row).sum()
-        assert 0 <= row["score"] <= 1
-        assert len(row["bbox"]) == 4
-    assert cv2.imread(str(tmp_path / "out" / "images" / "a.jpg")).shape == (64, 96, 3)
+def read(folder: Path) -> list[dict]:
+    return json.loads((folder / "predictions.json").read_text())
 
 
 def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> None:
-    red = np.zeros((64, 96, 3), np.uint8)
-    red[..., 0] = 255
-    write(tmp_path / "red.png", red)
-    name = SEGMENTOR
-    config, weights = models[name]
-    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
+    inferencer, seen = inferencer_of(*models[SEGMENTOR])
     assert len(inferencer.model.dataset_meta["classes"]) == 150
     assert not [one for one in warnings.filters if "vis_backend" in str(one[1])]
-    seen = []
-    forward = inferencer.model.forward
-    inferencer.model.forward = lambda inputs, *a, **k: (
-        seen.append(inputs) or forward(inputs, *a, **k)
-    )
     inferencer.visualizer.alpha = 0.0  # the image alone
-    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out")
+    predict(inferencer, [str(write(tmp_path / "red.png", RED))], tmp_path / "out")
     assert seen[0][0, 0].mean() > seen[0][0, 2].mean()  # R before B, as the model is trained
     labels = np.array(Image.open(tmp_path / "out" / "labels" / "red.png"))
     assert labels.shape == (64, 96)
@@ -148,13 +121,14 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", [DETECTOR, SEGMENTOR])
 def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> None:
     sizes = [(96, 64), (80, 64), (80, 64)]
-    inputs = [tmp_path / f"{index}.png" for index in range(3)]
-    for index, (path, (width, _)) in enumerate(zip(inputs, sizes, strict=True)):
-        write(path, image(index)[:, :width])
-    outcome = run(models, name, inputs, tmp_path / "together", batch_size=3)
-    assert outcome.done == 3
-    run(models, name, inputs, tmp_path / "alone", images=False)
+    inputs = [
+        write(tmp_path / f"{index}.png", image(index)[:, :width])
+        for index, (width, _) in enumerate(sizes)
+    ]
+    assert run(models[name], inputs, tmp_path / "together", batch_size=3).done == 3
+    run(models[name], inputs, tmp_path / "alone", images=False)
     assert not (tmp_path / "alone" / "images").exists()
+    assert cv2.imread(str(tmp_path / "together" / "images" / "0.jpg")).shape == (64, 96, 3)
     if name == SEGMENTOR:
         for path in inputs:
             alone = tmp_path / "alone" / "labels" / path.name
@@ -163,6 +137,7 @@ def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> No
     together, alone = (COCO(tmp_path / way / "predictions.json") for way in ("together", "alone"))
     for coco in (together, alone):
         images = coco.loadImgs([1, 2, 3])
+        assert len(coco.cats) == 80
         assert [one["file_name"] for one in images] == [str(path) for path in inputs]
         assert [(one["width"], one["height"]) for one in images] == sizes
         assert {id_: len(rows) for id_, rows in coco.imgToAnns.items()} == {1: 3, 2: 3, 3: 3}
@@ -172,6 +147,8 @@ def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> No
             assert 0 <= left <= left + width <= right + 0.01
             assert 0 <= top <= top + height <= bottom + 0.01
             assert coco.annToMask(row).shape == (bottom, right)
+            assert row["area"] == coco.annToMask(row).sum()
+            assert 0 <= row["score"] <= 1
     # Padded to one size, images see a border: the same boxes, and nearly the same scores.
     for row, other in zip(together.anns.values(), alone.anns.values(), strict=True):
         assert row["score"] == pytest.approx(other["score"], abs=0.02)
@@ -183,44 +160,15 @@ def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
     mine = [f"mine{index}" for index in range(10)]
     checkpoint["meta"]["dataset_meta"] = dict(classes=mine)
     torch.save(checkpoint, tmp_path / "mine.pth")
-    write(tmp_path / "a.png", image())
-    mine_too = {"mine": (config, tmp_path / "mine.pth")}
-    run(mine_too, "mine", [tmp_path / "a.png"], tmp_path / "out", images=False)
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert found[0]["name"] in mine
-
-
-def test_a_folder_with_broken_files(models, mixed_folder: Path, tmp_path: Path) -> None:
-    messages = []
-    outcome = run(
-        models,
-        CLASSIFIER,
-        [mixed_folder],
-        tmp_path / "out",
-        batch_size=4,
-        report=messages.append,
-    )
-    assert outcome.done == 17
-    assert len(messages) == 3
-    assert {Path(path).name for path in outcome.unreadable} == {"03.jpg", "08.png", "notes.txt"}
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(found) == len(list((tmp_path / "out" / "images").iterdir())) == 17
-    assert len(found[0]["best"]) == 5
-    assert found[0]["name"] == found[0]["best"][0]["name"]
+    files = (config, tmp_path / "mine.pth")
+    run(files, [write(tmp_path / "a.png")], tmp_path / "out", images=False)
+    assert read(tmp_path / "out")[0]["name"] in mine
 
 
 def test_cifar_models_get_rgb_as_in_training(models, tmp_path: Path) -> None:
-    red = np.zeros((64, 64, 3), np.uint8)
-    red[..., 0] = 255
-    write(tmp_path / "red.png", red)
-    config, weights = models[CLASSIFIER]
-    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
-    seen = []
-    forward = inferencer.model.forward
-    inferencer.model.forward = lambda inputs, *a, **k: (
-        seen.append(inputs) or forward(inputs, *a, **k)
-    )
-    predict(inferencer, [str(tmp_path / "red.png")], tmp_path / "out", images=False)
+    inferencer, seen = inferencer_of(*models[CLASSIFIER])
+    path = write(tmp_path / "red.png", RED)
+    predict(inferencer, [str(path)], tmp_path / "out", images=False)
     assert seen[0][0, 0].mean() > 0 > seen[0][0, 2].mean()
 
 
@@ -232,14 +180,11 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     for index in range(3):
         video.write(image(index)[..., ::-1].copy())
     video.release()
-    write(tmp_path / "ride_000001.png", image())
     # Of an earlier, longer video of this name.
-    write(tmp_path / "out" / "images" / "ride" / "000003.jpg", image())
-    inputs = [path, tmp_path / "ride_000001.png"]
-    outcome = run(models, CLASSIFIER, inputs, tmp_path / "out", batch_size=2)
-    assert outcome.done == 4
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    names = [Path(row["file"]).name for row in found]
+    write(tmp_path / "out" / "images" / "ride" / "000003.jpg")
+    inputs = [path, write(tmp_path / "ride_000001.png")]
+    assert run(models[CLASSIFIER], inputs, tmp_path / "out", batch_size=2).done == 4
+    names = [Path(row["file"]).name for row in read(tmp_path / "out")]
     assert names == ["ride.avi#0", "ride.avi#1", "ride.avi#2", "ride_000001.png"]
     images = (tmp_path / "out" / "images").rglob("*.jpg")
     assert sorted(str(path.relative_to(tmp_path / "out" / "images")) for path in images) == [
@@ -251,39 +196,24 @@ def test_every_frame_of_a_video(models, tmp_path: Path) -> None:
     assert drawn.fps == 5
 
 
-PYTHON = {
-    DETECTOR: ("mmdet.apis", "init_detector", "inference_detector"),
-    SEGMENTOR: ("mmseg.apis", "init_model", "inference_model"),
-}
-
-
-@pytest.mark.parametrize("name", PYTHON)
-def test_openmmlabs_own_functions(models, tmp_path: Path, name: str) -> None:
-    package, make, infer = PYTHON[name]
-    package = importlib.import_module(package)
-    config, weights = models[name]
-    write(tmp_path / "a.png", image())
-    model = getattr(package, make)(str(config), str(weights), device="cpu")
-    found = getattr(package, infer)(model, str(tmp_path / "a.png"))
-    if name.startswith("mask"):
-        assert found.pred_instances.masks.shape == (3, 64, 96)
-    else:
-        assert found.pred_sem_seg.data.shape == (1, 64, 96)
-
-
-def test_mmpretrains_own_inferencer(models, tmp_path: Path) -> None:
-    from mmpretrain.apis import ImageClassificationInferencer
-
-    config, weights = models[CLASSIFIER]
-    write(tmp_path / "a.png", image())
-    infer = ImageClassificationInferencer(str(config), pretrained=str(weights), device="cpu")
-    (found,) = infer(str(tmp_path / "a.png"))
+def test_openmmlabs_own_functions(models, tmp_path: Path) -> None:
+    mmdet, mmseg, mmpretrain = (
+        importlib.import_module(f"{name}.apis") for name in ("mmdet", "mmseg", "mmpretrain")
+    )
+    path = str(write(tmp_path / "a.png"))
+    files = {name: list(map(str, models[name])) for name in CONFIGS}
+    infer = mmpretrain.ImageClassificationInferencer(*files[CLASSIFIER], device="cpu")
+    (found,) = infer(path)
     assert found["pred_scores"].shape == (10,)
+    model = mmdet.init_detector(*files[DETECTOR], device="cpu")
+    assert mmdet.inference_detector(model, path).pred_instances.masks.shape == (3, 64, 96)
+    model = mmseg.init_model(*files[SEGMENTOR], device="cpu")
+    assert mmseg.inference_model(model, path).pred_sem_seg.data.shape == (1, 64, 96)
 
 
 def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
     for name in ("a/x.png", "b/x.png", "b/y.png"):
-        write(tmp_path / name, image())
+        write(tmp_path / name)
     found = find_inputs([str(tmp_path / "**" / "*.png")])
     assert len(found) == len({name for _, name in found}) == 3
     with pytest.raises(UserError, match="no image"):
@@ -291,27 +221,62 @@ def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
 
 
 def test_a_truncated_image_is_not_filled_with_grey(tmp_path: Path) -> None:
-    write(tmp_path / "a.jpg", image())
-    content = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(content[: len(content) * 2 // 3])
+    path = write(tmp_path / "a.jpg")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(OSError, match="truncated"):
-        read_image(tmp_path / "a.jpg")
+        read_image(path)
 
 
-@pytest.mark.process
-def test_the_command_line(models, mixed_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "predict.py"), *map(str, models[CLASSIFIER])]
-    words = [str(mixed_folder), "--out-dir", str(tmp_path / "out"), "--batch-size", "8"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 3, done.stderr
-    assert "17 images done, 3 inputs not readable" in done.stdout
-    assert sum(line.startswith("cannot read") for line in done.stderr.splitlines()) == 3
-    assert "Traceback" not in done.stderr
-
-
-def test_a_wrong_name_is_reported_before_the_model_is_built(models, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    monkeypatch.setattr("sys.argv", ["predict.py", *map(str, models[CLASSIFIER]), "nothing.png"])
+def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) -> None:
+    folder, out = tmp_path / "mixed", tmp_path / "out"
+    for index in range(19):
+        write(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}", image(index))
+    for name in ("03.jpg", "08.png"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not an image")
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "tools" / "predict.py"), run_name="__main__")
-    assert end.value.code == "error: there is no image nothing.png"
+        run_tool("predict.py", *models[CLASSIFIER], folder, "--out-dir", out, "--batch-size", 4)
+    printed, errors = capsys.readouterr()
+    assert end.value.code == 3, errors
+    assert "17 images done, 3 inputs not readable" in printed
+    told = [line for line in errors.splitlines() if line.startswith("cannot read")]
+    for line, name in zip(told, ("03.jpg", "08.png", "notes.txt"), strict=True):
+        assert line.startswith(f"cannot read {folder / name}: ")
+    found = read(out)
+    assert len(found) == len(list((out / "images").iterdir())) == 17
+    assert len(found[0]["best"]) == 5
+    assert found[0]["name"] == found[0]["best"][0]["name"]
+
+
+def test_a_wrong_name_is_reported_before_the_model_is_built(run_tool) -> None:
+    files = (ROOT / "configs" / f"{CLASSIFIER}.py", __file__)  # no checkpoint, which is not read
+    with pytest.raises(SystemExit, match=r"^error: there is no image nothing\.png$"):
+        run_tool("predict.py", *files, "nothing.png")
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, RuntimeError, AssertionError])
+def test_a_bug_in_a_model_keeps_its_traceback(error: type[Exception], monkeypatch) -> None:
+    def make() -> None:
+        raise error("a bug")
+
+    monkeypatch.setitem(MODELS.module_dict, "Faulty", make)
+    with pytest.raises(error, match="a bug"):
+        make_model("Faulty")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("TransXNet(archh='tiny')", "cannot be made: .*unexpected keyword argument 'archh'"),
+        ("TransXNet('tiny', arch='small')", "cannot be made: multiple values for argument 'arch'"),
+        ("TransXNet('huge')", "huge"),
+        ("DepthwiseShortcutBackbone(backbone={'type': 'Nothing'})", "there is no type 'Nothing'"),
+        ("nowhere.Model", "cannot be made: No module named 'nowhere'"),
+        ("timm.resnet18(nothing=1)", "cannot be made: .*nothing"),
+    ],
+)
+def test_arguments_of_a_model_that_do_not_fit_are_told(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        make_model(name)

@@ -1,7 +1,6 @@
 """The drawn data sets: in the published formats, the same each time, and told apart by shape."""
 
 import hashlib
-import json
 import pickle
 from pathlib import Path
 
@@ -9,15 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import mmhybrid  # noqa: F401
-from mmhybrid.datasets.data_paths import check_data, with_data_root
+from mmhybrid.datasets.data_paths import LOADERS, check_data, with_data_root
 from mmhybrid.datasets.synthetic import draw_data
-from mmhybrid.datasets.synthetic.files import choose_classes
-from mmhybrid.datasets.synthetic.shapes import CATEGORIES, outline, place
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES, choose_classes, outline, place
 from mmhybrid.engine.runner.run_config import UserError
 
 SOURCES = dict(
@@ -30,9 +28,7 @@ SOURCES = dict(
 )
 
 
-@pytest.fixture(params=SOURCES)
-def source(request: pytest.FixtureRequest) -> str:
-    return request.param
+every_source = pytest.mark.parametrize("source", SOURCES)
 
 
 def read(source: str, folder: Path) -> Config:
@@ -42,8 +38,7 @@ def read(source: str, folder: Path) -> Config:
     cfg = Config.fromfile(config)
     cfg.default_scope = SOURCES[source].split("::")[0]
     init_default_scope(cfg.default_scope)
-    cfg = with_data_root(cfg, str(folder))
-    return cfg
+    return with_data_root(cfg, str(folder))
 
 
 def drawn(source: str, folder: Path, train: int = 12, seed: int = 0) -> Config:
@@ -53,27 +48,26 @@ def drawn(source: str, folder: Path, train: int = 12, seed: int = 0) -> Config:
 
 
 def digest(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        for path in files
     }
 
 
+@every_source
 def test_the_library_reads_what_was_drawn(source: str, tmp_path: Path) -> None:
     cfg = drawn(source, tmp_path / "data")
-    check_data(cfg, ("train_dataloader", "val_dataloader", "test_dataloader"))
-    from mmengine.registry import DATASETS
-
+    check_data(cfg, LOADERS)
     for loader, count in (("train_dataloader", 12), ("val_dataloader", 10)):
         dataset = DATASETS.build(cfg[loader].dataset)
         assert len(dataset) == count
-        sample = dataset[0]
-        assert sample["inputs"].dim() == 3
-        truth = sample["data_samples"]
+        assert dataset[0]["inputs"].dim() == 3
+        truth = dataset[0]["data_samples"]
         assert any(hasattr(truth, name) for name in ("gt_instances", "gt_sem_seg", "gt_label"))
 
 
+@every_source
 def test_same_seed_same_bytes(source: str, tmp_path: Path) -> None:
     drawn(source, tmp_path / "one")
     drawn(source, tmp_path / "two")
@@ -83,18 +77,12 @@ def test_same_seed_same_bytes(source: str, tmp_path: Path) -> None:
     assert first != third
 
 
-def test_training_and_held_out_images_differ(tmp_path: Path) -> None:
-    drawn("coco", tmp_path / "data")
-    train, val = (
-        set(digest(tmp_path / "data" / part).values()) for part in ("train2017", "val2017")
-    )
-    assert len(train) == 12
-    assert not train & val
-
-
 def test_what_is_there_is_kept_and_what_does_not_fit_is_drawn_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     drawn("coco", folder)
+    train, val = (set(digest(folder / part).values()) for part in ("train2017", "val2017"))
+    assert len(train) == 12
+    assert not train & val
     image = folder / "train2017" / "000000000001.jpg"
     before = image.stat().st_mtime_ns
     drawn("coco", folder)
@@ -112,6 +100,9 @@ def test_coco_annotations_are_valid(tmp_path: Path) -> None:
     assert len(coco.imgs) == 20
     assert {one["category_id"] for one in coco.anns.values()} == {1, 21, 41, 61}
     assert set(coco.getImgIds()) == {one["image_id"] for one in coco.anns.values()}
+    for image in coco.getImgIds():  # objects do not touch
+        masks = [coco.annToMask(one) for one in coco.loadAnns(coco.getAnnIds(image))]
+        assert sum(masks).max() == 1
     for annotation in coco.anns.values():
         record = coco.imgs[annotation["image_id"]]
         image = cv2.imread(str(folder / "train2017" / record["file_name"]))
@@ -126,81 +117,71 @@ def test_coco_annotations_are_valid(tmp_path: Path) -> None:
     assert cfg.val_evaluator.ann_file == str(folder / "annotations/instances_val2017.json")
 
 
-def test_objects_of_a_image_do_not_touch(tmp_path: Path) -> None:
-    drawn("coco", tmp_path / "data", train=20)
-    coco = COCO(tmp_path / "data" / "annotations" / "instances_train2017.json")
-    for image in coco.getImgIds():
-        masks = [coco.annToMask(one) for one in coco.loadAnns(coco.getAnnIds(image))]
-        assert sum(masks).max() == 1
-
-
-def test_ade20k_keeps_zero_for_what_has_no_label(tmp_path: Path) -> None:
-    drawn("ade20k", tmp_path / "data")
-    maps = sorted((tmp_path / "data" / "annotations" / "training").glob("*.png"))
-    labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
-    assert labels == {index + 1 for index in choose_classes(150, 6)}
-    assert len(maps) == len(list((tmp_path / "data" / "images" / "training").glob("*.jpg")))
-
-
-def test_cityscapes_holds_train_ids_and_an_ignored_strip(tmp_path: Path) -> None:
-    drawn("cityscapes", tmp_path / "data")
-    maps = list((tmp_path / "data" / "gtFine" / "train").rglob("*_gtFine_labelTrainIds.png"))
-    labels = set().union(*(np.unique(cv2.imread(str(path), -1)).tolist() for path in maps))
-    assert labels == {*choose_classes(19, 6), 255}
+@pytest.mark.parametrize(
+    ("source", "maps", "images", "labels"),
+    [  # ADE20K keeps zero for what has no label, Cityscapes has a strip that is ignored
+        (
+            "ade20k",
+            "annotations/training/*.png",
+            "images/training/*.jpg",
+            {index + 1 for index in choose_classes(150, 6)},
+        ),
+        (
+            "cityscapes",
+            "gtFine/train/**/*_gtFine_labelTrainIds.png",
+            "leftImg8bit/train/**/*_leftImg8bit.png",
+            {*choose_classes(19, 6), 255},
+        ),
+    ],
+)
+def test_maps_hold_the_published_labels(source, maps, images, labels, tmp_path: Path) -> None:
+    drawn(source, tmp_path / "data")
+    found = [cv2.imread(str(path), -1) for path in (tmp_path / "data").glob(maps)]
+    assert set(np.unique(found).tolist()) == labels
+    assert len(found) == len(list((tmp_path / "data").glob(images)))
 
 
 def test_cifar_pickles_have_the_published_layout(tmp_path: Path) -> None:
     drawn("cifar10", tmp_path / "data")
     folder = tmp_path / "data" / "cifar-10-batches-py"
-    assert {path.name for path in folder.iterdir()} == {
-        *(f"data_batch_{index}" for index in range(1, 6)),
-        "test_batch",
-        "batches.meta",
-    }
+    batches = {f"data_batch_{index}" for index in range(1, 6)}
+    assert {path.name for path in folder.iterdir()} == {*batches, "test_batch", "batches.meta"}
     batch = pickle.loads((folder / "test_batch").read_bytes())
     assert batch["data"].shape == (10, 3072)
     assert sorted(batch["labels"]) == list(range(10))
 
 
-def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["path", "folder", "type"])
+def test_what_cannot_be_drawn_is_refused(change: str, tmp_path: Path) -> None:
     cfg = read("coco", tmp_path / "data")
-    real = tmp_path / "real.json"
-    real.write_text("{}")
-    cfg.train_dataloader.dataset.ann_file = str(real)
-    with pytest.raises(UserError, match="relative to data_root"):
-        draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
-    assert json.loads(real.read_text()) == {}
-
-
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
-    cfg = read("coco", tmp_path / "data")
-    mine = tmp_path / "data" / "coco" / "mine.json"
-    mine.parent.mkdir(parents=True)
+    mine = tmp_path / ("data/coco/mine.json" if change == "folder" else "mine.json")
+    mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("{}")
-    with pytest.raises(UserError, match=r"which holds something else.*--work-dir"):
+    if change == "path":
+        cfg.train_dataloader.dataset.ann_file = str(mine)
+    elif change == "type":
+        cfg.train_dataloader.dataset.type = "LVISV1Dataset"
+    told = dict(
+        path="relative to data_root",
+        folder="which holds something else.*--work-dir",
+        type="cannot draw data for a LVISV1Dataset",
+    )
+    with pytest.raises(UserError, match=told[change]):
         draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
-    assert mine.exists()
-
-
-def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
-    cfg = read("coco", tmp_path / "data")
-    cfg.train_dataloader.dataset.type = "LVISV1Dataset"
-    with pytest.raises(UserError, match="cannot draw data for a LVISV1Dataset"):
-        draw_data(cfg, tmp_path / "data", train=2, held_out=2, seed=0)
+    assert mine.read_text() == "{}"
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CATEGORIES}))
 def test_outlines_fit_the_unit_circle(name: str) -> None:
     corners = outline(name)
-    lengths = np.linalg.norm(corners, axis=1)
-    assert 0.9 < lengths.max() <= 1.0 + 1e-9
+    assert 0.9 < np.linalg.norm(corners, axis=1).max() <= 1.0 + 1e-9
     assert np.abs(corners.mean(axis=0)).max() < 1e-9
 
 
 @pytest.mark.parametrize("side", [32, 96, 320])
 def test_shapes_stay_inside(side: int) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        for shape in place(rng, side, side, range(len(CATEGORIES)), 4):
-            assert shape.polygon.min() >= 0
-            assert shape.polygon.max() <= side
+    scenes = [place(rng, side, side, range(len(CATEGORIES)), 4) for _ in range(20)]
+    corners = np.concatenate([shape.polygon for shapes in scenes for shape in shapes])
+    assert corners.min() >= 0
+    assert corners.max() <= side

@@ -1,7 +1,5 @@
 """Predicting on images and videos with OpenMMLab's own inferencers."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from collections import Counter
@@ -52,14 +50,13 @@ def make_inferencer(
         cfg (Config): Of a detector, segmentor or classifier.
         checkpoint (str): File or address of the weights.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
-        fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`. Defaults to False.
+        fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
 
     Raises:
         UserError: The config is of another package, its model is wrong, or the weights do not fit.
 
     Example:
         >>> from mmengine.config import Config
-        >>> from mmhybrid.apis import make_inferencer
         >>> cfg = Config.fromfile('configs/upernet_transxnet_t_ade20k.py')  # doctest: +SKIP
         >>> inferencer = make_inferencer(cfg, 'upernet.pth', fused=True)  # doctest: +SKIP
     """
@@ -93,17 +90,15 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    saved = read_address(checkpoint, "cpu").get("meta") or {}
-    trained_on = saved.get("dataset_meta") or {}
+    trained_on = (read_address(checkpoint, "cpu").get("meta") or {}).get("dataset_meta") or {}
     if trained_on.get("classes"):
         return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     given = dataset.get("metainfo") or {}
-    palette = given.get("palette")
-    if palette is None and "classes" not in given:
-        dataset_class = type_of(dataset, DATASETS, cfg.default_scope)
-        palette = getattr(dataset_class, "METAINFO", {}).get("palette")
-    return dict(classes=classes_of(dataset, cfg.default_scope), palette=palette)
+    if "classes" not in given:
+        inherited = getattr(type_of(dataset, DATASETS, cfg.default_scope), "METAINFO", {})
+        given = dict(palette=inherited.get("palette")) | given
+    return dict(classes=classes_of(dataset, cfg.default_scope), palette=given.get("palette"))
 
 
 def predict(
@@ -127,21 +122,14 @@ def predict(
     Args:
         inferencer: From :func:`make_inferencer`.
         names (Iterable[str]): Files, folders (of which every file is taken) and patterns such as
-            ``'images/**/*.jpg'``.
+            ``'images/**/*.jpg'``; a UserError where nothing is found for one.
         folder (str | Path): To write to.
-        batch_size (int): Images at a time. Defaults to 1.
-        score_threshold (float): Least score of boxes that are drawn; all are written. Defaults to
-            0.3.
-        images (bool): Draw images. Defaults to True.
-        results (bool): Write results. Defaults to True.
-        report (Callable[[str], None]): Called with a message for each unreadable file. Defaults to
-            ``print``.
-
-    Raises:
-        UserError: There is no such input.
+        batch_size (int): Images at a time.
+        score_threshold (float): Least score of boxes that are drawn; all are written.
+        images, results (bool): Draw images, and write results.
+        report (Callable[[str], None]): Called with a message for each unreadable file.
 
     Example:
-        >>> from mmhybrid.apis import predict
         >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
         Outcome(done=20, unreadable={})
     """
@@ -164,18 +152,16 @@ def predict(
             if results:
                 collected.add(path, name, image, sample)
             if images:
-                target = folder / "images" / f"{name}.jpg"
-                draw(inferencer, image, sample, target, score_threshold)
-            outcome.done += 1
+                draw(inferencer, image, sample, folder / "images" / f"{name}.jpg", score_threshold)
             source = name.partition("/")[0]
             images_of[source] += 1
             if images_of[source] == 1:
                 bar.update()
     print(flush=True)
-    if images:
-        for path, name in files:
-            if is_video(path) and images_of[name]:
-                join_frames(path, name, folder, images_of[name])
+    outcome.done = images_of.total()
+    for path, name in files:
+        if images and is_video(path) and images_of[name]:
+            join_frames(path, name, folder, images_of[name])
     if results:
         collected.write()
     return outcome
@@ -193,8 +179,8 @@ def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
     if not hasattr(inferencer.model, "decode_head"):
         return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
     samples = []
-    for _, alike in groupby(images, np.shape):  # all that mmsegmentation takes as a batch
-        alike = list(alike)
+    for alike in (list(group) for _, group in groupby(images, np.shape)):
+        # These are all that mmsegmentation takes as a batch.
         found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
         samples += found if isinstance(found, list) else [found]
     return samples

@@ -1,10 +1,9 @@
 """Images and videos from files, folders and patterns."""
 
-from __future__ import annotations
-
 import glob
 import io
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -25,12 +24,8 @@ def is_video(path: Path) -> bool:
 def find_inputs(names: Iterable[str]) -> list[tuple[Path, str]]:
     """Expands folders and patterns to files, each with a unique name for its outputs.
 
-    Args:
-        names (Iterable[str]): Files, folders (of which every file is taken, whatever it is) and
-            patterns such as ``'images/**/*.jpg'``.
-
-    Raises:
-        UserError: Nothing is found for a name.
+    Of a folder every file is taken, whatever it is; a name for which nothing is found is a
+    UserError.
     """
     files: list[Path] = []
     for name in names:
@@ -72,18 +67,6 @@ def read_rgb(name: str | Path) -> np.ndarray:
         raise UserError(f"cannot read {name}: {error}") from error
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """Yields the frames of a video as :func:`read_image` returns images, or raises ValueError."""
-    video = cv2.VideoCapture(str(path))
-    good, frame = video.read()
-    if not good:
-        raise ValueError("OpenCV cannot read this video")
-    while good:
-        yield frame
-        good, frame = video.read()
-    video.release()
-
-
 def read_all(
     files: Iterable[tuple[Path, str]], on_error: Callable[[Path, str], None]
 ) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -95,7 +78,13 @@ def read_all(
     for path, name in files:
         try:
             if is_video(path):
-                for index, frame in enumerate(read_frames(path)):
+                video = cv2.VideoCapture(str(path))
+                for index in count():
+                    good, frame = video.read()
+                    if not good and index == 0:
+                        raise ValueError("OpenCV cannot read this video")
+                    if not good:
+                        break
                     yield f"{path}#{index}", f"{name}/{index:06d}", frame
             else:
                 yield str(path), name, read_image(path)

@@ -1,9 +1,8 @@
 """From what a command line names to a model: a config, a class of a registry, or timm's name."""
 
-from __future__ import annotations
-
 import ast
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,9 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
         options (dict, optional): Values by the keys of a config (``--cfg-options``).
 
     Raises:
-        UserError: No such config, class or model, or it does not take these arguments; or there are
-            options for a class.
+        UserError: No such config, class or model, or it does not take these arguments.
 
     Example:
-        >>> from mmhybrid.apis import make_model
         >>> make_model("DWVisionTransformer(arch={'depth': 1})").feature_channels
         (48, 96, 192, 192)
     """
@@ -53,16 +50,18 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
             import timm
 
             return timm.create_model(class_name, *args, **({"features_only": True} | kwargs))
-        if package == "mmhybrid":
-            make = MODELS.get(class_name)
-        else:
+        if package != "mmhybrid":
             importlib.import_module(f"{package}.models")
-            make = MODELS.get(f"{package}.{class_name}")
+        full_name = class_name if package == "mmhybrid" else f"{package}.{class_name}"
+        make = MODELS.get(full_name)
         if make is None:
             raise UserError(f"no model is registered as {class_name} in {package}")
-        return make(*args, **kwargs)
+        inspect.signature(make).bind(*args, **kwargs)
+    # Timm's own, and of packages that are missing or do not fit; ours would be bugs.
     except (ImportError, TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise UserError(f"{name} cannot be made: {error}") from error
+    check_model(Config(dict(model=dict(kwargs, type=full_name))))
+    return make(*args, **kwargs)
 
 
 def init_model(
@@ -71,16 +70,14 @@ def init_model(
     """Makes a model with its weights, in evaluation mode.
 
     Args:
-        name (str): A config or a class, see :func:`make_model`.
+        name, options: See :func:`make_model`.
         checkpoint (str, optional): File or address of the weights. By default, the model is filled
             by :func:`random_init`: where training starts, LayerScale hides what most layers do.
-        options (dict, optional): Values by the keys of a config (``--cfg-options``).
 
     Raises:
         UserError: No such config, class or checkpoint, or the weights do not fit.
 
     Example:
-        >>> from mmhybrid.apis import init_model
         >>> init_model("DWVisionTransformer(arch={'depth': 1})").training
         False
     """
@@ -95,11 +92,7 @@ def init_model(
 
 
 def first_backbone(model: nn.Module, name: str) -> nn.Module:
-    """The first backbone of this package in a model, or the model itself where it is one.
-
-    Raises:
-        UserError: There is none in the model, which the command line calls ``name``.
-    """
+    """The first backbone of this package in a model; UserError, with its name, if there is none."""
     for backbone in backbones_of(model).values():
         return backbone
     raise UserError(f"{name} holds no backbone of mmhybrid")
@@ -124,11 +117,7 @@ def _parsed(name: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 
 
 def model_of(cfg: Config) -> nn.Module:
-    """The model of a config, without its pretrained weights.
-
-    Raises:
-        UserError: A name in the model does not exist, or its parts do not fit together.
-    """
+    """The model of a config, without pretrained weights; UserError where its parts do not fit."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
     cfg = without_pretrained(cfg)
     check_model(cfg)
@@ -136,21 +125,17 @@ def model_of(cfg: Config) -> nn.Module:
 
 
 def size_of(cfg: Config) -> tuple[int, int]:
-    """The (height, width) at which papers count the model of a config.
+    """The (height, width) at which papers count the model of a config; UserError if it names none.
 
     What its test pipeline crops or resizes to, or else what training crops; for a detector tested
     at (1333, 800), 800 x 1280.
-
-    Raises:
-        UserError: The pipelines say nothing of a size.
     """
     keys = {"CenterCrop": "crop_size", "RandomResizedCrop": "scale", "RandomCrop": "crop_size"}
     if cfg.get("default_scope") != "mmpretrain":  # whose tests resize before they crop
         keys["Resize"] = "scale"
     for _, dataset in datasets_of(cfg, ("test_dataloader", "train_dataloader")):
         for step in dataset.get("pipeline", []):
-            key = keys.get(type_name(step))
-            if key:
+            if key := keys.get(type_name(step)):
                 size = step[key]
                 width, height = (size, size) if isinstance(size, int) else size
                 return DETECTOR_SIZE if (width, height) == (1333, 800) else (height, width)

@@ -1,7 +1,5 @@
 """What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,18 @@ def draw(
     target.parent.mkdir(parents=True, exist_ok=True)
     image = np.ascontiguousarray(image[..., ::-1])  # visualizers take RGB; inferencers pass BGR
     options: dict[str, Any] = dict(draw_gt=False, out_file=str(target))
-    visualizer = inferencer.visualizer
     if hasattr(sample, "pred_label"):
-        if visualizer is None:
+        if inferencer.visualizer is None:
             from mmpretrain.visualization import UniversalVisualizer
 
-            visualizer = inferencer.visualizer = UniversalVisualizer()
+            inferencer.visualizer = UniversalVisualizer()
+        options["rescale_factor"] = max(1, round(224 / min(image.shape[:2])))
         classes = inferencer.model.dataset_meta["classes"]
-        enlarged = max(1, round(224 / min(image.shape[:2])))
-        visualizer.visualize_cls(image, sample, classes, rescale_factor=enlarged, **options)
-    elif hasattr(sample, "pred_sem_seg"):
-        visualizer.add_datasample("image", image, sample, with_labels=False, **options)
-    else:
-        visualizer.add_datasample("image", image, sample, pred_score_thr=score_threshold, **options)
+        inferencer.visualizer.visualize_cls(image, sample, classes, **options)
+        return
+    is_map = hasattr(sample, "pred_sem_seg")
+    options |= dict(with_labels=False) if is_map else dict(pred_score_thr=score_threshold)
+    inferencer.visualizer.add_datasample("image", image, sample, **options)
 
 
 def join_frames(path: Path, name: str, folder: Path, count: int) -> None:
@@ -62,7 +59,13 @@ class Results:
     def add(self, path: str, name: str, image: np.ndarray, sample: Any) -> None:
         """Adds the data sample of an image, with the image's path and the name of its outputs."""
         if hasattr(sample, "pred_label"):
-            self._add_classes(path, sample)
+            scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
+            names = dict(enumerate(self.classes))
+            best = [
+                dict(label=label, name=names.get(label, str(label)), score=round(score, 6))
+                for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
+            ]
+            self.classified.append(dict(file=path, **best[0], best=best))
         elif hasattr(sample, "pred_sem_seg"):
             labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
             labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
@@ -72,23 +75,15 @@ class Results:
         else:
             self._add_objects(path, image, sample)
 
-    def _add_classes(self, path: str, sample: Any) -> None:
-        scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-        names = dict(enumerate(self.classes))
-        best = [
-            dict(label=label, name=names.get(label, str(label)), score=round(score, 6))
-            for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
-        ]
-        self.classified.append(dict(file=path, **best[0], best=best))
-
     def _add_objects(self, path: str, image: np.ndarray, sample: Any) -> None:
+        from pycocotools import mask
+
         height, width = image.shape[:2]
         image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, file_name=path, height=height, width=width))
         found = sample.pred_instances.cpu().numpy()
-        for index, (box, label, score) in enumerate(
-            zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
-        ):
+        lists = (found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist())
+        for index, (box, label, score) in enumerate(zip(*lists, strict=True)):
             left, top, right, bottom = (round(value, 2) for value in box)
             row = dict(
                 id=len(self.annotations) + 1,
@@ -100,29 +95,16 @@ class Results:
                 iscrowd=0,
             )
             if "masks" in found:
-                row |= _run_lengths(found.masks[index])
+                code = mask.encode(np.asfortranarray(found.masks[index].astype(np.uint8)))
+                row["area"] = int(found.masks[index].sum())
+                row["segmentation"] = dict(size=code["size"], counts=code["counts"].decode())
             self.annotations.append(row)
 
     def write(self) -> None:
         """Writes ``predictions.json``, unless label maps were all."""
-        content: Any = self.classified
-        if self.images:
-            content = dict(
-                images=self.images,
-                annotations=self.annotations,
-                categories=[dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)],
-            )
+        categories = [dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)]
+        objects = dict(images=self.images, annotations=self.annotations, categories=categories)
+        content: Any = objects if self.images else self.classified
         if content:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "predictions.json").write_text(json.dumps(content))
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) in COCO's run lengths, and its area in pixels."""
-    from pycocotools import mask as coco
-
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return dict(
-        segmentation=dict(size=encoded["size"], counts=encoded["counts"].decode()),
-        area=int(mask.sum()),
-    )

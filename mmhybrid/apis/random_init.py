@@ -1,7 +1,5 @@
 """Models with random weights that hide nothing, for comparing forms of the same computation."""
 
-from __future__ import annotations
-
 import math
 from typing import TypeVar
 
@@ -16,10 +14,6 @@ def random_init(model: Model, seed: int = 0) -> Model:
 
     At initialisation LayerScale hides all branches, tables of positions are zero, and batch
     normalisations change nothing.
-
-    Args:
-        model (nn.Module): Any model.
-        seed (int): Of the random numbers. Defaults to 0.
 
     Example:
         >>> from torch import nn

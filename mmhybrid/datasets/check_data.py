@@ -1,7 +1,5 @@
 """Finds all that is wrong with the data of a config, before training."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -10,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
-from mmengine.utils import ProgressBar
+from mmengine.utils import track_iter_progress
 from PIL import Image
 
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
@@ -27,6 +26,14 @@ from mmhybrid.registry import type_name
 EXAMPLES = 3
 SMALLEST = 32  # pixels, of an image
 ORIENTATION = 0x0112  # the tag of EXIF
+# What is said of Pillow's modes; of all others but RGB nothing is known that goes wrong.
+MODES = {
+    "CMYK": "CMYK image",
+    **dict.fromkeys(("I", "F"), "16-bit image"),
+    "P": "palette image",
+    **dict.fromkeys(("RGBA", "LA", "PA"), "image with transparency"),
+    **dict.fromkeys(("L", "1"), "grey image"),
+}
 
 # What can be found, whether it is an error, and what training does with it.
 PROBLEMS: dict[str, tuple[bool, str]] = {
@@ -65,17 +72,12 @@ PROBLEMS: dict[str, tuple[bool, str]] = {
 }
 
 Found = tuple[str, str]  # one of PROBLEMS, and where it is
+Check = Callable[[], list[Found]]
 
 
 @dataclass
 class Finding:
-    """One problem of a data set.
-
-    Attributes:
-        problem (str): One of :data:`PROBLEMS`.
-        count (int): How often it was found.
-        examples (list[str]): Where it was found first, three places at most.
-    """
+    """One of PROBLEMS, how often a data set has it, and where it was found first."""
 
     problem: str
     count: int = 0
@@ -83,7 +85,6 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error, or else a note."""
         return PROBLEMS[self.problem][0]
 
     def __str__(self) -> str:
@@ -96,13 +97,11 @@ class Finding:
 def check_datasets(
     cfg: Config, loaders: tuple[str, ...] = LOADERS, most: int | None = None, workers: int = 4
 ) -> dict[str, list[Finding]]:
-    """Reads everything that a config trains and evaluates on.
+    """Reads everything that a complete config trains and evaluates on.
 
     Args:
-        cfg (Config): Complete.
-        loaders (tuple[str, ...]): Those to check. Defaults to all.
         most (int, optional): Images to open of each data set, evenly distributed. Defaults to all.
-        workers (int): Threads that open images. Defaults to 4.
+        workers (int): Threads that open images.
 
     Returns:
         Findings by the name of each data set; one that two loaders share comes once.
@@ -110,12 +109,12 @@ def check_datasets(
     Raises:
         UserError: A data set cannot be built.
     """
-    found: dict[str, list[Finding]] = {}
-    seen = set()
+    keys = ("type", "data_root", "ann_file", "data_prefix", "split")
+    found, seen = {}, set()
     for loader, dataset in datasets_of(cfg, loaders):
-        source = [dataset.get(k) for k in ("type", "data_root", "ann_file", "data_prefix", "split")]
-        if repr(source) not in seen:
-            seen.add(repr(source))
+        source = repr([dataset.get(key) for key in keys])
+        if source not in seen:
+            seen.add(source)
             name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
             found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers)
     return found
@@ -124,11 +123,7 @@ def check_datasets(
 def check_dataset(
     dataset: Any, scope: str | None, most: int | None = None, workers: int = 4
 ) -> list[Finding]:
-    """Reads everything of one data set; see :func:`check_datasets`.
-
-    Returns:
-        Errors before notes, the most frequent first.
-    """
+    """The findings of one data set: errors before notes, the most frequent first."""
     if type_name(dataset) == "CocoDataset" and dataset.get("ann_file"):
         found, checks = _check_coco(dataset, classes_of(dataset, scope))
     else:
@@ -136,42 +131,22 @@ def check_dataset(
     if most is not None and len(checks) > most:
         checks = [checks[i * len(checks) // most] for i in range(most)]
     findings: dict[str, Finding] = {}
-    for problem, example in chain(found, _run(checks, workers)):
-        finding = findings.setdefault(problem, Finding(problem))
-        finding.count += 1
-        if finding.count <= EXAMPLES:
-            finding.examples.append(example)
+    with ThreadPoolExecutor(workers) as pool:
+        checked = pool.map(lambda check: check(), checks)
+        if len(checks) > 500:
+            checked = track_iter_progress((checked, len(checks)))
+        for problem, example in chain(found, chain.from_iterable(checked)):
+            finding = findings.setdefault(problem, Finding(problem))
+            finding.count += 1
+            if finding.count <= EXAMPLES:
+                finding.examples.append(example)
     return sorted(findings.values(), key=lambda finding: (not finding.is_error, -finding.count))
 
 
-Check = Callable[[], list[Found]]
-
-
-def _run(checks: list[Check], workers: int) -> Iterator[Found]:
-    bar = ProgressBar(len(checks)) if len(checks) > 500 else None
-    with ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(lambda check: check(), checks):
-            yield from found
-            if bar is not None:
-                bar.update()
-    if bar is not None:
-        print()
-
-
 def check_image(path: Path, size: tuple[int, int] | None = None) -> list[Found]:
-    """Opens an image as far as it goes.
-
-    Args:
-        path (Path): Of the image.
-        size (tuple[int, int], optional): Width and height that the annotations give.
-
-    Returns:
-        Problems, each with an example.
-    """
-    if not path.is_file():
-        return [("missing image", str(path))]
-    if path.stat().st_size == 0:
-        return [("empty file", str(path))]
+    """Opens an image as far as it goes; ``size`` is the (width, height) of the annotations."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return [("empty file" if path.is_file() else "missing image", str(path))]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -182,26 +157,16 @@ def check_image(path: Path, size: tuple[int, int] | None = None) -> list[Found]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         problem = "truncated image" if "truncated" in str(error) else "unreadable image"
         return [(problem, f"{path} ({error})")]
-    problems = []
-    if mode == "CMYK":
-        problems.append("CMYK image")
-    elif mode.startswith("I") or mode == "F":
-        problems.append("16-bit image")
-    elif mode == "P":
-        problems.append("palette image")
-    elif mode in ("RGBA", "LA", "PA"):
-        problems.append("image with transparency")
-    elif mode in ("L", "1"):
-        problems.append("grey image")
-    if turned != 1:
-        problems.append("image turned by EXIF")
-        if turned >= 5:
-            shape = shape[::-1]
-    if min(shape) < SMALLEST:
-        problems.append("image smaller than 32 pixels")
-    found = [(problem, f"{path} ({mode}, {shape[0]}x{shape[1]})") for problem in problems]
+    width, height = shape = shape[::-1] if turned >= 5 else shape
+    problems = {
+        MODES.get(mode.partition(";")[0]): True,  # "I;16B" is one of several
+        "image turned by EXIF": turned != 1,
+        "image smaller than 32 pixels": min(shape) < SMALLEST,
+    }
+    example = f"{path} ({mode}, {width}x{height})"
+    found = [(problem, example) for problem, is_there in problems.items() if problem and is_there]
     if size is not None and size != shape:
-        sizes = f"{shape[0]}x{shape[1]} pixels, the annotations say {size[0]}x{size[1]}"
+        sizes = f"{width}x{height} pixels, the annotations say {size[0]}x{size[1]}"
         found.append(("image of another size than annotated", f"{path} has {sizes}"))
     return found
 
@@ -222,11 +187,10 @@ def _check_coco(dataset: Any, classes: tuple[str, ...]) -> tuple[list[Found], li
     for name in set(classes) - set(names):
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; it has {close[0]!r}" if close else f", which has {names[:10]}"
-        found.append(
-            ("class of the config that the file lacks", f"{name!r} is not in {path}{hint}")
-        )
-    for name in set(names) - set(classes):
-        found.append(("category of the file that the config lacks", repr(name)))
+        example = f"{name!r} is not in {path}{hint}"
+        found.append(("class of the config that the file lacks", example))
+    unknown = set(names) - set(classes)
+    found += [("category of the file that the config lacks", repr(name)) for name in unknown]
     sizes: dict[Any, tuple[int, int]] = {}
     for (number, name), image in zip(files, images, strict=True):
         if number in sizes:
@@ -245,18 +209,14 @@ def _check_coco(dataset: Any, classes: tuple[str, ...]) -> tuple[list[Found], li
     folder = folder if isinstance(folder, str) else folder.get("img", folder.get("img_path", ""))
     checks: list[Check] = []
     for number, name in files:
-        if number not in with_boxes:
-            found.append(("image without a box", name))
-        size = sizes[number] if None not in sizes[number] else None
-        checks.append(lambda file=root / folder / name, size=size: check_image(file, size))
+        size = None if None in sizes[number] else sizes[number]
+        checks.append(partial(check_image, root / folder / name, size))
+    found += [("image without a box", name) for number, name in files if number not in with_boxes]
     return found, checks
 
 
 def _problems_of_box(
-    box: dict[str, Any],
-    sizes: dict[Any, tuple[int, int]],
-    categories: dict[Any, str],
-    needs_mask: bool,
+    box: dict, sizes: dict[Any, tuple[int, int]], categories: dict[Any, str], needs_mask: bool
 ) -> Iterator[str]:
     if box.get("image_id") not in sizes:
         yield "box of an unknown image"
@@ -268,11 +228,10 @@ def _problems_of_box(
     elif needs_mask and not box.get("segmentation"):
         yield "object without a mask"
     numbers = box.get("bbox")
-    if (
-        not isinstance(numbers, list)
-        or len(numbers) != 4
-        or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-    ):
+    is_finite = isinstance(numbers, list) and all(
+        isinstance(n, int | float) and math.isfinite(n) for n in numbers
+    )
+    if not is_finite or len(numbers) != 4:
         yield "box that is no four numbers"
         return
     x, y, width, height = numbers
@@ -288,7 +247,6 @@ def _problems_of_box(
 
 
 def _check_samples(dataset: Any, scope: str | None) -> tuple[list[Found], list[Check]]:
-    """Checks a data set of classification or segmentation, built without a pipeline."""
     with DATASETS.switch_scope_and_registry(scope) as registry:
         try:
             built = registry.build(dict(dataset, pipeline=[], _scope_=scope))
@@ -308,15 +266,14 @@ def _check_samples(dataset: Any, scope: str | None) -> tuple[list[Found], list[C
             if classes and not 0 <= label < len(classes):
                 found.append(("class label out of range", f"{path or index}: {label}"))
         if info.get("seg_map_path") is not None:
-            checks.append(lambda info=info: _check_mask(info, len(classes), built.ignore_index))
+            checks.append(partial(_check_mask, info, len(classes), built.ignore_index))
         elif path is not None:
-            checks.append(lambda path=path: check_image(Path(path)))
-    unused = [str(name) for label, name in enumerate(classes) if not used[label]] if used else []
-    return [*found, *(("class without an image", name) for name in unused)], checks
+            checks.append(partial(check_image, Path(path)))
+    unused = [str(name) for label, name in enumerate(classes) if used and not used[label]]
+    return found + [("class without an image", name) for name in unused], checks
 
 
 def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[Found]:
-    """Checks an image and its mask of class numbers."""
     found = check_image(Path(info["img_path"]))
     path = Path(info["seg_map_path"])
     if not path.is_file():

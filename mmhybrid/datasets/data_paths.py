@@ -61,12 +61,7 @@ def _innermost(dataset: Any) -> Iterator[Any]:
 
 
 def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
-    """Names of the classes of a dataset: its ``metainfo``, or else what its type says.
-
-    Args:
-        dataset: The dataset's config.
-        scope: ``default_scope`` of the whole config.
-    """
+    """Names of the classes of a dataset: its ``metainfo``, or else what its type says."""
     metainfo = dataset.get("metainfo") or {}
     if "classes" not in metainfo:
         metainfo = type_of(dataset, DATASETS, scope).METAINFO
@@ -79,12 +74,7 @@ def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
 
 
 def with_data_root(cfg: Config, folder: str) -> Config:
-    """A config whose datasets and evaluators read from another folder.
-
-    Args:
-        cfg (Config): Of a run.
-        folder (str): Takes the place of each ``data_root``; what lies below keeps its name.
-    """
+    """A config whose datasets and evaluators read below another folder than ``data_root``."""
     cfg = deepcopy(cfg)
     roots = {cfg.get("data_root") or ""}
     for _, dataset in datasets_of(cfg):
@@ -98,11 +88,13 @@ def with_data_root(cfg: Config, folder: str) -> Config:
             dataset["data_prefix"] = _below(prefix, root)
         elif prefix:
             dataset["data_prefix"] = {key: _below(path, root) for key, path in prefix.items()}
-    for evaluator in _evaluators(cfg):
-        for key in ("ann_file", "seg_prefix"):
-            if evaluator.get(key):
-                path = min((_below(evaluator[key], root) for root in roots), key=len)
-                evaluator[key] = str(Path(folder) / path)
+    for name in ("val_evaluator", "test_evaluator"):
+        evaluators = cfg.get(name) or []
+        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+            for key in ("ann_file", "seg_prefix"):
+                if evaluator.get(key):
+                    path = min((_below(evaluator[key], root) for root in roots), key=len)
+                    evaluator[key] = str(Path(folder) / path)
     return cfg
 
 
@@ -112,18 +104,8 @@ def _below(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/") if root and path.startswith(root + "/") else path
 
 
-def _evaluators(cfg: Config, names: tuple[str, ...] = ("val_evaluator", "test_evaluator")):
-    for name in names:
-        evaluator = cfg.get(name) or []
-        yield from evaluator if isinstance(evaluator, list | tuple) else [evaluator]
-
-
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Look whether the files and folders that a run will read are there.
-
-    Args:
-        cfg: The config of the run.
-        loaders: Those that the run uses.
+    """Look whether the files and folders that a run with these loaders will read are there.
 
     Raises:
         UserError: One is missing. Says which, how to get the data, and what works without.
@@ -132,36 +114,28 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         for path in _paths(dataset):
             if "://" not in path and not os.path.exists(path):
                 root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)
+                name = type_name(dataset)
+                known = (text for start, text in HOW_TO_GET.items() if name.startswith(start))
+                how = next(known, f"see the documentation of {name}").format(root=root)
                 raise UserError(
                     f"the data set is missing: {os.path.abspath(path)} does not exist.\n"
-                    f"  To get it: {how_to_get(dataset, root)}\n"
+                    f"  To get it: {how}\n"
                     "  If it lies elsewhere: --data-root FOLDER\n"
                     "  To try without: --quick draws a small data set and needs none."
                 )
-
-
-def how_to_get(dataset: Any, root: str) -> str:
-    """One line that says where a data set comes from."""
-    name = type_name(dataset)
-    for beginning, text in HOW_TO_GET.items():
-        if name.startswith(beginning):
-            return text.format(root=root)
-    return f"see the documentation of {name}"
 
 
 def _paths(dataset: Any) -> Iterator[str]:
     """Every file and folder that a dataset reads from this machine, and addresses."""
     if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
         return
-    root = dataset.get("data_root") or ""
     name = type_name(dataset)
-    if name in ("CIFAR10", "CIFAR100"):
-        if not dataset.get("download", True):  # otherwise mmpretrain fetches the files itself
-            folder = "cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"
-            yield os.path.join(root, folder)
-        return
-    if dataset.get("ann_file"):
-        yield os.path.join(root, dataset["ann_file"])
     prefix = dataset.get("data_prefix") or dataset.get("split") or ""
-    for folder in [prefix] if isinstance(prefix, str) else prefix.values():
-        yield os.path.join(root, folder)
+    below = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    if name in ("CIFAR10", "CIFAR100"):
+        below = ["cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"]
+        if dataset.get("download", True):  # mmpretrain fetches the files itself
+            return
+    elif dataset.get("ann_file"):
+        below.insert(0, dataset["ann_file"])
+    yield from (os.path.join(dataset.get("data_root") or "", path) for path in below)

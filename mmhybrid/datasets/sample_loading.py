@@ -1,11 +1,4 @@
-"""Samples that cannot be read: training takes others in their place, evaluation names them.
-
-Reading fails where a transform raises whose class, or one that it derives from, is called
-``Load...`` (``LoadImageFromFile``, ``LoadAnnotations``), or where the data set itself raises an
-``OSError``. Every other error is a mistake in a transform or a data set, and raises.
-"""
-
-from __future__ import annotations
+"""Samples that cannot be read: training takes others in their place, evaluation names them."""
 
 import functools
 import logging
@@ -32,14 +25,19 @@ def load(dataset: Any, index: int) -> Any:
     """Loads a sample.
 
     Raises:
-        UnreadableError: It cannot be read.
-        RuntimeError: A transform fails for another reason; the message names the sample.
+        UnreadableError: A transform raised whose class, or one that it derives from, is called
+            ``Load...``, or the data set itself raised an ``OSError``.
+        RuntimeError: Every other error: a mistake in a transform or a data set.
     """
     try:
         return dataset[index]
     except Exception as error:  # whatever a decoder raises at broken data
+        from mmcv.transforms import BaseTransform
+
         sample = f"{_name(dataset, index)} ({type(error).__name__}: {error})"
-        transform = _transform_that_raised(error)
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        owners = [type(frame.f_locals.get("self")) for frame in reversed(frames)]
+        transform = next((one for one in owners if issubclass(one, BaseTransform)), None)
         if transform is None and not isinstance(error, OSError):
             raise RuntimeError(f"the data set fails at {sample}") from error
         if transform is None or any(one.__name__.startswith("Load") for one in transform.__mro__):
@@ -47,23 +45,8 @@ def load(dataset: Any, index: int) -> Any:
         raise RuntimeError(f"{transform.__name__} fails at {sample}") from error
 
 
-def _transform_that_raised(error: Exception) -> type | None:
-    """The class of the innermost transform in an error's traceback."""
-    from mmcv.transforms import BaseTransform
-
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        if isinstance(frame.f_locals.get("self"), BaseTransform):
-            return type(frame.f_locals["self"])
-    return None
-
-
 def load_or_replace(dataset: Any, index: int) -> Any:
-    """Loads a sample for training; one that cannot be read is logged, and another replaces it.
-
-    Raises:
-        UserError: Ten samples one after the other cannot be read.
-    """
+    """Loads a sample for training; one that cannot be read is logged, and another replaces it."""
     for _ in range(MOST_UNREADABLE):
         try:
             return _without_unknown_labels(dataset, index, load(dataset, index))
@@ -72,18 +55,12 @@ def load_or_replace(dataset: Any, index: int) -> Any:
             _warn(f"Left out, because it cannot be read: {last}")
             others = max(1, len(dataset) - 1)
             index = (index + 1 + random.randrange(others)) % len(dataset)  # never the same again
-    raise UserError(
-        f"{MOST_UNREADABLE} samples one after the other cannot be read, the last one {last}. "
-        f"{ADVICE}"
-    )
+    told = f"{MOST_UNREADABLE} samples one after the other cannot be read, the last one {last}."
+    raise UserError(f"{told} {ADVICE}")
 
 
 def load_or_stop(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Loads the samples of a batch for evaluation, where one left out would change the metric.
-
-    Raises:
-        UserError: One cannot be read.
-    """
+    """Loads the samples of a batch for evaluation, where one left out would change the metric."""
     try:
         return [load(dataset, index) for index in indices]
     except UnreadableError as error:

@@ -1,16 +1,13 @@
 """The order of the images and the random numbers of their transforms, without a state to save.
 
-Which images make up batch k, and the random numbers that crop and flip each of them, depend on
-the seed and on k alone: not on how many processes or workers load them, nor on where a run was
-interrupted. A resumed run therefore leaves out the first k batches, without loading them, and goes
-on exactly.
+Both depend on the seed and the number of a batch alone, not on processes, workers or where a run
+was interrupted: a resumed run leaves out the first batches, without loading them.
 """
-
-from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,22 +28,12 @@ def set_random_state(*numbers: int) -> None:
 
 
 class SampleIndex(int):
-    """The index of a sample, with the numbers that seed its transforms.
+    """The index of a sample, with ``seeds`` for its transforms.
 
-    Attributes:
-        seeds (tuple[int, ...]): The seed of the run, the epoch, and the sample's place in the
-            epoch, counted over all processes.
+    These are the run's seed, the epoch, and the place in the epoch, counted over all processes.
     """
 
     seeds: tuple[int, ...]
-
-    def __new__(cls, index: int, seeds: tuple[int, ...]) -> SampleIndex:
-        numbered = super().__new__(cls, index)
-        numbered.seeds = seeds
-        return numbered
-
-    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # for worker processes
-        return int(self), self.seeds
 
 
 class NumberedSampler(Sampler):
@@ -69,9 +56,9 @@ class NumberedSampler(Sampler):
         if isinstance(sampler, InfiniteSampler):
             # One of these can be gone through only once; its copy begins anew.
             sampler = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed)
-        for place, index in enumerate(sampler):
-            place = place * sampler.world_size + sampler.rank
-            yield SampleIndex(index, (sampler.seed, self.epoch, place))
+        for place, index in enumerate(map(SampleIndex, sampler)):
+            index.seeds = sampler.seed, self.epoch, place * sampler.world_size + sampler.rank
+            yield index
 
 
 @DATA_SAMPLERS.register_module()
@@ -81,7 +68,7 @@ class ResumableBatchSampler(Sampler):
     Args:
         sampler (DefaultSampler | InfiniteSampler): Order of the samples.
         batch_size (int): Samples a batch.
-        drop_last (bool): Leave out an incomplete batch at the end. Defaults to False.
+        drop_last (bool): Leave out an incomplete batch at the end.
         batch_sampler (dict, optional): The config of another batch sampler that makes the batches,
             such as mmdet's ``AspectRatioBatchSampler``. By default they follow the sampler's order.
     """
@@ -95,9 +82,8 @@ class ResumableBatchSampler(Sampler):
     ) -> None:
         self.sampler = NumberedSampler(sampler)
         self.batch_size = batch_size
-        if batch_sampler is None:
-            self.batches: Any = BatchSampler(self.sampler, batch_size, drop_last)
-        else:
+        self.batches: Any = BatchSampler(self.sampler, batch_size, drop_last)
+        if batch_sampler is not None:
             options = dict(sampler=self.sampler, batch_size=batch_size)
             self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=options)
         self.skipped = 0
@@ -110,12 +96,9 @@ class ResumableBatchSampler(Sampler):
         return isinstance(self.sampler.sampler, InfiniteSampler)
 
     def start_at(self, epoch: int, batch: int, seed: int) -> None:
-        """Makes the next pass that of an epoch, without its first batches.
+        """Makes the next pass that of an epoch (0 where there are none), from some batch on.
 
-        Args:
-            epoch (int): Of the pass; 0 where there are none.
-            batch (int): The first one to come.
-            seed (int): Of the run; one that resumes has the seed of the run before.
+        A run that resumes gives the seed of the run before.
         """
         self.sampler.set_epoch(epoch)
         self.sampler.sampler.seed = seed
@@ -126,9 +109,7 @@ class ResumableBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         skipped, self.skipped = self.skipped, 0
-        for number, batch in enumerate(self.batches):
-            if number >= skipped:
-                yield batch
+        yield from islice(self.batches, skipped, None)
 
 
 def _load_seeded(dataset: Any, indices: Sequence[SampleIndex]) -> list[Any]:

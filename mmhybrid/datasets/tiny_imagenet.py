@@ -1,7 +1,5 @@
 """Tiny-ImageNet, read as it is unpacked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,9 +27,7 @@ class TinyImageNet(BaseDataset):
         data_root (str): The unpacked folder.
         split (str): ``'train'`` or ``'val'``; the labels of the test split are not published.
             Defaults to ``'train'``.
-        pipeline (list): Transforms. Defaults to none.
-        metainfo (dict, optional): More about the data set, such as ``classes``, names for people.
-        **options: Of :class:`mmpretrain.datasets.BaseDataset`.
+        **options: Of :class:`mmpretrain.datasets.BaseDataset`, such as ``pipeline``.
 
     Raises:
         ArgumentError: Another split.
@@ -42,22 +38,12 @@ class TinyImageNet(BaseDataset):
         "classes": tuple(f"class {number}" for number in range(200))
     }
 
-    def __init__(
-        self,
-        data_root: str,
-        split: str = "train",
-        pipeline: list[Any] | tuple = (),
-        metainfo: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, data_root: str, split: str = "train", **options: Any) -> None:
         if split not in ("train", "val"):
-            raise ArgumentError(
-                f"Tiny-ImageNet has the labelled splits train and val, not {split!r}"
-            )
+            told = f"Tiny-ImageNet has the labelled splits train and val, not {split!r}"
+            raise ArgumentError(told)
         self.split = split
-        super().__init__(
-            ann_file="", data_root=data_root, metainfo=metainfo, pipeline=pipeline, **options
-        )
+        super().__init__(ann_file="", data_root=data_root, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dictionary an image, with ``img_path`` and ``gt_label``."""
@@ -65,11 +51,8 @@ class TinyImageNet(BaseDataset):
         ids = sorted((root / "wnids.txt").read_text().split())
         labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
         if self.split == "train":
-            images = [
-                (path, wordnet_id)
-                for wordnet_id in ids
-                for path in sorted((root / "train" / wordnet_id / "images").iterdir())
-            ]
+            folders = [(root / "train" / id_ / "images", id_) for id_ in ids]
+            images = [(path, id_) for folder, id_ in folders for path in sorted(folder.iterdir())]
         else:
             lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
             fields = [line.split("\t") for line in lines if line]

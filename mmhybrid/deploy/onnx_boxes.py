@@ -5,8 +5,6 @@ candidates stay until the end, those below the threshold with a score of 0: they
 order and suppress nobody that counts, so that the same boxes are found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -36,12 +34,14 @@ def boxes_of(
     cfg = head.test_cfg
     if cfg.nms.get("type", "nms") != "nms":
         raise ArgumentError(f"boxes are exported with type='nms', not {cfg.nms.type!r}")
-    if hasattr(head, "num_attrib"):
-        boxes, scores, labels = _of_yolo(head, *lists)
-    elif len(lists) == 2 and getattr(head, "use_sigmoid_cls", False):
-        boxes, scores, labels = _of_anchors(head, *lists, size)
-    else:
+    is_yolo = hasattr(head, "num_attrib")
+    if not is_yolo and (len(lists) != 2 or not getattr(head, "use_sigmoid_cls", False)):
         raise ArgumentError(f"boxes of {type(head).__name__} cannot be exported, only its maps")
+    sizes = [y.shape[-2:] for y in lists[0]]
+    priors = head.prior_generator.grid_priors(sizes, device=lists[0][0].device)
+    maps = [[y[0].permute(1, 2, 0) for y in level] for level in zip(*lists, strict=True)]
+    decode = _of_yolo if is_yolo else _of_anchors
+    boxes, scores, labels = decode(head, maps, priors, size)
     if cfg.get("min_bbox_size", -1) >= 0:
         sides = boxes[:, 2:] - boxes[:, :2]
         scores = scores.where((sides > cfg.min_bbox_size).all(1), 0.0)
@@ -54,36 +54,31 @@ def boxes_of(
 
 
 def _of_anchors(
-    head: nn.Module, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+    head: nn.Module, maps: list[list[Tensor]], priors: list[Tensor], size: Sequence[int]
+) -> tuple[Tensor, ...]:
     found = []
-    for score, delta, priors in zip(scores, deltas, _priors(head, scores), strict=True):
-        score = score[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
-        best, labels, rows = _best(score, head.test_cfg)
-        delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
-        found.append((head.bbox_coder.decode(priors[rows], delta[rows], size), best, labels))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    for (score, delta), boxes in zip(maps, priors, strict=True):
+        best, labels, rows = _best(
+            score.reshape(-1, head.cls_out_channels).sigmoid(), head.test_cfg
+        )
+        boxes = head.bbox_coder.decode(boxes[rows], delta.reshape(-1, 4)[rows], size)
+        found.append((boxes, best, labels))
+    return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
-def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
-    """The boxes (N, 4) of each level that a head's outputs are relative to."""
-    sizes = [y.shape[-2:] for y in maps]
-    return head.prior_generator.grid_priors(sizes, device=maps[0].device)
-
-
-def _of_yolo(head: nn.Module, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    boxes, objectness, scores = [], [], []
-    for given, priors, stride in zip(maps, _priors(head, maps), head.featmap_strides, strict=True):
-        given = given[0].permute(1, 2, 0).reshape(-1, head.num_attrib)
-        place = torch.cat([given[:, :2].sigmoid(), given[:, 2:4]], 1)
-        boxes.append(head.bbox_coder.decode(priors, place, stride))
-        objectness.append(given[:, 4].sigmoid())
-        scores.append(given[:, 5:].sigmoid())
-    sure = torch.cat(objectness)
-    cfg = head.test_cfg
-    scores = torch.cat(scores).where((sure >= cfg.get("conf_thr", -1))[:, None], 0.0)
-    best, labels, rows = _best(scores, cfg)
-    return torch.cat(boxes)[rows], best * sure[rows], labels
+def _of_yolo(
+    head: nn.Module, maps: list[list[Tensor]], priors: list[Tensor], size: Sequence[int]
+) -> tuple[Tensor, ...]:
+    boxes, scores = [], []
+    for (y,), prior, stride in zip(maps, priors, head.featmap_strides, strict=True):
+        y = y.reshape(-1, head.num_attrib)
+        place = torch.cat([y[:, :2].sigmoid(), y[:, 2:4]], 1)
+        boxes.append(head.bbox_coder.decode(prior, place, stride))
+        scores.append(y[:, 4:].sigmoid())
+    sure, scores = torch.cat(scores).tensor_split([1], 1)
+    scores = scores.where(sure >= head.test_cfg.get("conf_thr", -1), 0.0)
+    best, labels, rows = _best(scores, head.test_cfg)
+    return torch.cat(boxes)[rows], best * sure[rows, 0], labels
 
 
 def _best(scores: Tensor, cfg: dict) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,19 +32,12 @@ class OnnxExportError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of the graph is from PyTorch's.
+    """How far one output of the graph is from PyTorch's."""
 
-    Attributes:
-        shape (tuple[int, ...]): Of the input, (B, C, H, W).
-        output (str): Name of the output.
-        largest (float): Largest absolute difference; of labels, the share of pixels that differ.
-        scale (float): Largest absolute value of PyTorch's output; of labels, 1.
-    """
-
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the input, (B, C, H, W)
     output: str
-    largest: float
-    scale: float
+    largest: float  # absolute difference; of labels, the share of pixels that differ
+    scale: float  # largest absolute value of PyTorch's output; of labels, 1
 
     @property
     def relative(self) -> float:
@@ -68,12 +61,11 @@ def export_onnx(
             mmseg or detector of mmdet that holds one; not changed. The graph takes ``image`` and
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
         path (str | os.PathLike): Of the .onnx file.
-        fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`. Defaults to True.
+        fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
         boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
-            Defaults to False.
-        in_channels (int): Of the images. Defaults to 3.
+        in_channels (int): Of the images.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
-            name. Defaults to False: into the graph.
+            name, and not into it.
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
@@ -81,11 +73,19 @@ def export_onnx(
 
     Example:
         >>> from mmhybrid.backbones import TransXNet
-        >>> from mmhybrid.deploy import export_onnx
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
     path = Path(path)
-    _refuse_what_fixes_the_batch(model)
+    for module in model.modules():
+        # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
+        # mmpretrain have one each, and none need be there.
+        if type(module).__name__ == "ShiftWindowMSA":
+            package = type(module).__module__.partition(".")[0]
+            raise OnnxExportError(
+                f"{type(model).__name__} cannot be exported: {package}'s ShiftWindowMSA in it "
+                "works out the batch size in a way that torch.export takes for a constant. A Swin "
+                "that can be exported is mmhybrid's DWSwinTransformer"
+            )
     exportable = NamedOutputs(model, boxes)
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
@@ -106,9 +106,8 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:
-        raise OnnxExportError(
-            f"{type(model).__name__} cannot be exported: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise OnnxExportError(f"{type(model).__name__} cannot be exported: {reason}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if safetensors:
         import onnx_ir
@@ -116,19 +115,6 @@ def export_onnx(
         onnx_ir.save_safetensors(onnx_program.model, path)
     else:
         onnx_program.save(path)
-
-
-def _refuse_what_fixes_the_batch(model: nn.Module) -> None:
-    """Raises OnnxExportError for what PyTorch would refuse minutes later, with other words."""
-    for module in model.modules():
-        # By name: mmdet, mmseg and mmpretrain have one each, and none need be there.
-        if type(module).__name__ == "ShiftWindowMSA":
-            package = type(module).__module__.partition(".")[0]
-            raise OnnxExportError(
-                f"{type(model).__name__} cannot be exported: {package}'s "
-                "ShiftWindowMSA in it works out the batch size in a way that torch.export takes "
-                "for a constant. A Swin that can be exported is mmhybrid's DWSwinTransformer"
-            )
 
 
 def compare(
@@ -139,15 +125,10 @@ def compare(
 ) -> list[Difference]:
     """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
 
-    Args:
-        model (nn.Module): What was exported.
-        path (str | os.PathLike): Of the .onnx file.
-        batches (Iterable[Tensor]): Images, (B, C, H, W) each, see :func:`random_images`.
-        boxes (bool): It was exported with boxes; these are compared by their scores alone, since
-            boxes of nearly the same score may change places. Defaults to False.
+    Boxes are compared by their scores alone, since those of nearly the same may change places.
 
     Returns:
-        One row a batch and output.
+        One row a batch (B, C, H, W) and output.
     """
     session = session_of(path)
     reference = copy.deepcopy(NamedOutputs(model, boxes)).eval()
@@ -163,12 +144,7 @@ def compare(
 
 
 def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Noise as a model takes it: normalised for a backbone, 0 to 255 for a whole model.
-
-    Args:
-        model: what is to see it.
-        shape: (B, C, H, W).
-    """
+    """Noise (B, C, H, W) as a model takes it: normalised for a backbone, or else 0 to 255."""
     return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 
@@ -176,11 +152,9 @@ def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxrunti
     """Opens a graph in onnxruntime, on the CPU."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    return onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
 def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:

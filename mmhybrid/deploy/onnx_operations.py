@@ -1,10 +1,4 @@
-"""Operations of our models in a form that PyTorch's exporter and onnxruntime carry for every size.
-
-Each function here computes what an operation of PyTorch does, and takes its place in an exported
-program. Used by :mod:`mmhybrid.deploy.onnx_export` alone.
-"""
-
-from __future__ import annotations
+"""Operations of PyTorch in a form that its exporter and onnxruntime carry for every size."""
 
 import types
 from collections.abc import Callable, Sequence
@@ -24,15 +18,9 @@ def adaptive_average_pool(x: Tensor, output_size: int | Sequence[int]) -> Tensor
     """:func:`torch.nn.functional.adaptive_avg_pool2d` as two multiplications by matrices.
 
     The exporter's own takes the largest bin of the traced size for the largest of all sizes.
-
-    Args:
-        x (Tensor): (..., H, W).
-        output_size (int | Sequence[int]): h and w, or one number for both.
     """
-    output_size = _pair(output_size)
-    rows = _bins(x.shape[-2], output_size[0], x)  # (h, H)
-    columns = _bins(x.shape[-1], output_size[1], x)  # (w, W)
-    return rows @ (x @ columns.t())
+    height, width = _pair(output_size)
+    return _bins(x.shape[-2], height, x) @ (x @ _bins(x.shape[-1], width, x).t())  # (..., h, w)
 
 
 def _bins(size: int, count: int, like: Tensor) -> Tensor:
@@ -50,10 +38,6 @@ def resize_bicubic(x: Tensor, size: Sequence[int]) -> Tensor:
 
     onnxruntime rounds the place of a value otherwise than PyTorch does; among the 3136 rows of a
     table of positions that is seen in the third digit of a result.
-
-    Args:
-        x (Tensor): (..., H, W).
-        size (Sequence[int]): h and w.
     """
     for dim, new in zip((-2, -1), size, strict=True):
         old = x.shape[dim]
@@ -72,23 +56,21 @@ def _resize_side(x: Tensor, dim: int, size: int) -> Tensor:
     first = place.floor()
     t = (place - first).view(-1, *[1] * (-dim - 1))
     first = first.long()
+    # Keys' weights of the four neighbours, the second of which the place is t behind.
     return sum(
         weight * x.index_select(dim, (first + offset).clamp(0, old - 1))
-        for offset, weight in zip((-1, 0, 1, 2), _cubic_weights(t), strict=True)
+        for offset, weight in zip(
+            (-1, 0, 1, 2), (_far(t + 1), _near(t), _near(1 - t), _far(2 - t)), strict=True
+        )
     )
 
 
-def _cubic_weights(t: Tensor) -> list[Tensor]:
-    """Of the four neighbours of a place that is t behind the second, Keys' with a = -0.75."""
-    a = -0.75
+def _far(d: Tensor, a: float = -0.75) -> Tensor:
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
-    def far(d: Tensor) -> Tensor:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
-    def near(d: Tensor) -> Tensor:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+def _near(d: Tensor, a: float = -0.75) -> Tensor:
+    return ((a + 2) * d - (a + 3)) * d * d + 1
 
 
 def convolve_each_image(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
@@ -101,13 +83,8 @@ def convolve_each_image(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
 
     def convolve(carry: Tensor, image: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         x, weight, bias = (part.unsqueeze(0) for part in image)
-        y = F.conv2d(
-            x,
-            weight.transpose(0, 1),
-            bias.squeeze(0),
-            padding=self.kernel_size // 2,
-            groups=x.shape[1],
-        )
+        options = dict(padding=self.kernel_size // 2, groups=x.shape[1])
+        y = F.conv2d(x, weight.transpose(0, 1), bias.squeeze(0), **options)
         return carry + 1, y.squeeze(0)  # a scan wants something that is carried
 
     images = tuple(part.contiguous() for part in (x, weight, bias))
@@ -117,23 +94,19 @@ def convolve_each_image(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
 def upsample_by_scale(self: nn.Module, x: Tensor) -> Tensor:
     """mmseg's ``Upsample``, whose own way to the new size, ``int(side * scale)``, fixes it to that
     of the trace."""
-    return F.interpolate(
-        x, scale_factor=self.scale_factor, mode=self.mode, align_corners=self.align_corners
-    )
+    options = dict(mode=self.mode, align_corners=self.align_corners)
+    return F.interpolate(x, scale_factor=self.scale_factor, **options)
 
 
 def make_exportable(model: nn.Module) -> None:
     """Replaces, in place, what cannot be exported for every batch and size."""
     for module in model.modules():
+        package, name = type(module).__module__.partition(".")[0], type(module).__name__
         if isinstance(module, InputDependentDepthwiseConv):
             module.forward = types.MethodType(convolve_each_image, module)
-        elif _is_mmseg_upsample(module) and not module.size:
+        # By name: mmseg need not be there.
+        elif (package, name) == ("mmseg", "Upsample") and not module.size:
             module.forward = types.MethodType(upsample_by_scale, module)
-
-
-def _is_mmseg_upsample(module: nn.Module) -> bool:
-    # By name: mmseg need not be there.
-    return type(module).__name__ == "Upsample" and type(module).__module__.startswith("mmseg.")
 
 
 class ExportableOperations(TorchFunctionMode):

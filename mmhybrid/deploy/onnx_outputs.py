@@ -1,7 +1,5 @@
 """Whole models as functions from images to named tensors, which is what a graph can hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -24,14 +22,10 @@ class NamedOutputs(nn.Module):
     * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
       they are made of. It sees the whole image at once, also where its config tests in windows;
     * a one-stage detector of mmdet: what its head gives of each level before anything is decoded,
-      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both;
+      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both; with
+      ``boxes``, of one image, what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does;
     * a two-stage detector: the same of its region proposal network, and the map of each level that
       the second stage goes on with, ``feature_0`` and so on.
-
-    Args:
-        model (nn.Module): One of these.
-        boxes (bool): Have a one-stage detector decode and suppress, too: it takes one image and
-            gives what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does. Defaults to False.
 
     Raises:
         ArgumentError: It is none of these, or no one-stage detector where ``boxes`` is asked for.
@@ -40,10 +34,9 @@ class NamedOutputs(nn.Module):
     def __init__(self, model: nn.Module, boxes: bool = False) -> None:
         super().__init__()
         found = [k for k in OUTPUTS_OF_HEADS if isinstance(getattr(model, k, None), nn.Module)]
+        name = type(model).__name__
         if boxes and found[:1] != ["bbox_head"]:
-            raise ArgumentError(
-                f"{type(model).__name__} is no one-stage detector, and gives no boxes"
-            )
+            raise ArgumentError(f"{name} is no one-stage detector, and gives no boxes")
         if boxes:
             self.outputs_of = _boxes
         elif is_backbone(model):
@@ -52,7 +45,7 @@ class NamedOutputs(nn.Module):
             self.outputs_of = OUTPUTS_OF_HEADS[found[0]]
         else:
             raise ArgumentError(
-                f"{type(model).__name__} is neither a backbone of mmhybrid nor a classifier, "
+                f"{name} is neither a backbone of mmhybrid nor a classifier, "
                 "segmentor or detector of OpenMMLab that holds one"
             )
         self.model = model
@@ -61,26 +54,24 @@ class NamedOutputs(nn.Module):
         return self.outputs_of(self.model, image)
 
 
-def normalised(model: nn.Module, image: Tensor) -> Tensor:
-    """Images, 0 to 255, as the model's data preprocessor hands them on."""
+def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    """The model's maps of images, 0 to 255, which its data preprocessor normalises first."""
     given = model.data_preprocessor
-    return (image - given.mean) / given.std if hasattr(given, "mean") else image
+    return model.extract_feat((image - given.mean) / given.std if hasattr(given, "mean") else image)
 
 
 def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    maps = zip(backbone.out_indices, backbone(x), strict=True)
-    return {f"stage_{stage}": y for stage, y in maps}
+    return {f"stage_{stage}": y for stage, y in zip(backbone.out_indices, backbone(x), strict=True)}
 
 
 def _classified(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    return {"logits": model.head(model.extract_feat(normalised(model, image)))}
+    return {"logits": model.head(_features(model, image))}
 
 
 def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    logits = model.decode_head(model.extract_feat(normalised(model, image)))
-    full = F.interpolate(
-        logits, size=image.shape[-2:], mode="bilinear", align_corners=model.align_corners
-    )
+    logits = model.decode_head(_features(model, image))
+    options = dict(mode="bilinear", align_corners=model.align_corners)
+    full = F.interpolate(logits, size=image.shape[-2:], **options)
     if logits.shape[1] == 1:
         labels = (full.squeeze(1).sigmoid() > model.decode_head.threshold).long()
     else:
@@ -89,16 +80,16 @@ def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def _detected(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    return _levels(model.bbox_head(model.extract_feat(normalised(model, image))))
+    return _levels(model.bbox_head(_features(model, image)))
 
 
 def _boxes(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    maps = model.bbox_head(model.extract_feat(normalised(model, image)))
+    maps = model.bbox_head(_features(model, image))
     return boxes_of(model.bbox_head, maps, image.shape[-2:])
 
 
 def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    features = model.extract_feat(normalised(model, image))
+    features = _features(model, image)
     return {**_levels(model.rpn_head(features)), **_numbered("feature", features)}
 
 

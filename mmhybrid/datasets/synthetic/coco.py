@@ -1,24 +1,19 @@
 """COCO: one JSON file with boxes and polygons, one folder of JPEGs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
+from numpy.random import Generator
 
-from mmhybrid.datasets.synthetic.files import choose_classes, write_image
-from mmhybrid.datasets.synthetic.shapes import scene
+from mmhybrid.datasets.synthetic.shapes import choose_classes, scene, write_image
 
 WIDTH, HEIGHT, CATEGORIES, MOST_SHAPES = 320, 256, 4, 4
 
 
-def draw(
-    dataset: dict[str, Any],
-    classes: tuple[str, ...],
-    folder: Path,
-    count: int,
-    rng: np.random.Generator,
-) -> None:
+def draw(dataset: dict, classes: Sequence[str], folder: Path, count: int, rng: Generator) -> None:
     """Writes the JSON file and the images that a ``CocoDataset`` config asks for.
 
     All classes of the config stand in the JSON file, as in COCO; the shapes belong to four of them.
@@ -30,18 +25,18 @@ def draw(
         name = f"{image_id:012d}.jpg"
         write_image(folder / dataset["data_prefix"]["img"] / name, image)
         images.append(dict(id=image_id, file_name=name, width=WIDTH, height=HEIGHT))
-        for shape in shapes:
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=labels[shape.category] + 1,
-                    bbox=[round(value, 2) for value in shape.box],
-                    area=round(shape.area, 2),
-                    segmentation=[shape.polygon.round(2).ravel().tolist()],
-                    iscrowd=0,
-                )
+        for category, polygon in shapes:
+            corner, size = polygon.min(axis=0), np.ptp(polygon, axis=0)
+            row = dict(
+                id=len(annotations) + 1,
+                image_id=image_id,
+                category_id=labels[category] + 1,
+                bbox=[round(value, 2) for value in (*corner.tolist(), *size.tolist())],
+                area=round(cv2.contourArea(polygon.astype(np.float32)), 2),
+                segmentation=[polygon.round(2).ravel().tolist()],
+                iscrowd=0,
             )
+            annotations.append(row)
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(classes)]
     path = folder / dataset["ann_file"]
     path.parent.mkdir(parents=True, exist_ok=True)

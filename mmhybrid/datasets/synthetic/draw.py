@@ -1,9 +1,4 @@
-"""Drawing what a whole config reads.
-
-Each format is a function ``draw(dataset, classes, folder, count, rng)``: the data set's config, the
-names of its classes, the folder that stands for its ``data_root``, the number of images and the
-source of the random numbers.
-"""
+"""Drawing what a whole config reads."""
 
 import json
 import os
@@ -16,25 +11,21 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
-from mmhybrid.datasets.synthetic import (
-    cifar,
-    coco,
-    image_folder,
-    segmentation_map,
-    tiny_imagenet,
-)
+from mmhybrid.datasets.synthetic import classification, coco, segmentation_map
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
+# Each takes the data set's config, the names of its classes, the folder that stands for its
+# ``data_root``, the number of images and the source of the random numbers.
 DRAW = {
     "CocoDataset": coco.draw,
     "ADE20KDataset": segmentation_map.draw_ade20k,
     "CityscapesDataset": segmentation_map.draw_cityscapes,
-    "ImageNet": image_folder.draw,
-    "CustomDataset": image_folder.draw,
-    "TinyImageNet": tiny_imagenet.draw,
-    "CIFAR10": cifar.draw,
-    "CIFAR100": cifar.draw,
+    "ImageNet": classification.draw_folders,
+    "CustomDataset": classification.draw_folders,
+    "TinyImageNet": classification.draw_tiny_imagenet,
+    "CIFAR10": classification.draw_cifar,
+    "CIFAR100": classification.draw_cifar,
 }
 STAMP = "drawn.json"
 
@@ -43,26 +34,16 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
     """Draws the training and the held-out images that a config reads.
 
     The same arguments give the same files, bit for bit. A folder that already holds them is left
-    alone, so that several processes may ask for the same one.
-
-    Args:
-        cfg (Config): Of mmdet, mmseg or mmpretrain.
-        folder (Path): Will stand for the ``data_root`` of all its data sets.
-        train (int): Number of images to train on.
-        held_out (int): Number of images to evaluate on.
-        seed (int): Of the random numbers.
-
-    Raises:
-        UserError: A dataset of the config has a type that nothing here can draw.
+    alone, so that several processes may ask for the same one. The folder will stand for the
+    ``data_root`` of all data sets; one of a type that nothing here can draw is a UserError.
     """
     plan = {}
     for loader, dataset in datasets_of(cfg):
         name = type_name(dataset)
         if name not in DRAW:
-            known = ", ".join(DRAW)
-            raise UserError(f"--quick cannot draw data for a {name}; it can for {known}.")
+            raise UserError(f"--quick cannot draw data for a {name}; it can for {', '.join(DRAW)}.")
         if name.startswith("CIFAR"):
-            cifar.accept_drawn_files(name)
+            classification.accept_drawn_cifar(name)
         _check_inside(dataset)
         where = {key: dataset.get(key) for key in ("type", "ann_file", "data_prefix", "split")}
         count = train if loader == "train_dataloader" else held_out

@@ -1,10 +1,12 @@
 """Images of coloured shapes on a textured background, with their outlines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 # What a shape of each category looks like: an outline and an RGB colour. A format uses as many
 # categories as it needs; neighbours in the list differ in both.
@@ -20,30 +22,14 @@ CATEGORIES = (
     ("cross", (30, 30, 35)),
     ("star", (245, 130, 175)),
 )
+RADIUS_RANGE = (0.14, 0.27)  # of the circles around shapes, in short sides of the image
 
 
-@dataclass
-class Shape:
-    """One object of an image.
-
-    Attributes:
-        category (int): Index into :data:`CATEGORIES`.
-        polygon (np.ndarray): Corners (x, y) in pixels, (N, 2), all inside the image.
-    """
+class Shape(NamedTuple):
+    """One object of an image: an index into CATEGORIES, and its corners (x, y), (N, 2), pixels."""
 
     category: int
     polygon: np.ndarray
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, width, height."""
-        corner = self.polygon.min(axis=0)
-        return (*corner.tolist(), *(self.polygon.max(axis=0) - corner).tolist())
-
-    @property
-    def area(self) -> float:
-        """Area in pixels."""
-        return cv2.contourArea(self.polygon.astype(np.float32))
 
 
 def outline(name: str) -> np.ndarray:
@@ -63,9 +49,7 @@ def outline(name: str) -> np.ndarray:
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def texture(
-    rng: np.random.Generator, width: int, height: int, colour: tuple[int, int, int]
-) -> np.ndarray:
+def texture(rng: Generator, width: int, height: int, colour: Sequence[int]) -> np.ndarray:
     """An RGB image (height, width, 3), float32: slow waves and fine grain around one colour."""
     waves = rng.normal(0, 22, (6, 8, 3)).astype(np.float32)
     waves = cv2.resize(waves, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -74,24 +58,16 @@ def texture(
 
 
 def place(
-    rng: np.random.Generator,
+    rng: Generator,
     width: int,
     height: int,
     categories: Sequence[int],
     count: int,
-    radius_range: tuple[float, float] = (0.14, 0.27),
+    radius_range: tuple[float, float] = RADIUS_RANGE,
 ) -> list[Shape]:
-    """Shapes at random places, none of which touches another.
+    """At most ``count`` shapes of some categories at random places, none of which touches another.
 
-    Args:
-        rng (np.random.Generator): Source of the random numbers.
-        width (int): Of the image, in pixels.
-        height (int): Of the image, in pixels.
-        categories (Sequence[int]): Which of :data:`CATEGORIES` to take.
-        count (int): How many shapes to try to place. Where no room is found for one, it is left
-            out; the first always finds its place.
-        radius_range (tuple[float, float]): Of the circles around the shapes, in short sides of the
-            image. Defaults to (0.14, 0.27).
+    Where no room is found for one, it is left out; the first always finds its place.
     """
     shapes: list[Shape] = []
     circles: list[tuple[float, float, float]] = []
@@ -113,14 +89,14 @@ def place(
     return shapes
 
 
-def paint(rng: np.random.Generator, image: np.ndarray, shapes: list[Shape]) -> np.ndarray:
+def paint(rng: Generator, image: np.ndarray, shapes: list[Shape]) -> np.ndarray:
     """The image with the shapes on it, uint8; each shape's colour varies a little."""
     height, width = image.shape[:2]
-    for shape in shapes:
-        colour = np.array(CATEGORIES[shape.category][1]) + rng.normal(0, 12, 3)
+    for category, polygon in shapes:
+        colour = np.array(CATEGORIES[category][1]) + rng.normal(0, 12, 3)
         cover = np.zeros((height, width), np.uint8)
         # fillPoly takes the corners as integers; `shift` gives them 4 more binary digits.
-        corners = np.round((shape.polygon - 0.5) * 16).astype(np.int32)
+        corners = np.round((polygon - 0.5) * 16).astype(np.int32)
         cv2.fillPoly(cover, [corners], 255, lineType=cv2.LINE_AA, shift=4)
         cover = cover[..., None].astype(np.float32) / 255
         grain = rng.normal(0, 8, (height, width, 1)).astype(np.float32)
@@ -129,9 +105,30 @@ def paint(rng: np.random.Generator, image: np.ndarray, shapes: list[Shape]) -> n
 
 
 def scene(
-    rng: np.random.Generator, width: int, height: int, categories: Sequence[int], most: int
+    rng: Generator,
+    width: int,
+    height: int,
+    categories: Sequence[int],
+    most: int,
+    radius_range: tuple[float, float] = RADIUS_RANGE,
 ) -> tuple[np.ndarray, list[Shape]]:
     """An image (height, width, 3), RGB, uint8, with one to ``most`` shapes, and the shapes."""
-    background = texture(rng, width, height, tuple(rng.integers(70, 170, 3)))
-    shapes = place(rng, width, height, categories, int(rng.integers(1, most + 1)))
+    background = texture(rng, width, height, rng.integers(70, 170, 3))
+    count = int(rng.integers(1, most + 1))
+    shapes = place(rng, width, height, categories, count, radius_range)
     return paint(rng, background, shapes), shapes
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an RGB image (H, W, 3) or a map of labels (H, W), uint8, by the name's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if image.ndim == 3:
+        image = image[..., ::-1]  # OpenCV writes BGR
+    if not cv2.imwrite(str(path), image):
+        raise OSError(f"OpenCV could not write {path}")
+
+
+def choose_classes(classes: int, most: int) -> list[int]:
+    """At most ``most`` class indices, evenly over ``range(classes)``, so that none is special."""
+    used = min(classes, most)
+    return [index * classes // used for index in range(used)]
