@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 import torch
@@ -21,12 +21,9 @@ every_backbone = pytest.mark.parametrize(
 )
 # The same examples each time, few enough for seconds.
 few = settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    database=None,
+    max_examples=8, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
-)
+)  # fmt: skip
 sides = st.integers(32, 200)
 outputs = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True).map(sorted)
 precisions = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
@@ -41,11 +38,14 @@ def total(maps: Iterable[Tensor]) -> Tensor:
 
 
 def parameters(model: HybridBackbone, stage: int) -> list[nn.Parameter]:
+    parts = model.stage_parts(stage)
     return [
-        parameter
-        for part in model.stage_parts(stage)
-        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
+        p for part in parts for p in (part.parameters() if isinstance(part, nn.Module) else [part])
     ]
+
+
+def assert_equal(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    torch.testing.assert_close(dict(actual), dict(expected), rtol=0, atol=0)
 
 
 def assert_same(a: HybridBackbone, b: HybridBackbone, x: Tensor) -> None:
@@ -53,12 +53,10 @@ def assert_same(a: HybridBackbone, b: HybridBackbone, x: Tensor) -> None:
     b.load_state_dict(a.state_dict())
     maps = [model.train()(x) for model in (a, b)]
     torch.testing.assert_close(*maps)
-    total(maps[0]).backward()
-    total(maps[1]).backward()
-    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, n=name: f"{n}: {m}")
-    for (name, p), q in zip(a.named_buffers(), b.buffers(), strict=True):
-        torch.testing.assert_close(p, q, msg=lambda m, n=name: f"{n}: {m}")
+    for one in maps:
+        total(one).backward()
+    torch.testing.assert_close(*({n: p.grad for n, p in m.named_parameters()} for m in (a, b)))
+    torch.testing.assert_close(*(dict(model.named_buffers()) for model in (a, b)))
 
 
 @every_backbone
@@ -110,7 +108,7 @@ def test_what_is_trained_gets_a_gradient_and_what_is_frozen_stays(
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
     if frozen == 4:
-        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert_equal(model.state_dict(), before)
 
 
 @every_backbone
@@ -118,14 +116,13 @@ def test_norm_eval_keeps_running_statistics(backbone) -> None:
     model = build(backbone, norm_eval=True).train()
     before = {n: b.clone() for n, b in model.named_buffers()}
     model(torch.randn(2, 3, 64, 64))
-    assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
+    assert_equal(dict(model.named_buffers()), before)
 
 
 @every_backbone
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 def test_recomputing_changes_neither_results_nor_statistics(backbone, norm) -> None:
-    norm_cfg = dict(type=norm)
-    plain, recomputing = (build(backbone, norm_cfg=norm_cfg, with_cp=on) for on in (False, True))
+    plain, recomputing = (build(backbone, norm_cfg=dict(type=norm), with_cp=on) for on in (0, 1))
     assert_same(plain, recomputing, torch.randn(2, 3, 64, 64))
 
 
@@ -184,12 +181,12 @@ def test_autocast_changes_no_more_than_rounding(backbone) -> None:
 def test_weights_load_by_the_name_of_the_backbone_in_a_model(backbone, tmp_path) -> None:
     trained = build(backbone)
     weights = {f"backbone.{name}": value for name, value in trained.state_dict().items()}
-    torch.save(dict(state_dict=weights), tmp_path / "trained.pth")
-    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "trained.pth"))
-    model = build(backbone, init_cfg=dict(pretrained, prefix="backbone."))
+    checkpoint = str(tmp_path / "trained.pth")
+    torch.save(dict(state_dict=weights), checkpoint)
+    pretrained = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
+    model = build(backbone, init_cfg=pretrained)
     model.init_weights()
-    for name, value in trained.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
+    assert_equal(model.state_dict(), trained.state_dict())
 
 
 @every_backbone
@@ -209,10 +206,9 @@ def test_bad_arguments_are_told(backbone) -> None:
 
 @every_backbone
 def test_built_by_name_in_both_scopes(backbone) -> None:
-    name = backbone.__name__
-    cfg = backbone.test_options
-    assert type(mmhybrid.MODELS.build(dict(type=name, **cfg))) is backbone
-    assert type(MODELS.build(dict(type=f"mmhybrid.{name}", **cfg))) is backbone
+    cfg = dict(backbone.test_options, type=backbone.__name__)
+    assert type(mmhybrid.MODELS.build(cfg)) is backbone
+    assert type(MODELS.build(dict(cfg, type=f"mmhybrid.{backbone.__name__}"))) is backbone
 
 
 def test_arch_names_suggest_what_is_near() -> None:
