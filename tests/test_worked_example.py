@@ -4,7 +4,6 @@ import importlib
 import json
 import math
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from mmhybrid.weights.converting import to_authors, to_ours
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "examples" / "mask_rcnn_inception_next_t_coco.py"
 ARCH = dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
-MODEL = f"InceptionNeXt({ARCH})"
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +47,6 @@ def checkpoint(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def run(*command: object, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 def test_has_the_size_of_the_paper(inception_next: type) -> None:
     with torch.device("meta"):
         parameters = count(inception_next(), (224, 224)).parameters
@@ -71,9 +56,7 @@ def test_has_the_size_of_the_paper(inception_next: type) -> None:
 
 
 @torch.no_grad()
-def test_computes_what_timm_does_from_its_weights_fused_too(
-    inception_next: type, theirs: nn.Module, checkpoint: Path
-) -> None:
+def test_computes_what_timm_does_fused_too(inception_next: type, theirs, checkpoint) -> None:
     ours = inception_next(ARCH).eval().double()
     report = load_checkpoint(ours, checkpoint)
     assert report.missing_keys == []
@@ -101,24 +84,28 @@ def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) 
 @pytest.mark.parametrize(
     ("tool", "options", "files"),
     [
-        ("export_onnx", [MODEL, "CHECKPOINT", "--out", "model.onnx"], ["model.onnx"]),
-        ("visualize", [MODEL, "CHECKPOINT", "--out", "page.png"], ["page.png"]),
+        ("export_onnx", "--out model.onnx", ["model.onnx"]),
+        ("visualize", "--out page.png", ["page.png"]),
         (
             "benchmark",
-            [MODEL, "--size", "64x64", "--mode", "eager", "fused", "--repeats", "3", "--out", "."],
+            "--size 64x64 --mode eager fused --repeats 3 --out .",
             ["benchmark.json", "benchmark.md"],
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_tool_takes_it(
-    inception_next: type, checkpoint: Path, tmp_path: Path, monkeypatch, tool, options, files
+    inception_next: type,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch,
+    run_tool,
+    tool,
+    options,
+    files,
 ) -> None:
-    options = [str(checkpoint) if word == "CHECKPOINT" else word for word in options]
-    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *options])
-    monkeypatch.syspath_prepend(ROOT / "tools")
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    weights = [] if tool == "benchmark" else [checkpoint]
+    run_tool(f"{tool}.py", f"InceptionNeXt({ARCH})", *weights, *options.split())
     assert all((tmp_path / name).stat().st_size > 0 for name in files)
 
 
@@ -131,9 +118,16 @@ def test_trains_under_mask_rcnn(tmp_path: Path) -> None:
         *("model.backbone.arch.embed_dims=[16,32,48,64]", "model.backbone.arch.depths=[1,1,1,1]"),
         *("model.neck.in_channels=[16,32,48,64]",),
     ]
-    train = ROOT / "tools" / "train.py"
-    out = run(train, CONFIG, "--quick", "--cfg-options", *options, folder=tmp_path)
-    assert "Layer-wise decay of 0.95 over 5 layers" in out
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "train.py", CONFIG, "--quick", "--cfg-options", *options],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Layer-wise decay of 0.95 over 5 layers" in done.stdout
     folder = tmp_path / "work_dirs" / "mask_rcnn_inception_next_t_coco_quick"
     losses = [one["loss"] for one in json.loads((folder / "metrics.json").read_text())["losses"]]
     assert losses
