@@ -13,7 +13,15 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import mmhybrid
-from mmhybrid.backbones import HybridBackbone, backbone_classes
+from mmhybrid.backbones import (
+    DMFormer,
+    DWCaiT,
+    DWSwinTransformer,
+    DWVisionTransformer,
+    HybridBackbone,
+    XFormer,
+    backbone_classes,
+)
 from mmhybrid.backbones.base import resolve_arch
 
 every_backbone = pytest.mark.parametrize(
@@ -202,6 +210,34 @@ def test_bad_arguments_are_told(backbone) -> None:
     if "arch" in inspect.signature(backbone).parameters:
         with pytest.raises(ValueError, match="is unknown; choose from"):
             backbone(arch="no-such-arch")
+
+
+# Of one family.
+BAD_ARGUMENTS = [
+    (DMFormer, dict(merge="add"), "concat, sum, split"),
+    (DMFormer, dict(dilations=(1, 2)), "differ in number"),
+    (DMFormer, dict(downsample_kernel=4), "choose 2 or 3"),
+    (XFormer, dict(attention="self"), "choose from cross_covariance, context_score"),
+    (XFormer, dict(mlp_activation="tanh"), r"mlp_activation='tanh'.*hard_swish"),
+    (XFormer, dict(num_heads=5), "5 heads do not divide 144 channels"),
+    (XFormer, dict(head_channels=64, out_indices=(0, 1, 2)), "set head_channels=None"),
+    (DWVisionTransformer, dict(out_type="raw"), "out_type='raw' is unknown"),
+    (DWVisionTransformer, dict(out_type="cls_token", class_token=False), "needs class_token=True"),
+    (DWCaiT, dict(patch_size=14), "multiples of 4"),
+    (DWCaiT, dict(layer_dropout=1.0), "layer_dropout"),
+    *(
+        (host, {name: value}, name)
+        for host in (DWVisionTransformer, DWCaiT, DWSwinTransformer)
+        for name, values in dict(dw_kernel_sizes=((4,), 3, (-1,)), dw_span=(0, "all")).items()
+        for value in values
+    ),
+]
+
+
+@pytest.mark.parametrize(("backbone", "options", "message"), BAD_ARGUMENTS)
+def test_bad_arguments_of_a_family_are_told(backbone, options, message) -> None:
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        backbone(**options)
 
 
 @every_backbone

@@ -84,12 +84,3 @@ def test_odd_maps_are_rounded_up(downsample_kernel) -> None:
     before = model.stem(x)[..., -1, -1]
     x[..., -1, -1] += 1
     assert not torch.equal(model.stem(x)[..., -1, -1], before)
-
-
-def test_bad_arguments_are_told() -> None:
-    with pytest.raises(ValueError, match="concat, sum, split"):
-        DMFormer(merge="add")
-    with pytest.raises(ValueError, match="differ in number"):
-        DMFormer(dilations=(1, 2))
-    with pytest.raises(ValueError, match="choose 2 or 3"):
-        DMFormer(downsample_kernel=4)

@@ -119,6 +119,8 @@ def test_shortcut_is_gelu_then_norm_then_convolution() -> None:
     added = shortcut(tokens, (3, 4), num_class_tokens=1)
     assert torch.equal(added[:, 0], torch.zeros(2, 8, dtype=torch.float64))
     torch.testing.assert_close(added[:, 1:], expected.flatten(2).transpose(1, 2))
+    identity = DepthwiseShortcuts(8, 1, kernel_sizes="identity", span=1, norm_cfg=dict(type="BN"))
+    assert torch.equal(identity[0](tokens, (3, 4), 1), tokens.index_fill(1, torch.tensor(0), 0))
 
 
 @pytest.mark.parametrize("span", [1, 2, 4, 9, "stage"])
@@ -140,33 +142,11 @@ def test_span_and_its_remainder(span) -> None:
     torch.testing.assert_close(got, expected)
 
 
-@every_host
-def test_bad_shortcuts_are_told(host, small) -> None:
-    for kernel_sizes in ((4,), 3, (-1,)):
-        with pytest.raises(ValueError, match="dw_kernel_sizes"):
-            host(**small, dw_kernel_sizes=kernel_sizes)
-    for span in (0, "all"):
-        with pytest.raises(ValueError, match="dw_span"):
-            host(**small, dw_span=span)
-
-
-def test_bad_outputs_are_told() -> None:
-    with pytest.raises(ValueError, match="out_type='raw' is unknown"):
-        DWVisionTransformer(out_type="raw")
-    with pytest.raises(ValueError, match="needs class_token=True"):
-        DWVisionTransformer(out_type="cls_token", class_token=False)
-    with pytest.raises(ValueError, match="multiples of 4"):
-        DWCaiT(patch_size=14)
-    with pytest.raises(ValueError, match="layer_dropout"):
-        DWCaiT(layer_dropout=1.0)
-
-
 def test_last_shortcut_of_a_class_token_is_dead_but_has_a_gradient() -> None:
     model = DWVisionTransformer(**TINY_VIT, out_type="cls_token")
     (y,) = model(torch.randn(2, 3, 64, 64))
     assert y.shape == (2, *model.feature_channels)
     y.square().sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
     assert all(p.grad.count_nonzero() == 0 for p in model.shortcuts[-1].parameters())
     assert all(p.grad.count_nonzero() > 0 for p in model.shortcuts[0].convs.parameters())
 
@@ -196,20 +176,16 @@ def test_without_a_class_token() -> None:
 
 def test_positions_are_resized_from_one_size_to_another() -> None:
     small, large = (DWVisionTransformer(**TINY_VIT | dict(image_size=side)) for side in (64, 128))
-    torch.testing.assert_close(small.positions((4, 4), 1), small.pos_embedding, rtol=0, atol=0)
+    assert torch.equal(small.positions((4, 4), 1), small.pos_embedding)
     wide = small.positions((4, 6), 1)
     assert wide.shape == (1, 25, 48)
     assert torch.equal(wide[:, :1], small.pos_embedding[:, :1])
-    report = load_weights(large, small.state_dict())
-    assert report.adapted == ["pos_embedding"]
+    assert load_weights(large, small.state_dict()).adapted == ["pos_embedding"]
     torch.testing.assert_close(large.pos_embedding.data, small.positions((8, 8), 1).data)
-
-
-def test_position_biases_are_resized_to_another_window() -> None:
+    # And position biases to another window.
     wide = DWSwinTransformer(arch=dict(TINY_SWIN["arch"], window_size=8))
     report = load_weights(wide, DWSwinTransformer(**TINY_SWIN).state_dict())
-    assert len(report.adapted) == 8
-    assert not report.mismatched
+    assert (len(report.adapted), report.mismatched) == (8, {})
 
 
 def test_what_lies_outside_the_image_is_cut_off() -> None:
@@ -257,37 +233,24 @@ def test_layer_dropout_leaves_each_shortcut_in_its_place() -> None:
 @pytest.mark.parametrize("shifted", [False, True])
 def test_window_attention_is_that_of_neighbours_in_a_window(size, shifted) -> None:
     """Token by token: who shares a (shifted) window of 4 with whom, and nobody else."""
-    height, width = size
-    window, heads, dim = 4, 2, 3
+    (height, width), window, heads, dim = size, 4, 2, 3
     attn = WindowAttention(heads * dim, heads, window).double()
     nn.init.normal_(attn.relative_position_bias_table)
     x = torch.randn(2, height * width, heads * dim, dtype=torch.float64)
-    rows, columns = -(-height // window) * window, -(-width // window) * window
-    grid = F.pad(x.unflatten(1, size), (0, 0, 0, columns - width, 0, rows - height))
-    down = window // 2 if shifted and rows > window else 0
-    right = window // 2 if shifted and columns > window else 0
-    q, k, v = attn.qkv(grid).unflatten(-1, (3, heads, dim)).unbind(3)
-    expected = torch.zeros_like(grid)
-
-    def cell(place: int, shift: int) -> int:
-        return (place - shift) // window  # below zero in the part that the shift cuts off
-
-    for i in range(height):
-        for j in range(width):
-            mates = [
-                (a, b)
-                for a in range(rows)
-                for b in range(columns)
-                if cell(a, down) == cell(i, down) and cell(b, right) == cell(j, right)
-            ]
-            offsets = torch.tensor([(i - a + 3) * 7 + j - b + 3 for a, b in mates])
-            keys = torch.stack([k[:, a, b] for a, b in mates], 2)  # (B, heads, mates, dim)
-            values = torch.stack([v[:, a, b] for a, b in mates], 2)
-            scores = (keys * q[:, i, j, :, None]).sum(-1) / dim**0.5
-            scores = scores + attn.relative_position_bias_table[offsets].t()
-            expected[:, i, j] = (scores.softmax(-1)[..., None] * values).sum(2).flatten(1)
+    sides = [-(-side // window) * window for side in size]
+    grid = F.pad(x.unflatten(1, size), (0, 0, 0, sides[1] - width, 0, sides[0] - height))
+    mates, offsets = torch.tensor(True), torch.tensor(0)
+    for place, side in zip(torch.cartesian_prod(*map(torch.arange, sides)).T, sides, strict=True):
+        # Below zero in the part that the shift cuts off.
+        cell = (place - (window // 2 if shifted and side > window else 0)).div(window).floor()
+        mates = mates & (cell[:, None] == cell)
+        offsets = 7 * offsets + place[:, None] - place + 3
+    bias = attn.relative_position_bias_table[offsets.where(mates, 0)].permute(2, 0, 1)
+    q, k, v = attn.qkv(grid.flatten(1, 2)).unflatten(-1, (3, heads, dim)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, bias.where(mates, -math.inf))
+    expected = attn.proj(mixed.transpose(1, 2).flatten(2)).unflatten(1, sides)
     got = attn(x, cut_windows(height, width, window, shifted, x.device))
-    expected = attn.proj(expected)[:, :height, :width].flatten(1, 2)
+    expected = expected[:, :height, :width].flatten(1, 2)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -322,11 +285,3 @@ def test_identity_shortcuts_add_the_blocks_inputs_once_more(host, small) -> None
     plain.load_state_dict(identity.state_dict())  # strictly: the same parameters
     x = torch.randn(1, 3, 64, 64)
     assert not torch.allclose(identity(x)[-1], plain(x)[-1])
-
-
-def test_identity_shortcut_leaves_the_class_token_alone() -> None:
-    shortcuts = DepthwiseShortcuts(4, 1, kernel_sizes="identity", span=1, norm_cfg=dict(type="BN"))
-    tokens = torch.randn(2, 1 + 6, 4)
-    added = shortcuts[0](tokens, (2, 3), 1)
-    assert torch.equal(added[:, 1:], tokens[:, 1:])
-    assert torch.equal(added[:, 0], torch.zeros(2, 4))
