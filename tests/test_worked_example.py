@@ -1,6 +1,5 @@
 """The backbone of docs/adding_a_backbone.md is one file and one config; all else follows."""
 
-import importlib
 import json
 import math
 import os
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from examples.inception_next import InceptionNeXt
 from mmhybrid.analysis.counting import count
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import backbone_classes
@@ -22,14 +22,7 @@ from mmhybrid.weights.converting import to_authors, to_ours
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "examples" / "mask_rcnn_inception_next_t_coco.py"
 ARCH = dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
-
-
-@pytest.fixture(scope="module")
-def inception_next() -> type:
-    """The class, as the config's custom_imports finds it."""
-    module = importlib.import_module("examples.inception_next")
-    assert module.InceptionNeXt in backbone_classes()
-    return module.InceptionNeXt
+MEASURED = ["benchmark.json", "benchmark.md"]
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +40,18 @@ def checkpoint(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def test_has_the_size_of_the_paper(inception_next: type) -> None:
+def test_has_the_size_of_the_paper() -> None:
+    assert InceptionNeXt in backbone_classes()
     with torch.device("meta"):
-        parameters = count(inception_next(), (224, 224)).parameters
+        parameters = count(InceptionNeXt(), (224, 224)).parameters
     # 28 M in the paper, of which an MLP of 768, 2304 and 1000 units is the classifier.
     head = 768 * 2304 + 2304 + 2 * 2304 + 2304 * 1000 + 1000
     assert round((parameters + head) / 1e6) == 28
 
 
 @torch.no_grad()
-def test_computes_what_timm_does_fused_too(inception_next: type, theirs, checkpoint) -> None:
-    ours = inception_next(ARCH).eval().double()
+def test_computes_what_timm_does_fused_too(theirs, checkpoint) -> None:
+    ours = InceptionNeXt(ARCH).eval().double()
     report = load_checkpoint(ours, checkpoint)
     assert report.missing_keys == []
     assert {name.partition(".")[0] for name in report.unexpected_keys} == {"head"}
@@ -69,11 +63,11 @@ def test_computes_what_timm_does_fused_too(inception_next: type, theirs, checkpo
     torch.testing.assert_close(fused(x)[-1], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) -> None:
+def test_converts_to_our_names_and_back(checkpoint: Path) -> None:
     theirs = read_checkpoint(checkpoint)["state_dict"]
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("head.")}
     ours = to_ours(theirs)
-    assert set(ours.weights) == set(inception_next(ARCH).state_dict())
+    assert set(ours.weights) == set(InceptionNeXt(ARCH).state_dict())
     back = to_authors(ours.weights)
     assert back.family == "InceptionNeXt"
     assert all(torch.equal(back.weights[name], tensor) for name, tensor in theirs.items())
@@ -86,22 +80,11 @@ def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) 
     [
         ("export_onnx", "--out model.onnx", ["model.onnx"]),
         ("visualize", "--out page.png", ["page.png"]),
-        (
-            "benchmark",
-            "--size 64x64 --mode eager fused --repeats 3 --out .",
-            ["benchmark.json", "benchmark.md"],
-        ),
+        ("benchmark", "--size 64x64 --mode eager fused --repeats 3 --out .", MEASURED),
     ],
 )
 def test_every_tool_takes_it(
-    inception_next: type,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch,
-    run_tool,
-    tool,
-    options,
-    files,
+    checkpoint: Path, tmp_path: Path, monkeypatch, run_tool, tool, options, files
 ) -> None:
     monkeypatch.chdir(tmp_path)
     weights = [] if tool == "benchmark" else [checkpoint]
