@@ -80,44 +80,47 @@ def test_every_backbone_and_that_it_stays_as_it_is(backbone) -> None:
     assert torch.equal(x, untouched)
 
 
-SWITCHES = [
-    (DMFormer, dict(merge="sum")),
-    (DMFormer, dict(merge="split")),
-    (DMFormer, dict(merge="split", expand=3)),
-    (DMFormer, dict(gate_reduction=None)),
-    (DMFormer, dict(output_conv=False)),
-    (DMFormer, dict(layer_scale_init=None)),
-    (DMFormer, dict(depthwise_ffn=False)),
-    (DMFormer, dict(downsample_kernel=2, stem_convs=2)),
-    (DMFormer, dict(norm_cfg=dict(type="SyncBN"), out_indices=(1, 2))),
-    (XFormer, dict(attention="context_score")),
-    (XFormer, dict(squeeze_excitation=False)),
-    (XFormer, dict(activation="gelu", mlp_activation="relu")),
-    (XFormer, dict(activation="silu", patch_size=1, output_projection=True)),
-    (XFormer, dict(activation="relu", out_indices=(1, 2))),
-    (XFormer, dict(norm_cfg=dict(type="SyncBN"))),
-    (XFormer, dict(norm_cfg=dict(type="GN", num_groups=2))),
-    (DWSwinTransformer, dict(dw_kernel_sizes=(3, 5))),
-]
+SYNC_BN = dict(type="SyncBN")
+NO_STATISTICS = dict(type="BN", track_running_stats=False)
+# fmt: off
+SWITCHES = {
+    DMFormer: (
+        dict(merge="sum"), dict(merge="split"), dict(merge="split", expand=3),
+        dict(gate_reduction=None), dict(output_conv=False), dict(layer_scale_init=None),
+        dict(depthwise_ffn=False), dict(downsample_kernel=2, stem_convs=2),
+        dict(norm_cfg=SYNC_BN, out_indices=(1, 2)),
+    ),
+    XFormer: (
+        dict(attention="context_score"), dict(squeeze_excitation=False),
+        dict(activation="gelu", mlp_activation="relu"), dict(activation="relu", out_indices=(1, 2)),
+        dict(activation="silu", patch_size=1, output_projection=True),
+        dict(norm_cfg=SYNC_BN), dict(norm_cfg=dict(type="GN", num_groups=2)),
+    ),
+    DWSwinTransformer: (dict(dw_kernel_sizes=(3, 5)),),
+}
 # Blocks whose normalisation depends on the image or does not fit stay as they are.
-UNFUSED = [
-    (TransXNet, dict(norm_cfg=dict(type="GN", num_groups=1))),
-    (TransXNet, dict(norm_cfg=dict(type="BN", track_running_stats=False))),
-    (DMFormer, dict(block_norm_cfg=dict(type="LN2d"))),
-    (DMFormer, dict(norm_cfg=dict(type="GN", num_groups=2))),
-    (DMFormer, dict(norm_cfg=dict(type="BN", track_running_stats=False))),
-]
+UNFUSED = {
+    TransXNet: (dict(norm_cfg=dict(type="GN", num_groups=1)), dict(norm_cfg=NO_STATISTICS)),
+    DMFormer: (
+        dict(norm_cfg=dict(type="GN", num_groups=2)), dict(norm_cfg=NO_STATISTICS),
+        dict(block_norm_cfg=dict(type="LN2d")),
+    ),
+}
+# fmt: on
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "options"), [*SWITCHES, *UNFUSED])
-def test_every_switch(backbone, options) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "options", "fuses"),
+    [(c, o, t is SWITCHES) for t in (SWITCHES, UNFUSED) for c, all_ in t.items() for o in all_],
+)
+def test_every_switch(backbone, options, fuses) -> None:
     model = build(backbone, **options)
-    fused = assert_fusing_changes_rounding_alone(model)
-    if (backbone, options) in UNFUSED:
-        assert fused_blocks(fused) == []
-    if (backbone, options) in SWITCHES and backbone is DMFormer:
-        assert len(fused_blocks(fused)) == sum(len(stage) for stage in model.stages)
+    blocks = fused_blocks(assert_fusing_changes_rounding_alone(model))
+    if not fuses:
+        assert blocks == []
+    elif backbone is DMFormer:
+        assert len(blocks) == sum(len(stage) for stage in model.stages)
 
 
 @pytest.mark.full_size

@@ -28,7 +28,6 @@ HEADS = {
     "upernet_ade20k_160k": {"decode_head.channels": 32, "auxiliary_head.channels": 32},
     "segformer_cityscapes_160k": {"decode_head.channels": 32},
 }
-BACKBONE_BASES = sorted(path.stem for path in (BASES / "backbones").glob("*.py"))
 # Constructor arguments of tiny models, by class name.
 TINY = {backbone.__name__: backbone.test_options for backbone in backbone_classes()}
 SWIN = dict(embed_dims=24, depths=(2, 1, 1, 1), num_heads=(1, 2, 3, 6))
@@ -73,14 +72,14 @@ def test_one_step_trains(head: str, backbone: str) -> None:
     data = model.data_preprocessor(inputs(detects), True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     assert torch.isfinite(loss)
-    before = {name: one.detach().clone() for name, one in model.backbone.named_parameters()}
+    before = [parameter.detach().clone() for parameter in model.backbone.parameters()]
     loss.backward()
     for name, parameter in model.backbone.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     optimizer.step()
-    same = [torch.equal(one, before[name]) for name, one in model.backbone.named_parameters()]
-    assert sum(same) < len(before) / 4
+    same = sum(map(torch.equal, before, model.backbone.parameters()))
+    assert same < len(before) / 4
 
 
 @functools.cache
@@ -94,30 +93,17 @@ def backbone_config(name: str) -> tuple[Config, list[int]]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_bases_of_heads_and_backbones_pair(head: str, tmp_path: Path) -> None:
-    base = head_config(head).model
-    for name in BACKBONE_BASES:
-        backbone, channels = backbone_config(name)
-        cfg = Config(dict(model=base.to_dict()))
-        cfg.merge_from_dict(dict(model=mmhybrid.replace_backbone(base, backbone)))
-        assert cfg.model.type == base.type
-        if "decode_head" in cfg.model:
-            assert cfg.model.decode_head.in_channels == channels
-            if "auxiliary_head" in cfg.model:
-                assert cfg.model.auxiliary_head.in_channels == channels[2]
-        else:
-            expected = channels if "mask_rcnn" in head else channels[-3:]
-            expected = expected[::-1] if "yolo" in head else expected
-            assert cfg.model.neck.in_channels == expected, name
-    bases = [f"{BASES}/{one}.py" for one in ("mmhybrid", head, f"backbones/{name}")]
-    (tmp_path / "last.py").write_text(
-        f"_base_ = {bases}\n"
-        "model = __import__('mmhybrid').replace_backbone(_base_.model, _base_.backbone)\n"
-    )
-    written = Config.fromfile(tmp_path / "last.py")
-    assert written.model == cfg.model
-    written.dump(tmp_path / "dumped.py")  # nothing of the pairing is left in it
-    assert Config.fromfile(tmp_path / "dumped.py").model == cfg.model
+@pytest.mark.parametrize("name", sorted(path.stem for path in (BASES / "backbones").glob("*.py")))
+def test_bases_of_heads_and_backbones_pair(head: str, name: str) -> None:
+    backbone, channels = backbone_config(name)
+    changes = mmhybrid.replace_backbone(head_config(head).model, backbone)
+    if "decode_head" in changes:
+        assert changes["decode_head"]["in_channels"] == channels
+        assert changes.get("auxiliary_head", {}).get("in_channels", channels[2]) == channels[2]
+    else:
+        expected = channels if "mask_rcnn" in head else channels[-3:]
+        expected = expected[::-1] if "yolo" in head else expected
+        assert changes["neck"]["in_channels"] == expected
 
 
 def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:

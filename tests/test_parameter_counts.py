@@ -4,7 +4,7 @@ Nothing is computed: the models lie on PyTorch's meta device, which knows shapes
 are those of its configs and of the model index, which have tests of their own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -38,9 +38,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def cases(
-    host: tuple[type[nn.Module], Mapping[str, Any], Mapping[str, int]], *rows: Sequence
-) -> Iterator[tuple]:
+def cases(host: tuple[type[nn.Module], dict, dict], *rows: Sequence) -> Iterator[tuple]:
     """Each row: options, and a figure for each arch or for the first alone."""
     backbone, defaults, archs = host
     for options, *figures in rows:
@@ -157,9 +155,7 @@ def test_operations_with_normalisations(backbone, options, channels, billions) -
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             factor = 5 if isinstance(module, nn.LayerNorm) else 2
-            module.register_forward_hook(
-                lambda module, inputs, output, factor=factor: norms.append(factor * output.numel())
-            )
+            module.register_forward_hook(lambda *args, n=factor: norms.append(n * args[2].numel()))
     counted = multiply_accumulates(model, 224) + channels * 10 + sum(norms)
     assert counted == round(billions * 1e9)
 
