@@ -192,10 +192,8 @@ def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def make_toy_config(folder: Path) -> Config:
-    """The config of a run of a few milliseconds a step, with all that must survive a crash.
-
-    Images of noise with random flips, dropout, batch normalisation, AdamW, a schedule and
-    averaged weights: 4 epochs of 6 batches of 4.
+    """A run of 4 epochs of 6 batches of 4, a few milliseconds each, with all that must survive a
+    crash: random flips, dropout, batch normalisation, AdamW, a schedule and averaged weights.
     """
     images = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
     data = dict(type="ToyImages", data_list=images)

@@ -8,15 +8,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmhybrid
+from mmhybrid import backbones
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import (
-    DepthwiseShortcutBackbone,
-    DMFormer,
-    DWSwinTransformer,
-    TransXNet,
-    XFormer,
-    backbone_classes,
-)
+from mmhybrid.backbones import DMFormer, TransXNet, XFormer, backbone_classes
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
@@ -24,7 +18,7 @@ from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
 TINY = {backbone: backbone.test_options for backbone in backbone_classes()}
 PVT = dict(embed_dims=16, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
-TINY[DepthwiseShortcutBackbone] = dict(
+TINY[backbones.DepthwiseShortcutBackbone] = dict(
     backbone=dict(type="mmdet.PyramidVisionTransformerV2", **PVT), dw_kernel_sizes=(3, 5)
 )
 
@@ -96,7 +90,7 @@ SWITCHES = {
         dict(activation="silu", patch_size=1, output_projection=True),
         dict(norm_cfg=SYNC_BN), dict(norm_cfg=dict(type="GN", num_groups=2)),
     ),
-    DWSwinTransformer: (dict(dw_kernel_sizes=(3, 5)),),
+    backbones.DWSwinTransformer: (dict(dw_kernel_sizes=(3, 5)),),
 }
 # Blocks whose normalisation depends on the image or does not fit stay as they are.
 UNFUSED = {
