@@ -20,14 +20,14 @@ SIZES = [(2, 96, 160), (3, 75, 101), (2, 128, 128), (4, 90, 70)]
 SIZES_OF_SWIN = [(2, 128, 160), (3, 135, 203), (4, 121, 116)]
 
 
+def sizes_of(name: str) -> list[tuple[int, int, int]]:
+    return SIZES_OF_SWIN if "Swin" in name else SIZES
+
+
 def build(name: str, fused: bool = False) -> nn.Module:
     backbone, options = BACKBONES[name]
     model = random_init(backbone(**{**backbone.test_options, **options})).eval()
     return fuse(model) if fused else model
-
-
-def sizes_of(name: str) -> list[tuple[int, int, int]]:
-    return SIZES_OF_SWIN if "Swin" in name else SIZES
 
 
 def check(name: str, traced, eager) -> None:

@@ -17,20 +17,13 @@ from mmhybrid.weights import load_weights
 
 VIT = dict(type="mmhybrid.DWVisionTransformer", out_type="cls_token")
 CAIT = dict(type="mmhybrid.DWCaiT", out_type="cls_token")
-SWIN = dict(type="mmhybrid.DWSwinTransformer", out_indices=(3,))
-# Name in the reference data: backbone, width of the classifier's input, floating-point entries.
+# Name in the reference data: backbone, width of the classifier's input.
 PUBLISHED = {
-    "vit_tiny": (dict(VIT, arch="tiny"), 192, 212),
-    "vit_small": (dict(VIT, arch="small"), 384, 212),
-    "cait_xxs12": (dict(CAIT, arch="xxs12"), 192, 304),
-    "cait_xxs24": (dict(CAIT, arch="xxs24"), 192, 568),
-    "swin_t": (dict(SWIN, arch="tiny"), 768, 245),
-}
-# The first logit of sample 0 of the models that the file of reference values leaves out:
-# evaluation, training, evaluation with the shortcut's convolutions zero.
-FIRST_LOGITS = {
-    "vit_small": (-0.435278232748811, -0.438763692066360, -0.438405117968121),
-    "cait_xxs24": (-0.728709726878437, -0.728514602504295, -0.729315941097609),
+    "vit_tiny": (dict(VIT, arch="tiny"), 192),
+    "vit_small": (dict(VIT, arch="small"), 384),
+    "cait_xxs12": (dict(CAIT, arch="xxs12"), 192),
+    "cait_xxs24": (dict(CAIT, arch="xxs24"), 192),
+    "swin_t": (dict(type="mmhybrid.DWSwinTransformer", arch="tiny", out_indices=(3,)), 768),
 }
 PLAIN = dict(dw_kernel_sizes=())
 NO_POSITION = dict(position_embedding=False)
@@ -46,7 +39,7 @@ def classifier(backbone: dict, channels: int) -> nn.Module:
     head = dict(type="LinearClsHead", num_classes=10, in_channels=channels)
     cfg = dict(type="mmpretrain.ImageClassifier", backbone=backbone, neck=neck, head=head)
     with DefaultScope.overwrite_default_scope("mmpretrain"):
-        return MODELS.build(cfg)
+        return MODELS.build(cfg).double()
 
 
 @torch.no_grad()
@@ -54,15 +47,14 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     return model.head(model.extract_feat(x))
 
 
-def published_weights(entries: dict, name: str, zeroed: bool = False) -> dict[str, Tensor]:
+def published_weights(entries: dict, filled: int, zeroed: bool = False) -> dict[str, Tensor]:
     """Weights under the published names, filled by the rule of the reference values."""
     weights = {k: torch.zeros(shape) for k, (shape, _) in entries.items()}
-    filled = sorted(k for k, (_, t) in entries.items() if "float" in t and "attn_mask" not in k)
-    assert len(filled) == PUBLISHED[name][2]
-    for j, key in enumerate(filled):
+    names = sorted(k for k, (_, t) in entries.items() if "float" in t and "attn_mask" not in k)
+    assert len(names) == filled
+    for j, key in enumerate(names):
         shape = entries[key][0]
-        i = torch.arange(math.prod(shape), dtype=torch.float64)
-        value = 0.05 * torch.sin(0.1 * i + j)
+        value = 0.05 * torch.sin(0.1 * torch.arange(math.prod(shape), dtype=torch.float64) + j)
         if key.endswith("running_var") or (len(shape) == 1 and key.endswith(".weight")):
             value = value + 1
         if "convs." in key:
@@ -74,30 +66,24 @@ def published_weights(entries: dict, name: str, zeroed: bool = False) -> dict[st
 @pytest.mark.full_size
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_equals_the_published_code(published_keys, root, name) -> None:
-    entries = published_keys[f"dw_{name}"]
-    backbone, channels, _ = PUBLISHED[name]
-    weights = published_weights(entries, name)
-    model = classifier(backbone, channels).double()
+    expected = json.loads((root / "tests" / "data" / "dw_golden.json").read_text())[name]
+    entries, filled = published_keys[f"dw_{name}"], expected.pop("n_float_keys")
+    weights = published_weights(entries, filled)
+    backbone, channels = PUBLISHED[name]
+    model = classifier(backbone, channels)
     report = load_weights(model, weights)
     assert (report.missing_keys, report.unexpected_keys, report.mismatched) == ([], [], {})
     x = torch.sin(0.01 * torch.arange(2 * 3 * 224**2, dtype=torch.float64)).view(2, 3, 224, 224)
-    got = {"eval": logits(model.eval(), x)}
-    got["train"] = logits(model.train(), x)
-    load_weights(model, published_weights(entries, name, zeroed=True))
-    got["eval_dw_zeroed"] = logits(model.eval(), x)
+    got = {"eval": logits(model.eval(), x), "train": logits(model.train(), x)}
     got["eval1"] = got["eval"][1:]
-    if name in FIRST_LOGITS:
-        expected = {k: [v] for k, v in zip(got, FIRST_LOGITS[name], strict=False)}
-    else:
-        expected = json.loads((root / "tests" / "data" / "dw_golden.json").read_text())[name]
-        del expected["n_float_keys"]
-        assert set(expected) == set(got)
-        # The plain host is the model without shortcuts.
-        plain = classifier(dict(backbone, **PLAIN), channels).double()
-        report = load_weights(plain, weights)
-        assert report.missing_keys == []
-        assert all(".convs." in key or ".batchnorms." in key for key in report.unexpected_keys)
-        got["plain"], expected["plain"] = logits(plain.eval(), x), expected["eval_dw_zeroed"]
+    load_weights(model, published_weights(entries, filled, zeroed=True))
+    got["eval_dw_zeroed"] = logits(model.eval(), x)
+    # The plain host is the model without shortcuts.
+    plain = classifier(dict(backbone, **PLAIN), channels)
+    report = load_weights(plain, weights)
+    assert report.missing_keys == []
+    assert all(".convs." in key or ".batchnorms." in key for key in report.unexpected_keys)
+    got["plain"], expected["plain"] = logits(plain.eval(), x), expected["eval_dw_zeroed"]
     for case, values in expected.items():
         values = torch.tensor(values, dtype=torch.float64)
         torch.testing.assert_close(got[case][0, : len(values)], values, rtol=0, atol=1e-9)

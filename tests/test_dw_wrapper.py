@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint as mmengine_load
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -205,22 +204,3 @@ def test_backbones_without_blocks_are_told() -> None:
     for tokens in (torch.randn(1, 24, 4, 4), torch.randn(1, 12, 24)):
         with pytest.raises(ValueError, match=r"cannot put .* around SwinBlock: .* size \(4, 4\)"):
             block(tokens, (4, 4))
-
-
-@pytest.mark.full_size
-def test_mask_rcnn_of_mmdet_starts_bit_for_bit_the_same() -> None:
-    """mmdet's own Swin-T Mask R-CNN, its backbone wrapped in the config."""
-    pytest.importorskip("mmdet")
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        path = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
-        cfg = Config.fromstring(f"_base_ = '{path}'", ".py").model
-        cfg.backbone.update(init_cfg=None, drop_path_rate=0.0, convert_weights=False)
-        plain = MODELS.build(cfg).train()
-        wrapper = "mmhybrid.DepthwiseShortcutBackbone"
-        cfg.backbone = dict(type=wrapper, backbone=cfg.backbone, zero_init=True)
-        wrapped = MODELS.build(cfg).train()
-    result = wrapped.load_state_dict(plain.state_dict(), strict=False)
-    assert result.unexpected_keys == []
-    assert all(key.startswith("backbone.shortcuts.") for key in result.missing_keys)
-    x = torch.randn(1, 3, 96, 128)
-    assert_equal(wrapped.extract_feat(x), plain.extract_feat(x))

@@ -40,8 +40,7 @@ def head_config(head: str) -> Config:
     return Config.fromfile(BASES / f"{head}.py")
 
 
-def inputs(detects: bool) -> dict:
-    """Two images with annotations."""
+def annotated_images(detects: bool) -> dict:
     if detects:
         from mmdet.testing import demo_mm_inputs
 
@@ -69,7 +68,7 @@ def test_one_step_trains(head: str, backbone: str) -> None:
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     optimizer = build_optim_wrapper(model, base.optim_wrapper)
 
-    data = model.data_preprocessor(inputs(detects), True)
+    data = model.data_preprocessor(annotated_images(detects), True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     assert torch.isfinite(loss)
     before = [parameter.detach().clone() for parameter in model.backbone.parameters()]
@@ -117,18 +116,15 @@ def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
         mmhybrid.replace_backbone(dict(decode_head=head), last)
 
 
-def test_a_list_of_heads_is_fitted_head_by_head() -> None:
+def test_heads_are_fitted_one_by_one() -> None:
     """MMEngine replaces a list as a whole, so that each head comes back with all that it had."""
     model = Config.fromstring("_base_ = 'mmseg::_base_/models/ocrnet_r50-d8.py'", ".py").model
-    changes = mmhybrid.replace_backbone(model, dict(type="XFormer"))
-    cfg = Config(dict(model=model.to_dict()))
-    cfg.merge_from_dict(dict(model=changes))
-    heads = [(head.type, head.in_channels) for head in cfg.model.decode_head]
-    assert heads == [("FCNHead", 128), ("OCRHead", 160)]
+    heads = mmhybrid.replace_backbone(model, dict(type="XFormer"))["decode_head"]
+    found = [(head["type"], head["in_channels"]) for head in heads]
+    assert found == [("FCNHead", 128), ("OCRHead", 160)]
+    assert heads[0] == model.decode_head[0].to_dict() | dict(in_channels=128)
     assert [head.in_channels for head in model.decode_head] == [1024, 2048]
-
-
-def test_a_head_without_in_index_takes_what_mmseg_gives_it() -> None:
+    # A head without in_index takes what mmseg gives it.
     heads = dict(
         decode_head=dict(type="Mask2FormerHead", in_channels=[512, 1024, 2048]),
         auxiliary_head=[dict(in_channels=7), dict(in_channels=7, in_index=-2)],

@@ -14,7 +14,7 @@ from benchmarks.plain_transxnet import plain_transxnet
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
 
-TINY = dict(TransXNet.test_options)
+TINY = TransXNet.test_options
 
 
 # Mean and deviation of the weights that the reference outputs were computed with, by the first

@@ -66,9 +66,9 @@ def test_computes_what_timm_does_fused_too(theirs, checkpoint) -> None:
 def test_converts_to_our_names_and_back(checkpoint: Path) -> None:
     theirs = read_checkpoint(checkpoint)["state_dict"]
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("head.")}
-    ours = to_ours(theirs)
-    assert set(ours.weights) == set(InceptionNeXt(ARCH).state_dict())
-    back = to_authors(ours.weights)
+    ours = to_ours(theirs).weights
+    assert set(ours) == set(InceptionNeXt(ARCH).state_dict())
+    back = to_authors(ours)
     assert back.family == "InceptionNeXt"
     assert all(torch.equal(back.weights[name], tensor) for name, tensor in theirs.items())
 
