@@ -113,6 +113,20 @@ def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Runs a file in another Python, in ``tmp_path``, and returns what it printed."""
+
+    def run(*words: object) -> str:
+        command, env = [sys.executable, *map(str, words)], dict(os.environ, PYTHONPATH=str(ROOT))
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(command, cwd=tmp_path, env=env, timeout=900, **pipes)
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def published_keys() -> dict[str, Any]:
     """Entries of the published state dicts with their shapes, by model; see data/README.md."""
