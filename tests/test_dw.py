@@ -68,8 +68,8 @@ def published_weights(entries: dict, filled: int, zeroed: bool = False) -> dict[
 def test_equals_the_published_code(published_keys, root, name) -> None:
     expected = json.loads((root / "tests" / "data" / "dw_golden.json").read_text())[name]
     entries, filled = published_keys[f"dw_{name}"], expected.pop("n_float_keys")
-    weights = published_weights(entries, filled)
     backbone, channels = PUBLISHED[name]
+    weights = published_weights(entries, filled)
     model = classifier(backbone, channels)
     report = load_weights(model, weights)
     assert (report.missing_keys, report.unexpected_keys, report.mismatched) == ([], [], {})

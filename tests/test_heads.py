@@ -1,4 +1,4 @@
-"""Every backbone under every head: the channels fit, and one step trains it."""
+"""Every backbone under every head: the channels fit, one step trains it, and it can be fused."""
 
 import functools
 from pathlib import Path
@@ -13,6 +13,7 @@ from mmengine.structures import PixelData
 
 import mmhybrid
 from mmhybrid.backbones import backbone_classes
+from mmhybrid.deploy import fuse
 
 BASES = Path(__file__).resolve().parents[1] / "configs" / "_base_"
 # Bases with a head, and what makes it small.
@@ -55,7 +56,7 @@ def annotated_images(detects: bool) -> dict:
 
 @pytest.mark.parametrize("backbone", sorted(TINY))
 @pytest.mark.parametrize("head", HEADS)
-def test_one_step_trains(head: str, backbone: str) -> None:
+def test_one_step_trains_and_fusing_changes_nothing(head: str, backbone: str) -> None:
     base = head_config(head)
     init_default_scope(base.default_scope)
     cfg = Config(dict(model=base.model.to_dict()))
@@ -79,6 +80,11 @@ def test_one_step_trains(head: str, backbone: str) -> None:
     optimizer.step()
     same = sum(map(torch.equal, before, model.backbone.parameters()))
     assert same < len(before) / 4
+
+    model, x = model.eval().double(), torch.randn(1, 3, HEIGHT, WIDTH, dtype=torch.float64)
+    with torch.no_grad():
+        maps, expected = (one.extract_feat(x) for one in (fuse(model), model))
+        torch.testing.assert_close(maps, expected, rtol=1e-10, atol=1e-10)
 
 
 @functools.cache
