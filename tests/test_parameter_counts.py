@@ -29,9 +29,9 @@ STRIPPED = dict(layer_scale=False, talking_heads=False, position_embedding=False
 CONTEXT_SCORE = dict(attention="context_score")
 
 
-@torch.device("meta")
 def on_meta(backbone: type[nn.Module], **options: Any) -> nn.Module:
-    return backbone(**options)
+    with torch.device("meta"):
+        return backbone(**options)
 
 
 def parameters(model: nn.Module) -> int:
