@@ -1,9 +1,8 @@
 """What every registered backbone promises. A new one is tested by being registered."""
 
 import copy
-import inspect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import mmhybrid
+from mmhybrid import backbones
 from mmhybrid.backbones import HybridBackbone, backbone_classes
 from mmhybrid.backbones.base import resolve_arch
 
@@ -21,12 +21,9 @@ every_backbone = pytest.mark.parametrize(
 )
 # The same examples each time, few enough for seconds.
 few = settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    database=None,
+    max_examples=8, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
-)
+)  # fmt: skip
 sides = st.integers(32, 200)
 outputs = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True).map(sorted)
 precisions = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
@@ -41,11 +38,14 @@ def total(maps: Iterable[Tensor]) -> Tensor:
 
 
 def parameters(model: HybridBackbone, stage: int) -> list[nn.Parameter]:
+    parts = model.stage_parts(stage)
     return [
-        parameter
-        for part in model.stage_parts(stage)
-        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
+        p for part in parts for p in (part.parameters() if isinstance(part, nn.Module) else [part])
     ]
+
+
+def assert_equal(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    torch.testing.assert_close(dict(actual), dict(expected), rtol=0, atol=0)
 
 
 def assert_same(a: HybridBackbone, b: HybridBackbone, x: Tensor) -> None:
@@ -53,12 +53,10 @@ def assert_same(a: HybridBackbone, b: HybridBackbone, x: Tensor) -> None:
     b.load_state_dict(a.state_dict())
     maps = [model.train()(x) for model in (a, b)]
     torch.testing.assert_close(*maps)
-    total(maps[0]).backward()
-    total(maps[1]).backward()
-    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, n=name: f"{n}: {m}")
-    for (name, p), q in zip(a.named_buffers(), b.buffers(), strict=True):
-        torch.testing.assert_close(p, q, msg=lambda m, n=name: f"{n}: {m}")
+    for one in maps:
+        total(one).backward()
+    torch.testing.assert_close(*({n: p.grad for n, p in m.named_parameters()} for m in (a, b)))
+    torch.testing.assert_close(*(dict(model.named_buffers()) for model in (a, b)))
 
 
 @every_backbone
@@ -75,10 +73,8 @@ def test_outputs(backbone, height, width, in_channels, out_indices, dtype, train
         maps, again = model(x), model(x)
     assert isinstance(maps, tuple)
     assert model.out_indices == tuple(index % 4 for index in out_indices)
-    assert len(model.feature_strides) == len(out_indices)
-    for y, same, channels, stride in zip(
-        maps, again, model.feature_channels, model.feature_strides, strict=True
-    ):
+    shapes = zip(maps, again, model.feature_channels, model.feature_strides, strict=True)
+    for y, same, channels, stride in shapes:
         # Whether a map is rounded up or down is the family's own business.
         assert y.shape[:2] == (2, channels)
         assert abs(y.shape[2] - height / stride) < 1
@@ -110,40 +106,30 @@ def test_what_is_trained_gets_a_gradient_and_what_is_frozen_stays(
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
     if frozen == 4:
-        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert_equal(model.state_dict(), before)
 
 
 @every_backbone
-def test_norm_eval_keeps_running_statistics(backbone) -> None:
-    model = build(backbone, norm_eval=True).train()
-    before = {n: b.clone() for n, b in model.named_buffers()}
-    model(torch.randn(2, 3, 64, 64))
-    assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
-
-
-@every_backbone
-@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-def test_recomputing_changes_neither_results_nor_statistics(backbone, norm) -> None:
-    norm_cfg = dict(type=norm)
-    plain, recomputing = (build(backbone, norm_cfg=norm_cfg, with_cp=on) for on in (False, True))
-    assert_same(plain, recomputing, torch.randn(2, 3, 64, 64))
-
-
-@every_backbone
-def test_syncbn_of_a_config_is_bn_in_one_process(backbone) -> None:
-    synchronised = build(backbone, norm_cfg=dict(type="SyncBN", requires_grad=True))
-    assert any(isinstance(m, nn.SyncBatchNorm) for m in synchronised.modules())
-    assert_same(build(backbone, norm_cfg=dict(type="BN")), synchronised, torch.randn(2, 3, 64, 64))
-    assert torch.isfinite(synchronised(torch.randn(1, 3, 64, 64))[-1]).all()
+@pytest.mark.parametrize(("norm", "with_cp"), [("BN", True), ("SyncBN", True), ("SyncBN", False)])
+def test_neither_recomputing_nor_syncbn_in_one_process_changes_anything(backbone, norm, with_cp):
+    plain = build(backbone, norm_cfg=dict(type="BN"))
+    other = build(backbone, norm_cfg=dict(type=norm, requires_grad=True), with_cp=with_cp)
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in other.modules()) == (norm == "SyncBN")
+    assert_same(plain, other, torch.randn(2, 3, 64, 64))
+    total(other(torch.randn(1, 3, 64, 64))).backward()  # a batch of one
+    assert all(torch.isfinite(p.grad).all() for p in other.parameters())
 
 
 @every_backbone
 def test_training_and_evaluation(backbone) -> None:
-    model = build(backbone, drop_path_rate=0.5)
-    x = torch.randn(2, 3, 64, 64)
+    model = build(backbone, drop_path_rate=0.5, norm_eval=True)
     assert model.train() is model
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    x = torch.randn(2, 3, 64, 64)
+    model(x)
+    assert_equal(dict(model.named_buffers()), before)
     assert model.eval() is model
-    assert all(torch.equal(a, b) for a, b in zip(model(x), model(x), strict=True))
+    torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
 
 
 @every_backbone
@@ -153,11 +139,9 @@ def test_layer_depth_rises_from_the_stem_to_the_end(backbone) -> None:
         parameter: model.get_layer_depth(f"backbone.{name}", "backbone.")
         for name, parameter in model.named_parameters()
     }
-    numbers = {number for _, number in depths.values()}
-    assert len(numbers) == 1
-    number = numbers.pop()
     found = {depth for depth, _ in depths.values()}
     assert found == set(range(max(found) + 1))
+    (number,) = {number for _, number in depths.values()}
     # The last one is for output norms, where there are any, and for heads.
     assert number - 2 <= max(found) < number
     assert model.get_layer_depth("neck.weight", "backbone.") == (number - 1, number)
@@ -184,12 +168,12 @@ def test_autocast_changes_no_more_than_rounding(backbone) -> None:
 def test_weights_load_by_the_name_of_the_backbone_in_a_model(backbone, tmp_path) -> None:
     trained = build(backbone)
     weights = {f"backbone.{name}": value for name, value in trained.state_dict().items()}
-    torch.save(dict(state_dict=weights), tmp_path / "trained.pth")
-    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "trained.pth"))
-    model = build(backbone, init_cfg=dict(pretrained, prefix="backbone."))
+    checkpoint = str(tmp_path / "trained.pth")
+    torch.save(dict(state_dict=weights), checkpoint)
+    pretrained = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
+    model = build(backbone, init_cfg=pretrained)
     model.init_weights()
-    for name, value in trained.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
+    assert_equal(model.state_dict(), trained.state_dict())
 
 
 @every_backbone
@@ -200,26 +184,55 @@ def test_bad_arguments_are_told(backbone) -> None:
         build(backbone, out_indices=(0, 9))
     with pytest.raises(ValueError, match="allowed are -1"):
         build(backbone, frozen_stages=9)
+    with pytest.raises(ValueError, match="is unknown; choose from"):
+        backbone(arch="no-such-arch")
     with pytest.raises(ValueError, match="at least 32x32 pixels"):
         build(backbone)(torch.randn(1, 3, 16, 64))
-    if "arch" in inspect.signature(backbone).parameters:
-        with pytest.raises(ValueError, match="is unknown; choose from"):
-            backbone(arch="no-such-arch")
+
+
+# Of one family.
+BAD_ARGUMENTS = [
+    ("DMFormer", dict(arch="smal"), "did you mean 'small'"),
+    ("DMFormer", dict(arch=dict(depthts=(1, 1, 1, 1))), "did you mean 'depths'"),
+    ("DMFormer", dict(merge="add"), "concat, sum, split"),
+    ("DMFormer", dict(dilations=(1, 2)), "differ in number"),
+    ("DMFormer", dict(downsample_kernel=4), "choose 2 or 3"),
+    ("XFormer", dict(attention="self"), "choose from cross_covariance, context_score"),
+    ("XFormer", dict(mlp_activation="tanh"), r"mlp_activation='tanh'.*hard_swish"),
+    ("XFormer", dict(num_heads=5), "5 heads do not divide 144 channels"),
+    ("XFormer", dict(head_channels=64, out_indices=(0, 1, 2)), "set head_channels=None"),
+    ("DWVisionTransformer", dict(out_type="raw"), "out_type='raw' is unknown"),
+    (
+        "DWVisionTransformer",
+        dict(out_type="cls_token", class_token=False),
+        "needs class_token=True",
+    ),
+    ("DWCaiT", dict(patch_size=14), "multiples of 4"),
+    ("DWCaiT", dict(layer_dropout=1.0), "layer_dropout"),
+    *(
+        (host, {name: value}, name)
+        for host in ("DWVisionTransformer", "DWCaiT", "DWSwinTransformer")
+        for name, values in dict(dw_kernel_sizes=((4,), 3, (-1,)), dw_span=(0, "all")).items()
+        for value in values
+    ),
+]
+
+
+@pytest.mark.parametrize(("backbone", "options", "message"), BAD_ARGUMENTS)
+def test_bad_arguments_of_a_family_are_told(backbone, options, message) -> None:
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        getattr(backbones, backbone)(**options)
 
 
 @every_backbone
 def test_built_by_name_in_both_scopes(backbone) -> None:
-    name = backbone.__name__
-    cfg = backbone.test_options
-    assert type(mmhybrid.MODELS.build(dict(type=name, **cfg))) is backbone
-    assert type(MODELS.build(dict(type=f"mmhybrid.{name}", **cfg))) is backbone
+    cfg = dict(backbone.test_options, type=backbone.__name__)
+    assert type(mmhybrid.MODELS.build(cfg)) is backbone
+    assert type(MODELS.build(dict(cfg, type=f"mmhybrid.{backbone.__name__}"))) is backbone
 
 
-def test_arch_names_suggest_what_is_near() -> None:
+def test_arch_is_a_name_its_beginning_or_a_dict() -> None:
     presets = {"tiny": dict(depth=1), "small": dict(depth=2)}
+    assert resolve_arch("tiny", presets, "tiny") == dict(depth=1)
     assert resolve_arch("t", presets, "tiny") == dict(depth=1)
     assert resolve_arch(dict(depth=5), presets, "tiny") == dict(depth=5)
-    with pytest.raises(ValueError, match="did you mean 'small'"):
-        resolve_arch("smal", presets, "tiny")
-    with pytest.raises(ValueError, match="did you mean 'depth'"):
-        resolve_arch(dict(deptth=5), presets, "tiny")

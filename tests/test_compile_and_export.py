@@ -20,27 +20,24 @@ SIZES = [(2, 96, 160), (3, 75, 101), (2, 128, 128), (4, 90, 70)]
 SIZES_OF_SWIN = [(2, 128, 160), (3, 135, 203), (4, 121, 116)]
 
 
+def sizes_of(name: str) -> list[tuple[int, int, int]]:
+    return SIZES_OF_SWIN if "Swin" in name else SIZES
+
+
 def build(name: str, fused: bool = False) -> nn.Module:
     backbone, options = BACKBONES[name]
     model = random_init(backbone(**{**backbone.test_options, **options})).eval()
     return fuse(model) if fused else model
 
 
-def sizes_of(name: str) -> list[tuple[int, int, int]]:
-    return SIZES_OF_SWIN if "Swin" in name else SIZES
-
-
 def check(name: str, traced, eager) -> None:
     for batch, height, width in sizes_of(name):
         x = torch.randn(batch, 3, height, width)
-        for a, b in zip(traced(x), eager(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(traced(x), eager(x), rtol=1e-4, atol=1e-4)
 
 
 # What is fused is exported; fused TransXNet, which keeps tables by size, is compiled too.
-@pytest.mark.parametrize(
-    ("name", "fused"), [*((name, False) for name in BACKBONES), ("TransXNet", True)]
-)
+@pytest.mark.parametrize(("name", "fused"), [*((n, False) for n in BACKBONES), ("TransXNet", True)])
 @torch.no_grad()
 def test_compiles_in_one_graph_for_any_size(name, fused) -> None:
     torch._dynamo.reset()
@@ -66,13 +63,10 @@ def test_trains_in_one_graph() -> None:
         model.zero_grad()
         sum((y * y).mean() for y in one(x)).backward()
         gradients.append([p.grad for p in model.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "fused"), [*((name, True) for name in BACKBONES), ("TransXNet", False)]
-)
+@pytest.mark.parametrize(("name", "fused"), [*((n, True) for n in BACKBONES), ("TransXNet", False)])
 @torch.no_grad()
 def test_exports_for_any_size(name, fused) -> None:
     model = build(name, fused)

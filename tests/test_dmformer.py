@@ -35,20 +35,15 @@ def test_levels_see_3_9_and_19_pixels() -> None:
 
 def test_merging_is_what_its_name_says() -> None:
     x = torch.randn(2, 6, 5, 5)
-    attention = {
-        merge: DynamicMultiLevelAttention(6, merge=merge, norm_cfg=BN)
-        for merge in ("concat", "sum", "split")
-    }
-    for other in ("sum", "split"):
-        attention[other].expand.load_state_dict(attention["concat"].expand.state_dict())
-    attention["sum"].branches.load_state_dict(attention["concat"].branches.state_dict())
-    levels = attention["concat"].levels(x).chunk(3, dim=1)
-    torch.testing.assert_close(attention["sum"].levels(x), sum(levels))
-    for i, branch in enumerate(attention["split"].branches):
-        share = attention["split"].expand(x)[:, 2 * i : 2 * i + 2]
-        torch.testing.assert_close(
-            attention["split"].levels(x)[:, 2 * i : 2 * i + 2], branch(share)
-        )
+    names = ("concat", "sum", "split")
+    concat, added, split = (DynamicMultiLevelAttention(6, merge=n, norm_cfg=BN) for n in names)
+    for other in (added, split):
+        other.expand.load_state_dict(concat.expand.state_dict())
+    added.branches.load_state_dict(concat.branches.state_dict())
+    torch.testing.assert_close(added.levels(x), sum(concat.levels(x).chunk(3, dim=1)))
+    shares = split.expand(x).chunk(3, dim=1)
+    expected = [branch(share) for branch, share in zip(split.branches, shares, strict=True)]
+    torch.testing.assert_close(split.levels(x), torch.cat(expected, dim=1))
     # Widths that the branches do not divide: the first takes the remainder.
     assert DynamicMultiLevelAttention(64, merge="split", norm_cfg=BN).widths == [22, 21, 21]
 
@@ -60,14 +55,10 @@ def test_gate_is_a_factor_per_channel_that_depends_on_the_input() -> None:
     assert gate.shape == (2, 64, 1, 1)
     assert ((gate > 0) & (gate < 1)).all()
     assert not torch.allclose(gate, attention.gate(x + 1))
-
-
-def test_without_the_levels_attention_is_gate_times_convolution() -> None:
-    attention = DynamicMultiLevelAttention(16, norm_cfg=BN)
+    # Without the levels, attention is gate times convolution.
     nn.init.zeros_(attention.reduce.weight)
     nn.init.zeros_(attention.reduce.bias)
-    x = torch.randn(2, 16, 8, 8)
-    torch.testing.assert_close(attention(x), attention.gate(x) * attention.proj(x))
+    torch.testing.assert_close(attention(x), gate * attention.proj(x))
     attention.gate = None
     torch.testing.assert_close(attention(x), attention.proj(x))
 
@@ -75,8 +66,7 @@ def test_without_the_levels_attention_is_gate_times_convolution() -> None:
 def test_a_block_normalises_as_it_is_told() -> None:
     model = DMFormer(**TINY, block_norm_cfg=dict(type="LN2d"))
     block = model.stages[0][0]
-    assert isinstance(block.norm1, LayerNorm2d)
-    assert isinstance(block.norm2, LayerNorm2d)
+    assert all(isinstance(norm, LayerNorm2d) for norm in (block.norm1, block.norm2))
     assert isinstance(block.attention.norm, nn.BatchNorm2d)
     x = torch.randn(2, 16, 5, 6)
     normalised = block.norm1(x)
@@ -91,15 +81,6 @@ def test_odd_maps_are_rounded_up(downsample_kernel) -> None:
     assert [tuple(y.shape[2:]) for y in outputs] == [(19, 26), (10, 13), (5, 7), (3, 4)]
     # The rim of an odd map counts: 33 pixels are 17 after the first convolution.
     x = torch.randn(1, 3, 33, 33)
-    other = x.clone()
-    other[..., -1, -1] += 1
-    assert not torch.equal(model.stem(x)[..., -1, -1], model.stem(other)[..., -1, -1])
-
-
-def test_bad_arguments_are_told() -> None:
-    with pytest.raises(ValueError, match="concat, sum, split"):
-        DMFormer(merge="add")
-    with pytest.raises(ValueError, match="differ in number"):
-        DMFormer(dilations=(1, 2))
-    with pytest.raises(ValueError, match="choose 2 or 3"):
-        DMFormer(downsample_kernel=4)
+    before = model.stem(x)[..., -1, -1]
+    x[..., -1, -1] += 1
+    assert not torch.equal(model.stem(x)[..., -1, -1], before)

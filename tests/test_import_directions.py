@@ -7,45 +7,28 @@ import ast
 import functools
 import graphlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmhybrid"
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the others. A part is a folder or a file here.
 BASIC = {"deprecation", "errors", "import_hooks", "registry", "version"}
-MODELS = {"backbones", "layers"}
-DATA = {*MODELS, "analysis", "datasets", "weights"}
+DATA = {"backbones", "layers", "analysis", "datasets", "weights"}
 MAY_IMPORT = {
-    "deprecation": set(),
-    "errors": set(),
-    "import_hooks": set(),
-    "registry": set(),
-    "version": set(),
-    "layers": set(),
-    "backbones": {"layers"},
-    "weights": {"backbones", "layers"},
-    "datasets": {"backbones", "layers"},
-    "analysis": {"backbones", "layers"},
-    "checkpoints": {"weights"},  # an old name
-    "compat": {"weights"},
-    "deploy": DATA,
-    "engine": {*DATA, "deploy"},
-    "apis": {*DATA, "deploy", "engine"},
-    "visualization": {*DATA, "deploy", "engine"},
+    **dict.fromkeys(BASIC, frozenset()),
+    "layers": BASIC,
+    "backbones": BASIC | {"layers"},
+    **dict.fromkeys(("weights", "datasets", "analysis"), BASIC | {"backbones", "layers"}),
+    "checkpoints": BASIC | {"weights"},  # an old name
+    "compat": BASIC | {"weights"},
+    "deploy": BASIC | DATA,
+    "engine": BASIC | DATA | {"deploy"},
+    **dict.fromkeys(("apis", "visualization"), BASIC | DATA | {"deploy", "engine"}),
 }
-for part in MAY_IMPORT.keys() - BASIC:
-    MAY_IMPORT[part] = MAY_IMPORT[part] | BASIC
-# What a user of a backbone has installed anyway.
-OF_A_BACKBONE = {"torch", "mmengine", "mmhybrid"}
-
-
-@functools.cache
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py"))
 
 
 def part_of(path: Path) -> str:
@@ -53,69 +36,63 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+PARTS = {part_of(path) for path in MODULES} - {"__init__"}
+
+
 @functools.cache
-def imports(path: Path) -> list[str]:
+def imports(path: Path) -> set[str]:
     """Every module that a file names in an import, wherever in the file."""
-    return list(_imports(path))
-
-
-def _imports(path: Path) -> Iterator[str]:
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports are not read by this test"
-            yield node.module
             # `from mmhybrid import backbones` imports mmhybrid.backbones.
-            if node.module == "mmhybrid":
-                yield from (f"mmhybrid.{alias.name}" for alias in node.names)
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    """``torch`` for ``torch.nn``."""
+    return {name.split(".")[0] for name in imports(path)}
 
 
 def parts_imported(path: Path) -> set[str]:
-    known = {part_of(other) for other in modules()}
     names = (name.split(".") for name in imports(path))
-    return {name[1] for name in names if name[0] == "mmhybrid" and len(name) > 1} & known
+    return {name[1] for name in names if name[0] == "mmhybrid" and len(name) > 1} & PARTS
 
 
-@pytest.mark.parametrize("part", sorted({part_of(path) for path in modules()} - {"__init__"}))
+@pytest.mark.parametrize("part", sorted(PARTS))
 def test_parts_import_in_one_direction(part: str) -> None:
     assert part in MAY_IMPORT, f"say in this test what mmhybrid/{part} may import"
     wrong = {
-        str(path.relative_to(ROOT)): sorted(parts_imported(path) - MAY_IMPORT[part] - {part})
-        for path in modules()
-        if part_of(path) == part
+        str(path.relative_to(ROOT)): names
+        for path in MODULES
+        if part_of(path) == part and (names := parts_imported(path) - MAY_IMPORT[part] - {part})
     }
-    assert {path: names for path, names in wrong.items() if names} == {}
+    assert wrong == {}
 
 
 def test_no_part_imports_itself_by_way_of_others() -> None:
-    graph: dict[str, set[str]] = {}
-    for path in modules():
-        if (part := part_of(path)) != "__init__":
-            graph.setdefault(part, set()).update(parts_imported(path) - {part})
-    assert {"layers"} < set(graph)
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        pytest.fail(" imports ".join(reversed(error.args[1])))
+    """Neither in what is allowed nor, therefore, in what there is."""
+    graphlib.TopologicalSorter(MAY_IMPORT).prepare()
 
 
 @pytest.mark.parametrize("part", ["layers", "backbones"])
 def test_a_backbone_needs_torch_and_mmengine_alone(part: str) -> None:
-    allowed = OF_A_BACKBONE | sys.stdlib_module_names
-    for path in modules():
-        if part_of(path) == part:
-            assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+    found = set().union(*(packages(path) for path in MODULES if part_of(path) == part))
+    assert found <= {"torch", "mmengine", "mmhybrid"} | sys.stdlib_module_names
 
 
 def test_nothing_that_is_installed_imports_tools_tests_or_benchmarks() -> None:
     folders = {"benchmarks", "tests", "tools"}
     own = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
     own = (own | folders) - sys.stdlib_module_names
-    for path in modules():
-        assert not {name.split(".")[0] for name in imports(path)} & own, path
+    for path in MODULES:
+        assert not packages(path) & own, path
     for path in (ROOT / "tools").rglob("*.py"):
-        assert "benchmarks" not in {name.split(".")[0] for name in imports(path)}, path
+        assert "benchmarks" not in packages(path), path
 
 
 def test_a_wrong_import_is_found(tmp_path: Path) -> None:

@@ -1,18 +1,13 @@
 """The backbone of docs/adding_a_backbone.md is one file and one config; all else follows."""
 
-import importlib
 import json
-import math
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from examples.inception_next import InceptionNeXt
 from mmhybrid.analysis.counting import count
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import backbone_classes
@@ -21,17 +16,8 @@ from mmhybrid.weights import load_checkpoint, read_checkpoint
 from mmhybrid.weights.converting import to_authors, to_ours
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "examples" / "mask_rcnn_inception_next_t_coco.py"
 ARCH = dict(embed_dims=(16, 32, 48, 64), depths=(2, 1, 1, 1))
-MODEL = f"InceptionNeXt({ARCH})"
-
-
-@pytest.fixture(scope="module")
-def inception_next() -> type:
-    """The class, as the config's custom_imports finds it."""
-    module = importlib.import_module("examples.inception_next")
-    assert module.InceptionNeXt in backbone_classes()
-    return module.InceptionNeXt
+MEASURED = ["benchmark.json", "benchmark.md"]
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +35,18 @@ def checkpoint(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def run(*command: object, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
-
-
-def test_has_the_size_of_the_paper(inception_next: type) -> None:
+def test_has_the_size_of_the_paper() -> None:
+    assert InceptionNeXt in backbone_classes()
     with torch.device("meta"):
-        parameters = count(inception_next(), (224, 224)).parameters
+        parameters = count(InceptionNeXt(), (224, 224)).parameters
     # 28 M in the paper, of which an MLP of 768, 2304 and 1000 units is the classifier.
     head = 768 * 2304 + 2304 + 2 * 2304 + 2304 * 1000 + 1000
     assert round((parameters + head) / 1e6) == 28
 
 
 @torch.no_grad()
-def test_computes_what_timm_does_from_its_weights_fused_too(
-    inception_next: type, theirs: nn.Module, checkpoint: Path
-) -> None:
-    ours = inception_next(ARCH).eval().double()
+def test_computes_what_timm_does_fused_too(theirs, checkpoint) -> None:
+    ours = InceptionNeXt(ARCH).eval().double()
     report = load_checkpoint(ours, checkpoint)
     assert report.missing_keys == []
     assert {name.partition(".")[0] for name in report.unexpected_keys} == {"head"}
@@ -86,12 +58,12 @@ def test_computes_what_timm_does_from_its_weights_fused_too(
     torch.testing.assert_close(fused(x)[-1], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) -> None:
+def test_converts_to_our_names_and_back(checkpoint: Path) -> None:
     theirs = read_checkpoint(checkpoint)["state_dict"]
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("head.")}
-    ours = to_ours(theirs)
-    assert set(ours.weights) == set(inception_next(ARCH).state_dict())
-    back = to_authors(ours.weights)
+    ours = to_ours(theirs).weights
+    assert set(ours) == set(InceptionNeXt(ARCH).state_dict())
+    back = to_authors(ours)
     assert back.family == "InceptionNeXt"
     assert all(torch.equal(back.weights[name], tensor) for name, tensor in theirs.items())
 
@@ -101,42 +73,35 @@ def test_converts_to_our_names_and_back(inception_next: type, checkpoint: Path) 
 @pytest.mark.parametrize(
     ("tool", "options", "files"),
     [
-        ("export_onnx", [MODEL, "CHECKPOINT", "--out", "model.onnx"], ["model.onnx"]),
-        ("visualize", [MODEL, "CHECKPOINT", "--out", "page.png"], ["page.png"]),
-        (
-            "benchmark",
-            [MODEL, "--size", "64x64", "--mode", "eager", "fused", "--repeats", "3", "--out", "."],
-            ["benchmark.json", "benchmark.md"],
-        ),
+        ("export_onnx", "--out model.onnx", ["model.onnx"]),
+        ("visualize", "--out page.png", ["page.png"]),
+        ("benchmark", "--size 64x64 --mode eager fused --repeats 3 --out .", MEASURED),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_tool_takes_it(
-    inception_next: type, checkpoint: Path, tmp_path: Path, monkeypatch, tool, options, files
+    checkpoint: Path, tmp_path: Path, monkeypatch, run_tool, tool, options, files
 ) -> None:
-    options = [str(checkpoint) if word == "CHECKPOINT" else word for word in options]
-    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *options])
-    monkeypatch.syspath_prepend(ROOT / "tools")
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    weights = [] if tool == "benchmark" else [checkpoint]
+    run_tool(f"{tool}.py", f"InceptionNeXt({ARCH})", *weights, *options.split())
     assert all((tmp_path / name).stat().st_size > 0 for name in files)
 
 
 @pytest.mark.process
 @pytest.mark.train
-def test_trains_under_mask_rcnn(tmp_path: Path) -> None:
+def test_trains_under_mask_rcnn(tmp_path: Path, run_python) -> None:
     options = [
         *("quick.iterations=3", "quick.batch_size=2"),
         *("quick.train_images=6", "quick.val_images=2"),
         *("model.backbone.arch.embed_dims=[16,32,48,64]", "model.backbone.arch.depths=[1,1,1,1]"),
         *("model.neck.in_channels=[16,32,48,64]",),
     ]
-    train = ROOT / "tools" / "train.py"
-    out = run(train, CONFIG, "--quick", "--cfg-options", *options, folder=tmp_path)
+    config = ROOT / "examples" / "mask_rcnn_inception_next_t_coco.py"
+    out = run_python(ROOT / "tools" / "train.py", config, "--quick", "--cfg-options", *options)
     assert "Layer-wise decay of 0.95 over 5 layers" in out
-    folder = tmp_path / "work_dirs" / "mask_rcnn_inception_next_t_coco_quick"
+    folder = tmp_path / "work_dirs" / f"{config.stem}_quick"
     losses = [one["loss"] for one in json.loads((folder / "metrics.json").read_text())["losses"]]
     assert losses
-    assert all(math.isfinite(loss) for loss in losses)
+    assert torch.tensor(losses).isfinite().all()
     weights = read_checkpoint(folder / "epoch_1.pth")["state_dict"]
     assert "backbone.stages.3.0.mixer.wide.weight" in weights
