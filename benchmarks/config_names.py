@@ -1,7 +1,5 @@
 """What the name of a config says: ``{method}_{backbone}_{size}_{dataset}``."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

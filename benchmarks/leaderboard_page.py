@@ -1,7 +1,5 @@
 """The leaderboard as one HTML file that works offline: charts, sortable tables, origins."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """``model-index.yml`` and its metafiles, in OpenMMLab's format, made from configs and results."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ name and computes what the paper says, as the published code does: the table of 
 is resized in every block, and the matrix of scores is made.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

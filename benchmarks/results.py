@@ -8,8 +8,6 @@ others are entered by hand, one a row::
      "origin": {"type": "paper", "source": "https://arxiv.org/abs/2310.19380", "where": "README"}}
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Iterable, Mapping

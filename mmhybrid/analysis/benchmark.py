@@ -3,8 +3,6 @@
 Times depend on the machine and the hour: models take turns and are compared within a round.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 import os

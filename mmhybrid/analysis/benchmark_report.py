@@ -1,7 +1,5 @@
 """A table and a chart of the rows of a benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

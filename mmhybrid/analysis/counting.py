@@ -8,8 +8,6 @@ The model runs on fake tensors, which have a shape and no values. Two counts sta
   convolution outside a module (dynamic kernels).
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field

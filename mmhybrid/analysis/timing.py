@@ -1,7 +1,5 @@
 """Timing and peak memory that can be trusted: compared within one run, medians, warmed up."""
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import resource

@@ -1,7 +1,5 @@
 """A row of images on a page, and the ways to draw one of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

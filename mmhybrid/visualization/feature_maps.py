@@ -3,8 +3,6 @@
 ``x`` is a normalised image (1, 3, H, W). Outputs that are no map (class tokens) are left out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

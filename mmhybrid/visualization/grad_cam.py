@@ -1,7 +1,5 @@
 """Grad-CAM of backbones, classifiers, segmentors and detectors, by the library pytorch-grad-cam."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 A function with :func:`shows` takes all calls of a type, in order, and the place asked about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any

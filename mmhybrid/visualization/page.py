@@ -1,7 +1,5 @@
 """One page of images: what a network sees."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import fill
 

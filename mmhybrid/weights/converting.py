@@ -1,7 +1,5 @@
 """Weights under other names, for files that others are to read: loading renames by itself."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

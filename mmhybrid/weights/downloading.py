@@ -1,7 +1,5 @@
 """Checkpoints by address."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import re

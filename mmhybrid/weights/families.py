@@ -3,8 +3,6 @@
 A registered backbone says itself how its weights are recognised and published.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Loading weights into a model that holds one of our backbones, whoever saved them."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

@@ -4,8 +4,6 @@ MMEngine loads what has the same name, and warns of the rest: a file of somebody
 "successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import os

@@ -6,8 +6,6 @@ has less. Here the instructions are followed with labels in place of objects, an
 of an object and declared size is judged before PyTorch sees the file.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import datetime

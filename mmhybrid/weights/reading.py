@@ -5,8 +5,6 @@ reader makes the objects, from files whose checksums, sizes and pickles have bee
 of the file bounds the memory, whatever the file declares.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

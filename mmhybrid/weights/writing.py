@@ -4,8 +4,6 @@ A SHA-256 of all bytes stands at the end of the file, as the comment that a zip 
 still reads it, and :func:`mmhybrid.weights.read_checkpoint` compares it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import struct

@@ -1,7 +1,5 @@
 """Saving so that nothing is lost, and finding what was saved."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections import deque

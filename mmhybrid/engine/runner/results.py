@@ -4,8 +4,6 @@ An origin has a type: ``"trained"``, ``"converted"`` (published weights, evaluat
 ``"evaluated"`` (any other checkpoint).
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import json
