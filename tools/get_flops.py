@@ -8,11 +8,10 @@ out. Papers call either FLOPs.
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from command_line import add_cfg_options, prepare
+from command_line import add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   A detector, at the 800x1280 of the published tables:
@@ -56,7 +55,7 @@ def main() -> None:
     from mmhybrid.engine.runner.run_config import load_config
     from mmhybrid.errors import UserError
 
-    try:
+    with exit_on_user_error():
         if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
             raise UserError(f"--shape takes height and width, not {args.shape}")
         shape = tuple(args.shape * 2)[:2] if args.shape else (224, 224)
@@ -67,8 +66,6 @@ def main() -> None:
         else:
             model = models.make_model(args.model, args.cfg_options)
         result = count(model, shape)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
     if args.depth > 0:
         names = {row.name for row in result.modules}

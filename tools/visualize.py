@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import add_cfg_options, prepare
+from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   A trained segmentor and an image:
@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     add("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
     add("checkpoint", nargs="?", help="file or address of the weights (default: random weights)")
     add("--image", help="image file (default: a drawn image)")
+    add("--picture", dest="image", action=Renamed, help=argparse.SUPPRESS)
     add("--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)")
     place = "pixel of the image whose attention is shown (default: the middle)"
     add("--place", nargs=2, type=int, metavar=("X", "Y"), help=place)
@@ -47,30 +48,29 @@ def main() -> None:
     from mmhybrid.apis.inputs import read_rgb
     from mmhybrid.apis.models import first_backbone, init_model
     from mmhybrid.datasets.synthetic.shapes import scene
-    from mmhybrid.engine.runner.run_config import UserError
+    from mmhybrid.errors import UserError
     from mmhybrid.visualization.page import draw_page
 
     try:
-        if Path(args.out).suffix not in (".png", ".jpg", ".pdf"):
-            raise UserError(f"--out writes a .png, .jpg or .pdf file, and not {args.out}")
-        if args.short_side < 32:
-            raise UserError(f"--short-side {args.short_side}: give 32 or more")
-        if args.image:
-            image = read_rgb(args.image)
-        else:
-            image = scene(np.random.default_rng(4), 320, 240, range(5), 4)[0]
-        height, width = image.shape[:2]
-        x, y = args.place or (width // 2, height // 2)
-        if not (0 <= x < width and 0 <= y < height):
-            raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
-        model = init_model(args.model, args.checkpoint, args.cfg_options)
-        weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
-        title = args.title or f"{Path(args.model).stem}, {weights}"
-        place = ((y + 0.5) / height, (x + 0.5) / width)
-        options = dict(title=title, place=place, short_side=args.short_side)
-        draw_page(model, first_backbone(model, args.model), image, args.out, **options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        with exit_on_user_error():
+            if Path(args.out).suffix not in (".png", ".jpg", ".pdf"):
+                raise UserError(f"--out writes a .png, .jpg or .pdf file, and not {args.out}")
+            if args.short_side < 32:
+                raise UserError(f"--short-side {args.short_side}: give 32 or more")
+            if args.image:
+                image = read_rgb(args.image)
+            else:
+                image = scene(np.random.default_rng(4), 320, 240, range(5), 4)[0]
+            height, width = image.shape[:2]
+            x, y = args.place or (width // 2, height // 2)
+            if not (0 <= x < width and 0 <= y < height):
+                raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
+            model = init_model(args.model, args.checkpoint, args.cfg_options)
+            weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
+            title = args.title or f"{Path(args.model).stem}, {weights}"
+            place = ((y + 0.5) / height, (x + 0.5) / width)
+            options = dict(title=title, place=place, short_side=args.short_side)
+            draw_page(model, first_backbone(model, args.model), image, args.out, **options)
     except ModuleNotFoundError as error:
         sys.exit(
             f"error: {error}. pip install -r requirements/export.txt, and then "
