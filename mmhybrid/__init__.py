@@ -21,4 +21,5 @@ __all__ = [
     "replace_backbone",
 ]
 
-__getattr__ = renamed(__name__, {"with_backbone": "mmhybrid.replace_backbone"})
+OLD_NAMES = {"with_backbone": "mmhybrid.replace_backbone", "checkpoints": "mmhybrid.weights"}
+__getattr__ = renamed(__name__, OLD_NAMES)

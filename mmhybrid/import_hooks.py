@@ -31,13 +31,23 @@ class _Finder:
         return spec
 
 
-def add_import_hook(name: str, callback: Callback) -> None:
-    """Calls ``callback(module)`` once, now or when the module is imported."""
+def add_import_hook(name: str, callback: Callback) -> Callable[[], None]:
+    """Calls ``callback(module)`` once, now or when the module is imported.
+
+    Returns:
+        What takes the hook back.
+    """
     callbacks = _callbacks.setdefault(name, [])
+
+    def remove() -> None:
+        if callback in callbacks:
+            callbacks.remove(callback)
+
     if callback in callbacks:
-        return
+        return remove
     callbacks.append(callback)
     if name in sys.modules:
         callback(sys.modules[name])
     elif _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
+    return remove

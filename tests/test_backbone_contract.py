@@ -235,4 +235,6 @@ def test_arch_is_a_name_its_beginning_or_a_dict() -> None:
     presets = {"tiny": dict(depth=1), "small": dict(depth=2)}
     assert resolve_arch("tiny", presets, "tiny") == dict(depth=1)
     assert resolve_arch("t", presets, "tiny") == dict(depth=1)
+    assert resolve_arch("s", {"s": dict(depth=3), "T0": {}}, "s") == dict(depth=3)
+    assert resolve_arch("T0", {"s": dict(depth=3), "T0": {}}, "s") == {}
     assert resolve_arch(dict(depth=5), presets, "tiny") == dict(depth=5)

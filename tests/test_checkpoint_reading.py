@@ -151,6 +151,51 @@ def test_hostile_object_is_refused_and_does_not_run(attack, container, in_empty_
         assert "Nothing of it was executed" in str(error.value) or "attribute" in str(error.value)
 
 
+UNJUDGED = b"\x80\x02}X\x03\x00\x00\x00badc__builtin__\nbytearray\nJ\x00\x00\x10\x00\x85Rs."
+
+
+def records(pickled, **others):
+    """The bytes of a zip of torch.save with this pickle, cut before and after its directory."""
+    saved = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, saved)
+    made = io.BytesIO()
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith("data.pkl") and pickled else old.read(name))
+        for name, content in others.items():
+            new.writestr(f"archive/{name}", content)
+    data = made.getvalue()
+    place = data.rfind(b"PK\5\6")
+    size, start = struct.unpack("<II", data[place + 12 : place + 20])
+    return data[:start], data[start : start + size], data[place:]
+
+
+def test_a_name_in_capitals_hides_no_other_pickle(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"".join(records(None, **{"DATA.PKL": UNJUDGED})))
+    with pytest.raises(UnsafeCheckpointError, match="read in two ways"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_second_directory_hides_no_other_pickle(tmp_path):
+    hidden, first, _ = records(UNJUDGED, pad=b"x" * 4000)
+    shown, second, end = records(None, pad=b"x" * 10)
+    # PyTorch looks where the last record says, Python just before that record.
+    moved, place, shift = bytearray(second), 0, len(hidden) + len(first) - len(first + shown)
+    while place < len(moved):
+        lengths = struct.unpack("<HHH", moved[place + 28 : place + 34])
+        (offset,) = struct.unpack("<I", moved[place + 42 : place + 46])
+        moved[place + 42 : place + 46] = struct.pack("<I", offset + shift)
+        place += 46 + sum(lengths)
+    end = end[:12] + struct.pack("<II", len(first), len(hidden)) + end[20:]
+    (tmp_path / "a.pth").write_bytes(hidden + first + shown + bytes(moved) + end)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.read("archive/data.pkl") != UNJUDGED
+    with open(tmp_path / "a.pth", "rb") as file:
+        assert torch._C.PyTorchFileReader(file).get_record("data.pkl") == UNJUDGED
+    with pytest.raises(UnsafeCheckpointError, match="read in two ways"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("attack", hostile_pickles())
 def test_hostile_pickle_is_refused_and_does_not_run(attack, in_empty_folder):
     path = saved_pickle(hostile_pickles()[attack], in_empty_folder / "attack.pth")

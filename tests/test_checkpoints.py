@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule, ExponentialMovingAverage
+from mmengine.model import BaseModule, ExponentialMovingAverage, PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -362,6 +362,14 @@ def test_init_cfg(make, prefix, wrapping, tmp_path, messages):
     model.init_weights()
     assert holds(model, weights, prefix)
     assert any("tensors from" in message and path in message for message in messages)
+
+
+def test_init_cfg_with_the_class_of_mmengine(tmp_path):
+    weights = authors_weights()
+    path = saved({f"module.{key}": value for key, value in weights.items()}, tmp_path)
+    model = backbone(init_cfg=dict(type=PretrainedInit, checkpoint=path))
+    model.init_weights()
+    assert holds(model, weights, "")
 
 
 def test_init_cfg_with_prefix(tmp_path):

@@ -21,11 +21,12 @@ from mmengine.config import Config
 from mmengine.model import ModuleList
 from mmengine.registry import DATASETS, OPTIMIZERS
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 import mmhybrid
 from mmhybrid import compat, enable_safe_checkpoints
-from mmhybrid.compat import distribution_names, package_metadata
+from mmhybrid.compat import distribution_names, package_metadata, reading_checkpoints
 from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights import CheckpointError, UnsafeCheckpointError
 
@@ -125,6 +126,26 @@ def test_import_changes_what_is_listed_and_nothing_else():
         "handle.undo()"
     )
     assert state_after(undone) == with_it
+
+
+def test_enabling_ends_with_its_last_user_and_keeps_the_schemes_of_others(monkeypatch):
+    loader, mine = CheckpointLoader, lambda filename, map_location: {}
+    monkeypatch.setattr(loader, "_schemes", dict(loader._schemes))
+    before = dict(loader._schemes)
+    outer = enable_safe_checkpoints()
+    with enable_safe_checkpoints():
+        outer.undo()
+        outer.undo()
+        assert loader._schemes[""] is not before[""]
+        loader.register_scheme("mine://", mine)
+    assert loader._schemes == before | {"mine://": mine}
+
+
+def test_a_hosts_own_reader_of_files_stays(monkeypatch):
+    mine = lambda filename, map_location: {}  # noqa: E731
+    monkeypatch.setattr(CheckpointLoader, "_schemes", {"": mine})
+    reading_checkpoints._patch(mmengine_checkpoint)
+    assert CheckpointLoader._schemes == {"": mine}
 
 
 def test_enabling_lasts_until_it_is_undone():

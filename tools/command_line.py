@@ -26,10 +26,13 @@ def prepare() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         folder = ROOT / "requirements"
+        told = f"error: {sys.executable} lacks {', '.join(missing)}. "
+        if not folder.is_dir():  # installed as a package
+            sys.exit(told + 'Install them: pip install "mmhybrid[det,seg,cls]"')
         sys.exit(
-            f"error: {sys.executable} lacks {', '.join(missing)}. `make demo` makes an environment "
-            "in .venv that has everything. For this one: pip install "
-            f"-r {folder}/runtime.txt -r {folder}/openmmlab.txt -c {folder}/constraints.txt"
+            f"{told}`make demo` makes an environment in .venv that has everything. For this one: "
+            f"pip install -r {folder}/runtime.txt -r {folder}/openmmlab.txt "
+            f"-c {folder}/constraints.txt"
         )
 
 

@@ -49,8 +49,8 @@ def main() -> None:
         keys = ("optimizer", "constructor", "paramwise_cfg")
         wrapper = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
         MMLogger.get_current_instance().setLevel("WARNING")
-        model = model_of(cfg)
         check_config(cfg)
+        model = model_of(cfg)
         try:
             optimizer = build_optim_wrapper(model, wrapper).optimizer
         except (KeyError, NotImplementedError) as error:  # MMEngine's, and mmdet's constructor's

@@ -83,7 +83,7 @@ def main() -> None:
             runner.logger.addFilter(lambda line: "paramwise_options" not in line.getMessage())
         runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     write_training_result(runner, args.config, args.quick)
-    if args.quick:
+    if args.quick and runner.rank == 0:
         write_report(runner)
 
 

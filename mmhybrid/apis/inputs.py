@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mmhybrid.errors import UserError
 
@@ -51,8 +51,11 @@ def read_image(path: Path) -> np.ndarray:
     """Reads an image (H, W, 3), BGR, uint8; OSError or ValueError where it cannot."""
     content = path.read_bytes()
     # OpenCV fills with grey what is missing of a JPEG; Pillow says that it is.
-    with Image.open(io.BytesIO(content)) as opened:
-        opened.load()
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+    except UnidentifiedImageError:
+        raise ValueError("it is no image") from None
     image = mmcv.imfrombytes(content)
     if image is None:
         raise ValueError("OpenCV cannot read it")
@@ -89,4 +92,4 @@ def read_all(
             else:
                 yield str(path), name, read_image(path)
         except (OSError, ValueError, cv2.error, Image.DecompressionBombError) as error:
-            on_error(path, str(error).replace(repr(path), "").strip() or type(error).__name__)
+            on_error(path, str(error) or type(error).__name__)

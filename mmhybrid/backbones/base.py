@@ -227,7 +227,7 @@ def resolve_arch(
         {'depth': 5, 'width': 8}
     """
     if isinstance(arch, str):
-        name = SHORT_NAMES.get(arch.lower(), arch.lower())
+        name = arch if arch in presets else SHORT_NAMES.get(arch.lower(), arch.lower())
         if name not in presets:
             short = [letter for letter, long in SHORT_NAMES.items() if long in presets]
             raise ArgumentError(_unknown("arch", arch, [*presets, *short]))

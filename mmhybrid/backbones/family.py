@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -60,6 +60,15 @@ class Backbone(BaseModule):
     signs: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     one_sided: str = "(?!)"  # nothing
+
+    def __init__(self, init_cfg: dict | list[dict] | None = None) -> None:
+        given = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+        # By its name ours is found, which knows the names of published weights.
+        named = [
+            {**one, "type": "Pretrained"} if one.get("type") is PretrainedInit else one
+            for one in given
+        ]
+        super().__init__(named[0] if isinstance(init_cfg, dict) else named or init_cfg)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -18,6 +18,8 @@ from mmhybrid.import_hooks import add_import_hook
 
 def _patch(module: ModuleType) -> None:
     original = module.load_from_local
+    if module.CheckpointLoader._schemes.get("") is not original:
+        return  # somebody has a reader of their own
 
     @functools.wraps(original)
     def load_from_local(filename: str, map_location: Any) -> Any:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -116,7 +117,8 @@ def check_datasets(
         if source not in seen:
             seen.add(source)
             name = f"{loader.removesuffix('_dataloader')}: {type_name(dataset)}"
-            found[name] = check_dataset(dataset, cfg.get("default_scope"), most, workers)
+            found.setdefault(name, [])
+            found[name] += check_dataset(dataset, cfg.get("default_scope"), most, workers)
     return found
 
 
@@ -279,14 +281,17 @@ def _check_mask(info: dict[str, Any], classes: int, ignored: int) -> list[Found]
     if not path.is_file():
         return [*found, ("missing mask", str(path))]
     try:
-        with Image.open(path) as mask, Image.open(info["img_path"]) as image:
-            labels, size = np.array(mask), image.size
+        with Image.open(path) as mask:
+            labels = np.array(mask)
     except (OSError, SyntaxError, ValueError) as error:
         return [*found, ("unreadable image", f"{path} ({error})")]
     if labels.ndim != 2:
         return [*found, ("mask in colour", f"{path} has {labels.shape[2]} channels")]
     height, width = labels.shape
-    if (width, height) != size:
+    size = None
+    with suppress(OSError, SyntaxError, ValueError), Image.open(info["img_path"]) as image:
+        size = image.size  # of what cannot be read, check_image says so
+    if size not in (None, (width, height)):
         sizes = f"{width}x{height} pixels, its image {size[0]}x{size[1]}"
         found.append(("mask of another size than its image", f"{path} has {sizes}"))
     values = np.unique(labels).astype(np.int64)

@@ -72,8 +72,8 @@ def draw_page(
     for ax in grid.flat:
         ax.axis("off")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 85} if Path(path).suffix == ".jpg" else {}
-    figure.savefig(path, dpi=80, pil_kwargs=options)
+    options = {"pil_kwargs": {"quality": 85}} if Path(path).suffix == ".jpg" else {}
+    figure.savefig(path, dpi=80, **options)
 
 
 def _output_rows(backbone: nn.Module, x: Tensor) -> list[Row]:

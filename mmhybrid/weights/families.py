@@ -55,7 +55,9 @@ WHOLE_MODELS = (
 
 def families() -> Iterator[Family]:
     """All that is known, in the order in which it is looked for."""
-    classes = backbone_classes(Backbone)
+    # A subclass that says nothing of its own names is no family of its own.
+    own = {"signs", "published"}
+    classes = [one for one in backbone_classes(Backbone) if own & vars(one).keys()]
     for backbone in classes:
         for form in backbone.published:
             signs = form.signs or tuple(_pattern(name).pattern for name in form.names)

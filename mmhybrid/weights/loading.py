@@ -136,6 +136,9 @@ def read_address(path: str, map_location: Any, sha256: str | None = None) -> Any
 
         return CheckpointLoader.load_checkpoint(path, map_location)
     if sha256 is not None:
+        if "://" in path:
+            raise CheckpointError(f"sha256 is compared of files and downloads, not of {path}")
+        path = os.path.expanduser(path)
         check_sha256(path, sha256)
     return read_checkpoint(path, map_location)
 
@@ -181,7 +184,9 @@ def load_tensors(
         strict: raise CheckpointError where there are missing, unexpected or mismatched keys.
     """
     model = unwrapped(model)
-    weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
+    given, weights = weights, {without_wrappers(key): value for key, value in weights.items()}
+    if len(weights) < len(given):
+        raise CheckpointError(f"{source} has two tensors whose names differ in `module.` alone")
     # Compiled parts of a model have `_orig_mod.` in their names.
     target = {without_wrappers(key): tensor for key, tensor in model.state_dict().items()}
     full_names = {without_wrappers(key): key for key in model.state_dict()}
@@ -191,8 +196,7 @@ def load_tensors(
 
     fitted = dict(ours)
     for prefix, backbone in backbones_of(model).items():
-        if hasattr(backbone, "adapt_state_dict"):
-            fitted = backbone.adapt_state_dict(fitted, prefix)
+        fitted = backbone.adapt_state_dict(fitted, prefix)
     for key, own in target.items():
         if key not in fitted:
             report.missing_keys.append(key)

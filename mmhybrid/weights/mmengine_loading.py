@@ -9,8 +9,9 @@ import io
 import os
 import re
 import sys
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +38,7 @@ from mmhybrid.weights.loading import (
 from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.writing import write_checkpoint
 
-SOURCE = "_mmhybrid_source"  # where a checkpoint was read from, an attribute of its dict
+_sources: dict[int, str] = {}  # of checkpoints that were read and are still there, by their id
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
@@ -72,15 +73,19 @@ class PretrainedInit(weight_init.PretrainedInit):
 
 
 class SafeCheckpoints(ExitStack):
-    """What :func:`enable_safe_checkpoints` has changed; leaving a ``with`` block undoes it."""
+    """One use of :func:`enable_safe_checkpoints`; leaving a ``with`` block ends it."""
 
     undo = ExitStack.close
 
-    def _set(self, owner: Any, name: str, value: Any) -> None:
+
+class _Changes(ExitStack):
+    """What is changed in MMEngine; closing it gives MMEngine its own functions back."""
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
         self.callback(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
 
-    def _replace_function(self, original: Callable, replacement: Callable) -> None:
+    def replace_function(self, original: Callable, replacement: Callable) -> None:
         """In all modules that hold it: MMEngine's runner imports it by name."""
 
         def replace(old: Callable, new: Callable) -> None:
@@ -92,8 +97,22 @@ class SafeCheckpoints(ExitStack):
         self.callback(replace, replacement, original)
         replace(original, replacement)
 
+    def register_scheme(self, loader: type, prefixes: Sequence[str], reader: Callable) -> None:
+        """Undone where nobody else has registered for the prefix since."""
 
-_active: list[SafeCheckpoints] = []  # one at most
+        def restore(prefix: str, before: Callable | None) -> None:
+            if loader._schemes.get(prefix) is reader:
+                loader._schemes.pop(prefix)
+                if before is not None:
+                    loader.register_scheme(prefix, before, force=True)
+
+        for prefix in prefixes:
+            self.callback(restore, prefix, loader._schemes.get(prefix))
+        loader.register_scheme(list(prefixes), reader, force=True)
+
+
+_changes = _Changes()
+_users = 0
 
 
 def enable_safe_checkpoints() -> SafeCheckpoints:
@@ -107,35 +126,46 @@ def enable_safe_checkpoints() -> SafeCheckpoints:
     :class:`mmhybrid.engine.DurableCheckpointHook` call it, ``import mmhybrid`` does not.
 
     Returns:
-        A handle with ``undo()``, which is a context manager too. Where all of it is enabled
-        already, the handle undoes nothing.
+        A handle with ``undo()``, which is a context manager too. MMEngine gets its own functions
+        back when the last handle is undone.
 
     Example:
         >>> import mmhybrid
         >>> with mmhybrid.enable_safe_checkpoints():
         ...     pass  # runner.train()
     """
+    global _users
+    if _users == 0:
+        _change_mmengine()
+    _users += 1
     handle = SafeCheckpoints()
-    if _active:
-        return handle
-    _active.append(handle)
-    handle.callback(_active.clear)
+    handle.callback(_end_use)
+    return handle
+
+
+def _end_use() -> None:
+    global _users
+    _users -= 1
+    if _users == 0:
+        _changes.close()
+
+
+def _change_mmengine() -> None:
     from mmengine.runner import checkpoint
 
     loader = checkpoint.CheckpointLoader
-    handle._set(loader, "_schemes", dict(loader._schemes))
-    loader.register_scheme("", load_from_local, force=True)
-    loader.register_scheme([r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], load_from_ceph, force=True)
+    _changes.register_scheme(loader, [""], load_from_local)
+    stores = [r"(\S+\:)?s3://", r"(\S+\:)?petrel://"]
+    _changes.register_scheme(loader, stores, load_from_ceph)
     openmmlab = functools.partial(_load_from_openmmlab, checkpoint.load_from_openmmlab)
     openmmlab.__name__ = checkpoint.load_from_openmmlab.__name__
-    loader.register_scheme(("open-mmlab://", "openmmlab://"), openmmlab, force=True)
-    handle._set(checkpoint, "load_url", _load_url)
+    _changes.register_scheme(loader, ["open-mmlab://", "openmmlab://"], openmmlab)
+    _changes.set(checkpoint, "load_url", _load_url)
     load, save = checkpoint._load_checkpoint_to_model, checkpoint.save_checkpoint
-    handle._replace_function(load, functools.partial(_load_checkpoint_to_model, load))
-    handle._replace_function(save, functools.partial(_save_checkpoint, save))
+    _changes.replace_function(load, functools.partial(_load_checkpoint_to_model, load))
+    _changes.replace_function(save, functools.partial(_save_checkpoint, save))
     for name in ("mmengine.hooks.ema_hook", "mmpretrain.engine.hooks.ema_hook"):
-        add_import_hook(name, functools.partial(_replace_averaging, handle))
-    return handle
+        _changes.callback(add_import_hook(name, _replace_averaging))
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -169,16 +199,15 @@ def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _with_source(checkpoint: Any, source: str) -> Any:
-    if not isinstance(checkpoint, dict):
-        return checkpoint
-    if not hasattr(checkpoint, "__dict__"):
-        checkpoint = OrderedDict(checkpoint)  # a plain dict has no attributes
-    setattr(checkpoint, SOURCE, source)
+    if isinstance(checkpoint, dict):
+        checkpoint = OrderedDict(checkpoint)  # a plain dict takes no weak reference
+        _sources[id(checkpoint)] = source
+        weakref.finalize(checkpoint, _sources.pop, id(checkpoint))
     return checkpoint
 
 
 def _source_of(checkpoint: Any) -> str:
-    return getattr(checkpoint, SOURCE, "the checkpoint")
+    return _sources.get(id(checkpoint), "the checkpoint")
 
 
 def _load_checkpoint_to_model(
@@ -210,10 +239,8 @@ def _load_checkpoint_to_model(
     return checkpoint
 
 
-def _replace_averaging(handle: SafeCheckpoints, module: ModuleType) -> None:
+def _replace_averaging(module: ModuleType) -> None:
     """Averaged weights start from ``load_from`` too."""
-    if handle not in _active:
-        return  # the module was imported after undo()
     original = module.EMAHook.after_load_checkpoint
 
     @functools.wraps(original)
@@ -224,7 +251,7 @@ def _replace_averaging(handle: SafeCheckpoints, module: ModuleType) -> None:
         else:
             load_weights(averaged, checkpoint, source=_source_of(checkpoint))
 
-    handle._set(module.EMAHook, "after_load_checkpoint", after_load_checkpoint)
+    _changes.set(module.EMAHook, "after_load_checkpoint", after_load_checkpoint)
 
 
 def _is_ours_to_load(model: nn.Module, checkpoint: Any) -> bool:
@@ -235,6 +262,8 @@ def _is_ours_to_load(model: nn.Module, checkpoint: Any) -> bool:
     if not isinstance(checkpoint, Mapping) or "state_dict_ema" in checkpoint:
         return True
     state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, Mapping):
+        return True
     shapes = {without_wrappers(key): getattr(value, "shape", None) for key, value in state.items()}
     return shapes != {key: value.shape for key, value in model.state_dict().items()}
 

@@ -137,7 +137,9 @@ def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
             held = "is not there" if record is None else f"has {record.file_size}"
             raise DamagedCheckpointError(f"storage {key} declares {nbytes} bytes and {held}")
 
-    original = archive.read(pickles[0])
+    # As PyTorch finds it, whose reader of zips is not Python's.
+    file.seek(0)
+    original = torch._C.PyTorchFileReader(file).get_record("data.pkl")
     instructions = as_protocol_2(io.BytesIO(original))
     check_pickle(io.BytesIO(instructions), check_storage)
     if instructions == original:
@@ -156,6 +158,10 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
         raise DamagedCheckpointError("its last bytes are missing. Copy it again.")
     archive = zipfile.ZipFile(file)
     records = {record.filename: record for record in archive.infolist()}
+    # PyTorch ignores the case of names, and looks for the directory where the file says it is.
+    names = {name.casefold() for name in records}
+    if len(names) < len(archive.infolist()) or zipfile._EndRecData(file)[6] != archive.start_dir:
+        raise UnsafeCheckpointError("it is a zip that can be read in two ways")
     if any(record.endswith("constants.pkl") for record in records):
         raise UnsafeCheckpointError(
             "it is a TorchScript program, not weights. Save the state_dict of its model instead."

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         self.safe_checkpoints = enable_safe_checkpoints()
+        # A run that ends by an exception never comes to after_run.
+        weakref.finalize(runner, self.safe_checkpoints.undo)
 
     def after_run(self, runner: Runner) -> None:
         self.safe_checkpoints.undo()

@@ -18,7 +18,6 @@ command line: ``--cfg-options quick.iterations=200``.
 """
 
 import inspect
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
 from mmhybrid.datasets.synthetic import draw_data
+from mmhybrid.deprecation import warn_renamed
 from mmhybrid.engine.runner.run_config import map_values, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -57,8 +57,7 @@ def settings_of(cfg: Config) -> QuickSettings:
     values = asdict(CLASSIFIER if cfg.get("default_scope") == "mmpretrain" else QuickSettings())
     for key, value in (cfg.get("quick") or {}).items():
         if key in RENAMED:
-            told = f"quick.{key} is now quick.{RENAMED[key]}; the old name goes in version 0.3"
-            warnings.warn(told, DeprecationWarning, stacklevel=2)
+            warn_renamed(f"quick.{key}", f"quick.{RENAMED[key]}")
             key = RENAMED[key]
         if key not in values:
             raise UserError(f"quick.{key} is no setting of --quick; those are {', '.join(values)}")
@@ -87,7 +86,7 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
     _shorten(cfg, quick)
     if backbone := cfg.model.get("backbone"):
         found = type_of(backbone, MODELS, cfg.get("default_scope"))
-        if "layer_scale_init" in inspect.signature(found).parameters:
+        if found and "layer_scale_init" in inspect.signature(found).parameters:
             backbone.layer_scale_init = 0.1
     return cfg
 
@@ -172,7 +171,8 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     logger = dict(type="LoggerHook", interval=min(10, warm_up), log_metric_by_epoch=False)
     cfg.default_hooks.logger = logger
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
-    checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
+    if checkpoint:
+        checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
         if type_name(hook).endswith("EMAHook"):

@@ -47,7 +47,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         missing = error.filename or error
         raise UserError(f"{path} inherits from a config that does not exist: {missing}") from error
     cfg = with_options(cfg, options)
-    if scope:
+    if scope and not cfg.get("default_scope"):
         cfg.default_scope = scope
     _check_package(cfg.get("default_scope"))
     return cfg
