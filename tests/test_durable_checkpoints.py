@@ -14,7 +14,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
@@ -212,6 +213,15 @@ def test_validation_that_was_saved_is_not_repeated(toy_config, tmp_path) -> None
 
 
 # --- the order of writing and removing ------------------------------------------------------------
+
+
+def test_mmengine_is_as_before_after_a_run_however_it_ends(toy_config) -> None:
+    before = mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)
+    with pytest.raises(Killed):
+        train(toy_config, hooks=[Kill(3)])
+    assert (mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)) == before
+    train(toy_config, resume=True)
+    assert (mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)) == before
 
 
 def test_old_checkpoint_stays_until_the_new_one_is_whole(toy_config, monkeypatch) -> None:

@@ -4,6 +4,8 @@ import copy
 import logging
 import weakref
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmhybrid.engine.runner.accumulation import (
     accumulated_gradients,
@@ -44,6 +46,14 @@ class DurableCheckpointHook(CheckpointHook):
         self.safe_checkpoints = enable_safe_checkpoints()
         # A run that ends by an exception never comes to after_run.
         weakref.finalize(runner, self.safe_checkpoints.undo)
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop):
+            loop.run = self._while_safe()(loop.run)
+
+    @contextmanager
+    def _while_safe(self) -> Iterator[None]:
+        with self.safe_checkpoints:
+            yield
 
     def after_run(self, runner: Runner) -> None:
         self.safe_checkpoints.undo()
