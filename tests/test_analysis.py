@@ -55,6 +55,7 @@ def test_a_gpu_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("cuda:1",)] * 6
 
 
+@pytest.mark.full_size
 def test_rows_of_the_speed_table() -> None:
     rows = speed.forward(SMALL, repeats=1)
     assert [row["model"] for row in rows] == ["plain", "TransXNet-T", "TransXNet-T fused"]
@@ -66,6 +67,7 @@ def test_rows_of_the_speed_table() -> None:
     assert growth[1]["peak_mib"] > growth[0]["peak_mib"]
 
 
+@pytest.mark.full_size
 def test_errors_against_float64() -> None:
     errors = {row["precision"]: row["largest"] for row in speed.errors(SMALL)}
     assert errors["float64"] < 1e-12
@@ -74,6 +76,7 @@ def test_errors_against_float64() -> None:
     assert errors["float16 autocast"] < errors["bfloat16 autocast"] < 0.2
 
 
+@pytest.mark.full_size
 def test_rows_of_fused_models() -> None:
     rows = fused_speed(64, {"DMFormer-S": "DMFormer", "XFormer-S": "XFormer"}, repeats=1)
     assert len(rows) == 2 * 3

@@ -101,6 +101,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_number_of_parameters(name: str) -> None:
     models = [build(read(name.format(size))) for size in "tsb"]

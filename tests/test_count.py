@@ -39,6 +39,7 @@ OTHER_SIZES = [("transxnet_t_imagenet", 384, 5.157), ("transxnet_s_imagenet", 38
 OTHER_SIZES.append(("semantic_fpn_transxnet_t_ade20k", 512, 30.5))
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize(("name", "side", "giga"), OTHER_SIZES)
 def test_published_tables_at_other_sizes(root: Path, name: str, side: int, giga: float) -> None:
     with torch.device("meta"):

@@ -42,6 +42,7 @@ def test_collections_are_whole() -> None:
         assert {entry["In Collection"] for entry in content["Models"]} == {collection["Name"]}
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_figures_are_those_of_what_is_built(config: Path) -> None:
     cost = cost_of(config)
