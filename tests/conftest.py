@@ -31,6 +31,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+import mmhybrid
 from mmhybrid.layers.norm import build_norm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +133,13 @@ def published_keys() -> dict[str, Any]:
     """Entries of the published state dicts with their shapes, by model; see data/README.md."""
     with gzip.open(ROOT / "tests" / "data" / "published_keys.json.gz") as file:
         return json.load(file)
+
+
+@pytest.fixture
+def safe_checkpoints() -> Iterator[mmhybrid.weights.mmengine_loading.SafeCheckpoints]:
+    """MMEngine reads, loads and writes checkpoints as mmhybrid does."""
+    with mmhybrid.enable_safe_checkpoints() as handle:
+        yield handle
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 from torch import nn
 
-from mmhybrid import enable_safe_checkpoints, load_checkpoint
+from mmhybrid import load_checkpoint
 from mmhybrid.backbones import DWSwinTransformer, TransXNet
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError
@@ -90,12 +90,6 @@ def messages():
     logger.addHandler(handler)
     yield records
     logger.removeHandler(handler)
-
-
-@pytest.fixture
-def safe_checkpoints():
-    with enable_safe_checkpoints() as handle:
-        yield handle
 
 
 def plus_one(weights: dict, prefix: str = "") -> dict:

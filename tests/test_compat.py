@@ -265,12 +265,6 @@ def test_without_enabling_a_program_keeps_its_own_policy(trusted, tmp_path, monk
     assert isinstance(torch.load(path, weights_only=False, mmap=True), nn.Linear)
 
 
-@pytest.fixture
-def safe_checkpoints():
-    with enable_safe_checkpoints() as handle:
-        yield handle
-
-
 class Attack:
     def __init__(self, marker):
         self.marker = marker
