@@ -44,6 +44,34 @@ class Published(NamedTuple):
     signs: tuple[str, ...] = ()
 
 
+class PretrainedWeights(NamedTuple):
+    """A published checkpoint that models of a class can start from.
+
+    Attributes:
+        name (str): Model and data, as timm writes them: ``'transxnet_tiny.in1k'``. Its address is
+            ``mmhybrid://`` and the name.
+        url (str): Where the file is published.
+        trained_on (str): Data set, in words.
+        metrics (Mapping[str, float]): What was published of it, in percent, by the metric's name.
+        license (str): SPDX identifier of the weights' licence, ``'unknown'`` where none is stated.
+        options (Mapping[str, Any]): Constructor arguments of the class, so that it fits whole.
+        config (str): Name of the config whose whole model it fits. Defaults to ``''``: it fits
+            the backbone alone.
+        host (str): The plain model whose weights they are. Defaults to ``''``: the class's own.
+        sha256 (str): What the file's SHA-256 starts with. Defaults to ``''``: not published.
+    """
+
+    name: str
+    url: str
+    trained_on: str
+    metrics: Mapping[str, float]
+    license: str
+    options: Mapping[str, Any]
+    config: str = ""
+    host: str = ""
+    sha256: str = ""
+
+
 class Backbone(BaseModule):
     """What makes a backbone one of ours, whether its class is in this package or a user's own.
 
@@ -53,6 +81,10 @@ class Backbone(BaseModule):
             each being found in one of them.
         published (tuple[Published, ...]): Other names under which its weights are published.
         one_sided (str): Regular expression of names that only we or only the authors save.
+        pretrained (tuple[PretrainedWeights, ...]): The catalogue: what a model can start from.
+        may_be_new (tuple[str, ...]): Regular expressions of our names, matched at their beginning,
+            of parts that a checkpoint may lack, as a whole: all names that one expression
+            matches with the same groups are one part.
     """
 
     family: str
@@ -60,6 +92,8 @@ class Backbone(BaseModule):
     signs: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     one_sided: str = "(?!)"  # nothing
+    pretrained: tuple[PretrainedWeights, ...] = ()
+    may_be_new: tuple[str, ...] = ()
 
     def __init__(self, init_cfg: dict | list[dict] | None = None) -> None:
         given = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
