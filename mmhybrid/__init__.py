@@ -9,7 +9,7 @@ from mmhybrid.backbones.replace_backbone import replace_backbone  # noqa: E402
 from mmhybrid.deprecation import renamed  # noqa: E402
 from mmhybrid.registry import MODELS  # noqa: E402
 from mmhybrid.version import __version__  # noqa: E402
-from mmhybrid.weights import load_checkpoint  # noqa: E402
+from mmhybrid.weights import list_weights, load_checkpoint  # noqa: E402
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints  # noqa: E402
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "backbones",
     "enable_safe_checkpoints",
+    "list_weights",
     "load_checkpoint",
     "replace_backbone",
 ]

@@ -102,6 +102,7 @@ print(json.dumps(state))
 # What `import mmhybrid` changes there, and why.
 CHANGED_BY_IMPORT = {
     "scheme ": "MMEngine's own checkpoints, which PyTorch refuses since 2.6, are read all the same",
+    "scheme mmhybrid://": "weights of the catalogue, by MMEngine's own extension point",
     "initializers": "init_cfg=dict(type='Pretrained') knows the authors' names for our backbones",
 }
 

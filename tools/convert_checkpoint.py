@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="file to read: .pth, .pth.tar, .safetensors, ...")
+    parser.add_argument("checkpoint", help="file or address: .pth, .safetensors, ...")
     parser.add_argument("out", help="file to write, ending in .pth or .safetensors")
     parser.add_argument(
         "--to", choices=["ours", "authors"], default="ours", help="names to write (default: ours)"
@@ -51,9 +51,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     prepare()
     args = parse_args()
-    from mmhybrid.weights import CheckpointError, read_checkpoint
+    from mmhybrid.weights import CheckpointError
     from mmhybrid.weights.converting import to_authors, to_ours
-    from mmhybrid.weights.loading import find_weights, without_wrappers
+    from mmhybrid.weights.loading import find_weights, read_address, without_wrappers
 
     out = Path(args.out)
     if out.suffix not in (".pth", ".safetensors"):
@@ -61,7 +61,7 @@ def main() -> None:
     if args.no_hash and out.resolve() == Path(args.checkpoint).resolve():
         sys.exit(f"error: {out} is the file to read, whose optimizer and the like would be lost")
     try:
-        checkpoint = read_checkpoint(args.checkpoint)
+        checkpoint = read_address(args.checkpoint, "cpu")
         entry, weights = find_weights(checkpoint, False if args.no_ema else None, args.checkpoint)
         weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
         ours = args.to == "ours"

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.dw_names import DW_PAPER
-from mmhybrid.backbones.family import Backbone
+from mmhybrid.backbones.family import Backbone, PretrainedWeights
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.norm import keep_statistics
@@ -46,12 +46,28 @@ class DepthwiseShortcutBackbone(Backbone):
     Example:
         >>> backbone = dict(
         ...     type='mmhybrid.DepthwiseShortcutBackbone',
-        ...     backbone=dict(type='mmdet.SwinTransformer', init_cfg=dict(
-        ...         type='Pretrained', checkpoint='swin_tiny_patch4_window7_224.pth')))
+        ...     backbone=dict(
+        ...         type='mmdet.SwinTransformer',
+        ...         convert_weights=True,
+        ...         init_cfg=dict(
+        ...             type='Pretrained',
+        ...             checkpoint='mmhybrid://swin_tiny_patch4_window7_224.in1k')))
     """
 
     paper = DW_PAPER
     signs = (r"shortcuts\.\d+\.\d+\.convs\.",)
+    pretrained = (
+        PretrainedWeights(
+            name="swin_tiny_patch4_window7_224.in1k",
+            url="https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+            "swin_tiny_patch4_window7_224.pth",
+            trained_on="ImageNet-1K",
+            metrics={"top-1": 81.2},
+            license="MIT",
+            options=dict(backbone=dict(type="mmdet.SwinTransformer", convert_weights=True)),
+            host="Swin-T",
+        ),
+    )
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
 
     def __init__(

@@ -1,5 +1,6 @@
 """Reading a file of weights safely, recognising whose it is, renaming its keys."""
 
+from mmhybrid.weights.catalogue import get_weights, list_weights
 from mmhybrid.weights.errors import (
     CheckpointError,
     CheckpointWriteError,
@@ -16,6 +17,8 @@ __all__ = [
     "DamagedCheckpointError",
     "LoadReport",
     "UnsafeCheckpointError",
+    "get_weights",
+    "list_weights",
     "load_checkpoint",
     "load_weights",
     "read_checkpoint",

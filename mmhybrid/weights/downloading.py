@@ -1,17 +1,29 @@
-"""Checkpoints by address."""
+"""Checkpoints by address: the catalogue's and all others that are downloaded."""
 
 import datetime
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from mmengine.dist import barrier, get_dist_info
+from mmengine.logging import print_log
 
-from mmhybrid.weights.errors import CheckpointError
+from mmhybrid.weights.catalogue import SCHEME, get_weights, list_weights
+from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError
 from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.writing import sha256_of
+
+DOWNLOADED = ("http://", "https://", SCHEME)
+# File names that say nothing of the model, as Hugging Face has them.
+GENERIC = {"checkpoint", "model", "model_best", "model_final", "pytorch_model", "weights"}
 
 
 def load_url(
@@ -25,10 +37,18 @@ def load_url(
 ) -> Any:
     """Downloads a checkpoint, unless it is in the cache, and reads it.
 
+    What cannot be read is not kept, and what lies damaged in the cache is downloaded anew.
+
     Args: As those of :func:`torch.hub.load_state_dict_from_url`, but for
+        url: may be of the catalogue, ``mmhybrid://NAME``.
         sha256: what the file's SHA-256 starts with, at least eight digits; the address may end in
             ``#sha256=...`` instead.
-        check_hash: take it from a name such as ``name-0123abcd.pth`` where it is not given.
+        check_hash: take it from the catalogue, or from a name such as ``name-0123abcd.pth``, where
+            it is not given.
+
+    Raises:
+        CheckpointError: the file cannot be downloaded; the message says which, and where to put it.
+        DamagedCheckpointError: what was downloaded is no whole checkpoint.
     """
     url, _, fragment = url.partition("#")
     if sha256 is None and fragment.startswith("sha256="):
@@ -37,30 +57,77 @@ def load_url(
         raise CheckpointError(
             f"sha256={sha256} of {url} is no SHA-256: 8 to 64 digits from 0 to f are expected"
         )
+    entry = get_weights(url) if url.startswith(SCHEME) else None
+    entry = entry or next((one for one in list_weights() if one.url == url), None)
+    url = entry.url if entry else url
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
-    path = folder / (file_name or os.path.basename(urlparse(url).path))
+    path = folder / (file_name or cache_name(url, entry.name if entry else None))
     if sha256 is None and check_hash:
-        sha256 = hash_in_name(path.name)
-    fetched = not path.exists()
-    if fetched:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), progress=progress)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot download {url} ({error}). Download it elsewhere, in a browser say, and "
-                f"put it at {path}; or name a file that you have with --cfg-options "
-                "model.backbone.init_cfg.checkpoint=PATH; or start without pretrained weights "
-                "with --cfg-options model.backbone.init_cfg=None"
-            ) from error
-    if sha256 is not None:
-        try:
+        sha256 = (entry and entry.sha256) or hash_in_name(path.name)
+
+    def read(path: Path) -> Any:
+        if sha256 is not None:
             check_sha256(path, sha256)
-        except CheckpointError:
-            if fetched:
-                path.unlink()  # the next run must not take it from the cache
-            raise
-    return read_checkpoint(path, map_location)
+        return read_checkpoint(path, map_location)
+
+    if path.exists():
+        try:
+            return read(path)
+        except DamagedCheckpointError as error:
+            print_log(f"{error} Downloading {url}.", "current", logging.WARNING)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # PyTorch keeps what a server sent, be it half of the file or a proxy's page.
+        with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+            part = Path(temporary) / path.name
+            progress = progress and get_dist_info()[0] == 0
+            torch.hub.download_url_to_file(url, str(part), progress=progress)
+            try:
+                checkpoint = read(part)
+            except CheckpointError as error:
+                reason = str(error).replace(str(part), url)
+                raise type(error)(f"{reason} What was downloaded is not kept.") from None
+            part.replace(path)
+    except (OSError, HTTPException) as error:
+        raise CheckpointError(
+            f"cannot download {url} ({error}): download it elsewhere, in a browser say, and "
+            f"put it at {path}; or name a file that you have with --cfg-options "
+            "model.backbone.init_cfg.checkpoint=PATH; or start without pretrained weights "
+            "with --cfg-options model.backbone.init_cfg=None"
+        ) from error
+    return checkpoint
+
+
+def cache_name(url: str, name: str | None = None) -> str:
+    """What a file is called in the cache: as on the server, unless that says nothing of the model
+    and the catalogue has a ``name``.
+
+    Example:
+        >>> cache_name('https://example.com/v1.0/transx-t.pth.tar', 'transxnet_tiny.in1k')
+        'transx-t.pth.tar'
+        >>> cache_name('https://example.com/vit/model.safetensors', 'vit_tiny.in1k')
+        'vit_tiny.in1k.safetensors'
+    """
+    file = os.path.basename(urlparse(url).path)
+    stem, dot, ending = file.partition(".")
+    return f"{name}{dot}{ending}" if name and stem in GENERIC else file
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """Inside, the first process of a machine is ahead of the others, which find what it downloads.
+
+    All processes of a run must come here.
+    """
+    rank, world_size = get_dist_info()
+    first = int(os.environ.get("LOCAL_RANK", rank)) == 0
+    if world_size > 1 and not first:
+        barrier()
+    try:
+        yield
+    finally:
+        if world_size > 1 and first:
+            barrier()
 
 
 def hash_in_name(name: str) -> str | None:
@@ -76,11 +143,11 @@ def hash_in_name(name: str) -> str | None:
 
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:
-    """Compares a file with the start of its SHA-256."""
+    """Compares a file with the start of its SHA-256; DamagedCheckpointError where it differs."""
     with open(path, "rb") as file:
         digest = sha256_of(file, os.path.getsize(path))
     if not digest.startswith(expected.lower()):
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path} is not the file that was published: its SHA-256 is {digest} and "
             f"should start with {expected}. Remove it and download it again."
         )

@@ -13,7 +13,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import is_backbone
-from mmhybrid.weights.downloading import check_sha256, load_url
+from mmhybrid.weights.downloading import DOWNLOADED, check_sha256, load_url
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe, rename
 from mmhybrid.weights.reading import read_checkpoint
@@ -97,7 +97,8 @@ def load_checkpoint(
 
     Args:
         model: receives the weights.
-        path: a file, or any address that MMEngine takes.
+        path: a file, ``mmhybrid://NAME`` of :func:`mmhybrid.list_weights`, or any address that
+            MMEngine takes.
         ema: take the averaged weights (True) or the others (False); by default the averaged ones
             where the file has both.
         min_coverage: the least part of the backbone's tensors that must be loaded.
@@ -128,8 +129,8 @@ def load_checkpoint(
 
 
 def read_address(path: str, map_location: Any, sha256: str | None = None) -> Any:
-    """Reads a checkpoint from a file, by HTTP, or as MMEngine does from where it alone can."""
-    if path.startswith(("http://", "https://")):
+    """Reads a file, downloads ``mmhybrid://`` and HTTP, and leaves other addresses to MMEngine."""
+    if path.startswith(DOWNLOADED):
         return load_url(path, map_location=map_location, sha256=sha256)
     if "://" in path and sha256 is None:
         from mmengine.runner.checkpoint import CheckpointLoader

@@ -1,7 +1,8 @@
 """MMEngine's ways of loading and saving, for models that hold a backbone of ours.
 
 MMEngine loads what has the same name, and warns of the rest: a file of somebody else's loads
-"successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone.
+"successfully" with nothing loaded. Importing mmhybrid changes that for ``init_cfg`` alone, and
+registers the scheme ``mmhybrid://``.
 """
 
 import functools
@@ -12,18 +13,18 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmengine.dist import barrier, get_dist_info
 from mmengine.model import weight_init
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from mmhybrid.import_hooks import add_import_hook
-from mmhybrid.weights import downloading
+from mmhybrid.weights.catalogue import SCHEME
+from mmhybrid.weights.downloading import first_process_first, load_url
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe
 from mmhybrid.weights.loading import (
@@ -50,13 +51,8 @@ class PretrainedInit(weight_init.PretrainedInit):
         if not backbones_of(module):
             super().__call__(module)
             return
-        rank, world_size = get_dist_info()
-        waits = world_size > 1 and "://" in self.checkpoint  # the first process downloads
-        if waits and rank > 0:
-            barrier()
-        checkpoint = read_address(self.checkpoint, self.map_location)
-        if waits and rank == 0:
-            barrier()
+        with first_process_first() if "://" in self.checkpoint else nullcontext():
+            checkpoint = read_address(self.checkpoint, self.map_location)
         entry, weights = find_weights(checkpoint, source=self.checkpoint)
         if self.prefix is not None:
             prefix = self.prefix.rstrip(".") + "."
@@ -70,6 +66,19 @@ class PretrainedInit(weight_init.PretrainedInit):
         load_tensors(module, weights, source=self.checkpoint, entry=entry)
         if hasattr(module, "_params_init_info"):
             weight_init.update_init_info(module, init_info=self._get_init_info())
+
+
+def load_from_mmhybrid(filename: str, map_location: Any = None) -> Any:
+    """Reads what the catalogue has at ``mmhybrid://NAME``; MMEngine's loader of this scheme."""
+    with first_process_first():
+        return _with_source(load_url(filename, map_location=map_location), filename)
+
+
+def _register_scheme(module: ModuleType) -> None:
+    module.CheckpointLoader.register_scheme(SCHEME, load_from_mmhybrid, force=True)
+
+
+add_import_hook("mmengine.runner.checkpoint", _register_scheme)
 
 
 class SafeCheckpoints(ExitStack):
@@ -195,7 +204,7 @@ def _load_from_openmmlab(original: Callable, filename: str, map_location: Any = 
 
 
 def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
-    return _with_source(downloading.load_url(url, *args, **kwargs), url)
+    return _with_source(load_url(url, *args, **kwargs), url)
 
 
 def _with_source(checkpoint: Any, source: str) -> Any:

@@ -1,6 +1,5 @@
 # mmdet's Swin-T with Microsoft's weights, and depth-wise shortcuts that add zeros at first.
-weights = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-weights += "swin_tiny_patch4_window7_224.pth"
+weights = "mmhybrid://swin_tiny_patch4_window7_224.in1k"
 
 backbone = dict(
     type="DepthwiseShortcutBackbone",

@@ -1,10 +1,8 @@
 # TransXNet-T with the authors' weights, trained on ImageNet-1K.
-weights = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-t.pth.tar"
-
 backbone = dict(
     type="TransXNet",
     arch="tiny",
     drop_path_rate=0.1,
     norm_cfg=dict(type="SyncBN"),
-    init_cfg=dict(type="Pretrained", checkpoint=weights),
+    init_cfg=dict(type="Pretrained", checkpoint="mmhybrid://transxnet_tiny.in1k"),
 )

@@ -15,6 +15,7 @@ from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name, type_of
+from mmhybrid.weights.catalogue import SCHEME, get_weights
 
 PARTS = ("backbone", "neck", "data_preprocessor")
 ENDINGS = ("_head", "_roi_extractor")
@@ -33,11 +34,23 @@ def check_config(cfg: Config) -> None:
     _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
     _check_channels(cfg)
     _check_classes(cfg)
+    _check_start(str(cfg.get("load_from")), cfg.get("resume"))
 
 
 def check_model(cfg: Config) -> None:
     """The same of the model alone: it need not fit data that nobody reads."""
     check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
+
+
+def _check_start(address: str, resume: bool | None) -> None:
+    if not address.startswith(SCHEME):
+        return
+    get_weights(address)
+    if resume:
+        raise UserError(
+            f"{address} holds weights alone, of which no run can be resumed: start a new one from "
+            f"them with --cfg-options load_from={address}"
+        )
 
 
 def _model_parts(where: str, node: Any, scope: str | None = None) -> Iterator[tuple]:

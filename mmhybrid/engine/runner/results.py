@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.version import __version__
+from mmhybrid.weights.downloading import DOWNLOADED
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -93,7 +94,7 @@ def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict
         training = json.loads(file.with_name("result.json").read_text("utf-8"))
         if digest in training["checkpoints"].values():
             return training["origin"]
-    published = published or checkpoint.startswith(("http://", "https://", "mim://"))
+    published = published or checkpoint.startswith((*DOWNLOADED, "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
     return origin | dict(sha256=digest, command=command(), **made_by)
 

@@ -16,6 +16,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.errors import UserError
+from mmhybrid.weights.catalogue import SCHEME, get_weights
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
@@ -101,7 +102,10 @@ def _check_package(scope: str | None) -> None:
 
 
 def existing_file(path: str, what: str) -> str:
-    if "://" not in path and not Path(path).is_file():
+    """Reports a file that is missing, or a name that the catalogue lacks, before the run."""
+    if path.startswith(SCHEME):
+        get_weights(path)
+    elif "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no {what} {path}")
     return path
 
