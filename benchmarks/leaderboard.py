@@ -24,6 +24,7 @@ from benchmarks.results import (
     read_results,
     subject,
     variant,
+    with_published,
 )
 from mmhybrid.analysis.tables import markdown_table
 
@@ -219,7 +220,7 @@ def write_leaderboard(root: Path, paths: Iterable[str | Path], out: Path) -> str
 
     The costs of all configs are from the model index in the checkout ``root``.
     """
-    results, costs = read_results(paths), read_costs(root)
+    results, costs = with_published(read_results(paths)), read_costs(root)
     board = leaderboard(results, costs)
     texts = {"md": to_markdown(board), "csv": to_csv(results, costs), "html": to_html(board)}
     out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """``model-index.yml`` and its metafiles, in OpenMMLab's format, made from configs and results."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,13 +10,21 @@ import torch
 import yaml
 
 from benchmarks.config_names import WRAPPED, ConfigName, parse_config_name
-from benchmarks.results import ORIGIN_NAMES, Row, figures_of, read_results, variant
+from benchmarks.results import (
+    ORIGIN_NAMES,
+    Row,
+    figures_of,
+    read_results,
+    variant,
+    with_published,
+)
 from mmhybrid.analysis.counting import count
 from mmhybrid.apis.models import model_of, size_of
 from mmhybrid.backbones import DepthwiseShortcutBackbone, backbone_classes
 from mmhybrid.engine.runner.run_config import load_config
 from mmhybrid.errors import UserError
 from mmhybrid.version import __version__
+from mmhybrid.weights import list_weights
 
 FOLDER = "configs/metafiles"
 # As OpenMMLab's own indices write them.
@@ -42,12 +51,9 @@ def collection_of(name: ConfigName) -> str:
 def cost_of(config: str | Path) -> Row:
     """What the model of a config holds and computes, at the size that papers count it.
 
-    ``flops`` are as OpenMMLab's tables count them; ``pretrained`` is the address of the weights
-    that the backbone starts from, or None.
+    ``flops`` are as OpenMMLab's tables count them.
     """
     cfg = load_config(str(config))
-    init = (cfg.model.get("backbone") or {}).get("init_cfg") or {}
-    address = str(init.get("checkpoint"))
     size = size_of(cfg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,8 +63,7 @@ def cost_of(config: str | Path) -> Row:
         except (RuntimeError, NotImplementedError):  # it asks for a value while it is made
             model = model_of(cfg)
     result = count(model, size)
-    about = dict(parameters=result.parameters, flops=result.mm_macs, size=list(size))
-    return about | dict(pretrained=address if address.startswith("https://") else None)
+    return dict(parameters=result.parameters, flops=result.mm_macs, size=list(size))
 
 
 def count_configs(root: Path, results: Iterable[str | Path]) -> None:
@@ -68,7 +73,8 @@ def count_configs(root: Path, results: Iterable[str | Path]) -> None:
         costs[config.stem] = cost_of(config)
         print(f"{config.stem}: {costs[config.stem]['flops'] / 1e9:.4g} G", flush=True)
     head = "# Written by `python -m benchmarks leaderboard --index` from configs/ and results/.\n"
-    for name, content in make_index(costs, read_results(results)["accuracy"]).items():
+    accuracy = with_published(read_results(results))["accuracy"]
+    for name, content in make_index(costs, accuracy).items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -79,28 +85,22 @@ def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, A
     """What YAML holds, by path under the checkout, from :func:`cost_of` every config by its name.
 
     Rows of accuracy that name a config, on its data set, are entered, of a single origin each, the
-    first of :data:`ORIGIN_ORDER`.
+    first of :data:`ORIGIN_ORDER`. The weights of a config are those that the catalogue has of it.
     """
     figures: dict[str, list[Row]] = {}
     for row in figures_of(accuracy):
         # A quick run is of other data than its config.
         if "config" in row and row["dataset"] == parse_config_name(row["config"]).dataset:
             figures.setdefault(row["config"], []).append(row)
-    # What detectors start from is the weights of the classifier of the same name.
-    weights = {
-        (parse_config_name(stem).model, "ImageNet-1K"): cost["pretrained"]
-        for stem, cost in costs.items()
-        if cost.get("pretrained")
-    }
+    weights = {entry.config: entry.url for entry in list_weights() if entry.config}
     files: dict[str, Any] = {}
     for collection, paper in papers().items():
         models = []
         for stem, cost in sorted(costs.items()):
-            name = parse_config_name(stem)
-            if collection_of(name) == collection:
+            if collection_of(parse_config_name(stem)) == collection:
                 models.append(_entry(stem, cost, figures.get(stem, [])))
-                if address := weights.get((name.model, name.dataset)):
-                    models[-1]["Weights"] = address
+                if address := weights.get(stem):
+                    models[-1] |= {"Weights": address, "Converted From": _published_at(address)}
         if not models:
             continue
         about = {
@@ -113,6 +113,12 @@ def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, A
         file = f"{FOLDER}/{collection.lower().replace(' ', '_')}.yml"
         files[file] = dict(Collections=[about], Models=models)
     return {"model-index.yml": dict(Import=sorted(files)), **files}
+
+
+def _published_at(address: str) -> Row:
+    """The file itself, which loads as it is, and the repository whose release it is of."""
+    code = re.match(r"https://github\.com/[^/]+/[^/]+(?=/releases/)", address)
+    return {"Weights": address} | ({"Code": code[0]} if code else {})
 
 
 def _entry(stem: str, cost: Row, figures: list[Row]) -> Row:

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.config_names import parse_config_name
 from mmhybrid.errors import UserError
+from mmhybrid.weights import list_weights
 
 Row = dict[str, Any]
 REQUIRED = {
@@ -101,6 +102,25 @@ def read_results(paths: Iterable[str | Path]) -> dict[str, list[Row]]:
             made = dict(made=content.get("made", {})) if type == "benchmark" else {}
             found[type] += [{**row, **made} for row in rows]
     return found
+
+
+def with_published(results: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """What ``read_results`` returned, with the figures that the catalogue of weights has of whole
+    configs, where none of a paper is there."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row.get("config"), row["dataset"], row["metric"]
+
+    entered = {key(row) for row in results["accuracy"] if row["origin"]["type"] == "paper"}
+    found = []
+    for entry in (one for one in list_weights() if one.config):
+        name = parse_config_name(entry.config)
+        about = dict(model=name.model, config=entry.config, dataset=name.dataset)
+        about |= dict(method=name.method) if name.method else {}
+        origin = dict(type="paper", source=entry.url, where="published with these weights")
+        rows = [dict(about, metric=k, value=v, origin=origin) for k, v in entry.metrics.items()]
+        found += [row for row in rows if key(row) not in entered]
+    return dict(results, accuracy=[*results["accuracy"], *found])
 
 
 def rows_of_run(run: Mapping[str, Any]) -> list[Row]:

@@ -17,11 +17,11 @@ def on_post_build(config: MkDocsConfig) -> None:
         from benchmarks.leaderboard import leaderboard
         from benchmarks.leaderboard_page import to_html
         from benchmarks.model_index import read_costs
-        from benchmarks.results import read_results
+        from benchmarks.results import read_results, with_published
     except ModuleNotFoundError as error:
         log.info("The site gets no leaderboard.html: %s", error)
         return
     finally:
         sys.path.remove(str(ROOT))
-    board = leaderboard(read_results([ROOT / "results"]), read_costs(ROOT))
+    board = leaderboard(with_published(read_results([ROOT / "results"])), read_costs(ROOT))
     Path(config.site_dir, "leaderboard.html").write_text(to_html(board), encoding="utf-8")

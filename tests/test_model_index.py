@@ -7,8 +7,9 @@ import yaml
 
 from benchmarks.config_names import parse_config_name
 from benchmarks.model_index import cost_of, make_index, papers, read_costs
-from benchmarks.results import read_results
+from benchmarks.results import check_row, read_results, with_published
 from mmhybrid.backbones import backbone_classes
+from mmhybrid.weights import list_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -45,9 +46,7 @@ def test_collections_are_whole() -> None:
 @pytest.mark.full_size
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_figures_are_those_of_what_is_built(config: Path) -> None:
-    cost = cost_of(config)
-    del cost["pretrained"]
-    assert read_costs(ROOT)[config.stem] == cost, AGAIN
+    assert read_costs(ROOT)[config.stem] == cost_of(config), AGAIN
 
 
 def test_accuracies_are_those_of_the_results() -> None:
@@ -104,14 +103,35 @@ def test_names_of_configs_are_understood() -> None:
     assert (name.method, name.model) == ("Mask R-CNN", "Swin-T with DW shortcut")
 
 
-def test_published_weights_are_those_that_detectors_start_from() -> None:
-    cost = dict(parameters=1, flops=2, size=[3, 4])
-    names = ("transxnet_t_imagenet", "transxnet_s_imagenet", "transxnet_t_cifar10")
-    costs = dict.fromkeys(names, cost)
-    costs["retinanet_transxnet_t_coco"] = dict(cost, pretrained="https://example.com/t.pth")
-    models = make_index(costs, [])["configs/metafiles/transxnet.yml"]["Models"]
-    assert [one["Name"] for one in models if one.get("Weights")] == ["transxnet_t_imagenet"]
-    assert entries()["transxnet_b_imagenet"]["Weights"].endswith("transx-b.pth.tar")
+def test_weights_are_those_of_the_catalogue() -> None:
+    published = {entry.config: entry.url for entry in list_weights() if entry.config}
+    assert published["transxnet_b_imagenet"].endswith("transx-b.pth.tar")
+    index = entries()
+    found = {name: entry["Weights"] for name, entry in index.items() if "Weights" in entry}
+    assert found == published, AGAIN
+    release = "https://github.com/LMMMEng/TransXNet"
+    converted = dict(Weights=published["transxnet_b_imagenet"], Code=release)
+    assert index["transxnet_b_imagenet"]["Converted From"] == converted
+
+
+def test_figures_of_the_catalogue_are_entered_where_there_is_none_of_a_paper() -> None:
+    published = {
+        (entry.config, metric): value
+        for entry in list_weights()
+        for metric, value in entry.metrics.items()
+        if entry.config
+    }
+    rows = with_published(dict(accuracy=[]))["accuracy"]
+    assert {(row["config"], row["metric"]): row["value"] for row in rows} == published
+    assert [check_row(row) for row in rows]
+    results = read_results([ROOT / "results"])["accuracy"]
+    papers = [row for row in results if row["origin"]["type"] == "paper"]
+    entered = {(row.get("config"), row["metric"]): row["value"] for row in papers}
+    assert published.items() <= {**published, **entered}.items()  # they say the same
+    assert with_published(dict(accuracy=papers))["accuracy"][: len(papers)] == papers
+    assert len(with_published(dict(accuracy=papers * 2))["accuracy"]) == 2 * len(papers) + len(
+        published.keys() - entered
+    )
 
 
 def test_every_backbone_has_a_paper() -> None:
