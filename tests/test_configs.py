@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
-import mmhybrid  # noqa: F401  (MMEngine reads 'mmdet::...' through it)
-from mmhybrid.engine.runner.run_config import without_pretrained
+import mmhybrid  # MMEngine reads 'mmdet::...' through it
+from mmhybrid.engine.runner.run_config import map_values, without_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
@@ -28,9 +28,19 @@ def build(cfg: Config) -> torch.nn.Module:
         return MODELS.build(cfg.model)
 
 
+def addresses_of(cfg: Config) -> set[str]:
+    """All that its model, or the run, would download."""
+    found = []
+    start = dict(model=cfg.model, load_from=cfg.get("load_from"))
+    map_values(start, lambda key, value: found.append(str(value)))
+    return {one for one in found if "://" in one}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_and_its_parts_fit(name: str) -> None:
-    cfg = without_pretrained(read(name))
+    cfg = read(name)
+    assert addresses_of(cfg) <= {f"mmhybrid://{entry.name}" for entry in mmhybrid.list_weights()}
+    cfg = without_pretrained(cfg)
     # mmdet's Swin does not build without memory.
     device = "cpu" if cfg.model.backbone.type == "DepthwiseShortcutBackbone" else "meta"
     with torch.device(device), torch.no_grad():
@@ -63,8 +73,7 @@ def test_published_detection_recipe(name: str) -> None:
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == published
     assert backbone.norm_cfg == dict(type="SyncBN")
-    release = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0"
-    checkpoint = f"{release}/transx-{size}.pth.tar"
+    checkpoint = f"mmhybrid://transxnet_{backbone.arch}.in1k"
     assert backbone.init_cfg == dict(type="Pretrained", checkpoint=checkpoint)
     assert {"frozen_stages", "norm_eval", "style", "depth"}.isdisjoint(backbone)
     assert backbone.get("out_indices", (0, 1, 2, 3)) == ((0, 1, 2, 3) if mask else (1, 2, 3))

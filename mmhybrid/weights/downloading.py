@@ -85,8 +85,8 @@ def load_url(
             try:
                 checkpoint = read(part)
             except CheckpointError as error:
-                reason = str(error).replace(str(part), url)
-                raise type(error)(f"{reason} What was downloaded is not kept.") from None
+                reason = str(error).replace(f"{part}: ", "").replace(str(part), "it")
+                raise type(error)(f"what {url} sent is not kept: {reason}") from None
             part.replace(path)
     except (OSError, HTTPException) as error:
         raise CheckpointError(
