@@ -8,6 +8,7 @@ Run it after a change of a public name, signature or docstring:
 
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,9 @@ def signature(thing: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """A default as Python writes it; a read-only mapping as the dict that it holds."""
+    """A default as Ruff writes it; a read-only mapping as the dict that it holds."""
+    if isinstance(value, str):
+        return json.dumps(value)
     return repr(dict(value) if type(value).__name__ == "mappingproxy" else value)
 
 
