@@ -1,4 +1,4 @@
-"""Make the project's own tables: speed, and the leaderboard with the model index.
+"""Make the project's own tables: speed, weights, and the leaderboard with the model index.
 
 What counts is the ratios within a run: absolute times are those of this machine at this hour.
 """
@@ -23,6 +23,8 @@ EXAMPLES = """examples:
     python -m benchmarks leaderboard
   The model index too, every config counted anew (a minute or two):
     python -m benchmarks leaderboard --index
+  What becomes of every published file in every model that takes it, into results/weights.md:
+    python -m benchmarks weights
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -53,6 +55,8 @@ def parse_args() -> argparse.Namespace:
     add("--results", nargs="+", default=[str(ROOT / "results")], help=results)
     add("--out", default=str(ROOT / "docs"), help="folder (default: docs)")
     add("--index", action="store_true", help="count all configs and write model-index.yml too")
+    table = commands.add_parser("weights", help="load every type of published file; no download")
+    table.add_argument("--out", default="results", help="folder to write to (default: results)")
     return parser.parse_args()
 
 
@@ -71,6 +75,10 @@ def main() -> None:
 
             onnx = dict(graphs=Path(args.graphs), models=args.models)
             measure(args.sections, Path(args.out), args.threads, args.repeats, **onnx)
+        elif args.command == "weights":
+            from benchmarks.weights import write_table
+
+            print(write_table(Path(args.out)))
         else:
             from benchmarks.leaderboard import write_leaderboard
             from benchmarks.model_index import count_configs

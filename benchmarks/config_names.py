@@ -15,6 +15,8 @@ METHODS = {
     "upernet": "UperNet",
     "segformer": "all-MLP head",
 }
+# Pretrained backbones of OpenMMLab and timm, which examples put under the same heads.
+NEIGHBOURS = {"van": "VAN", "mobilevit": "MobileViT", "timm_nextvit": "Next-ViT"}
 CLASSIFICATION = "Image Classification"
 # Names as people write them, with the task as OpenMMLab's indices call it.
 DATASETS = {
@@ -43,9 +45,12 @@ class ConfigName(NamedTuple):
 
 
 def family_names() -> dict[str, str]:
-    """Families of all registered backbones by what configs call them: ``dw_vit`` is DW-ViT."""
+    """Families of all registered backbones by what configs call them: ``dw_vit`` is DW-ViT.
+
+    And of :data:`NEIGHBOURS`.
+    """
     families = (backbone.family for backbone in backbone_classes())
-    return {family.lower().replace("-", "_"): family for family in families}
+    return {family.lower().replace("-", "_"): family for family in families} | NEIGHBOURS
 
 
 def parse_config_name(stem: str) -> ConfigName:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.config_names import WRAPPED, ConfigName, parse_config_name
+from benchmarks.config_names import NEIGHBOURS, WRAPPED, ConfigName, parse_config_name
 from benchmarks.results import (
     ORIGIN_NAMES,
     Row,
@@ -38,8 +38,10 @@ def papers() -> dict[str, Any]:
     return {one.paper.collection: one.paper for one in classes if one.paper}
 
 
-def collection_of(name: ConfigName) -> str:
-    """In which collection, and metafile, a config is."""
+def collection_of(name: ConfigName) -> str | None:
+    """In which collection, and metafile, a config is; None for backbones of others."""
+    if name.family in NEIGHBOURS.values():
+        return None
     if name.family.endswith(WRAPPED):
         return DepthwiseShortcutBackbone.paper.collection
     for backbone in backbone_classes():
@@ -66,10 +68,16 @@ def cost_of(config: str | Path) -> Row:
     return dict(parameters=result.parameters, flops=result.mm_macs, size=list(size))
 
 
+def indexed_configs(root: Path) -> list[Path]:
+    """The configs of a checkout whose backbone is of this package."""
+    configs = sorted((root / "configs").glob("*.py"))
+    return [config for config in configs if collection_of(parse_config_name(config.stem))]
+
+
 def count_configs(root: Path, results: Iterable[str | Path]) -> None:
-    """Counts all configs of a checkout anew, and writes the index and its metafiles."""
+    """Counts the configs of a checkout anew, and writes the index and its metafiles."""
     costs = {}
-    for config in sorted((root / "configs").glob("*.py")):
+    for config in indexed_configs(root):
         costs[config.stem] = cost_of(config)
         print(f"{config.stem}: {costs[config.stem]['flops'] / 1e9:.4g} G", flush=True)
     head = "# Written by `python -m benchmarks leaderboard --index` from configs/ and results/.\n"

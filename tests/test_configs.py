@@ -39,10 +39,16 @@ def addresses_of(cfg: Config) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_and_its_parts_fit(name: str) -> None:
     cfg = read(name)
-    assert addresses_of(cfg) <= {f"mmhybrid://{entry.name}" for entry in mmhybrid.list_weights()}
+    known = {
+        address
+        for one in mmhybrid.list_weights()
+        for address in (f"mmhybrid://{one.name}", one.url)
+    }
+    assert addresses_of(cfg) <= known
     cfg = without_pretrained(cfg)
-    # mmdet's Swin does not build without memory.
-    device = "cpu" if cfg.model.backbone.type == "DepthwiseShortcutBackbone" else "meta"
+    # mmdet's Swin and mmpretrain's VAN do not build without memory.
+    in_memory = ("DepthwiseShortcutBackbone", "mmpretrain.VAN")
+    device = "cpu" if cfg.model.backbone.type in in_memory else "meta"
     with torch.device(device), torch.no_grad():
         model = MODELS.build(cfg.model).eval()
         features = model.backbone(torch.zeros(2, 3, 64, 96))

@@ -14,6 +14,8 @@ from mmengine.structures import PixelData
 import mmhybrid
 from mmhybrid.backbones import backbone_classes
 from mmhybrid.deploy import fuse
+from mmhybrid.engine.runner.run_config import without_pretrained
+from mmhybrid.errors import ArgumentError
 
 BASES = Path(__file__).resolve().parents[1] / "configs" / "_base_"
 # Bases with a head, and what makes it small.
@@ -36,6 +38,20 @@ TINY["DepthwiseShortcutBackbone"] = dict(backbone=dict(type="mmdet.SwinTransform
 HEIGHT, WIDTH = 64, 96
 
 
+# Models of timm by name: what makes them small, and channels of the maps of strides 4, 8, 16, 32.
+TIMM = {
+    "resnet18": (dict(zero_init_last=False), [64, 128, 256, 512]),
+    "swin_tiny_patch4_window7_224": (
+        dict(depths=(1, 1, 2, 1), embed_dim=24, num_heads=(1, 2, 3, 6)),
+        [24, 48, 96, 192],
+    ),
+    "mambaout_femto": (dict(depths=(1, 1, 1, 1)), [48, 96, 192, 288]),
+    "convnext_atto": (dict(depths=(1, 1, 1, 1)), [40, 80, 160, 320]),
+    "mobilevit_s": ({}, [64, 96, 128, 640]),
+    "efficientnet_b0": ({}, [24, 40, 112, 320]),
+}
+
+
 @functools.cache
 def head_config(head: str) -> Config:
     return Config.fromfile(BASES / f"{head}.py")
@@ -54,22 +70,30 @@ def annotated_images(detects: bool) -> dict:
     return dict(inputs=images, data_samples=[sample, sample.clone()])
 
 
-@pytest.mark.parametrize("backbone", sorted(TINY))
-@pytest.mark.parametrize("head", HEADS)
-def test_one_step_trains_and_fusing_changes_nothing(head: str, backbone: str) -> None:
+def pair(head: str, backbone: dict) -> Config:
+    """The config of a small head with a backbone."""
     base = head_config(head)
     init_default_scope(base.default_scope)
-    cfg = Config(dict(model=base.model.to_dict()))
-    changes = mmhybrid.replace_backbone(cfg.model, dict(type=backbone, **TINY[backbone]))
+    model, optim_wrapper = base.model.to_dict(), base.optim_wrapper
+    cfg = Config(dict(model=model, optim_wrapper=optim_wrapper, default_scope=base.default_scope))
+    changes = mmhybrid.replace_backbone(cfg.model, backbone)
     cfg.merge_from_dict(dict(model=changes))
-    cfg.merge_from_dict({f"model.{key}": value for key, value in HEADS[head].items()})
-    detects = base.default_scope == "mmdet"
-    if not detects:
-        cfg.model.data_preprocessor.size = (HEIGHT, WIDTH)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-    optimizer = build_optim_wrapper(model, base.optim_wrapper)
+    return shrink(cfg, HEADS[head])
 
-    data = model.data_preprocessor(annotated_images(detects), True)
+
+def shrink(cfg: Config, head: dict) -> Config:
+    cfg.merge_from_dict({f"model.{key}": value for key, value in head.items()})
+    if cfg.default_scope != "mmdet":
+        cfg.model.data_preprocessor.size = (HEIGHT, WIDTH)
+    return cfg
+
+
+def train_one_step(cfg: Config) -> torch.nn.Module:
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    images = annotated_images(detects=cfg.default_scope == "mmdet")
+    data = model.data_preprocessor(images, True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
     assert torch.isfinite(loss)
     before = [parameter.detach().clone() for parameter in model.backbone.parameters()]
@@ -80,19 +104,35 @@ def test_one_step_trains_and_fusing_changes_nothing(head: str, backbone: str) ->
     optimizer.step()
     same = sum(map(torch.equal, before, model.backbone.parameters()))
     assert same < len(before) / 4
+    return model
 
+
+@pytest.mark.parametrize("backbone", sorted(TINY))
+@pytest.mark.parametrize("head", HEADS)
+def test_one_step_trains_and_fusing_changes_nothing(head: str, backbone: str) -> None:
+    model = train_one_step(pair(head, dict(type=backbone, **TINY[backbone])))
     model, x = model.eval().double(), torch.randn(1, 3, HEIGHT, WIDTH, dtype=torch.float64)
     with torch.no_grad():
         maps, expected = (one.extract_feat(x) for one in (fuse(model), model))
         torch.testing.assert_close(maps, expected, rtol=1e-10, atol=1e-10)
 
 
+# Of backbones that do not tell them.
+CHANNELS = {
+    "swin_t_with_dw_shortcut": [96, 192, 384, 768],  # mmdet's does not build without memory
+    "van_b2": [64, 128, 320, 512],
+    "van_b3": [64, 128, 320, 512],
+    "mobilevit_s": [64, 96, 128, 640],
+    "timm_nextvit_s": [96, 256, 512, 1024],
+}
+
+
 @functools.cache
 def backbone_config(name: str) -> tuple[Config, list[int]]:
     """A base's backbone, and the channels of what it returns."""
     backbone = Config.fromfile(BASES / "backbones" / f"{name}.py").backbone
-    if name.startswith("swin"):
-        return backbone, [96, 192, 384, 768]  # mmdet's does not build without memory
+    if name in CHANNELS:
+        return backbone, CHANNELS[name]
     with torch.device("meta"):
         return backbone, list(MODELS.build(backbone).feature_channels)
 
@@ -109,6 +149,96 @@ def test_bases_of_heads_and_backbones_pair(head: str, name: str) -> None:
         expected = channels if "mask_rcnn" in head else channels[-3:]
         expected = expected[::-1] if "yolo" in head else expected
         assert changes["neck"]["in_channels"] == expected
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("head", ["retinanet_coco_1x", "mask_rcnn_coco_1x", "upernet_ade20k_160k"])
+def test_one_step_trains_models_of_timm(head: str, name: str, capfd) -> None:
+    options, channels = TIMM[name]
+    # What is asked for is not downloaded to look at it, and looking is silent.
+    backbone = dict(type="mmpretrain.TIMMBackbone", model_name=name, pretrained=True, **options)
+    cfg = pair(head, backbone)
+    assert capfd.readouterr().out == ""
+    assert cfg.model.backbone.pretrained is True
+    model = train_one_step(without_pretrained(cfg)).eval()
+    with torch.no_grad():
+        maps = model.backbone(torch.zeros(1, 3, HEIGHT, 2 * WIDTH))
+    levels = 3 if "retinanet" in head else 4
+    strides = [4, 8, 16, 32][-levels:]
+    sizes = [(HEIGHT // stride, 2 * WIDTH // stride) for stride in strides]
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (width, *size) for width, size in zip(channels[-levels:], sizes, strict=True)
+    ]
+
+
+# The examples with pretrained backbones of others, and what makes their backbones small.
+EXAMPLES = {
+    "semantic_fpn_van_b2_ade20k": dict(
+        arch=dict(embed_dims=[64, 128, 320, 512], depths=[1, 1, 1, 1], ffn_ratios=[1, 1, 1, 1])
+    ),
+    "mask_rcnn_timm_nextvit_s_coco": dict(depths=(1, 1, 5, 1)),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_one_step_trains_the_examples(name: str, read_config) -> None:
+    cfg = without_pretrained(read_config(name))
+    cfg.model.backbone.update(EXAMPLES[name])
+    train_one_step(shrink(cfg, HEADS["mask_rcnn_coco_1x"] if "rcnn" in name else {}))
+
+
+def test_example_takes_all_of_a_classifier_of_mmpretrain(read_config, tmp_path: Path) -> None:
+    """The file as OpenMMLab publishes it: the whole classifier's tensors, under its names."""
+    cfg = read_config("semantic_fpn_van_b2_ade20k")
+    mmpretrain = Config.fromstring(
+        "_base_ = 'mmpretrain::_base_/models/van/van_base.py'", ".py"
+    ).model
+    init_default_scope("mmpretrain")
+    classifier = MODELS.build(mmpretrain)
+    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / "van.pth")
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / "van.pth")
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.init_weights()
+    expected = classifier.backbone.state_dict()
+    assert list(backbone.state_dict()) == list(expected)
+    assert all(map(torch.equal, backbone.state_dict().values(), expected.values()))
+
+
+@pytest.mark.parametrize(
+    ("levels", "backbone", "message"),
+    [
+        (
+            4,
+            dict(type="mmpretrain.TIMMBackbone", model_name="resnet18", out_indices=(0, 1, 2, 3)),
+            r"maps \(0, 1, 2, 3\) of resnet18 have strides \[2, 4, 8, 16\], the model takes "
+            r"\[4, 8, 16, 32\]: choose others .* as out_indices=\(1, 2, 3, 4\)$",
+        ),
+        (
+            3,
+            dict(type="mmpretrain.TIMMBackbone", model_name="vit_tiny_patch16_224"),
+            r"vit_tiny_patch16_224 have strides \[16, 16, 16\].* out_indices$",
+        ),
+        (3, dict(type="mmpretrain.TIMMBackbone", model_name="resnet_18"), "Unknown model"),
+        (4, dict(type="mmpretrain.MobileNetV2"), r"MobileNetV2 have strides \[4, 8, 16, 16\]"),
+    ],
+)
+def test_maps_of_other_strides_are_an_error(levels: int, backbone: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        mmhybrid.replace_backbone(dict(neck=dict(in_channels=[1] * levels)), backbone)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "out_indices"),
+    [
+        (dict(type="mmpretrain.MobileViT"), (1, 2, 3, 4)),  # five levels
+        (dict(type="mmdet.CSPDarknet"), (1, 2, 3, 4)),
+        (dict(type="mmpretrain.VAN"), (0, 1, 2, 3)),  # whose eval() returns nothing
+        (dict(type="mmdet.ResNet", depth=18, strides=(1, 2, 1, 1)), (0, 1, 2, 3)),  # as asked for
+    ],
+)
+def test_stages_up_to_stride_32_are_chosen(backbone: dict, out_indices: tuple) -> None:
+    changes = mmhybrid.replace_backbone(dict(neck=dict(in_channels=[1, 2, 3, 4])), backbone)
+    assert changes["backbone"]["out_indices"] == out_indices
 
 
 def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:

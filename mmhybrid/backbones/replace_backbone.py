@@ -1,13 +1,17 @@
 """Puts a backbone under the heads of a model config, with channels that fit."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from torch import nn
 
 from mmhybrid.errors import ArgumentError
+from mmhybrid.registry import type_name
 
 
 def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +26,21 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     A neck with ``in_channels`` says by their number how many of the last stages it takes; those
     below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it, and
     without that a head takes the last map, or as many of the last as it has ``in_channels``. The
-    backbone returns those stages, unless it has ``out_indices`` of its own.
+    backbone returns those stages, of strides up to 32, unless it has ``out_indices`` of its own.
+
+    A ``TIMMBackbone`` needs no more than ``model_name``: it gets ``features_only=True`` and those
+    ``out_indices``, channels are read from timm's ``feature_info``, and models that return
+    (B, H, W, C) or take one size of images alone, as timm's Swin, get what makes them return
+    (B, C, H, W) at other sizes. Nothing is downloaded here.
 
     Returns:
         dict: Config of ``backbone``, and ``in_channels`` of the neck or of ``decode_head`` and
         ``auxiliary_head``, whole heads where these are lists; and ``pretrained=None`` where the
         model has it, which would overrule the backbone's own ``init_cfg``.
+
+    Raises:
+        ArgumentError: The model does not tell its channels, the backbone returns more or fewer
+            maps than it takes, or maps of other strides, or timm cannot make it.
 
     Example:
         >>> from mmhybrid import replace_backbone
@@ -49,8 +62,7 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     backbone = inner = ConfigDict(backbone).to_dict()
     while "backbone" in inner:  # wrapped
         inner = inner["backbone"]
-    inner.setdefault("out_indices", tuple(range(4 - levels, 4)))
-    channels = feature_channels(backbone)
+    channels = _fit_stages(backbone, inner, levels)
     changes["backbone"] = dict(backbone, _delete_=True)
     if neck is not None:
         if len(channels) != levels:
@@ -72,21 +84,86 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     return changes
 
 
-def feature_channels(backbone: Mapping[str, Any]) -> list[int]:
-    """Channels of the maps that a backbone of this config returns, whoever wrote it."""
+def _fit_stages(backbone: dict[str, Any], inner: dict[str, Any], levels: int) -> list[int]:
+    """Gives a backbone ``out_indices`` where it has none; returns the channels of its maps."""
+    ours_to_choose = "out_indices" not in inner
+    wanted = [4, 8, 16, 32][-levels:]
+    if type_name(inner) == "TIMMBackbone":
+        _complete_timm(inner, levels)
+    elif ours_to_choose:
+        inner["out_indices"] = tuple(range(4 - levels, 4))
+    channels, strides = _maps_of(backbone)
+    if ours_to_choose and [2 * stride for stride in strides] == wanted:  # five levels
+        inner["out_indices"] = tuple(range(5 - levels, 5))
+        channels, strides = _maps_of(backbone)
+    checked = ours_to_choose and levels > 1 and not {"strides", "output_stride"} & set(inner)
+    if strides and (strides[0] < 4 or (checked and strides != wanted)):
+        five_levels = f", as out_indices={tuple(range(5 - levels, 5))}" if strides[0] == 2 else ""
+        raise ArgumentError(
+            f"the maps {inner['out_indices']} of {_name(inner)} have strides {strides}, the model "
+            f"takes {wanted}: choose others by the backbone's out_indices{five_levels}"
+        )
+    return channels
+
+
+def _complete_timm(inner: dict[str, Any], levels: int) -> None:
+    """Has a model of timm return maps, of shape (B, C, H, W), of images of any size."""
+    inner["features_only"] = True
+    inner.setdefault("out_indices", tuple(range(-levels, 0)))  # timm's have four to six levels
     try:
-        with torch.device("meta"):  # quick: nothing is initialised
-            return _built_channels(backbone)
-    except RuntimeError:  # mmdet's Swin reads values while it is built, and there are none
-        with torch.random.fork_rng(devices=[]):
-            return _built_channels(backbone)
+        model = _build(inner).timm_model
+    except (RuntimeError, TypeError, ValueError, LookupError, AssertionError) as error:
+        raise ArgumentError(
+            f"timm makes no feature maps {inner['out_indices']} with {_name(inner)}: {error}"
+        ) from error
+    if getattr(model, "output_fmt", "NCHW") == "NHWC":
+        inner.setdefault("feature_cls", "getter")  # which permutes them
+        if any(getattr(module, "strict_img_size", False) for module in model.modules()):
+            inner.setdefault("strict_img_size", False)
+
+
+def _name(backbone: Mapping[str, Any]) -> str:
+    return backbone.get("model_name") or type_name(backbone)
+
+
+def _build(backbone: Mapping[str, Any]) -> nn.Module:
+    """A backbone of this config, whoever wrote it, for looking at."""
+    config = inner = ConfigDict(backbone)
+    while "backbone" in inner:
+        inner = inner["backbone"]
+    if type_name(inner) == "TIMMBackbone":
+        inner["pretrained"] = False  # which it would download
+    with _without_info():  # TIMMBackbone logs what it returns
+        try:
+            with torch.device("meta"):  # quick: nothing is initialised
+                return MODELS.build(config)
+        except RuntimeError:  # mmdet's Swin reads values while it is built, and there are none
+            with torch.random.fork_rng(devices=[]):
+                return MODELS.build(config)
+
+
+@contextmanager
+def _without_info() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @torch.no_grad()
-def _built_channels(backbone: Mapping[str, Any]) -> list[int]:
-    built = MODELS.build(ConfigDict(backbone)).eval()
-    given = getattr(built, "feature_channels", None)
-    return list(given or (one.shape[1] for one in built(torch.zeros(1, 3, 64, 64))))
+def _maps_of(backbone: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Channels and strides of its maps; no strides where it tells its channels alone."""
+    built = _build(backbone)
+    if (info := getattr(getattr(built, "timm_model", None), "feature_info", None)) is not None:
+        return info.channels(), info.reduction()
+    if given := getattr(built, "feature_channels", None):
+        return list(given), list(getattr(built, "feature_strides", ()))
+    built.train(False)  # not eval(), which returns what train() does: in mmpretrain, nothing
+    device = next(built.parameters()).device
+    maps = built(torch.zeros(1, 3, 64, 64, device=device))
+    return [one.shape[1] for one in maps], [64 // one.shape[2] for one in maps]
 
 
 def _in_channels(head: Mapping[str, Any], channels: Sequence[int]) -> int | list[int]:

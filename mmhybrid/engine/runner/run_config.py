@@ -118,6 +118,7 @@ def without_pretrained(cfg: Config) -> Config:
     while "backbone" in node:  # one may wrap another
         node = node.backbone
         node.init_cfg = None
+        node.pop("pretrained", None)  # of mmpretrain's TIMMBackbone
     return cfg
 
 
