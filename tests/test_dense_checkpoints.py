@@ -65,6 +65,16 @@ def test_models_have_the_names_shapes_and_types_of_the_files(
     assert sum(one.numel() for one in model.parameters()) == PARAMETERS[method][size]
 
 
+@pytest.mark.parametrize(
+    "entry", [e for e in TransXNet.pretrained if e.config], ids=lambda e: e.name
+)
+def test_the_catalogue_names_the_config_that_a_file_fits(entry, read_config) -> None:
+    backbone = read_config(entry.config).model.backbone
+    assert backbone.arch == entry.options["arch"]
+    levels = entry.options.get("out_indices", (0, 1, 2, 3))
+    assert tuple(backbone.out_indices) == levels
+
+
 @pytest.fixture(scope="module")
 def tiny(dense_checkpoint, tmp_path_factory: pytest.TempPathFactory):
     """By method, a small config and a file that fits it; made when asked for."""
@@ -192,6 +202,7 @@ train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=ITERATIONS)
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1), checkpoint=None)
 randomness = dict(seed=0)
+model["train_cfg"] = dict(rcnn=dict(sampler=dict(num=16)))
 model["roi_head"] = dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=2))
 """
 CLASS_LAYERS = [
