@@ -5,11 +5,14 @@ import functools
 import gzip
 import importlib
 import json
+import math
 import os
 import random
 import runpy
 import subprocess
 import sys
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,6 +136,101 @@ def published_keys() -> dict[str, Any]:
     """Entries of the published state dicts with their shapes, by model; see data/README.md."""
     with gzip.open(ROOT / "tests" / "data" / "published_keys.json.gz") as file:
         return json.load(file)
+
+
+@pytest.fixture(scope="session")
+def dense_shapes(published_keys: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Names, shapes and types of one of the nine dense files of TransXNet's authors.
+
+    Called with a method of data/dense_heads.json and ``'t'``, ``'s'``, ``'b'``, or ``'tiny'``: the
+    backbone that the class has for tests.
+    """
+    heads = json.loads((ROOT / "tests" / "data" / "dense_heads.json").read_text())
+
+    def shapes(method: str, size: str) -> dict[str, tuple[list[int], torch.dtype]]:
+        if size == "tiny":
+            model = mmhybrid.backbones.TransXNet(**mmhybrid.backbones.TransXNet.test_options)
+            channels = model.feature_channels
+            backbone = {key: (list(v.shape), v.dtype) for key, v in model.state_dict().items()}
+        else:
+            published = published_keys[f"transxnet_{size}"]
+            channels = published["arch_settings"]["embed_dims"]
+            entries = published["keys_fork_feat"]
+            backbone = {key: (shape, getattr(torch, dtype)) for key, shape, dtype in entries}
+        channels = dict(zip(("c1", "c2", "c3", "c4"), channels, strict=True))
+        found = {f"backbone.{key}": value for key, value in backbone.items()}
+        if method == "retinanet":  # the authors' start_level=1
+            found = {key: found[key] for key in found if not key.startswith("backbone.norm0.")}
+        for key, shape in heads[method].items():
+            dtype = torch.int64 if key.endswith("num_batches_tracked") else torch.float32
+            found[key] = ([channels.get(n, n) for n in shape], dtype)
+        return found
+
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def dense_checkpoint(dense_shapes: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Such a file whole, as mmcv 1.7.1 writes it, its values filled by a rule; called the same."""
+
+    def values(key: str, shape: list[int], dtype: torch.dtype) -> Tensor:
+        if dtype == torch.int64:
+            return torch.full(shape, 7)
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        noise = torch.rand(shape, generator=generator)
+        if key.endswith(("bias", "running_mean")):
+            return 0.2 * noise - 0.1
+        return 0.5 + noise if len(shape) == 1 else (4 * noise - 2) / math.prod(shape[1:]) ** 0.5
+
+    def make(method: str, size: str) -> dict[str, Any]:
+        weights = OrderedDict((k, values(k, *v)) for k, v in dense_shapes(method, size).items())
+        weights._metadata = OrderedDict({"": dict(version=1), "backbone": dict(version=2)})
+        return dict(
+            meta=old_meta(method, size),
+            state_dict=weights,
+            optimizer=dict(
+                state={
+                    index: dict(step=torch.tensor(9.0), exp_avg=value * 0, exp_avg_sq=value * 0)
+                    for index, value in enumerate(weights.values())
+                    if value.ndim == 1  # all, in theirs; these keep the file small
+                },
+                param_groups=[dict(lr=1e-6, betas=(0.9, 0.999), params=list(range(len(weights))))],
+            ),
+        )
+
+    return make
+
+
+def old_meta(method: str, size: str) -> dict[str, Any]:
+    """``meta`` as mmcv 1.7.1 writes it for mmdet 2.28.2 and mmseg 0.30.0."""
+    config = f"model = dict(\n    type='{method}', backbone=dict(type='transxnet_{size}'))\n"
+    common = dict(env_info="sys.platform: linux\nPyTorch: 1.12.1", seed=None)
+    common |= dict(mmcv_version="1.7.1", time="Mon Oct 30 12:00:00 2023")
+    if method == "semantic_fpn":
+        data = importlib.import_module("mmseg.datasets").ADE20KDataset.METAINFO
+        score = np.float64(0.455)  # NumPy rounds it before the hook keeps it
+        hooks = dict(last_ckpt="work_dirs/iter_80000.pth", best_score=score)
+        return common | dict(
+            mmseg_version="0.30.0+34645655",
+            config=config,
+            CLASSES=tuple(data["classes"]),
+            PALETTE=[list(colour) for colour in data["palette"]],
+            exp_name=f"sfpn_transxnet_{size}.py",
+            hook_msgs=hooks | dict(best_ckpt="work_dirs/best_mIoU_iter_80000.pth"),
+            epoch=127,
+            iter=80000,
+        )
+    data = importlib.import_module("mmdet.datasets").CocoDataset.METAINFO
+    hooks = dict(last_ckpt="work_dirs/epoch_12.pth", best_score=0.445)
+    return common | dict(
+        mmdet_version="2.28.2+5ba630b",
+        config=config,
+        CLASSES=tuple(data["classes"]),
+        exp_name=f"{method}_transx_{size}_fpn_1x_coco.py",
+        hook_msgs=hooks | dict(best_ckpt="work_dirs/best_bbox_mAP_epoch_12.pth"),
+        epoch=12,
+        iter=87960,
+    )
 
 
 @pytest.fixture

@@ -90,7 +90,10 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    trained_on = (read_address(checkpoint, "cpu").get("meta") or {}).get("dataset_meta") or {}
+    meta = read_address(checkpoint, "cpu").get("meta") or {}
+    # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
+    old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))
+    trained_on = meta.get("dataset_meta") or old
     if trained_on.get("classes"):
         return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))

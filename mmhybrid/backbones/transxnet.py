@@ -11,7 +11,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
-from mmhybrid.backbones.family import Paper, PretrainedWeights, Published, Weights
+from mmhybrid.backbones.family import Paper, Published, Weights
+from mmhybrid.backbones.transxnet_weights import published_weights
 from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
 from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
@@ -121,6 +122,7 @@ class TransXNet(HybridBackbone):
             signs=signs,
         ),
     )
+    pretrained = published_weights()
     # fmt: off
     test_options = MappingProxyType(dict(image_size=64, arch=dict(
         depths=(2, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4),
