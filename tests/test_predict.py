@@ -250,12 +250,6 @@ def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) ->
     assert found[0]["name"] == found[0]["best"][0]["name"]
 
 
-def test_a_wrong_name_is_reported_before_the_model_is_built(run_tool) -> None:
-    files = (ROOT / "configs" / f"{CLASSIFIER}.py", __file__)  # no checkpoint, which is not read
-    with pytest.raises(SystemExit, match=r"^error: there is no image nothing\.png$"):
-        run_tool("predict.py", *files, "nothing.png")
-
-
 @pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, RuntimeError, AssertionError])
 def test_a_bug_in_a_model_keeps_its_traceback(error: type[Exception], monkeypatch) -> None:
     def make() -> None:
