@@ -61,7 +61,7 @@ REFUSED = {
         "unexpected keyword argument 'size'"),
     "broken call": ("get_flops.py 'TransXNet('", "names no model"),
     "shape of three": ("get_flops.py TransXNet --shape 1 2 3", "--shape takes height and width"),
-    "shape that is too small": ("get_flops.py TransXNet --shape 16", "at least 32x32 pixels"),
+    "shape that is too small": ("get_flops.py TransXNet --shape 16", "at least 32x32 pixels.*16"),
     "options of no config": ("get_flops.py TransXNet --cfg-options a=1",
         "--cfg-options change a config"),
     "size of one number": (f'{VIT} --check 64', "--check takes sizes such as 480x640"),
