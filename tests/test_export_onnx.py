@@ -167,12 +167,13 @@ def test_the_command_line(run_tool, capsys, tmp_path: Path) -> None:
     assert (tmp_path / "vit.onnx").is_file()
 
 
-def test_old_option_of_the_command_line(run_tool, tmp_path: Path) -> None:
+def test_old_option_of_the_command_line(run_tool, root: Path, tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "vit.onnx", "--pictures", root / "docs" / "images")
     with (
         pytest.raises(SystemExit, match=r"^error: --images need a whole model"),
         pytest.warns(DeprecationWarning, match="--pictures is now --images"),
     ):
-        run_tool("export_onnx.py", VIT, "--out", tmp_path / "vit.onnx", "--pictures", tmp_path)
+        run_tool("export_onnx.py", VIT, *words)
 
 
 @pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])
