@@ -28,6 +28,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner
@@ -35,6 +36,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 import mmhybrid
+from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.layers.norm import build_norm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -309,6 +312,22 @@ def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Of a run that does not ask for the versions of compilers, which takes a second."""
     monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
     return make_toy_config(tmp_path)
+
+
+@pytest.fixture
+def train() -> Callable[..., Runner]:
+    """Trains by a toy config as ``tools/train.py`` would, with some more hooks."""
+
+    def train(cfg: Config, *hooks: Hook, resume: bool = False) -> Runner:
+        cfg = with_safeguards(with_resume(cfg, "auto") if resume else cfg)
+        cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+        runner = build_runner(cfg)
+        for hook in hooks:
+            runner.register_hook(hook)
+        runner.train()
+        return runner
+
+    return train
 
 
 def make_toy_config(folder: Path) -> Config:

@@ -1,4 +1,4 @@
-"""mmcv's kernels against slow ones written from its C++ and CUDA code."""
+"""mmcv's kernels against slow ones: what its C++ and CUDA code says, in PyTorch's functions."""
 
 import itertools
 import math
@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 
 from mmhybrid.compat import mmcv_ext
@@ -30,57 +32,50 @@ def random_boxes(count: int, whole: bool = False) -> Tensor:
 # ---------------------------------------------------------------- non-maximum suppression
 
 
-def slow_iou(a: np.ndarray, b: np.ndarray, offset: int) -> np.float32:
-    """One overlap in float32, as mmcv's kernels compute it."""
-    one, zero = np.float32(offset), np.float32(0)
-    width = max(zero, min(a[2], b[2]) - max(a[0], b[0]) + one)
-    height = max(zero, min(a[3], b[3]) - max(a[1], b[1]) + one)
-    area_a = (a[2] - a[0] + one) * (a[3] - a[1] + one)
-    area_b = (b[2] - b[0] + one) * (b[3] - b[1] + one)
-    with np.errstate(invalid="ignore"):
-        return width * height / (area_a + area_b - width * height)
+def overlaps(boxes: Tensor, offset: int) -> np.ndarray:
+    """The overlap of each box with each; an offset of 1 counts the last pixel to a box."""
+    boxes = boxes + torch.tensor([0, 0, offset, offset])
+    return torchvision.ops.box_iou(boxes, boxes).numpy()
 
 
 def slow_nms(boxes: Tensor, scores: Tensor, threshold: float, offset: int) -> list[int]:
-    boxes = boxes.numpy()
-    kept: list[int] = []
-    for i in sorted(range(len(boxes)), key=lambda i: -scores[i].item()):
-        if not any(slow_iou(boxes[k], boxes[i], offset) > np.float32(threshold) for k in kept):
+    overlap, kept = overlaps(boxes, offset), []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if not (overlap[i, kept] > np.float32(threshold)).any():
             kept.append(i)
     return kept
 
 
 def slow_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
     """Soft-NMS on a list of candidates; one that falls out gives its place to the last."""
-    candidates = [[b, np.float32(s), i] for i, (b, s) in enumerate(zip(boxes, scores, strict=True))]
-    done = []
+    overlap, scores = overlaps(boxes, offset), scores.clone().numpy()
+    candidates, done = list(range(len(boxes))), []
     while candidates:
-        best = max(range(len(candidates)), key=lambda i: candidates[i][1])  # the first of equals
+        best = max(range(len(candidates)), key=lambda i: scores[candidates[i]])  # first of equals
         candidates[0], candidates[best] = candidates[best], candidates[0]
         done.append(candidates.pop(0))
         i = 0
         while i < len(candidates):
-            overlap = slow_iou(done[-1][0], candidates[i][0], offset)
+            one = candidates[i]
+            iou = overlap[done[-1], one]
             if method == "gaussian":
-                candidates[i][1] *= np.exp(-(overlap * overlap) / np.float32(sigma))
-            elif overlap >= np.float32(threshold):
-                candidates[i][1] *= np.float32(0) if method == "naive" else 1 - overlap
-            if candidates[i][1] < np.float32(min_score):
+                scores[one] *= np.exp(-(iou * iou) / np.float32(sigma))
+            elif iou >= np.float32(threshold):
+                scores[one] *= 0 if method == "naive" else 1 - iou
+            if scores[one] < np.float32(min_score):
                 last = candidates.pop()
                 candidates[i : i + 1] = [last] * (i < len(candidates))
             else:
                 i += 1
-    return [[*box, score] for box, score, _ in done], [index for _, _, index in done]
+    return torch.cat((boxes, torch.tensor(scores)[:, None]), dim=1)[done], done
 
 
-def slow_nms_match(dets: np.ndarray, threshold: float) -> list[list[int]]:
-    order = sorted(range(len(dets)), key=lambda i: -dets[i, 4])
+def slow_nms_match(dets: Tensor, threshold: float) -> list[list[int]]:
+    overlap, order = overlaps(dets[:, :4], 0), dets[:, 4].argsort(descending=True).tolist()
     groups = []
     while order:
-        first, *others = order
-        taken = [j for j in others if slow_iou(dets[first], dets[j], 0) >= np.float32(threshold)]
-        groups.append([first, *taken])
-        order = [j for j in others if j not in taken]
+        groups.append([j for j in order if j == order[0] or overlap[order[0], j] >= threshold])
+        order = [j for j in order if j not in groups[-1]]
     return groups
 
 
@@ -153,17 +148,17 @@ def test_soft_nms(method: str, offset: int, min_score: float) -> None:
     boxes = random_boxes(80, whole=True)
     scores = (torch.rand(80) * 20).round() / 20  # many equal scores: their order counts
     arguments = (0.3, 0.5, min_score, method, offset)
-    expected_dets, expected = slow_soft_nms(boxes.numpy(), scores.numpy(), *arguments)
+    expected_dets, expected = slow_soft_nms(boxes, scores, *arguments)
     dets, kept = ops.soft_nms(boxes, scores, *arguments)
     assert kept.tolist() == expected
-    torch.testing.assert_close(dets, torch.tensor(np.array(expected_dets)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(dets, expected_dets, atol=1e-5, rtol=0)
     assert min_score == 0 or len(kept) < 80
 
 
 def test_nms_match() -> None:
     dets = torch.cat((random_boxes(60), torch.rand(60, 1)), dim=1)
     groups = [group.tolist() for group in ops.nms_match(dets, 0.3)]
-    assert groups == slow_nms_match(dets.numpy(), 0.3)
+    assert groups == slow_nms_match(dets, 0.3)
     assert 1 < len(groups) < 60
     assert ops.nms_match(dets[:0], 0.3) == []
 
@@ -196,39 +191,26 @@ def test_bbox_overlaps(mode: str, offset: int, device: str) -> None:
 # ---------------------------------------------------------------- pooling of regions
 
 
-def corners(y: float, x: float, height: int, width: int) -> list[tuple[int, int, float]]:
-    """The pixels around a sample of RoIAlign and their weights."""
-    if not (-1 <= y <= height and -1 <= x <= width):
-        return []
-    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    row, column = math.floor(y), math.floor(x)
-    v, u = y - row, x - column
-    below, right = min(row + 1, height - 1), min(column + 1, width - 1)
-    weights = [(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u]
-    pixels = [(row, column), (row, right), (below, column), (below, right)]
-    return [(*pixel, weight) for pixel, weight in zip(pixels, weights, strict=True)]
-
-
 def slow_roi_align(features, rois, bins, scale, ratio, mode, aligned):
-    """Bin by bin and sample by sample; differentiable by autograd."""
-    height, width = features.shape[2:]
-    zero = features.new_zeros(features.size(1))
+    """All samples of a box by ``grid_sample``; differentiable by autograd."""
     output = []
     for image, *box in rois.tolist():
-        x1, y1, x2, y2 = (side * scale - (0.5 if aligned else 0) for side in box)
-        w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
-        bin_h, bin_w = h / bins[0], w / bins[1]
-        ny, nx = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
-        for ph, pw in np.ndindex(bins):
-            samples = [zero][: ny * nx == 0]
-            for iy, ix in np.ndindex(ny, nx):
-                y = y1 + (ph + (iy + 0.5) / ny) * bin_h
-                x = x1 + (pw + (ix + 0.5) / nx) * bin_w
-                around = corners(y, x, height, width)
-                samples.append(sum((w * features[int(image), :, r, c] for r, c, w in around), zero))
-            stacked = torch.stack(samples)
-            output.append(stacked.mean(0) if mode == "avg" else stacked.max(0).values)
-    return torch.stack(output).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+        x1, y1, x2, y2 = (side * scale - 0.5 * aligned for side in box)
+        sides, axes, counts = ((y1, y2), (x1, x2)), [], []
+        for (a, b), number, length in zip(sides, bins, features.shape[2:], strict=True):
+            size = b - a if aligned else max(b - a, 1)
+            counts += [number, ratio or math.ceil(size / number)]
+            samples = number * counts[-1]
+            axes.append((a + (torch.arange(samples).double() + 0.5) * size / samples, length))
+        inside = [(axis >= -1) & (axis <= length) for axis, length in axes]
+        y, x = (2 * axis / (length - 1) - 1 for axis, length in axes)
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).to(features)
+        options = dict(padding_mode="border", align_corners=True)
+        (values,) = F.grid_sample(features[int(image)][None], grid[None], **options)
+        values = (values * inside[0][:, None] * inside[1]).unflatten(2, counts[2:])
+        values = values.unflatten(1, counts[:2]).transpose(2, 3).flatten(3)
+        output.append(values.mean(-1) if mode == "avg" else values.max(-1).values)
+    return torch.stack(output)
 
 
 def slow_roi_pool(features, rois, bins, scale):
@@ -343,26 +325,15 @@ def test_pooling_of_whole_numbers(pool) -> None:
 
 
 def slow_sigmoid_focal_loss(logit, target, weight, gamma, alpha) -> Tensor:
-    rows = []
-    for row, label in zip(logit, target.tolist(), strict=True):
-        for c, value in enumerate(row):
-            p = 1 / (1 + torch.exp(-value))
-            if label == c:
-                loss = -alpha * (1 - p) ** gamma * torch.log(p.clamp(min=FLOAT32_TINY))
-            else:
-                loss = -(1 - alpha) * p**gamma * torch.log((1 - p).clamp(min=FLOAT32_TINY))
-            known = weight is not None and 0 <= label < len(weight)
-            rows.append(loss * weight[label] if known else loss)
-    return torch.stack(rows).view_as(logit)
+    hit = target[:, None] == torch.arange(logit.size(1))
+    p = torch.where(hit, logit.sigmoid(), 1 - logit.sigmoid())
+    loss = -torch.where(hit, alpha, 1 - alpha) * (1 - p) ** gamma * p.log()
+    return loss * F.pad(weight, (0, 2), value=1)[target, None]  # 1 for background and for -1
 
 
 def slow_softmax_focal_loss(logit, target, weight, gamma, alpha) -> Tensor:
-    rows = []
-    for row, label in zip(logit, target.tolist(), strict=True):
-        p = row.exp()[label] / row.exp().sum()
-        loss = -alpha * (1 - p) ** gamma * torch.log(p)
-        rows.append((0 if label < 0 else 1 if weight is None else weight[label]) * loss)
-    return torch.stack(rows)
+    p = logit.softmax(dim=1)[torch.arange(len(target)), target]
+    return -alpha * (1 - p) ** gamma * p.log() * F.pad(weight, (0, 1))[target]  # 0 for -1
 
 
 @pytest.mark.parametrize("function", ["sigmoid", "softmax"])
@@ -378,7 +349,7 @@ def test_focal_loss(function, weighted, reduction, gamma, device: str) -> None:
     slow = {"sigmoid": slow_sigmoid_focal_loss, "softmax": slow_softmax_focal_loss}[function]
     fast = getattr(ops, f"{function}_focal_loss")
     exact = logit.clone().requires_grad_()
-    expected = slow(exact, target, weight, gamma, 0.3)
+    expected = slow(exact, target, weight if weighted else torch.ones(5), gamma, 0.3)
     if reduction != "none":
         expected = expected.sum() / (12 if reduction == "mean" else 1)
     given = logit.to(device).requires_grad_()
@@ -433,36 +404,22 @@ def test_focal_loss_of_nothing_and_of_a_class_too_many() -> None:
 def slow_deform_conv(
     x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
 ):
-    """Sample by sample; differentiable by autograd in every input."""
-    batch, channels, height, width = x.shape
-    out_channels, _, kernel_h, kernel_w = weight.shape
-    taps, per_group = kernel_h * kernel_w, channels // deform_groups
-    out_h, out_w = offset.shape[2:]
-    rows = []
-    for b, oy, ox in np.ndindex(batch, out_h, out_w):
-        samples = []  # of every deformation group and tap
-        for g, tap in np.ndindex(deform_groups, taps):
-            k = g * taps + tap
-            y = oy * stride[0] - padding[0] + (tap // kernel_w) * dilation[0]
-            x_ = ox * stride[1] - padding[1] + (tap % kernel_w) * dilation[1]
-            y, x_ = y + offset[b, 2 * k, oy, ox], x_ + offset[b, 2 * k + 1, oy, ox]
-            value = x.new_zeros(per_group)
-            if -1 < y < height and -1 < x_ < width:
-                top, left = math.floor(y.item()), math.floor(x_.item())
-                for row, column in itertools.product((top, top + 1), (left, left + 1)):
-                    if 0 <= row < height and 0 <= column < width:
-                        # Slopes are those of the cell that begins at (top, left).
-                        v = y - top if row > top else 1 - (y - top)
-                        u = x_ - left if column > left else 1 - (x_ - left)
-                        value = (
-                            value + v * u * x[b, g * per_group : (g + 1) * per_group, row, column]
-                        )
-            samples.append(value if mask is None else value * mask[b, k, oy, ox])
-        columns = torch.stack(samples).view(deform_groups, taps, per_group).transpose(1, 2)
-        kernels = weight.view(groups, out_channels // groups, -1)
-        rows.append(torch.einsum("gok,gk->go", kernels, columns.reshape(groups, -1)))
-    output = torch.stack(rows).view(batch, out_h, out_w, out_channels).permute(0, 3, 1, 2)
-    return output if bias is None else output + bias[:, None, None]
+    """Tap by tap; differentiable by autograd in every input. The sides of x are 2**n + 1."""
+    (height, width), kernel = x.shape[2:], weight.shape[2:]
+    rows, columns = (torch.arange(offset.size(d + 2)) * stride[d] for d in (0, 1))
+    samples = []
+    taps = itertools.product(x.chunk(deform_groups, dim=1), np.ndindex(*kernel))
+    for k, (part, (i, j)) in enumerate(taps):
+        y = (rows - padding[0] + i * dilation[0])[:, None] + offset[:, 2 * k]
+        x_ = columns - padding[1] + j * dilation[1] + offset[:, 2 * k + 1]
+        # Exact for such sides: a whole number stays one, and its slope that of the cell behind it.
+        grid = torch.stack((2 * x_ / (width - 1) - 1, 2 * y / (height - 1) - 1), dim=-1)
+        inside = (y > -1) & (y < height) & (x_ > -1) & (x_ < width)
+        value = F.grid_sample(part, grid, align_corners=True) * inside[:, None]
+        samples.append(value if mask is None else value * mask[:, k, None])
+    samples = torch.stack(samples, dim=1).unflatten(1, (deform_groups, -1)).transpose(2, 3)
+    weight = weight.flatten(1)[..., None, None]
+    return F.conv2d(samples.flatten(1, 3), weight, bias, groups=groups)
 
 
 def check_with_gradients(fast, slow, inputs, device: str) -> None:
@@ -482,7 +439,7 @@ def check_with_gradients(fast, slow, inputs, device: str) -> None:
 @pytest.mark.parametrize(("groups", "deform_groups", "stride"), [(1, 1, (1, 1)), (2, 2, (2, 1))])
 def test_deform_conv(modulated, start, groups, deform_groups, stride, device: str) -> None:
     kernel, padding, dilation = (3, 2), (1, 1), (1, 2)
-    x = torch.randn(2, 4, 4, 5).double()
+    x = torch.randn(2, 4, 5, 9).double()
     size = [
         (x.shape[d + 2] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
         for d in (0, 1)

@@ -7,13 +7,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
 
 import mmhybrid
-from mmhybrid.backbones import TransXNet, XFormer
+from mmhybrid.backbones import XFormer
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
 from mmhybrid.engine.runner.run_config import load_config
@@ -95,12 +94,6 @@ def test_right_configs_pass(name: str) -> None:
     check_config(config(name))
 
 
-def test_image_smaller_than_32_pixels() -> None:
-    model = TransXNet(dict(depths=(1, 1, 1, 1)))
-    with pytest.raises(UserError, match=r"at least 32x32 pixels.*16"):
-        model(torch.zeros(1, 3, 16, 64))
-
-
 @pytest.mark.parametrize("bug", [TypeError, ValueError, KeyError])
 def test_bugs_of_our_own_keep_their_traceback(bug: type, monkeypatch) -> None:
     failing = mock.Mock(side_effect=bug("a bug"))
@@ -130,29 +123,32 @@ def test_missing_base_batch_size() -> None:
         with_scaled_lr(Config(dict()))
 
 
-def test_config_that_is_no_python(tmp_path) -> None:
-    (tmp_path / "broken.py").write_text("model = dict(type='FasterRCNN'\n")
-    with pytest.raises(UserError, match=r"broken\.py.*line 1"):
-        load_config(str(tmp_path / "broken.py"))
+UNREADABLE = {
+    "no Python": ("model = dict(type='FasterRCNN'\n", {}, r"leaf\.py.*line 1"),
+    "no base config": ("_base_ = ['./absent.py']\n", {}, r"leaf\.py.*absent\.py"),
+    "option that does not fit": (
+        "default_scope = 'mmdet'\n",
+        {"default_scope.a": 1},
+        r"--cfg-options do not fit .*default_scope",
+    ),
+    "option in the place of a dictionary": (
+        "train_cfg = dict(by_epoch=True)\n",
+        {"train_cfg": "{1}"},
+        r"train_cfg=.*'\{1\}'.* Set its keys.*train_cfg\.KEY=VALUE",
+    ),
+}
 
 
-def test_base_config_that_does_not_exist(tmp_path) -> None:
-    (tmp_path / "leaf.py").write_text("_base_ = ['./absent.py']\n")
-    with pytest.raises(UserError, match=r"leaf\.py.*absent\.py"):
-        load_config(str(tmp_path / "leaf.py"))
-
-
-def test_option_that_does_not_fit() -> None:
-    with pytest.raises(UserError, match=r"--cfg-options do not fit .*default_scope"):
-        load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"default_scope.a": 1})
-
-
-def test_option_in_the_place_of_a_dictionary() -> None:
-    path = str(CONFIGS / "dw_vit_t_cifar10.py")
-    told = r"train_cfg=.*'\{1\}'.* Set its keys.*train_cfg\.KEY=VALUE"
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_config_that_cannot_be_read(case: str, tmp_path) -> None:
+    text, options, told = UNREADABLE[case]
+    (tmp_path / "leaf.py").write_text(text)
     with pytest.raises(UserError, match=told):
-        load_config(path, {"train_cfg": "{1}"})
-    cfg = load_config(path, {"val_cfg": None, "train_cfg.by": 1})
+        load_config(str(tmp_path / "leaf.py"), options)
+
+
+def test_options_that_fit() -> None:
+    cfg = load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"val_cfg": None, "train_cfg.by": 1})
     assert cfg.val_cfg is None
     assert cfg.train_cfg.by == 1
 

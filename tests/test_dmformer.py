@@ -12,13 +12,6 @@ TINY = DMFormer.test_options
 BN = dict(type="BN")
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum", "split"])
-@pytest.mark.parametrize("expand", [1, 3])
-def test_attention_keeps_the_shape(merge, expand) -> None:
-    attention = DynamicMultiLevelAttention(16, merge=merge, expand=expand, norm_cfg=BN)
-    assert attention(torch.randn(2, 16, 9, 13)).shape == (2, 16, 9, 13)
-
-
 def test_levels_see_3_9_and_19_pixels() -> None:
     attention = DynamicMultiLevelAttention(8, norm_cfg=BN)
     assert [branch.padding for branch in attention.branches] == [(1, 1), (4, 4), (9, 9)]

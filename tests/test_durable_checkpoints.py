@@ -2,24 +2,24 @@
 
 import errno
 import os
-import random
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
-from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
-from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 from mmhybrid.weights import (
     CheckpointWriteError,
@@ -50,23 +50,10 @@ class Kill(Hook):
             raise Killed
 
 
-def train(cfg: Config, resume: bool = False, hooks: list[Hook] | None = None) -> Runner:
-    cfg = Config(cfg.to_dict())
-    if resume:
-        cfg = with_resume(cfg, "auto")
-    cfg = with_safeguards(cfg)
-    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
-    runner = build_runner(cfg)
-    for hook in hooks or []:
-        runner.register_hook(hook)
-    runner.train()
-    return runner
-
-
-def train_with_kills(cfg: Config, kills: tuple[int, ...]) -> Runner:
+def train_with_kills(train: Callable[..., Runner], cfg: Config, kills: tuple[int, ...]) -> Runner:
     for number, at in enumerate(kills):
         with pytest.raises(Killed):
-            train(cfg, resume=number > 0, hooks=[Kill(at)])
+            train(cfg, Kill(at), resume=number > 0)
     return train(cfg, resume=True)
 
 
@@ -83,22 +70,12 @@ def state(runner: Runner) -> dict[str, Any]:
     )
 
 
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for index, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{path}[{index}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif type(a).__module__ == "numpy":
-        assert (a == b).all(), path
-    else:
-        assert a == b, path
+def assert_same(a: Any, b: Any) -> None:
+    (leaves, form), (others, other_form) = (tree_flatten_with_path(one) for one in (a, b))
+    assert form == other_form
+    for (path, x), (_, y) in zip(leaves, others, strict=True):
+        assert type(x) is type(y), keystr(path)
+        assert np.array_equal(x, y), keystr(path)
 
 
 def by_iteration(cfg: Config, sampler: str) -> None:
@@ -121,24 +98,24 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_killed_runs_end_as_others_do(toy_config, tmp_path, case) -> None:
+def test_killed_runs_end_as_others_do(toy_config, train, tmp_path, case) -> None:
     settings, kills = CASES[case]
     if "epoch" not in case:
         by_iteration(toy_config, case if "Sampler" in case else "InfiniteSampler")
     toy_config.merge_from_dict(settings)
     whole = train(toy_config)
     toy_config.work_dir = str(tmp_path / "killed")
-    assert_same(state(whole), state(train_with_kills(toy_config, kills)))
+    assert_same(state(whole), state(train_with_kills(train, toy_config, kills)))
 
 
-def test_workers_change_nothing(toy_config, tmp_path) -> None:
+def test_workers_change_nothing(toy_config, train, tmp_path) -> None:
     alone = train(toy_config)
     toy_config.train_dataloader.update(num_workers=2, persistent_workers=True)
     toy_config.work_dir = str(tmp_path / "workers")
     assert_same(state(alone), state(train(toy_config)))
 
 
-def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, capfd) -> None:
+def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, train, capfd) -> None:
     toy_config.train_dataloader.batch_size = 2
     toy_config.train_cfg.max_epochs = 2
     train(toy_config)  # 22 iterations
@@ -147,10 +124,10 @@ def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, capfd) 
     assert train(toy_config, resume=True).iter == 22 + 2 * 6
 
 
-def test_resuming_within_an_epoch_with_another_batch_size_begins_it_anew(toy_config, capfd) -> None:
+def test_resuming_within_an_epoch_with_another_batch_size_begins_it_anew(toy_config, train, capfd):
     toy_config.default_hooks.checkpoint.update(interval=4, by_epoch=False)
     with pytest.raises(Killed):
-        train(toy_config, hooks=[Kill(11)])  # saved are 8, two of the second epoch
+        train(toy_config, Kill(11))  # saved are 8, two of the second epoch
     toy_config.train_dataloader.batch_size = 2
     assert train(toy_config, resume=True).iter == 8 + 3 * 11
     assert "Epoch 2 had 6 batches, of which 2 were seen, and now has 11" in "".join(
@@ -158,7 +135,7 @@ def test_resuming_within_an_epoch_with_another_batch_size_begins_it_anew(toy_con
     )
 
 
-def test_the_scale_of_mixed_precision_survives(toy_config, tmp_path, monkeypatch) -> None:
+def test_the_scale_of_mixed_precision_survives(toy_config, train, tmp_path, monkeypatch) -> None:
     # MMEngine takes it for a thing of GPUs; PyTorch does not.
     module = "mmengine.optim.optimizer.amp_optimizer_wrapper"
     monkeypatch.setattr(f"{module}.is_cuda_available", lambda: True)
@@ -169,13 +146,13 @@ def test_the_scale_of_mixed_precision_survives(toy_config, tmp_path, monkeypatch
     scaler = whole.optim_wrapper.state_dict()["loss_scaler"]
     assert (scaler["scale"], scaler["_growth_tracker"]) == (64.0, 4)  # 24 steps
     toy_config.work_dir = str(tmp_path / "killed")
-    assert_same(state(whole), state(train_with_kills(toy_config, (3, 14))))
+    assert_same(state(whole), state(train_with_kills(train, toy_config, (3, 14))))
 
 
-def test_a_seed_that_nobody_chose_survives(toy_config) -> None:
+def test_a_seed_that_nobody_chose_survives(toy_config, train) -> None:
     toy_config.randomness = dict(seed=None)
     with pytest.raises(Killed):
-        train(toy_config, hooks=[Kill(9)])
+        train(toy_config, Kill(9))
     saved = read_checkpoint(newest_whole_checkpoint(toy_config.work_dir))
     toy_config.randomness = dict(seed=saved["meta"]["seed"])
     resumed = train(toy_config, resume=True)
@@ -183,18 +160,18 @@ def test_a_seed_that_nobody_chose_survives(toy_config) -> None:
     assert_same(state(train(toy_config)), state(resumed))
 
 
-def test_validation_that_was_missed_is_made_up_for(toy_config) -> None:
+def test_validation_that_was_missed_is_made_up_for(toy_config, train) -> None:
     class KillBeforeValidation(Hook):
         def before_val_epoch(self, runner: Runner) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        train(toy_config, hooks=[KillBeforeValidation()])
+        train(toy_config, KillBeforeValidation())
     resumed = train(toy_config, resume=True)
     assert len(resumed.message_hub.get_scalar("val/accuracy").data[0]) == 4
 
 
-def test_validation_that_was_saved_is_not_repeated(toy_config, tmp_path) -> None:
+def test_validation_that_was_saved_is_not_repeated(toy_config, train, tmp_path) -> None:
     class KillAfterValidation(Kill):
         priority = "LOWEST"
 
@@ -208,23 +185,23 @@ def test_validation_that_was_saved_is_not_repeated(toy_config, tmp_path) -> None
     hook = KillAfterValidation(6)
     hook.after_train_iter = lambda *args, **kwargs: None
     with pytest.raises(Killed):
-        train(toy_config, hooks=[hook])
+        train(toy_config, hook)
     assert_same(state(whole), state(train(toy_config, resume=True)))
 
 
 # --- the order of writing and removing ------------------------------------------------------------
 
 
-def test_mmengine_is_as_before_after_a_run_however_it_ends(toy_config) -> None:
+def test_mmengine_is_as_before_after_a_run_however_it_ends(toy_config, train) -> None:
     before = mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)
     with pytest.raises(Killed):
-        train(toy_config, hooks=[Kill(3)])
+        train(toy_config, Kill(3))
     assert (mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)) == before
     train(toy_config, resume=True)
     assert (mmengine_checkpoint.save_checkpoint, dict(CheckpointLoader._schemes)) == before
 
 
-def test_old_checkpoint_stays_until_the_new_one_is_whole(toy_config, monkeypatch) -> None:
+def test_old_checkpoint_stays_until_the_new_one_is_whole(toy_config, train, monkeypatch) -> None:
     toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
     folder = Path(toy_config.work_dir)
     seen: list[tuple[list[str], str]] = []
@@ -249,7 +226,7 @@ def test_old_checkpoint_stays_until_the_new_one_is_whole(toy_config, monkeypatch
     assert (folder / "last_checkpoint").read_text().endswith("epoch_4.pth")
 
 
-def test_best_checkpoint_stays_until_the_next_is_whole(toy_config, monkeypatch) -> None:
+def test_best_checkpoint_stays_until_the_next_is_whole(toy_config, train, monkeypatch) -> None:
     toy_config.default_hooks.checkpoint.update(save_best="accuracy", max_keep_ckpts=2)
     runner = train(toy_config)
     hook = next(h for h in runner._hooks if type(h).__name__ == "DurableCheckpointHook")
@@ -265,7 +242,7 @@ def test_best_checkpoint_stays_until_the_next_is_whole(toy_config, monkeypatch) 
     assert len(list(Path(toy_config.work_dir).glob("best_*"))) == 1
 
 
-def test_what_a_kill_left_of_a_file_is_removed(toy_config) -> None:
+def test_what_a_kill_left_of_a_file_is_removed(toy_config, train) -> None:
     folder = Path(toy_config.work_dir)
     folder.mkdir()
     rest = folder / f"epoch_1.pth{UNFINISHED}"
@@ -317,7 +294,7 @@ def test_folder_without_permission_is_told(tmp_path) -> None:
         write_checkpoint({}, folder / "a.pth")
 
 
-def test_training_survives_a_disk_that_is_full_for_a_while(toy_config, monkeypatch, capfd) -> None:
+def test_training_survives_a_disk_that_is_full_for_a_while(toy_config, train, monkeypatch, capfd):
     toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
     folder = Path(toy_config.work_dir)
     found: list[list[str]] = []
@@ -334,7 +311,7 @@ def test_training_survives_a_disk_that_is_full_for_a_while(toy_config, monkeypat
     assert "tries again" in told
 
 
-def test_what_is_saved_at_the_end_is_named_after_the_end(toy_config, monkeypatch) -> None:
+def test_what_is_saved_at_the_end_is_named_after_the_end(toy_config, train, monkeypatch) -> None:
     toy_config.train_cfg.max_epochs = 3
     toy_config.default_hooks.checkpoint.update(interval=2, save_last=False)
     full_in(monkeypatch, 2)
@@ -344,7 +321,7 @@ def test_what_is_saved_at_the_end_is_named_after_the_end(toy_config, monkeypatch
     assert [path.name for path in Path(toy_config.work_dir).glob("*.pth")] == ["epoch_3.pth"]
 
 
-def test_run_whose_end_cannot_be_saved_fails(toy_config, monkeypatch) -> None:
+def test_run_whose_end_cannot_be_saved_fails(toy_config, train, monkeypatch) -> None:
     full_in(monkeypatch, 4)
     with pytest.raises(UserError, match="last checkpoint could not be written"):
         train(toy_config)
@@ -354,11 +331,11 @@ def test_run_whose_end_cannot_be_saved_fails(toy_config, monkeypatch) -> None:
 # --- damaged files --------------------------------------------------------------------------------
 
 
-def test_damaged_checkpoint_is_passed_over(toy_config, tmp_path, capfd) -> None:
+def test_damaged_checkpoint_is_passed_over(toy_config, train, tmp_path, capfd) -> None:
     whole = train(toy_config)
     toy_config.work_dir = str(tmp_path / "killed")
     with pytest.raises(Killed):
-        train(toy_config, hooks=[Kill(21)])
+        train(toy_config, Kill(21))
     newest = Path(toy_config.work_dir) / "epoch_3.pth"
     content = newest.read_bytes()
     for length in (0, 1, 1000, len(content) // 2, len(content) - 1):
@@ -371,9 +348,9 @@ def test_damaged_checkpoint_is_passed_over(toy_config, tmp_path, capfd) -> None:
     assert "Passed over: " in "".join(capfd.readouterr())
 
 
-def test_resuming_compares_checksums_once_and_reads_tensors_once(toy_config, monkeypatch) -> None:
+def test_resuming_compares_checksums_once_and_reads_tensors_once(toy_config, train, monkeypatch):
     with pytest.raises(Killed):
-        train(toy_config, hooks=[Kill(9)])
+        train(toy_config, Kill(9))
     counts = dict(compared=0, read=0)
 
     def counted(owner: Any, function: str, name: str) -> None:
@@ -421,7 +398,7 @@ except UserError as error:
 
 
 @pytest.mark.process
-def test_the_first_process_looks_and_tells_the_others(toy_config) -> None:
+def test_the_first_process_looks_and_tells_the_others(toy_config, train) -> None:
     toy_config.default_hooks.checkpoint.max_keep_ckpts = 1
     train(toy_config)
     with socket.socket() as free:
@@ -432,14 +409,14 @@ def test_the_first_process_looks_and_tells_the_others(toy_config) -> None:
     assert done.stdout.endswith("told told "), done.stderr
 
 
-def test_folder_that_was_moved_is_found(toy_config) -> None:
+def test_folder_that_was_moved_is_found(toy_config, train) -> None:
     train(toy_config)
     moved = Path(toy_config.work_dir).with_name("moved")
     Path(toy_config.work_dir).rename(moved)
     assert newest_whole_checkpoint(str(moved)) == str(moved / "epoch_4.pth")
 
 
-def test_folder_of_damaged_checkpoints_is_told(toy_config) -> None:
+def test_folder_of_damaged_checkpoints_is_told(toy_config, train) -> None:
     train(toy_config)
     for path in Path(toy_config.work_dir).glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-1])

@@ -39,7 +39,6 @@ from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 # torch.compile runs what the export scans.
 pytestmark = [pytest.mark.onnx, pytest.mark.process, pytest.mark.compile]
 
-ROOT = Path(__file__).resolve().parents[1]
 # None is a multiple of 7 on every stage's map; in the first, the table of positions fits as it is.
 SHAPES = [(1, 3, 224, 224), (3, 3, 75, 101), (1, 3, 96, 64)]
 
@@ -168,17 +167,13 @@ def test_the_command_line(run_tool, capsys, tmp_path: Path) -> None:
     assert (tmp_path / "vit.onnx").is_file()
 
 
-def test_errors_of_the_command_line(run_tool, tmp_path: Path) -> None:
-    words = ("export_onnx.py", VIT, "--out", tmp_path / "vit.onnx")
-    with pytest.raises(SystemExit, match=r"^error: --check takes sizes such as 480x640"):
-        run_tool(*words, "--check", "64")
-    with pytest.raises(SystemExit, match=r"^error: --images need a whole model"):
-        run_tool(*words, "--images", ROOT / "docs" / "images")
+def test_old_option_of_the_command_line(run_tool, root: Path, tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "vit.onnx", "--pictures", root / "docs" / "images")
     with (
         pytest.raises(SystemExit, match=r"^error: --images need a whole model"),
         pytest.warns(DeprecationWarning, match="--pictures is now --images"),
     ):
-        run_tool(*words, "--pictures", ROOT / "docs" / "images")
+        run_tool("export_onnx.py", VIT, *words)
 
 
 @pytest.mark.parametrize("name", ["retinanet_transxnet_t_coco", "yolov3_xformer_s_coco"])

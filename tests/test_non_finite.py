@@ -1,12 +1,10 @@
 """Losses and gradients that are infinite or not a number."""
 
-import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -14,8 +12,6 @@ from torch import nn
 
 from mmhybrid.engine.hooks import non_finite_hook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
-from mmhybrid.engine.runner.prepare_config import with_safeguards
-from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
 pytestmark = pytest.mark.train
@@ -46,22 +42,6 @@ class Spoil(Hook):
         return output.clone()
 
 
-def prepared(cfg: Config) -> Runner:
-    cfg = with_safeguards(cfg)
-    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
-    return build_runner(cfg)
-
-
-def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> Runner:
-    if policy is not None:
-        cfg.default_hooks.non_finite = dict(policy=policy)
-    runner = prepared(cfg)
-    if hook is not None:
-        runner.register_hook(hook)
-    runner.train()
-    return runner
-
-
 @pytest.mark.parametrize(
     ("module", "how", "told"),
     [
@@ -70,10 +50,10 @@ def train(cfg: Config, policy: str | None = None, hook: Hook | None = None) -> R
         ("dropout", "gradient", r"gradient that comes back to it is so|norm.*gradient"),
     ],
 )
-def test_run_stops_and_says_where(toy_config, module, how, told) -> None:
+def test_run_stops_and_says_where(toy_config, train, module, how, told) -> None:
     hook = Spoil(module, how)
     with pytest.raises(UserError, match=told) as error:
-        train(toy_config, hook=hook)
+        train(toy_config, hook)
     message = str(error.value)
     assert "iteration 7 is not finite" in message
     # Epoch 2 begins with iteration 7; these are its first four images.
@@ -85,9 +65,10 @@ def test_run_stops_and_says_where(toy_config, module, how, told) -> None:
 
 
 @pytest.mark.parametrize("how", ["infinite", "gradient"])
-def test_updates_are_left_out_and_counted(toy_config, how) -> None:
+def test_updates_are_left_out_and_counted(toy_config, train, how) -> None:
     toy_config.custom_hooks[0].update_buffers = True  # averages see neither weights nor buffers
-    runner = train(toy_config, "skip", Spoil("conv", how, at=(3, 7, 8)))
+    toy_config.default_hooks.non_finite = dict(policy="skip")
+    runner = train(toy_config, Spoil("conv", how, at=(3, 7, 8)))
     assert runner.iter == 24
     assert runner.message_hub.get_info("skipped_updates") == 3
     average = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook").ema_model
@@ -95,24 +76,26 @@ def test_updates_are_left_out_and_counted(toy_config, how) -> None:
     assert all(torch.isfinite(value).all() for value in values)
 
 
-def test_endless_trouble_ends_the_run(toy_config) -> None:
+def test_endless_trouble_ends_the_run(toy_config, train) -> None:
     toy_config.default_hooks.non_finite = dict(policy="skip", most_skips=4)
     with pytest.raises(UserError, match=r"4 updates one after the other were not finite"):
-        train(toy_config, hook=Spoil("conv", "infinite", at=tuple(range(5, 20))))
+        train(toy_config, Spoil("conv", "infinite", at=tuple(range(5, 20))))
 
 
-def test_images_that_are_not_numbers_are_told(toy_config) -> None:
+def test_images_that_are_not_numbers_are_told(toy_config, train) -> None:
     for record in toy_config.train_dataloader.dataset.data_list:
         record["factor"] = float("nan") if record["img_path"] == "9.png" else 1.0
     with pytest.raises(UserError, match=r"images themselves are so.*9\.png"):
         train(toy_config)
 
 
-def test_weights_that_were_wrong_before_are_told(toy_config) -> None:
-    runner = prepared(toy_config)
-    nn.init.constant_(runner.model.linear.bias, float("inf"))
+def test_weights_that_were_wrong_before_are_told(toy_config, train) -> None:
+    class Spoiled(Hook):
+        def before_train(self, runner: Runner) -> None:
+            nn.init.constant_(runner.model.linear.bias, float("inf"))
+
     with pytest.raises(UserError, match=r"The weights linear\.bias were not finite before"):
-        runner.train()
+        train(toy_config, Spoiled())
 
 
 class SpoilLoss(Hook):
@@ -136,24 +119,26 @@ class SpoilLoss(Hook):
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_infinite_loss_without_a_gradient_changes_nothing(toy_config, policy) -> None:
+def test_infinite_loss_without_a_gradient_changes_nothing(toy_config, train, policy) -> None:
     hook = SpoilLoss(3, 7)
+    toy_config.default_hooks.non_finite = dict(policy=policy)
     if policy == "stop":
         with pytest.raises(UserError, match=r"the loss of iteration 3 is not finite"):
-            train(toy_config, policy, hook)
+            train(toy_config, hook)
         assert list(hook.states) == [1, 2, 3]
         return
-    runner = train(toy_config, policy, hook)
+    runner = train(toy_config, hook)
     assert runner.message_hub.get_info("skipped_updates") == 2
     for number in hook.at:
         before, after = hook.states[number], hook.states[number + 1]
         assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_accumulated_gradients_are_left_out_together_and_not_added_to(toy_config) -> None:
+def test_accumulated_gradients_are_left_out_together_and_not_added_to(toy_config, train) -> None:
     toy_config.optim_wrapper.accumulative_counts = 2
+    toy_config.default_hooks.non_finite = dict(policy="skip")
     hook = SpoilLoss(3)
-    runner = train(toy_config, "skip", hook)
+    runner = train(toy_config, hook)
     assert runner.message_hub.get_info("skipped_updates") == 1
     names = [name for name, _ in runner.model.named_parameters()]
     for a, b, same in ((3, 4, True), (4, 5, True), (6, 7, False)):
@@ -161,8 +146,9 @@ def test_accumulated_gradients_are_left_out_together_and_not_added_to(toy_config
         assert kept == same, (a, b)
 
 
-def test_run_without_trouble_is_the_same_with_and_without(toy_config, tmp_path) -> None:
-    watched = train(toy_config, "skip")
+def test_run_without_trouble_is_the_same_with_and_without(toy_config, train, tmp_path) -> None:
+    toy_config.default_hooks.non_finite = dict(policy="skip")
+    watched = train(toy_config)
     toy_config.default_hooks.non_finite = None
     toy_config.work_dir = str(tmp_path / "unwatched")
     for a, b in zip(watched.model.parameters(), train(toy_config).model.parameters(), strict=True):

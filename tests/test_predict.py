@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmhybrid.apis import make_inferencer, make_model, predict
-from mmhybrid.apis.inputs import find_inputs, read_image
+from mmhybrid.apis.inputs import find_inputs
 from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.engine.runner.run_config import UserError, load_config
@@ -220,14 +220,6 @@ def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
         find_inputs([str(tmp_path / "none*.png")])
 
 
-def test_a_truncated_image_is_not_filled_with_grey(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jpg")
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(OSError, match="truncated"):
-        read_image(path)
-
-
 def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) -> None:
     folder, out = tmp_path / "mixed", tmp_path / "out"
     for index in range(19):
@@ -248,12 +240,6 @@ def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) ->
     assert len(found) == len(list((out / "images").iterdir())) == 17
     assert len(found[0]["best"]) == 5
     assert found[0]["name"] == found[0]["best"][0]["name"]
-
-
-def test_a_wrong_name_is_reported_before_the_model_is_built(run_tool) -> None:
-    files = (ROOT / "configs" / f"{CLASSIFIER}.py", __file__)  # no checkpoint, which is not read
-    with pytest.raises(SystemExit, match=r"^error: there is no image nothing\.png$"):
-        run_tool("predict.py", *files, "nothing.png")
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, RuntimeError, AssertionError])

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,13 +11,10 @@ from unittest import mock
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmhybrid.engine.hooks.signal_hook import SIGNALS
-from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
-from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.weights import read_checkpoint
 
 pytestmark = [pytest.mark.process, pytest.mark.train]
@@ -37,16 +33,6 @@ class SendSignal(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def train(cfg: Config, resume: bool = False, hook: Hook | None = None) -> Runner:
-    cfg = with_safeguards(with_resume(cfg, "auto") if resume else cfg)
-    cfg.experiment_name = f"toy_{random.getrandbits(60)}"
-    runner = build_runner(cfg)
-    if hook is not None:
-        runner.register_hook(hook)
-    runner.train()
-    return runner
-
-
 def weights(runner: Runner) -> list[torch.Tensor]:
     ema = next(hook for hook in runner._hooks if type(hook).__name__ == "EMAHook")
     return [*runner.model.state_dict().values(), *ema.ema_model.state_dict().values()]
@@ -56,14 +42,14 @@ def weights(runner: Runner) -> list[torch.Tensor]:
     ("number", "iteration", "validating"),
     [(signal.SIGTERM, 8, False), (signal.SIGINT, 12, True), (signal.SIGTERM, 17, False)],
 )
-def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_path) -> None:
+def test_signal_saves_and_leaves(toy_config, train, number, iteration, validating, tmp_path):
     before = signal.getsignal(number)
     whole = train(toy_config)
     assert signal.getsignal(number) is before
     toy_config.work_dir = str(tmp_path / "told to stop")
     toy_config.default_hooks.checkpoint.interval = 3
     with pytest.raises(SystemExit) as left:
-        train(toy_config, hook=SendSignal(number, iteration, validating))
+        train(toy_config, SendSignal(number, iteration, validating))
     assert signal.getsignal(number) is before
     assert left.value.code == 128 + number
     path = Path(toy_config.work_dir) / "interrupted.pth"
@@ -76,7 +62,7 @@ def test_signal_saves_and_leaves(toy_config, number, iteration, validating, tmp_
     assert not path.exists()
 
 
-def test_handlers_go_with_a_run_that_fails(toy_config) -> None:
+def test_handlers_go_with_a_run_that_fails(toy_config, train) -> None:
     class Fail(Hook):
         def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
             assert all(signal.getsignal(one) is not handler for one, handler in before.items())
@@ -84,15 +70,15 @@ def test_handlers_go_with_a_run_that_fails(toy_config) -> None:
 
     before = {one: signal.getsignal(one) for one in SIGNALS}
     with pytest.raises(RuntimeError, match="the run fails"):
-        train(toy_config, hook=Fail())
+        train(toy_config, Fail())
     assert {one: signal.getsignal(one) for one in SIGNALS} == before
 
 
-def test_signal_while_the_disk_is_full(toy_config, monkeypatch, capfd) -> None:
+def test_signal_while_the_disk_is_full(toy_config, train, monkeypatch, capfd) -> None:
     full = mock.Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(SystemExit) as left:
-        train(toy_config, hook=SendSignal(signal.SIGTERM, 2))
+        train(toy_config, SendSignal(signal.SIGTERM, 2))
     assert left.value.code == 143
     assert "NOT SAVED" in "".join(capfd.readouterr())
 
@@ -124,7 +110,6 @@ GROUP = """
 import os, pathlib, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 import conftest
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmhybrid.engine.runner.run_config import build_runner

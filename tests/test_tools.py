@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-import torch
 
 pytestmark = [pytest.mark.process, pytest.mark.train]
 
@@ -47,18 +46,6 @@ def tool(run_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return run_tool
 
 
-@pytest.fixture
-def error_of(tool):
-    """The message with which a tool refuses its arguments."""
-
-    def error(name: str, *arguments: object) -> str:
-        with pytest.raises(SystemExit, match=r"^error: ") as left:
-            tool(name, *arguments)
-        return left.value.code
-
-    return error
-
-
 def final_metrics(output: str) -> dict[str, float]:
     """The numbers of the last line of evaluation."""
     lines = [line for line in output.splitlines() if "coco/bbox_mAP_50:" in line]
@@ -80,41 +67,6 @@ def test_help_says_how_to_use_it(name: str, tool, capsys: pytest.CaptureFixture[
     test = ["--out", "--out-item", "--show", "--show-dir", "--wait-time", "--tta"]
     options = {"train.py": common + train, "test.py": common + test}.get(name, [])
     assert not [option for option in options if option not in text]
-
-
-def test_missing_config(error_of) -> None:
-    wrong = CONFIG.with_name("mask_rcnn_transxnett_coco.py")
-    assert re.search(rf"{wrong}\. Did you mean .*{CONFIG}", error_of("train.py", wrong))
-
-
-def test_missing_data(error_of, tmp_path: Path) -> None:
-    error = error_of("train.py", CONFIG)
-    path = tmp_path / "data" / "coco" / "annotations" / "instances_train2017.json"
-    for part in (str(path), "annotations_trainval2017.zip", "--data-root", "--quick"):
-        assert part in error
-    assert not (tmp_path / "work_dirs").exists()
-    error = error_of("train.py", CONFIG, "--data-root", tmp_path / "here")
-    assert str(tmp_path / "here" / "annotations" / path.name) in error
-
-
-def test_missing_checkpoint(error_of) -> None:
-    told = "error: there is no checkpoint none.pth"
-    assert error_of("test.py", CONFIG, "none.pth") == told
-    tiny = ["--quick", "--cfg-options", *TINY]
-    assert error_of("train.py", CONFIG, "--resume", "none.pth", *tiny) == told
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_mixed_precision_without_a_gpu(error_of, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").touch()
-    for words in (["train.py", CONFIG], ["test.py", CONFIG, "weights.pth"]):
-        assert error_of(*words, "--amp") == "error: --amp needs a GPU, and PyTorch sees none"
-
-
-def test_options_that_cannot_be_had_together(error_of, tmp_path: Path) -> None:
-    assert "leave out --no-validate" in error_of("train.py", CONFIG, "--quick", "--no-validate")
-    (tmp_path / "weights.pth").touch()
-    assert "merges boxes alone" in error_of("test.py", CONFIG, "weights.pth", "--tta")
 
 
 @pytest.mark.parametrize("end", [ValueError("a bug"), KeyboardInterrupt()])
@@ -173,40 +125,6 @@ def test_the_result_tells_of_augmentation(tested, monkeypatch: pytest.MonkeyPatc
     tested("--result", "m.json")
     tested("--result", "m.json", "--tta", "--published")
     assert told == [dict(tta=False, published=False), dict(tta=True, published=True)]
-
-
-def test_unknown_quick_setting(error_of) -> None:
-    error = error_of("train.py", CONFIG, "--quick", "--cfg-options", "quick.steps=3")
-    assert re.search("quick.steps .*iterations", error)
-
-
-@pytest.mark.parametrize(
-    ("words", "option", "told"),
-    [
-        (["get_flops.py", CONFIG], "frozen_stage=1", "did you mean 'frozen_stages'?"),
-        (["print_groups.py", CONFIG], "arch=tinny", "'tinny' is unknown; choose from"),
-        # Any files: the model is wrong before they are read.
-        (["predict.py", CONFIG, CONFIG, CONFIG], "frozen_stage=1", "'frozen_stages'?"),
-    ],
-)
-def test_wrong_model(words: list[str], option: str, told: str, error_of) -> None:
-    error = error_of(*words, "--cfg-options", f"model.backbone.{option}")
-    assert re.search(rf"model\.backbone.*{re.escape(told)}", error)
-
-
-def test_wrong_optimizer(error_of) -> None:
-    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.optimizer.decay=1")
-    assert "optim_wrapper.optimizer: AdamW has no argument 'decay'" in error
-    error = error_of("print_groups.py", CONFIG, "--cfg-options", "optim_wrapper.constructor=None1")
-    assert f"the optim_wrapper of {CONFIG}: " in error
-
-
-@pytest.mark.parametrize("device", ["gpu", "foo:1", "cuda:99"])
-@pytest.mark.parametrize("words", [["benchmark.py", "XFormer"], ["predict.py", "C", "K", "P"]])
-def test_device_that_is_not_there(device, words, error_of) -> None:
-    error = error_of(*words, "--device", device)
-    assert error.startswith(f"error: --device {device} cannot be used here, ")
-    assert "\n" not in error
 
 
 def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:

@@ -108,22 +108,17 @@ def result(folder: Path) -> dict[str, Any]:
     return kept
 
 
-def differences(a: Any, b: Any, path: str = "") -> list[str]:
+def differences(a: Any, b: Any) -> list[str]:
     """Where two results are not the same to the last bit."""
     import numpy as np
-    import torch
+    from torch.utils._pytree import keystr, tree_flatten_with_path
 
-    if type(a) is not type(b):
-        return [path]
-    if isinstance(a, list | tuple):
-        a, b = dict(enumerate(a)), dict(enumerate(b))
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return [f"{path}: other names or length"]
-        return [one for key in a for one in differences(a[key], b[key], f"{path}.{key}")]
-    if isinstance(a, torch.Tensor):
-        return [] if torch.equal(a, b) else [path]
-    return [] if np.array_equal(a, b) else [path]
+    (leaves, form), (others, other_form) = map(tree_flatten_with_path, (a, b))
+    if form != other_form:
+        return ["other names or lengths"]
+    pairs = zip(leaves, others, strict=True)
+    same = lambda x, y: type(x) is type(y) and np.array_equal(x, y)  # noqa: E731
+    return [keystr(path) for (path, x), (_, y) in pairs if not same(x, y)]
 
 
 def main() -> None:
