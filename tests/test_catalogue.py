@@ -269,6 +269,15 @@ def test_what_is_no_whole_file_is_not_kept(
     assert downloading.load_url(address, progress=False)["a"][7] == 7
 
 
+def test_a_file_that_was_renamed_is_found(
+    publish: Entry, server: SimpleNamespace, cache: Path
+) -> None:
+    publish(WHOLE, path="/new.pth", other_url=f"{server.url}/x.pth")
+    server.files["/x.pth"] = server.files.pop("/new.pth")
+    assert downloading.load_url("mmhybrid://xformer.test", progress=False)["a"][7] == 7
+    assert [path.name for path in cache.iterdir()] == ["new.pth"]
+
+
 def test_a_full_disk_leaves_nothing(
     publish: Entry, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def test_testing_by_address_on_real_images(
 ) -> None:
     """All but the download: the file lies where it would have come to lie."""
     entry = next(e for e in TransXNet.pretrained if e.name == "mask_rcnn_transxnet_tiny.coco")
-    address = entry.url
+    address = f"mmhybrid://{entry.name}"
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     file = dense_checkpoint("mask_rcnn", "t")

@@ -59,6 +59,7 @@ class PretrainedWeights(NamedTuple):
             the backbone alone.
         host (str): The plain model whose weights they are. Defaults to ``''``: the class's own.
         sha256 (str): What the file's SHA-256 starts with. Defaults to ``''``: not published.
+        other_url (str): Where to look if there is no file at ``url``. Defaults to ``''``: nowhere.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PretrainedWeights(NamedTuple):
     config: str = ""
     host: str = ""
     sha256: str = ""
+    other_url: str = ""
 
 
 class Backbone(BaseModule):

@@ -103,18 +103,6 @@ class TransXNet(HybridBackbone):
         ("Dual Dynamic Token Mixer", "Input-dependent Depthwise Convolution"),
     )
     signs = (r"relative_pos_enc\.\d", r"network\.\d+\.\d+\.token_mixer\.")
-    pretrained = tuple(
-        PretrainedWeights(
-            name=f"transxnet_{size}.in1k",
-            url=f"https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-{size[0]}.pth.tar",
-            trained_on="ImageNet-1K",
-            metrics={"top-1": accuracy},
-            license="Apache-2.0",
-            options=dict(arch=size),
-            config=f"transxnet_{size[0]}_imagenet",
-        )
-        for size, accuracy in (("tiny", 81.6), ("small", 83.8), ("base", 84.6))
-    )
     # Parts have the authors' names; only their classifier differs.
     published = (
         Published(

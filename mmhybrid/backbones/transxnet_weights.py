@@ -21,8 +21,6 @@ IMAGENET = (
 COCO = (
     ("retinanet", "t", "retinanet_tiny.pth", {"box AP": 43.1}),
     ("retinanet", "s", "retinanet_small.pth", {"box AP": 46.4}),
-    # The README of 2023 linked reinanet_base.pth, as it still does reinanet_base.log.json; it was
-    # corrected to this name.
     ("retinanet", "b", "retinanet_base.pth", {"box AP": 47.6}),
     ("mask_rcnn", "t", "maskrcnn_tiny.pth", {"box AP": 44.5, "mask AP": 40.7}),
     ("mask_rcnn", "s", "maskrcnn_small.pth", {"box AP": 47.7, "mask AP": 43.1}),
@@ -33,6 +31,8 @@ ADE20K = (
     ("semantic_fpn", "s", "sfpn_transxnet_small.pth", {"mIoU": 48.5}),
     ("semantic_fpn", "b", "sfpn_transxnet_base.pth", {"mIoU": 49.9}),
 )
+# The README of 2023 linked this name, that of 2025 the one above.
+OTHER_NAMES = {"retinanet_base.pth": "reinanet_base.pth"}
 
 
 def published_weights() -> tuple[PretrainedWeights, ...]:
@@ -45,6 +45,8 @@ def published_weights() -> tuple[PretrainedWeights, ...]:
             metrics={"top-1": accuracy},
             license="Apache-2.0",
             options=dict(arch=ARCHS[size]),
+            # At 384 pixels no config of ours evaluates.
+            config=f"transxnet_{size}_imagenet" if end == "in1k" else "",
         )
         for size, end, file, accuracy in IMAGENET
     ]
@@ -62,6 +64,7 @@ def published_weights() -> tuple[PretrainedWeights, ...]:
                     license="Apache-2.0",
                     options=options,
                     config=f"{method}_transxnet_{size}_{data.lower()}",
+                    other_url=RELEASE + OTHER_NAMES[file] if file in OTHER_NAMES else "",
                 )
             )
     return tuple(found)

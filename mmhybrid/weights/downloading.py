@@ -10,6 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlparse
 
 import torch
@@ -81,7 +82,12 @@ def load_url(
         with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
             part = Path(temporary) / path.name
             progress = progress and get_dist_info()[0] == 0
-            torch.hub.download_url_to_file(url, str(part), progress=progress)
+            try:
+                torch.hub.download_url_to_file(url, str(part), progress=progress)
+            except HTTPError as error:
+                if error.code != 404 or not (entry and entry.other_url):
+                    raise
+                torch.hub.download_url_to_file(entry.other_url, str(part), progress=progress)
             try:
                 checkpoint = read(part)
             except CheckpointError as error:
