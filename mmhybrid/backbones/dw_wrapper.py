@@ -53,6 +53,7 @@ class DepthwiseShortcutBackbone(Backbone):
     paper = DW_PAPER
     signs = (r"shortcuts\.\d+\.\d+\.convs\.",)
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
+    may_be_new = (r"shortcuts\.", r"backbone\.norm(\d)\.")
 
     def __init__(
         self,
@@ -98,6 +99,9 @@ class DepthwiseShortcutBackbone(Backbone):
     @property
     def out_indices(self) -> tuple[int, ...]:
         return tuple(self.backbone.out_indices)
+
+    def block_names(self) -> list[str]:
+        return [f"backbone.{name}" for names in self._block_names for name in names]
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         return self.backbone(*inputs, **named_inputs)
