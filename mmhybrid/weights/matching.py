@@ -46,7 +46,9 @@ def match_names(
     found: dict[str, str] = {}
     for place, backbone in backbones.items():
         best: tuple = ()
-        for source in prefixes(weights, place):
+        for source, number in prefixes(weights, place).items():
+            if best and number < best[0][0]:
+                continue  # it cannot hold as much
             averaged = bool(AVERAGED_MODULE.search(source)) == (ema is not False)
             for inside, names in _namings(weights, target, source, place, backbone):
                 there = [(weights[names[new]], target[new]) for new in inside if new in target]
@@ -63,14 +65,14 @@ def match_names(
     return found
 
 
-def prefixes(keys: Collection[str], own: str = "") -> list[str]:
-    """Where a backbone may be in a file: the modules with most tensors, and ``own``."""
+def prefixes(keys: Collection[str], own: str = "") -> dict[str, int]:
+    """Where a backbone may be in a file: ``own``, and the modules with most tensors; how many."""
     counts: Counter[str] = Counter()
     for key in keys:
         counts.update(_beginnings(key))
-    known = {"": len(keys), **({own: counts[own]} if counts[own] else {})}
+    first = {own: counts[own]} if counts[own] else {}
     largest = sorted(counts.items(), key=lambda one: (-one[1], len(one[0])))
-    return list(known | dict(largest[:MOST_PREFIXES]))
+    return first | {"": len(keys)} | dict(largest[:MOST_PREFIXES])
 
 
 def _beginnings(key: str) -> Iterator[str]:

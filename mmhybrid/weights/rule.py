@@ -115,7 +115,7 @@ def _judge_backbone(
             "the model; is it another `arch`?"
         )
     if more := _without_a_place(backbone, bare, left):
-        reasons.append(f"the file has what the model lacks: {', '.join(modules(more, ()))}")
+        reasons.append(f"the file has what the model lacks: {', '.join(modules(more, bare))}")
     if reasons:
         name = f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"
         verdict.refusals.append(Refusal(name, ". ".join(reasons), True))
@@ -217,30 +217,29 @@ def _is_class_layer(part: str, name: str, theirs: tuple[int, ...], ours: tuple[i
 
 
 def _told_classes(model: nn.Module, layers: Shapes) -> str:
-    """`` (80 classes in the file, 2 in the model)``, where all layers agree."""
-    found = []
-    for name, (theirs, ours) in layers.items():
-        for owner in reversed(list(_modules_around(name))):
-            try:
-                classes = getattr(model.get_submodule(owner), "num_classes", None)
-            except AttributeError:
-                continue
-            if isinstance(classes, int) and classes > 0:
-                found.append((classes, set(_possible_classes(theirs[0], ours[0], classes))))
-                break
-    numbers = {classes for classes, _ in found}
-    common = set.intersection(*(possible for _, possible in found)) if found else set()
-    if len(numbers) != 1 or len(common) != 1:
+    """`` (80 classes in the file, 2 in the model)``, where the layers leave no doubt."""
+    ours, theirs = set(), []
+    for name, shapes in layers.items():
+        heads = [model.get_submodule(one) for one in _modules_around(name)]
+        heads = [one for one in heads if isinstance(getattr(one, "num_classes", None), int)]
+        if heads:
+            ours.add(heads[-1].num_classes)
+            theirs.append(set(_possible_classes(heads[-1], shapes[0][0], shapes[1][0])))
+    possible = set.intersection(*theirs) if theirs else set()
+    if len(ours) != 1 or len(possible) != 1:
         return ""
-    return f" ({common.pop()} classes in the file, {numbers.pop()} in the model)"
+    return f" ({possible.pop()} classes in the file, {ours.pop()} in the model)"
 
 
-def _possible_classes(theirs: int, ours: int, classes: int) -> Iterator[int]:
-    """Number of classes in the file, for layers with so many outputs."""
-    for others in (0, 1, 5):  # background; a box and whether there is one
-        each, rest = divmod(ours, classes + others)
-        if not rest and not theirs % each:
-            yield theirs // each - others
+def _possible_classes(head: nn.Module, theirs: int, ours: int) -> Iterator[int]:
+    """Number of classes in the file, for a layer of a head with so many outputs."""
+    others = (0, 1, 5)  # background; a box and whether there is one
+    if hasattr(head, "cls_out_channels"):
+        others = (head.cls_out_channels - head.num_classes,)
+    for more in others:
+        each, rest = divmod(ours, head.num_classes + more)
+        if each and not rest and not theirs % each:
+            yield theirs // each - more
 
 
 def modules(names: Iterable[str], others: Collection[str], most: int = 8) -> list[str]:
@@ -257,9 +256,10 @@ def modules(names: Iterable[str], others: Collection[str], most: int = 8) -> lis
     for short in counts:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", short), []).append(short)
     told = []
-    for pattern, members in groups.items():
-        number = sum(counts[one] for one in members)
-        told.append(f"{pattern if len(members) > 1 else members[0]} ({number})")
+    for members in groups.values():
+        parts = zip(*(one.split(".") for one in members), strict=True)
+        name = ".".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
+        told.append(f"{name} ({sum(counts[one] for one in members)})")
     return told if len(told) <= most else [*told[:most], f"... {len(told) - most} more modules"]
 
 
