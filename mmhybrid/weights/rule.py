@@ -72,7 +72,7 @@ def judge(
     """
     given = set(given)
     verdict = Verdict([], [], [], [])
-    learned = {key for key, tensor in target.items() if _is_learned(tensor)}
+    learned = [key for key, tensor in target.items() if _is_learned(tensor)]
     for prefix, backbone in backbones.items():
         own = {key for key in learned if key.startswith(prefix)}
         inside = {key for key in given if key.startswith(prefix)}
