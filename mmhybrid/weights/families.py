@@ -109,7 +109,7 @@ def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:
     """Maps published names to ours.
 
     Args:
-        keys (Iterable[str]): Names in the checkpoint. A prefix that all have is taken off.
+        keys (Iterable[str]): Names in the checkpoint. Prefixes stay where they are.
         target (Collection[str]): Names in the model.
 
     Returns:
@@ -121,13 +121,15 @@ def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:
     if family is None:
         return {key: key for key in keys}
     names, classifier = family.published.names, family.published.classifier
-    if classifier and all(
-        any(key.startswith(new) for key in target) for new in classifier.values()
-    ):
-        names = {**classifier, **names}
-    prefixes = {(WRAPPERS.match(key) or [""])[0] for key in keys}
-    prefix = prefixes.pop() if names and len(prefixes) == 1 else ""
-    return {key: renamed(key.removeprefix(prefix), names) for key in keys}
+    if not all(any(key.startswith(new) for key in target) for new in classifier.values()):
+        classifier = {}
+
+    def ours(key: str) -> str:
+        bare = without_prefix(key)
+        new = renamed(key, {**classifier, **names})
+        return new if new != key else key.removesuffix(bare) + renamed(bare, names)
+
+    return {key: ours(key) for key in keys}
 
 
 def renamed(key: str, names: Mapping[str, str]) -> str:
