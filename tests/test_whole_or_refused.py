@@ -586,6 +586,19 @@ def test_classifiers_of_other_classes_and_with_other_heads() -> None:
     assert set(report.unexpected_keys) == set(under("head.", HEAD))
 
 
+@pytest.mark.parametrize("part", ["head", "classifier", "neck", "rpn_head"])
+def test_a_head_that_is_one_layer(part: str) -> None:
+    weights = under("backbone.", weights_of("XFormer")) | under(
+        f"{part}.", nn.Linear(40, 5).state_dict()
+    )
+    model = nn.ModuleDict({"backbone": emptied("XFormer"), part: nn.Linear(40, 3)})
+    if part in ("head", "classifier"):
+        assert load(model, weights).new == [f"{part}.weight", f"{part}.bias"]
+    else:
+        with pytest.raises(CheckpointError, match=f"does not fit {part}: 2 have other shapes"):
+            load(model, weights)
+
+
 def test_student_and_teacher_each_by_the_rule() -> None:
     detector = whole_model("retinanet_coco_1x")
     semi = nn.Module()

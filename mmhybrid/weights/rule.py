@@ -25,7 +25,7 @@ MADE_ANEW = re.compile(
 )
 # The layers of the heads of mmdet, mmseg and mmpretrain that have an output a class.
 CLASS_LAYER = re.compile(
-    r"cls|logits|heat|pred|seg|\bfc|head|label_embedding|center_prior|mask_iou|se_layer"
+    r"cls|classif|logits|heat|pred|seg|\bfc|head|label_embedding|center_prior|mask_iou|se_layer"
 )
 PART = re.compile(r"(roi_head\.)?[^.]+")
 
@@ -212,6 +212,9 @@ def _is_class_layer(part: str, name: str, theirs: tuple[int, ...], ours: tuple[i
     Where a hidden layer is wider, that behind it differs in its other dimensions.
     """
     layer = name.removeprefix(part).rpartition(".")[0]
+    last = part.rpartition(".")[2]
+    if not layer and last in ("head", "fc", "classifier"):  # a head that is one layer
+        layer = last
     theirs, ours = (tuple(one for one in shape[1:] if one > 1) for shape in (theirs, ours))
     return theirs == ours and bool(CLASS_LAYER.search(layer))
 
