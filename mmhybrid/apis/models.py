@@ -19,7 +19,7 @@ from mmhybrid.engine.runner.run_config import load_config, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, load_checkpoint
-from mmhybrid.weights.loading import backbones_of
+from mmhybrid.weights.matching import backbones_of
 
 DETECTOR_SIZE = (800, 1280)  # that papers count at; a test at (1333, 800) pads to about this
 

@@ -110,6 +110,17 @@ class HybridBackbone(Backbone):
         """The stages that are built."""
         return [Stage(blocks) for blocks in self.stages]
 
+    def block_names(self) -> list[str]:
+        """The names of the blocks that are built."""
+        names = {id(module): name for name, module in self.named_modules()}
+        stages = self.get_stages()
+        depths = self.depths or [len(stage.blocks) for stage in stages]
+        return [
+            names[id(block)]
+            for stage, depth in zip(stages, depths, strict=False)  # some may not be built
+            for block in stage.blocks[:depth]
+        ]
+
     def run_stage(self, index: int, stage: Stage, x: Any, *inputs: Any) -> Any:
         """Runs the blocks of a stage, each with the same further ``inputs``."""
         for block in stage.blocks:

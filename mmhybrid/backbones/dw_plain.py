@@ -54,6 +54,7 @@ class DWPlainBackbone(HybridBackbone):
 
     paper = DW_PAPER
     one_sided = r"^pyramid\."
+    may_be_new = (r"shortcuts\.", r"pyramid\.levels\.(\d)\.")
     num_class_tokens = 0  # among the tokens that the blocks take
 
     def __init__(

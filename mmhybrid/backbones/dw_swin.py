@@ -110,6 +110,7 @@ class DWSwinTransformer(HybridBackbone):
         ),
     )
     one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
+    may_be_new = (r"norm(\d)\.", r"layers\.\d+\.shortcuts\.")
     test_options = MappingProxyType(dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2))))
     # fmt: off
     presets = MappingProxyType({"tiny": dict(

@@ -69,6 +69,7 @@ class DepthwiseShortcutBackbone(Backbone):
         ),
     )
     wrapped_prefix = "backbone."  # where weights from before the wrapping go
+    may_be_new = (r"shortcuts\.", r"backbone\.norm(\d)\.")
 
     def __init__(
         self,
@@ -114,6 +115,9 @@ class DepthwiseShortcutBackbone(Backbone):
     @property
     def out_indices(self) -> tuple[int, ...]:
         return tuple(self.backbone.out_indices)
+
+    def block_names(self) -> list[str]:
+        return [f"backbone.{name}" for names in self._block_names for name in names]
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         return self.backbone(*inputs, **named_inputs)

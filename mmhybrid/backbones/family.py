@@ -112,6 +112,18 @@ class Backbone(BaseModule):
             cls.family = cls.__name__
 
     @classmethod
+    def suggest(cls, weights: Weights) -> str | None:
+        """The call that makes a model which these tensors fill, None if there is none.
+
+        ``weights`` have the names and shapes of their file, without prefixes.
+        """
+        return None
+
+    def block_names(self) -> list[str]:
+        """The names of the blocks that are built, none if the class does not say."""
+        return []
+
+    @classmethod
     def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
         """Gives published tensors, which have our names already, our shapes.
 

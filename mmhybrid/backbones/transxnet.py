@@ -111,6 +111,7 @@ class TransXNet(HybridBackbone):
         ),
     )
     pretrained = published_weights()
+    may_be_new = (r"norm([0246])\.",)  # dense models alone have them
     # fmt: off
     test_options = MappingProxyType(dict(image_size=64, arch=dict(
         depths=(2, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4),

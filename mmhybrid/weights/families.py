@@ -53,6 +53,13 @@ WHOLE_MODELS = (
 )
 
 
+# What others put before a backbone's names.
+WRAPPERS = re.compile(
+    r"^((_orig_mod|module|model|backbone|encoder|net|student|teacher|ema|ema_model|model_ema|"
+    r"\w+_(encoder|backbone|network))\.)+"
+)
+
+
 def families() -> Iterator[Family]:
     """All that is known, in the order in which it is looked for."""
     # A subclass that says nothing of its own names is no family of its own.
@@ -72,19 +79,26 @@ def families() -> Iterator[Family]:
 
 def has_signs(signs: Iterable[str], keys: Collection[str]) -> bool:
     """Whether each regular expression is found in some name."""
-    return all(any(re.search(sign, key) for key in keys) for sign in signs)
+    text = "\n".join(keys)  # a model has a thousand names, and there are many families
+    return all(re.search(sign, text, re.MULTILINE) for sign in signs)
+
+
+def without_prefix(key: str) -> str:
+    """A name without those of the models, trainers and wrappers around a backbone."""
+    return WRAPPERS.sub("", key)
 
 
 def recognise(keys: Iterable[str]) -> Family | None:
-    """The family of these names, None if it is unknown."""
-    bare = [key.removeprefix("backbone.") for key in keys]
+    """The family of these names, whatever stands before them; None if it is unknown."""
+    bare = list(dict.fromkeys(map(without_prefix, keys)))
     return next((family for family in families() if has_signs(family.signs, bare)), None)
 
 
 def describe(keys: Collection[str]) -> str:
     """Whose keys these seem to be, in words."""
     family = recognise(keys)
-    whole = next((name for name, sign in WHOLE_MODELS if has_signs((sign,), keys)), None)
+    bare = list(map(without_prefix, keys))
+    whole = next((name for name, sign in WHOLE_MODELS if has_signs((sign,), bare)), None)
     if family is None:
         names = ", ".join(sorted(keys)[:4])
         return f"{whole or 'weights'} of a type that is not known here (such as {names})"
@@ -95,7 +109,7 @@ def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:
     """Maps published names to ours.
 
     Args:
-        keys (Iterable[str]): Names in the checkpoint, without wrappers.
+        keys (Iterable[str]): Names in the checkpoint. Prefixes stay where they are.
         target (Collection[str]): Names in the model.
 
     Returns:
@@ -107,11 +121,15 @@ def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:
     if family is None:
         return {key: key for key in keys}
     names, classifier = family.published.names, family.published.classifier
-    if classifier and all(
-        any(key.startswith(new) for key in target) for new in classifier.values()
-    ):
-        names = {**classifier, **names}
-    return {key: renamed(key, names) for key in keys}
+    if not all(any(key.startswith(new) for key in target) for new in classifier.values()):
+        classifier = {}
+
+    def ours(key: str) -> str:
+        bare = without_prefix(key)
+        new = renamed(key, {**classifier, **names})
+        return new if new != key else key.removesuffix(bare) + renamed(bare, names)
+
+    return {key: ours(key) for key in keys}
 
 
 def renamed(key: str, names: Mapping[str, str]) -> str:

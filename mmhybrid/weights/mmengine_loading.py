@@ -28,7 +28,6 @@ from mmhybrid.weights.downloading import first_process_first, load_url
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe
 from mmhybrid.weights.loading import (
-    backbones_of,
     find_weights,
     load_tensors,
     load_weights,
@@ -36,6 +35,7 @@ from mmhybrid.weights.loading import (
     unwrapped,
     without_wrappers,
 )
+from mmhybrid.weights.matching import backbones_of
 from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.writing import write_checkpoint
 
@@ -44,7 +44,22 @@ _sources: dict[int, str] = {}  # of checkpoints that were read and are still the
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
 class PretrainedInit(weight_init.PretrainedInit):
-    """``init_cfg=dict(type='Pretrained', ...)``; MMEngine's where the model holds none of ours."""
+    """``init_cfg=dict(type='Pretrained', ...)``; MMEngine's where the model holds none of ours.
+
+    Args:
+        checkpoint, prefix, map_location: MMEngine's.
+        allow_partial (bool): Of :func:`mmhybrid.load_checkpoint`. Defaults to False.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        map_location: str = "cpu",
+        allow_partial: bool = False,
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.allow_partial = allow_partial
 
     def __call__(self, module: nn.Module) -> None:
         """Loads the checkpoint into the module."""
@@ -63,7 +78,13 @@ class PretrainedInit(weight_init.PretrainedInit):
                     f"no name in {entry} of {self.checkpoint} starts with prefix={prefix!r}. It "
                     f"seems to hold {describe(whole)}; without a prefix, its backbone is found."
                 )
-        load_tensors(module, weights, source=self.checkpoint, entry=entry)
+        load_tensors(
+            module,
+            weights,
+            source=self.checkpoint,
+            entry=entry,
+            allow_partial=self.allow_partial,
+        )
         if hasattr(module, "_params_init_info"):
             weight_init.update_init_info(module, init_info=self._get_init_info())
 

@@ -1,0 +1,46 @@
+"""Which model a checkpoint that was refused would fill."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.backbones.base import backbone_classes
+from mmhybrid.backbones.family import Backbone
+from mmhybrid.weights.comparing import compare
+from mmhybrid.weights.families import recognise, without_prefix
+from mmhybrid.weights.matching import backbones_of
+
+
+def suggestion(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """The call that makes a backbone which these tensors fill, None if none is known."""
+    bare = {without_prefix(key): tensor for key, tensor in weights.items()}
+    family = recognise(weights)
+    likely = dict.fromkeys(map(type, backbones_of(model).values()))
+    if family is not None and family.backbone is not None:
+        likely[family.backbone] = None
+    for backbone in likely | dict.fromkeys(backbone_classes(Backbone)):
+        if call := backbone.suggest(dict(bare)):
+            return call
+    shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
+    for backbone in likely:
+        for options in _published_options(backbone):
+            try:
+                with torch.device("meta"):
+                    candidate = backbone(**options)
+                refusals = compare(candidate, shapes)[2].refusals
+            except (RuntimeError, TypeError, ValueError, KeyError):
+                continue  # of a class of somebody's own; this is no place for its errors
+            if not refusals:
+                arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+                return f"{backbone.__name__}({arguments})"
+    return None
+
+
+def _published_options(backbone: type[Backbone]) -> Iterator[dict[str, Any]]:
+    for one in backbone.pretrained:
+        if not one.config:
+            yield dict(one.options)
+    for arch in getattr(backbone, "presets", {}):
+        yield dict(arch=arch)
