@@ -1,7 +1,9 @@
 """Attention within (shifted) windows, of Swin Transformer."""
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,6 +76,28 @@ def relative_position_index(window_size: int) -> Tensor:
     row, column = place // window_size, place % window_size
     index = (row[:, None] - row + window_size - 1) * (2 * window_size - 1)
     return index + column[:, None] - column + window_size - 1
+
+
+def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
+    """Fits ((2 M - 1)**2, heads) biases of windows of M tokens a side to another ``window_size``.
+
+    As timm does, after BEiT: known offsets lie in a geometric progression that reaches as far as
+    the new ones, dense near zero, and what is between them is interpolated linearly. So biases of
+    near neighbours stay what they are.
+    """
+    side, reach = math.isqrt(len(table)), window_size - 1
+    low, high = 1.01, 1.5  # the ratio of the progression
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        too_far = (1 - ratio ** (side // 2)) / (1 - ratio) > reach
+        low, high = (low, ratio) if too_far else (ratio, high)
+    known = np.cumsum(ratio ** np.arange(side // 2))
+    known = np.concatenate([-known[::-1], [0], known])
+    new = np.arange(-reach, reach + 1)
+    weight = np.stack([np.interp(new, known, one) for one in np.eye(side)], axis=1)
+    weight = torch.as_tensor(weight, device=table.device)  # (new side, side), in float64
+    grid = table.to(weight.dtype).t().unflatten(1, (side, side))  # (heads, side, side)
+    return (weight @ grid @ weight.t()).flatten(1).t().to(table.dtype)
 
 
 class WindowAttention(nn.Module):

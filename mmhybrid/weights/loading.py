@@ -311,7 +311,7 @@ def _match_names(
     Each backbone is matched by itself: mmdet's semi-supervised detectors hold two, and a file of
     one detector fills both.
     """
-    renamed = rename(weights, target)
+    renamed = rename(weights, target, map(type, backbones_of(model).values()))
 
     def placed(strip: str, add: str) -> dict[str, str]:
         return {
