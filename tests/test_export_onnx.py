@@ -53,10 +53,11 @@ def test_pooling_is_pytorchs(size, output) -> None:
 
 
 @pytest.mark.parametrize("size", [(30, 7), (5, 7), (11, 20), (9, 7)])
-def test_bicubic_resizing_is_pytorchs(size) -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+def test_bicubic_resizing_is_pytorchs(size, antialias) -> None:
     x = torch.randn(1, 2, 9, 7, dtype=torch.float64)
-    expected = F.interpolate(x, size=size, mode="bicubic")
-    torch.testing.assert_close(resize_bicubic(x, size), expected)
+    expected = F.interpolate(x, size=size, mode="bicubic", antialias=antialias)
+    torch.testing.assert_close(resize_bicubic(x, size, antialias), expected)
 
 
 def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:

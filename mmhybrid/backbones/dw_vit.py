@@ -227,7 +227,7 @@ class DWVisionTransformer(DWPlainBackbone):
         if not (options and blocks):
             return None
         dims = blocks[0,][1]
-        settings = dict(embed_dims=dims, depth=len(blocks), num_heads=dims // 64)
+        settings = dict(embed_dims=dims, depth=len(blocks), num_heads=max(dims // 64, 1))
         return call(cls, settings, **options)
 
     @classmethod
