@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,11 +90,12 @@ def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
         ratio = (low + high) / 2
         too_far = (1 - ratio ** (side // 2)) / (1 - ratio) > reach
         low, high = (low, ratio) if too_far else (ratio, high)
-    known = np.cumsum(ratio ** np.arange(side // 2))
-    known = np.concatenate([-known[::-1], [0], known])
-    new = np.arange(-reach, reach + 1)
-    weight = np.stack([np.interp(new, known, one) for one in np.eye(side)], axis=1)
-    weight = torch.as_tensor(weight, device=table.device)  # (new side, side), in float64
+    known = (ratio ** torch.arange(side // 2, dtype=torch.double, device=table.device)).cumsum(0)
+    known = torch.cat([-known.flip(0), known.new_zeros(1), known])
+    new = torch.arange(-reach, reach + 1).to(known)
+    right = torch.searchsorted(known, new).clamp(1, side - 1)
+    t = ((new - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)[:, None]
+    weight = (1 - t) * F.one_hot(right - 1, side) + t * F.one_hot(right, side)  # (new side, side)
     grid = table.to(weight.dtype).t().unflatten(1, (side, side))  # (heads, side, side)
     return (weight @ grid @ weight.t()).flatten(1).t().to(table.dtype)
 
