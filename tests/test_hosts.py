@@ -341,16 +341,10 @@ def test_a_model_that_computes_less_than_the_host_does_not_take_it_in_part(
     name, options, tmp_path
 ) -> None:
     build, backbone, host_options, arch = TINY[name]
+    pytest.importorskip("mmhybrid.weights.rule")
     model = backbone(**dict(host_options, arch=arch, **sized(64, backbone)) | options)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    try:
-        report = load(model, build().state_dict(), tmp_path)
-    except CheckpointError:
-        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    else:
-        blocks = [key for key in report.missing_keys if re.search(r"(^|[._])blocks\.", key)]
-        assert blocks
-        assert not set(blocks) & set(report.loaded)
+    with pytest.raises(CheckpointError, match=rf"would.*{backbone.__name__}\(|{backbone.__name__}"):
+        load(model, build().state_dict(), tmp_path)
 
 
 def test_others_are_not_taken_for_a_host(tmp_path) -> None:

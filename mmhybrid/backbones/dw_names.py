@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmhybrid.backbones.family import Backbone, Paper, Weights
+from mmhybrid.backbones.family import Backbone, Paper
 from mmhybrid.errors import ArgumentError
 
 DW_PAPER = Paper(
@@ -25,7 +25,6 @@ MLP_OF_MMCV = {"ffn.layers.0.0.": "mlp.fc1.", "ffn.layers.1.": "mlp.fc2."}
 Numbers = tuple[int, ...]
 # What some relatives of ViT compute beyond it: LayerScale, normalised queries, more tokens.
 _MORE = re.compile(r"\.(ls1|attn\.q_norm|attn\.q_bias)|dist_token|reg(ister)?_token|norm_pre\.")
-_BLOCKS = re.compile(r"(.*?blocks)\.\d+\.")
 
 
 def shortcut_names(theirs: str, ours: str = "") -> dict[str, str]:
@@ -69,23 +68,6 @@ def check_authors_have(weights: Mapping[str, Tensor]) -> None:
             )
         if re.search(r"\.attn\.(q\.bias|mix_heads_\w+_bias)$", name):
             raise ArgumentError(f"the authors' models have no bias such as {name}")
-
-
-def without_fuller_blocks(weights: Weights, model: nn.Module, prefix: str) -> Weights:
-    """Leaves out blocks that compute more than ours: more of them, biases, scales.
-
-    A part of them would compute something else, and nobody would notice.
-    """
-    own = {prefix + name.replace("_orig_mod.", "") for name in model.state_dict()}
-    ours = {match[1] for name in own if (match := _BLOCKS.match(name))}
-    fuller = {
-        match[1] for name in weights if name not in own and (match := _BLOCKS.match(name))
-    } & ours
-    return {
-        name: tensor
-        for name, tensor in weights.items()
-        if not (match := _BLOCKS.match(name)) or match[1] not in fuller
-    }
 
 
 def shapes_of(weights: Mapping[str, Tensor], pattern: str) -> dict[Numbers, Numbers]:

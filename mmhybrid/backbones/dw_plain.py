@@ -12,7 +12,6 @@ from mmhybrid.backbones.base import HybridBackbone, Part, Stage
 from mmhybrid.backbones.dw_names import (
     DW_PAPER,
     check_authors_have,
-    without_fuller_blocks,
 )
 from mmhybrid.backbones.family import Weights
 from mmhybrid.errors import ArgumentError
@@ -211,7 +210,6 @@ class DWPlainBackbone(HybridBackbone):
         if weight is not None and weight.ndim == 2 and len(weight) == len(self.patch_embed.weight):
             state_dict[f"{prefix}patch_embed.weight"] = _patches(weight, self.patch_size)
         state_dict = self.from_published(state_dict, prefix)
-        state_dict = without_fuller_blocks(state_dict, self, prefix)
         table, own = state_dict.get(f"{prefix}pos_embedding"), self.pos_embedding
         if table is not None and own is not None and table.shape != own.shape:
             places = table.shape[1] - self.num_class_tokens

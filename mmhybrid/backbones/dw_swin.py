@@ -21,7 +21,6 @@ from mmhybrid.backbones.dw_names import (
     names_in,
     shapes_of,
     shortcut_names,
-    without_fuller_blocks,
 )
 from mmhybrid.backbones.family import PretrainedWeights, Published, Weights
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
@@ -319,7 +318,6 @@ class DWSwinTransformer(HybridBackbone):
             if re.search(self.one_sided, key):
                 del state_dict[key]
         state_dict = self.from_published(state_dict, prefix)
-        state_dict = without_fuller_blocks(state_dict, self, prefix)
         for name, own in self.named_parameters(prefix.removesuffix(".")):
             table = state_dict.get(name)
             if table is None or not name.endswith(".relative_position_bias_table"):
