@@ -212,10 +212,10 @@ class DWCaiT(DWPlainBackbone):
         if not (options and heads and class_stage):
             return None
         settings = dict(
-            embed_dims=class_stage[0,][0],
-            depth=len(heads),
-            cls_depth=len(class_stage),
-            num_heads=heads[0,][0],
+            embed_dims=next(iter(class_stage.values()))[0],
+            depth=max(heads)[0] + 1,
+            cls_depth=max(class_stage)[0] + 1,
+            num_heads=next(iter(heads.values()))[0],
         )
         return call(cls, settings, **options, talking_heads_bias=True, facebook_class_stage=True)
 

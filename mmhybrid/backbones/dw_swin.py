@@ -275,12 +275,14 @@ class DWSwinTransformer(HybridBackbone):
         stem = shapes_of(weights, r"patch_embed\.proj(?:ection)?\.weight").get(())
         if not (tables and stem):
             return None
-        stages = sorted({stage for stage, _ in tables})
+        depths = {stage: block + 1 for stage, block in sorted(tables)}  # the last one counts
+        heads = {stage: shape[1] for (stage, _), shape in tables.items()}
+        offsets = next(iter(tables.values()))[0]
         settings = dict(
             embed_dims=stem[0],
-            depths=tuple(sum(one == stage for one, _ in tables) for stage in stages),
-            num_heads=tuple(tables[stage, 0][1] for stage in stages),
-            window_size=(math.isqrt(tables[0, 0][0]) + 1) // 2,
+            depths=tuple(depths.values()),
+            num_heads=tuple(heads[stage] for stage in depths),
+            window_size=(math.isqrt(offsets) + 1) // 2,
             patch_size=stem[-1],
         )
         return call(cls, settings, **({} if stem[1] == 3 else {"in_channels": stem[1]}))

@@ -226,8 +226,8 @@ class DWVisionTransformer(DWPlainBackbone):
         blocks = shapes_of(weights, r"(?:blocks|layers)\.(\d+)\.attn\.qkv\.weight")
         if not (options and blocks):
             return None
-        dims = blocks[0,][1]
-        settings = dict(embed_dims=dims, depth=len(blocks), num_heads=max(dims // 64, 1))
+        dims = next(iter(blocks.values()))[1]
+        settings = dict(embed_dims=dims, depth=max(blocks)[0] + 1, num_heads=max(dims // 64, 1))
         return call(cls, settings, **options)
 
     @classmethod
