@@ -16,6 +16,7 @@ from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
     DWSwinTransformer,
+    DWVisionTransformer,
     TransXNet,
 )
 from mmhybrid.deploy.onnx_boxes import boxes_of
@@ -77,6 +78,9 @@ def test_one_image_after_the_other_is_the_same_convolution() -> None:
 BACKBONES = {
     "TransXNet": lambda: TransXNet(**TransXNet.test_options),
     "DWSwin": lambda: DWSwinTransformer(**DWSwinTransformer.test_options, out_indices=(0, 3)),
+    "ViT as its host": lambda: DWVisionTransformer(
+        **DWVisionTransformer.test_options, qkv_bias=True, position_antialias=True
+    ),
     "mmseg's MiT with shortcuts": lambda: DepthwiseShortcutBackbone(
         dict(type="mmseg.MixVisionTransformer", embed_dims=16, num_stages=1, out_indices=(0,))
         | dict(num_layers=(1,), num_heads=(1,), patch_sizes=(7,), strides=(4,), sr_ratios=(8,))
