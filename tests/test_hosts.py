@@ -146,7 +146,7 @@ def load(model: nn.Module, content: Any, folder: Path) -> LoadReport:
     return report
 
 
-def assert_whole(report: LoadReport, missing: str = "", left: str = r"(head|pre_logits)\.") -> None:
+def assert_whole(report: LoadReport, left: str = r"(head|pre_logits)\.") -> None:
     missing = [key for key in report.missing_keys if not NEW.match(key)]
     assert [key for key in missing if not key.startswith("head.")] == []
     assert all(re.search(left, key) for key in report.unexpected_keys)
