@@ -6,13 +6,27 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import TransXNet, XFormer, backbone_classes
+from mmhybrid.backbones import (
+    DWCaiT,
+    DWVisionTransformer,
+    TransXNet,
+    XFormer,
+    backbone_classes,
+)
 from mmhybrid.deploy import fuse
 
 pytestmark = pytest.mark.compile
 BACKBONES = {backbone.__name__: (backbone, {}) for backbone in backbone_classes()}
 BACKBONES["TransXNet"] = (TransXNet, dict(image_size=128))
 BACKBONES["XFormer-context_score"] = (XFormer, dict(attention="context_score"))
+BACKBONES["ViT as its host"] = (
+    DWVisionTransformer,
+    dict(qkv_bias=True, position_antialias=True),
+)
+BACKBONES["CaiT as its host"] = (
+    DWCaiT,
+    dict(talking_heads_bias=True, facebook_class_stage=True, out_type="cls_token"),
+)
 # The first is traced. Of TransXNet, the table of positions is resized at all but 128x128. Maps are
 # even and odd in every stage.
 SIZES = [(2, 96, 160), (3, 75, 101), (2, 128, 128), (4, 90, 70)]

@@ -16,6 +16,7 @@ from mmhybrid.backbones import (
     DepthwiseShortcutBackbone,
     DMFormer,
     DWSwinTransformer,
+    DWVisionTransformer,
     TransXNet,
 )
 from mmhybrid.deploy.onnx_boxes import boxes_of
@@ -52,10 +53,11 @@ def test_pooling_is_pytorchs(size, output) -> None:
 
 
 @pytest.mark.parametrize("size", [(30, 7), (5, 7), (11, 20), (9, 7)])
-def test_bicubic_resizing_is_pytorchs(size) -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+def test_bicubic_resizing_is_pytorchs(size, antialias) -> None:
     x = torch.randn(1, 2, 9, 7, dtype=torch.float64)
-    expected = F.interpolate(x, size=size, mode="bicubic")
-    torch.testing.assert_close(resize_bicubic(x, size), expected)
+    expected = F.interpolate(x, size=size, mode="bicubic", antialias=antialias)
+    torch.testing.assert_close(resize_bicubic(x, size, antialias), expected)
 
 
 def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:
@@ -75,6 +77,9 @@ def test_one_image_after_the_other_is_the_same_convolution() -> None:
 BACKBONES = {
     "TransXNet": lambda: TransXNet(**TransXNet.test_options),
     "DWSwin": lambda: DWSwinTransformer(**DWSwinTransformer.test_options, out_indices=(0, 3)),
+    "ViT as its host": lambda: DWVisionTransformer(
+        **DWVisionTransformer.test_options, qkv_bias=True, position_antialias=True
+    ),
     "mmseg's MiT with shortcuts": lambda: DepthwiseShortcutBackbone(
         dict(type="mmseg.MixVisionTransformer", embed_dims=16, num_stages=1, out_indices=(0,))
         | dict(num_layers=(1,), num_heads=(1,), patch_sizes=(7,), strides=(4,), sr_ratios=(8,))

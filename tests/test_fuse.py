@@ -80,6 +80,8 @@ SWITCHES = {
         dict(norm_cfg=SYNC_BN), dict(norm_cfg=dict(type="GN", num_groups=2)),
     ),
     backbones.DWSwinTransformer: (dict(dw_kernel_sizes=(3, 5)),),
+    backbones.DWVisionTransformer: (dict(qkv_bias=True, position_antialias=True),),
+    backbones.DWCaiT: (dict(talking_heads_bias=True, facebook_class_stage=True, norm_eps=1e-6),),
 }
 # Blocks whose normalisation depends on the image or does not fit stay as they are.
 UNFUSED = {

@@ -1,30 +1,23 @@
-"""ViT and CaiT, the plain (single-scale) hosts of depth-wise shortcuts."""
+"""What ViT and CaiT share, the plain (single-scale) hosts of depth-wise shortcuts."""
 
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, Part, Stage, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Part, Stage
 from mmhybrid.backbones.dw_names import (
     DW_PAPER,
-    VIT_PYTORCH_HEAD,
-    check_one_kernel,
-    shortcut_names,
-    vit_pytorch_names,
+    check_authors_have,
 )
-from mmhybrid.backbones.family import Published, Weights
+from mmhybrid.backbones.family import Weights
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
-from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.feature_pyramid import SimpleFeaturePyramid
 from mmhybrid.layers.padding import count_of, crop, pad_to_multiple
-from mmhybrid.layers.transformer_block import TransformerBlock
 
 NUM_STAGES = 4
 OUT_TYPES = ("featmap", "cls_token")
@@ -50,6 +43,15 @@ class DWPlainBackbone(HybridBackbone):
             :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`.
         position_embedding (bool): Whether learned positions are added. With shortcuts, small data
             sets lose little without. Defaults to True.
+        zero_init (bool): Whether shortcuts start at zero, so that the model computes what its host
+            does whose weights it loads. Defaults to False, the paper's.
+        qkv_bias (bool): Whether queries, keys and values have a bias, as in ViT, DeiT, DINO and
+            Facebook's CaiT. Defaults to False, the paper's.
+        norm_eps (float): Added to the variance in layer normalisations; 1e-6 in those hosts.
+            Defaults to 1e-5, the paper's.
+        position_antialias (bool): Whether positions for images of other than ``image_size`` are
+            resized as timm does (bicubically with antialiasing, another cubic even where they
+            grow). Weights of another ``image_size`` are always loaded so. Defaults to False.
     """
 
     paper = DW_PAPER
@@ -66,6 +68,7 @@ class DWPlainBackbone(HybridBackbone):
         frozen_stages: int,
         norm_eval: bool,
         with_cp: bool,
+        position_antialias: bool,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
     ) -> None:
         dims = settings["embed_dims"]
@@ -84,6 +87,7 @@ class DWPlainBackbone(HybridBackbone):
         self.embed_dims, self.depth = dims, settings["depth"]
         self.patch_size = patch_size
         self.out_type = out_type
+        self.position_antialias = position_antialias
 
     def build_parts(
         self,
@@ -93,6 +97,8 @@ class DWPlainBackbone(HybridBackbone):
         dw_kernel_sizes: Sequence[int] | str,
         dw_span: int | str,
         norm_cfg: dict[str, Any],
+        zero_init: bool,
+        norm_eps: float,
     ) -> None:
         """Makes all but the blocks and the class token."""
         dims = self.embed_dims
@@ -104,9 +110,14 @@ class DWPlainBackbone(HybridBackbone):
             self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, dims))
         self.blocks = nn.ModuleList()
         self.shortcuts = DepthwiseShortcuts(
-            dims, self.depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+            dims,
+            self.depth,
+            kernel_sizes=dw_kernel_sizes,
+            span=dw_span,
+            norm_cfg=norm_cfg,
+            zero_init=zero_init,
         )
-        self.norm = nn.LayerNorm(dims)
+        self.norm = nn.LayerNorm(dims, eps=norm_eps)
         self.pyramid = None
         if self.out_type == "cls_token":
             self.feature_channels, self.feature_strides = (dims,), ()
@@ -121,7 +132,7 @@ class DWPlainBackbone(HybridBackbone):
 
     def positions(self, size: tuple[int, int], num_class_tokens: int = 0) -> Tensor:
         """The position embedding for a grid of this size: (1, num_class_tokens + h * w, C)."""
-        return resize_positions(self.pos_embedding, size, num_class_tokens)
+        return resize_positions(self.pos_embedding, size, num_class_tokens, self.position_antialias)
 
     def run_blocks(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Adds positions to tokens of a grid of this size, and runs the blocks."""
@@ -163,22 +174,33 @@ class DWPlainBackbone(HybridBackbone):
 
     @classmethod
     def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
-        """Their patch embedding is a linear layer, and ViT makes queries, keys, values at once."""
+        """Gives our shapes to what others have in one tensor or in several, or transposed."""
         weight = weights.get(f"{prefix}patch_embed.weight")
-        if weight is not None and weight.ndim == 2:
+        if weight is not None and weight.ndim == 2:  # vit-pytorch's, a linear layer
             side = math.isqrt(weight.shape[1] // 3)  # colours
             weights[f"{prefix}patch_embed.weight"] = _patches(weight, side)
-        for key in [key for key in weights if key.endswith(".attn.qkv.weight")]:
-            if key.startswith(f"{prefix}blocks."):
-                qkv, name = weights.pop(key), key.removesuffix("qkv.weight")
+        for key in [key for key in weights if key.startswith(prefix)]:
+            name, _, part = key.rpartition(".")  # blocks.0.attn.qkv, weight
+            attn, _, layer = name.rpartition(".")
+            if part in ("scale1", "scale2"):
+                weights[key] = weights[key].reshape(1, 1, -1)
+            elif not attn.endswith(".attn"):
+                continue
+            elif layer == "qkv":  # at once in ViT
+                qkv = weights.pop(key)
                 third = len(qkv) // 3
-                weights[f"{name}q.weight"] = qkv[:third].clone()
-                weights[f"{name}kv.weight"] = qkv[third:].clone()
+                weights[f"{attn}.q.{part}"] = qkv[:third].clone()
+                weights[f"{attn}.kv.{part}"] = qkv[third:].clone()
+            elif layer == "k" and f"{attn}.v.{part}" in weights:  # each by itself in CaiT
+                kv = [weights.pop(f"{attn}.{layer}.{part}") for layer in "kv"]
+                weights[f"{attn}.kv.{part}"] = torch.cat(kv)
+            elif layer.startswith("mix_heads_"):  # a linear layer in CaiT
+                weights[name] = weights.pop(key).t().clone()
         return weights
 
     @classmethod
     def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
-        check_one_kernel(weights)
+        check_authors_have(weights)
         patches = weights["patch_embed.weight"]
         weights["patch_embed.weight"] = patches.permute(0, 2, 3, 1).flatten(1)
         return weights
@@ -193,7 +215,8 @@ class DWPlainBackbone(HybridBackbone):
         if table is not None and own is not None and table.shape != own.shape:
             places = table.shape[1] - self.num_class_tokens
             if math.isqrt(places) ** 2 == places:
-                table = resize_positions(table, (self.grid_size,) * 2, self.num_class_tokens)
+                size = (self.grid_size,) * 2
+                table = resize_positions(table.float(), size, self.num_class_tokens, antialias=True)
                 state_dict[f"{prefix}pos_embedding"] = table
         return state_dict
 
@@ -203,236 +226,16 @@ def _patches(weight: Tensor, side: int) -> Tensor:
     return weight.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).contiguous()
 
 
-def resize_positions(table: Tensor, size: tuple[int, int], num_class_tokens: int) -> Tensor:
+def resize_positions(
+    table: Tensor, size: tuple[int, int], num_class_tokens: int, antialias: bool = False
+) -> Tensor:
     """Resizes (1, num_class_tokens + side * side, C) positions of a square grid bicubically.
 
     The result is (1, num_class_tokens + h * w, C); for (side, side) the values stay as they are.
+    ``antialias`` resizes as timm does.
     """
     side = round((table.shape[1] - num_class_tokens) ** 0.5)  # PyTorch 2.7 compiles no math.isqrt
     # No question whether the size fits already: an exported graph serves all sizes.
     grid = table[:, num_class_tokens:].transpose(1, 2).unflatten(2, (side, side))
-    grid = F.interpolate(grid, size=size, mode="bicubic").flatten(2).transpose(1, 2)
-    return torch.cat([table[:, :num_class_tokens], grid], dim=1)
-
-
-@MODELS.register_module()
-class DWVisionTransformer(DWPlainBackbone):
-    """ViT with depth-wise shortcuts, https://arxiv.org/abs/2407.19394, for small data sets.
-
-    The host is that of the authors' code (https://github.com/ZTX-100/Efficient_ViT_with_DW), in the
-    manner of vit-pytorch: no bias on queries, keys and values, positions added to the class token
-    too. Beyond theirs it takes any size (the position embedding is resized bicubically, images
-    are padded to whole patches) and gives dense maps.
-
-    Other arguments: see :class:`DWPlainBackbone`.
-
-    Args:
-        arch (str | dict): ``'tiny'`` (the default), ``'small'``, or any of their settings.
-        out_type (str): ``'featmap'`` or ``'cls_token'``. With the vector of ``'cls_token'``, the
-            last shortcut cannot change the output (it leaves the class token alone): its gradient
-            is zero, not None. Defaults to ``'featmap'``.
-        class_token (bool): Whether there is one. Defaults to True.
-
-    Example:
-        >>> from mmhybrid.backbones import DWVisionTransformer
-        >>> DWVisionTransformer('t').feature_channels
-        (48, 96, 192, 192)
-    """
-
-    family = "DW-ViT"
-    signs = (r"shortcuts\.\d+\.convs\.", "cls_token")
-    published = (
-        Published(
-            names={
-                "to_patch_embedding.1.": "patch_embed.",
-                **shortcut_names("transformer."),
-                **vit_pytorch_names("transformer", "blocks"),
-            },
-            classifier=VIT_PYTORCH_HEAD,
-            signs=(r"^transformer\.convs\.", r"^transformer\.batchnorms\."),
-        ),
-    )
-    test_options = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
-    presets = MappingProxyType(
-        {
-            "tiny": dict(embed_dims=192, depth=12, num_heads=3, mlp_ratio=4),
-            "small": dict(embed_dims=384, depth=12, num_heads=6, mlp_ratio=4),
-        }
-    )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "tiny",
-        in_channels: int = 3,
-        patch_size: int = 16,
-        image_size: int = 224,
-        out_type: str = "featmap",
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
-        drop_path_rate: float = 0.0,
-        dw_kernel_sizes: Sequence[int] | str = (3,),
-        dw_span: int | str = 1,
-        position_embedding: bool = True,
-        class_token: bool = True,
-        with_cp: bool = False,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
-    ) -> None:
-        if out_type == "cls_token" and not class_token:
-            raise ArgumentError("out_type='cls_token' needs class_token=True")
-        settings = resolve_arch(arch, self.presets, defaults="tiny")
-        super().__init__(
-            settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
-        )
-        self.num_class_tokens = int(class_token)
-        self.build_parts(
-            in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg
-        )
-        dims, heads, ratio = self.embed_dims, settings["num_heads"], settings["mlp_ratio"]
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dims)) if class_token else None
-        self.blocks.extend(
-            TransformerBlock(dims, heads, mlp_ratio=ratio, drop_path_rate=rate)
-            for rate in drop_path_rates(drop_path_rate, (self.depth,))[0]
-        )
-        self.freeze_stages()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
-        tokens, size = self.embed_patches(x)
-        if self.cls_token is not None:
-            cls_tokens = self.cls_token.to(tokens).expand(x.shape[0], -1, -1)
-            tokens = torch.cat([cls_tokens, tokens], dim=1)
-        tokens = self.run_blocks(tokens, size)
-        if self.out_type == "cls_token":
-            return (self.norm(tokens[:, 0]),)
-        return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
-
-    def stem_parts(self) -> list[Part]:
-        return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]
-
-    @classmethod
-    def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
-        for key in [key for key in weights if key.endswith(".attn.q.weight")]:
-            name = key.removesuffix("q.weight")
-            parts = [weights.pop(f"{name}{part}.weight") for part in ("q", "kv")]
-            weights[f"{name}qkv.weight"] = torch.cat(parts)
-        return super().to_published(weights, image_size)
-
-
-@MODELS.register_module()
-class DWCaiT(DWPlainBackbone):
-    """CaiT with depth-wise shortcuts, https://arxiv.org/abs/2407.19394, for small data sets.
-
-    The host is that of the authors' code (https://github.com/ZTX-100/Efficient_ViT_with_DW), in the
-    manner of vit-pytorch; it differs from Facebook's CaiT (https://arxiv.org/abs/2103.17239) in
-    that queries, keys and values have no bias and that class attention takes the patches
-    unnormalised. Blocks of the class stage have no shortcuts; dense maps, which the authors' code
-    does not give, need no class stage, which is then not built.
-
-    The paper's models for small data sets have ``layer_scale=False``, ``talking_heads=False`` and
-    ``position_embedding=False``, those for ImageNet ``layer_scale=False``.
-
-    Other arguments: see :class:`DWPlainBackbone`.
-
-    Args:
-        arch (str | dict): ``'xxs12'`` (the default), ``'xxs24'``, or any of their settings.
-        layer_dropout (float): Probability with which a sample skips a patch block in training.
-            Shortcuts are never skipped. Published: 0. Defaults to 0.
-        layer_scale (bool): Whether residuals have learned factors. They start at 0.1 up to the 18th
-            block of a stage, at 1e-5 up to the 24th, at 1e-6 beyond. Defaults to True.
-        talking_heads (bool): Whether heads are mixed around the softmax. Without, attention is
-            fused and much faster. Defaults to True.
-
-    Example:
-        >>> from mmhybrid.backbones import DWCaiT
-        >>> DWCaiT('xxs12').feature_channels
-        (48, 96, 192, 192)
-    """
-
-    family = "DW-CaiT"
-    signs = (r"shortcuts\.\d+\.convs\.", r"(cls_blocks\.\d|blocks\.\d+\.(scale1|attn\.mix_heads))")
-    published = tuple(
-        Published(
-            names={
-                "to_patch_embedding.1.": "patch_embed.",
-                **shortcut_names("patch_transformer."),
-                **vit_pytorch_names("patch_transformer", "blocks", layer_scale),
-                **vit_pytorch_names("cls_transformer", "cls_blocks", layer_scale),
-            },
-            classifier=VIT_PYTORCH_HEAD,
-            signs=(r"^patch_transformer\.convs\.", r"^patch_transformer\.layers\.\d+\.0\." + sign),
-        )
-        for layer_scale, sign in ((True, "scale"), (False, "norm"))
-    )
-    test_options = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
-    presets = MappingProxyType(
-        {
-            "xxs12": dict(embed_dims=192, depth=12, cls_depth=2, num_heads=4, mlp_ratio=4),
-            "xxs24": dict(embed_dims=192, depth=24, cls_depth=2, num_heads=4, mlp_ratio=4),
-        }
-    )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "xxs12",
-        in_channels: int = 3,
-        patch_size: int = 16,
-        image_size: int = 224,
-        out_type: str = "featmap",
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: dict[str, Any] = MappingProxyType(dict(type="BN")),
-        drop_path_rate: float = 0.0,
-        layer_dropout: float = 0.0,
-        dw_kernel_sizes: Sequence[int] | str = (3,),
-        dw_span: int | str = 1,
-        position_embedding: bool = True,
-        layer_scale: bool = True,
-        talking_heads: bool = True,
-        with_cp: bool = False,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
-    ) -> None:
-        settings = resolve_arch(arch, self.presets, defaults="xxs12")
-        super().__init__(
-            settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
-        )
-        self.build_parts(
-            in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg
-        )
-
-        def block(index: int, **dropping: float) -> TransformerBlock:
-            scale = 0.1 if index < 18 else 1e-5 if index < 24 else 1e-6
-            return TransformerBlock(
-                self.embed_dims,
-                settings["num_heads"],
-                mlp_ratio=settings["mlp_ratio"],
-                talking_heads=talking_heads,
-                layer_scale_init=scale if layer_scale else None,
-                **dropping,
-            )
-
-        for i, rate in enumerate(drop_path_rates(drop_path_rate, (self.depth,))[0]):
-            self.blocks.append(block(i, drop_path_rate=rate, layer_dropout=layer_dropout))
-        self.cls_token = None
-        self.cls_blocks = nn.ModuleList()
-        if out_type == "cls_token":
-            self.cls_token = nn.Parameter(torch.randn(1, 1, self.embed_dims))
-            self.cls_blocks.extend(map(block, range(settings["cls_depth"])))
-        self.freeze_stages()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
-        tokens, size = self.embed_patches(x)
-        tokens = self.run_blocks(tokens, size)
-        if self.out_type == "featmap":
-            return self.feature_maps(tokens, size, x.shape[-2:])
-        cls_token = self.cls_token.to(tokens).repeat(x.shape[0], 1, 1)
-        for block in self.cls_blocks:
-            cls_token = self.run_block(block, cls_token, tokens)
-        return (self.norm(cls_token[:, 0]),)
-
-    def end_parts(self) -> list[Part]:
-        class_stage = [] if self.cls_token is None else [self.cls_token, self.cls_blocks]
-        return [*super().end_parts(), *class_stage]
+    grid = F.interpolate(grid, size=size, mode="bicubic", antialias=antialias)
+    return torch.cat([table[:, :num_class_tokens], grid.flatten(2).transpose(1, 2)], dim=1)

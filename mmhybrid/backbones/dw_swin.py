@@ -12,8 +12,17 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
-from mmhybrid.backbones.dw_names import DW_PAPER, SWIN_HEAD, check_one_kernel, shortcut_names
-from mmhybrid.backbones.family import Published, Weights
+from mmhybrid.backbones.dw_names import (
+    DW_PAPER,
+    MLP_OF_MMCV,
+    SWIN_HEAD,
+    call,
+    check_authors_have,
+    names_in,
+    shapes_of,
+    shortcut_names,
+)
+from mmhybrid.backbones.family import PretrainedWeights, Published, Weights
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcuts
 from mmhybrid.layers.drop_path import drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
@@ -24,9 +33,11 @@ from mmhybrid.layers.window_attention import (
     Windows,
     cut_windows,
     relative_position_index,
+    resize_bias_table,
 )
 
 WINDOW = 7  # of the published models
+SWIN_TABLE = r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table"
 TokensOfMap = tuple[Tensor, tuple[int, int]]  # (B, H * W, C), and H and W
 
 
@@ -84,6 +95,9 @@ class DWSwinTransformer(HybridBackbone):
     not dropped by stochastic depth, nor skipped by gradient checkpointing. A side that fits in one
     window is not shifted. The published ``drop_path_rate`` is 0.2.
 
+    It starts from pretrained Swin (Microsoft's, timm's, and mmdet's and mmpretrain's names) and
+    computes what that does with ``zero_init=True``. The last output norm is the host's.
+
     Other arguments: see :class:`HybridBackbone`; ``dw_kernel_sizes`` and ``dw_span`` are those of
     :class:`mmhybrid.layers.depthwise_shortcut.DepthwiseShortcuts`, one a stage.
 
@@ -91,6 +105,8 @@ class DWSwinTransformer(HybridBackbone):
         arch (str | dict): ``'tiny'``, or any of its settings. Defaults to ``'tiny'``.
         norm_cfg (dict): Batch normalisations of the shortcuts. Defaults to ``dict(type='BN')``.
         shifted_windows (bool): Whether every other block shifts its windows. Defaults to True.
+        zero_init (bool): Whether shortcuts start at zero, so that the model computes what its host
+            does whose weights it loads. Defaults to False, the paper's.
 
     Example:
         >>> from mmhybrid.backbones import DWSwinTransformer
@@ -107,6 +123,53 @@ class DWSwinTransformer(HybridBackbone):
             names=shortcut_names("layers.*.", "layers.*."),
             classifier=SWIN_HEAD,
             signs=(r"layers\.\d+\.batchnorms\.", "relative_position_bias_table"),
+        ),
+    )
+    hosts = MappingProxyType(
+        {
+            "Swin (timm's names)": Published(
+                names={  # downsampling begins the next stage there
+                    **{f"layers.{i + 1}.downsample.": f"layers.{i}.downsample." for i in range(3)},
+                    "norm.": "norm3.",
+                },
+                classifier={"norm.": "backbone.norm3.", "head.fc.": "head.fc."},
+                signs=(SWIN_TABLE, r"^layers\.3\.downsample\."),
+            ),
+            "Swin": Published(names={"norm.": "norm3."}, classifier=SWIN_HEAD, signs=(SWIN_TABLE,)),
+            "Swin (mmdet's names)": Published(
+                names={
+                    "patch_embed.projection.": "patch_embed.proj.",
+                    "stages.*.blocks.*.attn.w_msa.": "layers.*.blocks.*.attn.",
+                    **names_in("stages.*.blocks.*.", "layers.*.blocks.*.", MLP_OF_MMCV),
+                    "stages.*.downsample.": "layers.*.downsample.unfolded_",
+                    "stages.": "layers.",
+                    "norm.": "norm3.",
+                },
+                signs=(r"^stages\.\d+\.blocks\.\d+\.attn\.w_msa\.",),
+            ),
+        }
+    )
+    pretrained = (
+        PretrainedWeights(
+            "dw_swin_tiny.in1k",
+            "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+            "swin_tiny_patch4_window7_224.pth",
+            "ImageNet-1K",
+            # timm's results/results-imagenet.csv
+            MappingProxyType({"top-1": 81.376, "top-5": 95.544}),
+            "MIT",
+            MappingProxyType(dict(arch="tiny", zero_init=True)),
+            host="Swin-T",
+        ),
+        PretrainedWeights(
+            "dw_swin_tiny.in22k_ft_in1k",
+            "https://github.com/SwinTransformer/storage/releases/download/v1.0.8/"
+            "swin_tiny_patch4_window7_224_22kto1k_finetune.pth",
+            "ImageNet-22K, then ImageNet-1K",
+            MappingProxyType({"top-1": 80.968, "top-5": 96.014}),
+            "MIT",
+            MappingProxyType(dict(arch="tiny", zero_init=True)),
+            host="Swin-T",
         ),
     )
     one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
@@ -130,6 +193,7 @@ class DWSwinTransformer(HybridBackbone):
         dw_kernel_sizes: Sequence[int] | str = (3,),
         dw_span: int | str = 1,
         shifted_windows: bool = True,
+        zero_init: bool = False,
         with_cp: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
@@ -148,7 +212,12 @@ class DWSwinTransformer(HybridBackbone):
             dim, depth, heads = dims[stage], self.depths[stage], settings["num_heads"][stage]
             layer = nn.Module()  # holds the parts of a stage under their published names
             shortcuts = DepthwiseShortcuts(
-                dim, depth, kernel_sizes=dw_kernel_sizes, span=dw_span, norm_cfg=norm_cfg
+                dim,
+                depth,
+                kernel_sizes=dw_kernel_sizes,
+                span=dw_span,
+                norm_cfg=norm_cfg,
+                zero_init=zero_init,
             )
             layer.blocks = nn.ModuleList(
                 SwinBlock(
@@ -201,9 +270,41 @@ class DWSwinTransformer(HybridBackbone):
         return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
+    def suggest(cls, weights: Weights) -> str | None:
+        table = r"(?:layers|stages)\.(\d+)\.blocks\.(\d+)\.attn(?:\.w_msa)?\."
+        tables = shapes_of(weights, table + "relative_position_bias_table")
+        stem = shapes_of(weights, r"patch_embed\.proj(?:ection)?\.weight").get(())
+        if not (tables and stem):
+            return None
+        depths = {stage: block + 1 for stage, block in sorted(tables)}  # the last one counts
+        heads = {stage: shape[1] for (stage, _), shape in tables.items()}
+        offsets = next(iter(tables.values()))[0]
+        settings = dict(
+            embed_dims=stem[0],
+            depths=tuple(depths.values()),
+            num_heads=tuple(heads[stage] for stage in depths),
+            window_size=(math.isqrt(offsets) + 1) // 2,
+            patch_size=stem[-1],
+        )
+        return call(cls, settings, **({} if stem[1] == 3 else {"in_channels": stem[1]}))
+
+    @classmethod
+    def from_published(cls, weights: Weights, prefix: str = "") -> Weights:
+        """Brings back the order of channels that :class:`PatchMerging` has.
+
+        mmdet's and mmpretrain's lets the four neighbours change fastest, row by row.
+        """
+        for key in [key for key in weights if ".downsample.unfolded_" in key]:
+            if key.startswith(prefix):
+                channels = weights.pop(key).unflatten(-1, (-1, 2, 2))
+                key = key.replace("unfolded_", "")
+                weights[key] = channels.transpose(-1, -3).flatten(-3)
+        return weights
+
+    @classmethod
     def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:
         """Adds the indices and masks of windows that the authors' models save."""
-        check_one_kernel(weights)
+        check_authors_have(weights)
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
             attention = name.rpartition(".")[0]
             _, stage, _, block, _ = attention.split(".")
@@ -215,16 +316,15 @@ class DWSwinTransformer(HybridBackbone):
         return weights
 
     def adapt_state_dict(self, state_dict: Weights, prefix: str = "") -> Weights:
-        """Drops what we compute, and resizes position biases of another ``window_size``."""
+        """:meth:`from_published`, without what we compute ourselves, for this ``window_size``."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if re.search(self.one_sided, key):
                 del state_dict[key]
+        state_dict = self.from_published(state_dict, prefix)
         for name, own in self.named_parameters(prefix.removesuffix(".")):
             table = state_dict.get(name)
-            if name.endswith(".relative_position_bias_table") and table is not None:
-                side, own_side = math.isqrt(len(table)), math.isqrt(len(own))
-                if side != own_side and side * side == len(table):
-                    grid = table.t().unflatten(1, (side, side))[None]
-                    grid = F.interpolate(grid, size=(own_side, own_side), mode="bicubic")
-                    state_dict[name] = grid[0].flatten(1).t()
+            if table is None or not name.endswith(".relative_position_bias_table"):
+                continue
+            if table.shape != own.shape and math.isqrt(len(table)) ** 2 == len(table):
+                state_dict[name] = resize_bias_table(table, self.window_size)
         return state_dict

@@ -82,6 +82,8 @@ class Backbone(BaseModule):
         signs (tuple[str, ...]): Regular expressions; weights under our names are recognised by
             each being found in one of them.
         published (tuple[Published, ...]): Other names under which its weights are published.
+        hosts (Mapping[str, Published]): Names of plain models whose weights it can start from, by
+            what a message calls those. They are turned into ours only for a model of the class.
         one_sided (str): Regular expression of names that only we or only the authors save.
         pretrained (tuple[PretrainedWeights, ...]): The catalogue: what a model can start from.
         may_be_new (tuple[str, ...]): Regular expressions of our names, matched at their beginning,
@@ -93,6 +95,7 @@ class Backbone(BaseModule):
     paper: Paper | None = None
     signs: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
+    hosts: Mapping[str, Published] = MappingProxyType({})
     one_sided: str = "(?!)"  # nothing
     pretrained: tuple[PretrainedWeights, ...] = ()
     may_be_new: tuple[str, ...] = ()

@@ -33,12 +33,16 @@ def _bins(size: int, count: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (stop - start).to(like.dtype)
 
 
-def resize_bicubic(x: Tensor, size: Sequence[int]) -> Tensor:
+def resize_bicubic(x: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
     """:func:`torch.nn.functional.interpolate` with ``mode='bicubic'``, one side after the other.
 
     onnxruntime rounds the place of a value otherwise than PyTorch does; among the 3136 rows of a
-    table of positions that is seen in the third digit of a result.
+    table of positions that is seen in the third digit of a result. It is another cubic with
+    ``antialias``, and wider where a side shrinks; a side is then multiplied by a matrix.
     """
+    if antialias:
+        rows, columns = (_antialiased(x.shape[d], size[d], x) for d in (-2, -1))
+        return rows @ (x @ columns.t())
     for dim, new in zip((-2, -1), size, strict=True):
         old = x.shape[dim]
         # Comparing an unknown size would fix it to that of the trace.
@@ -63,6 +67,16 @@ def _resize_side(x: Tensor, dim: int, size: int) -> Tensor:
             (-1, 0, 1, 2), (_far(t + 1), _near(t), _near(1 - t), _far(2 - t)), strict=True
         )
     )
+
+
+def _antialiased(old: int, size: int, like: Tensor) -> Tensor:
+    """The (size, old) matrix of an antialiased resize."""
+    ratio = torch.scalar_tensor(old / size, dtype=torch.double, device=like.device)
+    centre = (torch.arange(size, device=like.device).double() + 0.5) * ratio
+    place = torch.arange(old, device=like.device).double() + 0.5
+    distance = (place - centre[:, None]).abs() / ratio.clamp(min=1)
+    weight = torch.where(distance < 1, _near(distance, -0.5), _far(distance.clamp(max=2), -0.5))
+    return (weight / weight.sum(1, keepdim=True)).to(like.dtype)
 
 
 def _far(d: Tensor, a: float = -0.75) -> Tensor:
@@ -120,7 +134,7 @@ class ExportableOperations(TorchFunctionMode):
             return adaptive_average_pool(*args, **kwargs)
         by_size = kwargs.get("size") is not None and not kwargs.get("align_corners")
         if func is F.interpolate and kwargs.get("mode") == "bicubic" and by_size:
-            return resize_bicubic(*args, kwargs["size"])
+            return resize_bicubic(*args, kwargs["size"], kwargs.get("antialias", False))
         return func(*args, **kwargs)
 
 

@@ -1,5 +1,6 @@
 """Attention within (shifted) windows, of Swin Transformer."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,29 @@ def relative_position_index(window_size: int) -> Tensor:
     row, column = place // window_size, place % window_size
     index = (row[:, None] - row + window_size - 1) * (2 * window_size - 1)
     return index + column[:, None] - column + window_size - 1
+
+
+def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
+    """Fits ((2 M - 1)**2, heads) biases of windows of M tokens a side to another ``window_size``.
+
+    As timm does, after BEiT: known offsets lie in a geometric progression that reaches as far as
+    the new ones, dense near zero, and what is between them is interpolated linearly. So biases of
+    near neighbours stay what they are.
+    """
+    side, reach = math.isqrt(len(table)), window_size - 1
+    low, high = 1.01, 1.5  # the ratio of the progression
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        too_far = (1 - ratio ** (side // 2)) / (1 - ratio) > reach
+        low, high = (low, ratio) if too_far else (ratio, high)
+    known = (ratio ** torch.arange(side // 2, dtype=torch.double, device=table.device)).cumsum(0)
+    known = torch.cat([-known.flip(0), known.new_zeros(1), known])
+    new = torch.arange(-reach, reach + 1).to(known)
+    right = torch.searchsorted(known, new).clamp(1, side - 1)
+    t = ((new - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)[:, None]
+    weight = (1 - t) * F.one_hot(right - 1, side) + t * F.one_hot(right, side)  # (new side, side)
+    grid = table.to(weight.dtype).t().unflatten(1, (side, side))  # (heads, side, side)
+    return (weight @ grid @ weight.t()).flatten(1).t().to(table.dtype)
 
 
 class WindowAttention(nn.Module):

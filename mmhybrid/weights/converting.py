@@ -31,8 +31,8 @@ def to_ours(weights: Mapping[str, Tensor]) -> Conversion:
     classifier, the names are those of mmpretrain's ``ImageClassifier``.
     """
     family = recognise(weights)
-    if family is None:
-        return Conversion("unknown", dict(weights))
+    if family is None or family.host:
+        return Conversion(family.name if family else "unknown", dict(weights))
     backbone = family.backbone or Backbone
     classifier = family.published.classifier
     whole = bool(classifier) and all(

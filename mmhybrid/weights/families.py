@@ -9,7 +9,6 @@ from functools import cache
 from typing import NamedTuple
 
 from mmhybrid.backbones.base import backbone_classes
-from mmhybrid.backbones.dw_names import SWIN_HEAD
 from mmhybrid.backbones.family import Backbone, Published
 
 
@@ -20,25 +19,18 @@ class Family(NamedTuple):
     signs: tuple[str, ...]  # regular expressions, each of which is found in some name
     published: Published = Published()  # how the names become ours
     backbone: type[Backbone] | None = None  # the class that they fit, if it is one of ours
+    host: bool = False  # of the plain model that this class can start from
 
 
 # What users load by mistake. More special ones come first.
 FOREIGN = (
     Family("DW-ViT or DW-CaiT (mmhybrid's names)", (r"shortcuts\.\d+\.convs\.",)),
-    Family("Swin (mmdet's names)", (r"stages\.\d+\.blocks\.\d+\.attn\.w_msa\.",)),
-    Family(
-        "Swin",
-        (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table",),
-        Published(classifier=SWIN_HEAD),
-    ),
     Family("ConvNeXt", (r"stages\.\d+\.\d+\.(dwconv|depthwise_conv)\.",)),
     Family("ConvNeXt (timm's names)", (r"stages\.\d+\.blocks\.\d+\.conv_dw\.",)),
     Family("VAN", (r"block\d\.\d+\.attn\.spatial_gating_unit\.",)),
     Family("PVT v2 or MiT (SegFormer)", (r"block\d\.\d+\.mlp\.dwconv\.",)),
     Family("PVT", (r"block\d\.\d+\.attn\.kv\.",)),
     Family("MiT (SegFormer, mmseg's names)", (r"layers\.\d+\.\d+\.\d+\.attn\.attn\.in_proj",)),
-    Family("CaiT", (r"blocks_token_only\.\d",)),
-    Family("ViT or DeiT", (r"(blocks|layers)\.\d+\.attn\.qkv\.", r"(cls_token|pos_embed)")),
     Family("ViT (vit-pytorch's names)", (r"to_patch_embedding\.\d", r"pos_embedding")),
     Family("PoolFormer", (r"network\.\d+\.\d+\.layer_scale_1",)),
     Family("ResNet", (r"layer1\.\d+\.conv1\.", r"layer4\.\d+\.conv1\.")),
@@ -74,6 +66,9 @@ def families() -> Iterator[Family]:
             both = any(form.names for form in backbone.published)
             name = f"{backbone.family} (mmhybrid's names)" if both else backbone.family
             yield Family(name, backbone.signs, backbone=backbone)
+    for backbone in classes:
+        for name, form in backbone.hosts.items():
+            yield Family(name, form.signs, form, backbone, host=True)
     yield from FOREIGN
 
 
@@ -88,10 +83,21 @@ def without_prefix(key: str) -> str:
     return WRAPPERS.sub("", key)
 
 
-def recognise(keys: Iterable[str]) -> Family | None:
-    """The family of these names, whatever stands before them; None if it is unknown."""
+def recognise(keys: Iterable[str], started: Iterable[type] | None = None) -> Family | None:
+    """The family of these names, whatever stands before them; None if it is unknown.
+
+    Given the classes that are ``started`` from them, hosts of other classes do not count.
+    """
     bare = list(dict.fromkeys(map(without_prefix, keys)))
-    return next((family for family in families() if has_signs(family.signs, bare)), None)
+    fitting = (family for family in families() if has_signs(family.signs, bare))
+    if started is not None:
+        ours = tuple(started)
+        fitting = (
+            family
+            for family in fitting
+            if not family.host or any(issubclass(one, family.backbone) for one in ours)
+        )
+    return next(fitting, None)
 
 
 def describe(keys: Collection[str]) -> str:
@@ -105,19 +111,23 @@ def describe(keys: Collection[str]) -> str:
     return f"{whole} built on {family.name}" if whole else f"the weights of {family.name}"
 
 
-def rename(keys: Iterable[str], target: Collection[str]) -> dict[str, str]:
+def rename(
+    keys: Iterable[str], target: Collection[str], started: Iterable[type] = ()
+) -> dict[str, str]:
     """Maps published names to ours.
 
     Args:
         keys (Iterable[str]): Names in the checkpoint. Prefixes stay where they are.
         target (Collection[str]): Names in the model.
+        started (Iterable[type]): Classes of the backbones in the model. Names of a plain model
+            become ours for the class that can start from it.
 
     Returns:
         dict[str, str]: Our name of every key. Names of a backbone have no prefix; names that belong
         to a whole model have theirs.
     """
     keys = list(keys)
-    family = recognise(keys)
+    family = recognise(keys, started)
     if family is None:
         return {key: key for key in keys}
     names, classifier = family.published.names, family.published.classifier

@@ -106,7 +106,7 @@ def _namings(
         if key.startswith(outside) and not key.startswith(source)
     }
     whole = {key.removeprefix(frame) for key in target if key.startswith(frame)}
-    ours = rename([*bare, *beside], whole)
+    ours = rename([*bare, *beside], whole, [type(backbone)])
     kept = {key: key for key in ours}
     wrapped = getattr(backbone, "wrapped_prefix", "")
     for renamed in [ours] if ours == kept else [ours, kept]:
