@@ -381,17 +381,19 @@ def test_the_right_arch_is_named() -> None:
 
 
 def test_a_class_may_say_what_takes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    def suggest(cls: type, weights: Weights) -> dict:
+        assert "cls_token" in weights
+        return dict(depth=1, qkv_bias=True) if wrong else options
 
-    def suggest(cls: type, weights: Weights) -> str:
-        seen.update(weights)
-        return "DWVisionTransformer(arch='tiny', qkv_bias=True)"
-
+    options, wrong = dict(arch=dict(embed_dims=32, depth=1, num_heads=1)), False
     monkeypatch.setattr(DWVisionTransformer, "suggest", classmethod(suggest))
-    file = under("module.backbone.", {"cls_token": torch.ones(1, 1, 48)})
-    with pytest.raises(CheckpointError, match=r"qkv_bias=True\) takes it whole"):
+    file = under("module.backbone.", DWVisionTransformer(**options).state_dict())
+    with pytest.raises(CheckpointError, match=r"num_heads': 1}\) takes it whole"):
         load(emptied("DWVisionTransformer"), file)
-    assert list(seen) == ["cls_token"]
+    wrong = True
+    with pytest.raises(CheckpointError) as error:
+        load(emptied("DWVisionTransformer"), file)
+    assert "depth=1" not in str(error.value)
 
 
 STRANGERS = {

@@ -13,7 +13,7 @@ from mmhybrid.backbones.dw_names import (
     LINEAR_HEAD,
     TIMM_STEM,
     VIT_PYTORCH_HEAD,
-    call,
+    as_arguments,
     host_options,
     names_in,
     shapes_of,
@@ -205,7 +205,7 @@ class DWCaiT(DWPlainBackbone):
         return (self.norm(cls_token[:, 0]),)
 
     @classmethod
-    def suggest(cls, weights: Weights) -> str | None:
+    def suggest(cls, weights: Weights) -> dict[str, Any] | None:
         options = host_options(weights, num_class_tokens=0)
         heads = shapes_of(weights, r"blocks\.(\d+)\.attn\.proj_l\.bias")
         class_stage = shapes_of(weights, r"blocks_token_only\.(\d+)\.attn\.q\.weight")
@@ -217,7 +217,9 @@ class DWCaiT(DWPlainBackbone):
             cls_depth=max(class_stage)[0] + 1,
             num_heads=next(iter(heads.values()))[0],
         )
-        return call(cls, settings, **options, talking_heads_bias=True, facebook_class_stage=True)
+        return as_arguments(
+            cls, settings, **options, talking_heads_bias=True, facebook_class_stage=True
+        )
 
     @classmethod
     def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:

@@ -95,9 +95,10 @@ def host_options(weights: Mapping[str, Tensor], num_class_tokens: int) -> dict |
     return {**other, "norm_eps": 1e-6}
 
 
-def call(backbone: type[Backbone], settings: dict[str, Any], **options: object) -> str:
-    """A constructor call in words, whose ``arch`` is the preset with these settings, or they."""
+def as_arguments(
+    backbone: type[Backbone], settings: dict[str, Any], **options: Any
+) -> dict[str, Any]:
+    """Constructor arguments, whose ``arch`` is the preset with these settings, or they."""
     presets = backbone.presets.items()
     arch = next((key for key, preset in presets if settings.items() <= preset.items()), settings)
-    options = {"arch": arch, **options, "zero_init": True}
-    return f"{backbone.__name__}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return {"arch": arch, **options, "zero_init": True}

@@ -16,7 +16,7 @@ from mmhybrid.backbones.dw_names import (
     DW_PAPER,
     MLP_OF_MMCV,
     SWIN_HEAD,
-    call,
+    as_arguments,
     check_authors_have,
     names_in,
     shapes_of,
@@ -270,7 +270,7 @@ class DWSwinTransformer(HybridBackbone):
         return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
-    def suggest(cls, weights: Weights) -> str | None:
+    def suggest(cls, weights: Weights) -> dict[str, Any] | None:
         table = r"(?:layers|stages)\.(\d+)\.blocks\.(\d+)\.attn(?:\.w_msa)?\."
         tables = shapes_of(weights, table + "relative_position_bias_table")
         stem = shapes_of(weights, r"patch_embed\.proj(?:ection)?\.weight").get(())
@@ -286,7 +286,7 @@ class DWSwinTransformer(HybridBackbone):
             window_size=(math.isqrt(offsets) + 1) // 2,
             patch_size=stem[-1],
         )
-        return call(cls, settings, **({} if stem[1] == 3 else {"in_channels": stem[1]}))
+        return as_arguments(cls, settings, **({} if stem[1] == 3 else {"in_channels": stem[1]}))
 
     @classmethod
     def from_published(cls, weights: Weights, prefix: str = "") -> Weights:

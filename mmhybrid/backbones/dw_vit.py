@@ -14,7 +14,7 @@ from mmhybrid.backbones.dw_names import (
     MLP_OF_MMCV,
     TIMM_STEM,
     VIT_PYTORCH_HEAD,
-    call,
+    as_arguments,
     host_options,
     names_in,
     shapes_of,
@@ -221,14 +221,14 @@ class DWVisionTransformer(DWPlainBackbone):
         return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]
 
     @classmethod
-    def suggest(cls, weights: Weights) -> str | None:
+    def suggest(cls, weights: Weights) -> dict[str, Any] | None:
         options = host_options(weights, num_class_tokens=1)
         blocks = shapes_of(weights, r"(?:blocks|layers)\.(\d+)\.attn\.qkv\.weight")
         if not (options and blocks):
             return None
         dims = next(iter(blocks.values()))[1]
         settings = dict(embed_dims=dims, depth=max(blocks)[0] + 1, num_heads=max(dims // 64, 1))
-        return call(cls, settings, **options)
+        return as_arguments(cls, settings, **options)
 
     @classmethod
     def to_published(cls, weights: Weights, image_size: int = 224) -> Weights:

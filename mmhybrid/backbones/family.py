@@ -115,8 +115,8 @@ class Backbone(BaseModule):
             cls.family = cls.__name__
 
     @classmethod
-    def suggest(cls, weights: Weights) -> str | None:
-        """The call that makes a model which these tensors fill, None if there is none.
+    def suggest(cls, weights: Weights) -> dict[str, Any] | None:
+        """Constructor arguments of a model that may take these tensors, None if there is none.
 
         ``weights`` have the names and shapes of their file, without prefixes.
         """

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.model import weight_init
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
@@ -249,7 +250,12 @@ def _load_checkpoint_to_model(
     revise_keys: Any = ((r"^module\.", ""),),
 ) -> dict:
     if not _is_ours_to_load(model, checkpoint):
-        return original(model, checkpoint, strict, logger, revise_keys)
+        original(model, checkpoint, strict, logger, revise_keys)
+        if backbones_of(unwrapped(model)):
+            number = len(model.state_dict())
+            text = f"loaded {number} of {number} tensors from {_source_of(checkpoint)}"
+            print_log(text, logger or "current")
+        return checkpoint
     source = _source_of(checkpoint)
     entry, weights = find_weights(checkpoint, source=source)
     old_names: dict[str, str] = {}

@@ -20,21 +20,23 @@ def suggestion(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     likely = dict.fromkeys(map(type, backbones_of(model).values()))
     if family is not None and family.backbone is not None:
         likely[family.backbone] = None
-    for backbone in likely | dict.fromkeys(backbone_classes(Backbone)):
-        if call := backbone.suggest(dict(bare)):
-            return call
+    candidates = [
+        (backbone, options)
+        for backbone in likely | dict.fromkeys(backbone_classes(Backbone))
+        if (options := backbone.suggest(dict(bare)))
+    ]
+    candidates += [(one, options) for one in likely for options in _published_options(one)]
     shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
-    for backbone in likely:
-        for options in _published_options(backbone):
-            try:
-                with torch.device("meta"):
-                    candidate = backbone(**options)
-                refusals = compare(candidate, shapes)[2].refusals
-            except (RuntimeError, TypeError, ValueError, KeyError):
-                continue  # of a class of somebody's own; this is no place for its errors
-            if not refusals:
-                arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
-                return f"{backbone.__name__}({arguments})"
+    for backbone, options in candidates:
+        try:
+            with torch.device("meta"):
+                candidate = backbone(**options)
+            refusals = compare(candidate, shapes)[2].refusals
+        except (RuntimeError, TypeError, ValueError, KeyError):
+            continue  # of a class of somebody's own; this is no place for its errors
+        if not refusals:
+            arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            return f"{backbone.__name__}({arguments})"
     return None
 
 

@@ -16,6 +16,7 @@ from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.run_config import (
     connect_processes,
     existing_file,
+    has_our_backbone,
     load_config,
     map_values,
     with_options,
@@ -40,6 +41,8 @@ def prepare_config(args: Namespace) -> Config:
         cfg = with_scaled_lr(cfg)
     if args.resume:
         cfg = with_resume(cfg, args.resume)
+    if cfg.get("load_from") and has_our_backbone(cfg):
+        cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     cfg = for_its_processes(with_safeguards(cfg))
     check_config(cfg)

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
+from mmhybrid.backbones.family import Backbone
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.errors import UserError
+from mmhybrid.registry import type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
@@ -108,6 +110,13 @@ def existing_file(path: str, what: str) -> str:
     elif "://" not in path and not Path(path).is_file():
         raise UserError(f"there is no {what} {path}")
     return path
+
+
+def has_our_backbone(cfg: Config) -> bool:
+    """Whether the backbone of the model is of mmhybrid or written for it."""
+    backbone = cfg.model.get("backbone")
+    found = backbone and type_of(backbone, MODELS, cfg.get("default_scope"))
+    return isinstance(found, type) and issubclass(found, Backbone)
 
 
 def without_pretrained(cfg: Config) -> Config:
