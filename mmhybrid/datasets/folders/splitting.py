@@ -1,0 +1,73 @@
+"""Which images train and which validate, where a folder does not say."""
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from mmhybrid.datasets.folders.records import ImageRecord
+
+VAL_SHARE = 0.2
+
+
+def classes_in(record: ImageRecord) -> set[str]:
+    """The classes that an image shows."""
+    if record.label is not None:
+        return {record.label}
+    return set(record.pixels) or {one.name for one in record.instances}
+
+
+def split_off(
+    records: list[ImageRecord], share: float = VAL_SHARE, seed: int = 0
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Two parts, the second with the share of the images and, as far as possible, of each class.
+
+    The same records and seed give the same parts. Images of the same bytes, and Roboflow's
+    variants of one image, stay together. A class of a single image is in the first part.
+    """
+    groups: dict[str, list[ImageRecord]] = defaultdict(list)
+    twin = {name: names[0] for names in same_bytes(records) for name in names}
+    for record in sorted(records, key=lambda one: one.name):
+        groups[twin.get(record.name, record.name).split(".rf.")[0]].append(record)
+    order = list(groups)
+    random.Random(seed).shuffle(order)
+    shown = {key: set().union(*map(classes_in, groups[key])) for key in order}
+    total = Counter(name for names in shown.values() for name in names)
+    val: dict[str, None] = {}
+    in_val: Counter[str] = Counter()
+    most = max(1, round(share * len(order))) if len(order) > 1 else 0
+    # Rarest classes first: the others have more images to choose from.
+    for name in sorted(total, key=lambda one: (total[one], one)):
+        for key in order:
+            if in_val[name] >= round(share * total[name]) or len(val) >= most:
+                break
+            rest = all(total[one] - in_val[one] > 1 for one in shown[key])
+            if name in shown[key] and key not in val and rest:
+                val[key] = None
+                in_val.update(shown[key])
+    for spare in (True, False):  # first those that take no class too often
+        for key in order:
+            fits = all(in_val[one] + 1 <= round(share * total[one]) for one in shown[key])
+            rest = all(total[one] - in_val[one] > 1 for one in shown[key])
+            if len(val) < most and key not in val and rest and (fits or not spare):
+                val[key] = None
+                in_val.update(shown[key])
+    parts = [
+        [record for key in groups if (key in val) == side for record in groups[key]]
+        for side in (0, 1)
+    ]
+    return parts[0], parts[1]
+
+
+def same_bytes(records: Iterable[ImageRecord]) -> list[list[str]]:
+    """Names of the images that are equal to the byte; only those of equal length are read."""
+    by_size: dict[int, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        if record.embedded_in is None:
+            by_size[record.path.stat().st_size].append(record)
+    by_hash: dict[str, list[str]] = defaultdict(list)
+    for same in by_size.values():
+        for record in same if len(same) > 1 else ():
+            digest = hashlib.sha256(record.path.read_bytes()).hexdigest()
+            by_hash[digest].append(record.name)
+    return [names for names in by_hash.values() if len(names) > 1]
