@@ -5,7 +5,7 @@ from typing import Any
 
 from mmhybrid.datasets.folders.listing import Listing, split_of
 from mmhybrid.datasets.folders.problems import Notes
-from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance
+from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance, size_told
 from mmhybrid.errors import UserError
 
 
@@ -36,7 +36,7 @@ def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
         records = splits.setdefault(split_of(name) or "", {})
         classes |= dict.fromkeys(_read_file(listing, notes, name, content, records))
     listed = {name for records in splits.values() for name in records}
-    for name in set(listing.images) - listed:
+    for name in sorted(set(listing.images) - listed):
         notes.add("image-without-label", name)
     data = {split: list(records.values()) for split, records in splits.items()}
     return FolderData(listing.root, "", "COCO JSON", tuple(classes), data)
@@ -66,9 +66,7 @@ def _read_file(
             continue
         record = records.setdefault(found, ImageRecord(found, listing.root / found))
         by_id[_key(row.get("id"))] = record
-        size = row.get("width"), row.get("height")
-        if all(isinstance(value, int | float) and value > 0 for value in size):
-            record.annotated_size = (int(size[0]), int(size[1]))
+        record.annotated_size = size_told(row.get("width"), row.get("height"))
     used = set()
     for number, row in enumerate(rows["annotations"]):
         image, category = _key(row.get("image_id")), _key(row.get("category_id"))

@@ -51,7 +51,7 @@ def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
     if list(splits) == ["train"] and len(tables) == 1:
         splits = {"": splits["train"]}
     listed = {image for records in splits.values() for image in records}
-    for image in set(listing.images) - listed:
+    for image in sorted(set(listing.images) - listed):
         notes.add("image-without-label", image)
     used = {record.label for records in splits.values() for record in records.values()}
     order = sorted(used, key=lambda one: (len(one), one) if one.isdecimal() else (99, one))
@@ -63,7 +63,7 @@ def _rows(listing: Listing, name: str) -> list[tuple[int, list[str]]]:
     """Line numbers and cells, by the separator that makes most of the first line."""
     lines = listing.text(name).splitlines()
     first = next((line for line in lines if line.strip()), "")
-    separator = max(",;\t ", key=lambda one: (first.count(one) > 0, one != " "))
+    separator = max(",;\t ", key=lambda one: (one in first, one != " ", first.count(one)))
     cells = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     try:
         return [(cells.line_num, [one.strip() for one in row]) for row in cells if row]

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmhybrid.datasets.folders.listing import Listing, folder_split
+from mmhybrid.datasets.folders.listing import Listing, folder_split, stem
 from mmhybrid.datasets.folders.problems import Notes
-from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance
+from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance, size_told
 
 CORNERS = 24  # of the polygon that a circle becomes
 
@@ -36,16 +36,14 @@ def read_labelme(listing: Listing, notes: Notes) -> FolderData | None:
         if record.embedded_in:
             notes.add("embedded-image", name)
         labelled.add(record.name)
-        size = content.get("imageWidth"), content.get("imageHeight")
-        if all(isinstance(value, int) and value > 0 for value in size):
-            record.annotated_size = size
-        record.instances = _instances(name, content["shapes"], notes, size)
+        record.annotated_size = size_told(content.get("imageWidth"), content.get("imageHeight"))
+        record.instances = _instances(name, content["shapes"], notes, record.annotated_size)
         splits.setdefault(folder_split(name) or "", []).append(record)
     if not splits:
         return None
     for place in broken:
         notes.add("bad-file", place)
-    for image in set(listing.images) - labelled:
+    for image in sorted(set(listing.images) - labelled):
         notes.add("image-without-label", image)
     used = {
         one.name for records in splits.values() for record in records for one in record.instances
@@ -55,7 +53,9 @@ def read_labelme(listing: Listing, notes: Notes) -> FolderData | None:
 
 def _record(listing: Listing, name: str, content: dict) -> ImageRecord | None:
     base = posixpath.splitext(name)[0]
-    beside = [one for one in listing.images if posixpath.splitext(one)[0] == base]
+    beside = [
+        one for one in listing.by_stem.get(stem(name), []) if posixpath.splitext(one)[0] == base
+    ]
     path = str(content.get("imagePath") or "")
     found = beside[0] if len(beside) == 1 else listing.find(path, name) if path else None
     if found:
@@ -70,7 +70,9 @@ def embedded_image(content: dict) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content["imageData"])))
 
 
-def _instances(name: str, shapes: list[Any], notes: Notes, size: tuple) -> list[Instance]:
+def _instances(
+    name: str, shapes: list[Any], notes: Notes, size: tuple[int, int] | None
+) -> list[Instance]:
     """Shapes with an area; those of one ``group_id`` and label are one object."""
     instances: dict[Any, Instance] = {}
     for number, shape in enumerate(shapes):
@@ -79,10 +81,12 @@ def _instances(name: str, shapes: list[Any], notes: Notes, size: tuple) -> list[
             label, type_ = str(shape["label"]), shape.get("shape_type") or "polygon"
             points = [(float(x), float(y)) for x, y in shape["points"]]
             group = shape.get("group_id")
+            if not all(abs(value) < 1e5 for point in points for value in point):
+                raise ValueError("far away")
         except (KeyError, TypeError, ValueError, AttributeError):
             notes.add("bad-line", place)
             continue
-        if type_ == "mask" and len(points) == 2 and all(isinstance(one, int) for one in size):
+        if type_ == "mask" and len(points) == 2 and size is not None:
             segmentation = _mask(shape.get("mask"), points[0], size)
             if segmentation is not None:
                 box = tuple(map(float, coco_mask.toBbox(segmentation)))

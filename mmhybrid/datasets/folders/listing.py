@@ -146,9 +146,9 @@ class Listing:
         parts = [
             part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")
         ]
-        for start in range(len(parts)):
+        for start in range(max(1, len(parts))):
             for base in bases:
-                path = posixpath.join(base, *parts[start:])
+                path = posixpath.join(base, *parts[start:]).rstrip("/")
                 if path in self.known or path in self.folders:
                     return path
         return None

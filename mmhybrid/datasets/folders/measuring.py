@@ -1,6 +1,5 @@
 """Sizes of images, and boxes and outlines that can be learnt from."""
 
-import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -105,7 +104,7 @@ def clean(records: Iterable[ImageRecord], notes: Notes, needs_outline: bool) -> 
 
 
 def _box(box: Any, outline: Any, record: ImageRecord, notes: Notes) -> tuple | None:
-    is_box = isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
+    is_box = isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))
     if not is_box and isinstance(outline, list):  # the file gives the outline alone
         xs, ys = ([v for part in outline for v in part[start::2]] for start in (0, 1))
         box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
@@ -134,8 +133,9 @@ def _box(box: Any, outline: Any, record: ImageRecord, notes: Notes) -> tuple | N
     return left, top, right - left, bottom - top
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    """Whether it is a coordinate: a number that no image is too small for by far."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e5
 
 
 def _outline(outline: Any, record: ImageRecord, notes: Notes) -> list | dict | None:
@@ -145,14 +145,14 @@ def _outline(outline: Any, record: ImageRecord, notes: Notes) -> list | dict | N
     if isinstance(outline, dict):
         return _rle(outline, record, notes)
     parts = outline if isinstance(outline, list) else []
-    parts = [parts] if parts and all(map(_is_finite, parts)) else parts
+    parts = [parts] if parts and all(map(_is_number, parts)) else parts
     good = [
         part
         for part in parts
         if isinstance(part, list)
         and len(part) >= 6
         and not len(part) % 2
-        and all(map(_is_finite, part))
+        and all(map(_is_number, part))
     ]
     if len(good) < max(1, len(parts)):
         notes.add("bad-outline", record.name)

@@ -4,79 +4,79 @@ from collections import defaultdict
 
 from mmhybrid.datasets.findings import Finding, Severity
 
-MANY = 0.1  # share of the images, or of the objects, from which a problem is an error
+# A problem of more than this share of the images, or of the objects, is an error, if it is one of
+# more than FEW.
+MANY, FEW = 0.1, 3
 
 # code: (severity of a few, severity of many, of what a few or many, what is said of them)
 PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
-    "missing-image": ("warning", "error", "images", "annotated images are not in the folder"),
-    "unreadable-image": ("warning", "error", "images", "images cannot be read: left out"),
-    "ambiguous-image": (
-        *("warning", "error", "images"),
-        "annotated images have a name that several files have: left out",
-    ),
-    "size-differs": (
-        *("warning", "error", "images"),
-        "images have another size than their annotations say: boxes may lie in the wrong places",
-    ),
-    "exif-turned": (
-        *("warning", "warning", "images"),
-        "images are turned by EXIF when they are read: their labels must be those of the turned "
-        "image",
-    ),
-    "image-without-label": (
-        *("info", "warning", "images"),
-        "images are not labelled: left out",
-    ),
-    "image-without-label-file": (
-        *("info", "info", "images"),
-        "images have no label file: taken as images without an object",
-    ),
-    "image-without-split": ("info", "warning", "images", "images are in no split: left out"),
-    "image-without-class": (
-        *("warning", "error", "images"),
-        "images lie beside the folders of classes: left out",
-    ),
-    "label-without-image": ("warning", "error", "images", "label files have no image"),
-    "bad-file": ("warning", "error", "images", "label files cannot be read: left out"),
-    "bad-line": ("warning", "error", "objects", "lines or rows cannot be understood: left out"),
-    "bad-box": ("warning", "error", "objects", "boxes are no four numbers: left out"),
-    "empty-box": ("warning", "error", "objects", "boxes are smaller than a pixel: left out"),
-    "box-outside": ("warning", "error", "objects", "boxes lie outside of their image: left out"),
-    "box-cut": ("warning", "error", "objects", "boxes reach beyond their image: cut at its border"),
-    "bad-outline": (
-        *("warning", "error", "objects"),
-        "outlines are no polygon and no RLE: their box is taken",
-    ),
-    "no-outline": ("warning", "error", "objects", "objects have no outline: their box is taken"),
-    "unknown-class": (
-        *("warning", "error", "objects"),
-        "objects are of a class that the file does not name: left out",
-    ),
-    "unknown-image": ("warning", "error", "objects", "objects are of an unknown image: left out"),
-    "dropped-shape": (
-        *("warning", "error", "objects"),
-        "shapes without an area, such as points and lines: left out",
-    ),
-    "unknown-value": (
-        *("warning", "error", "images"),
-        "masks have values that are no class: these pixels are ignored",
-    ),
-    "mask-size": (
-        *("warning", "error", "images"),
-        "masks have another size than their image: left out",
-    ),
-    "bad-name": ("warning", "warning", "images", "files have names that are no text: left out"),
-    "split-missing": ("warning", "warning", "images", "splits are named that are not there"),
-    "windows-text": ("info", "info", "images", "files have a byte order mark or CRLF: read anyway"),
-    "odd-name": ("info", "info", "images", "names with spaces or other letters than ASCII's"),
-    "mixed-case": ("info", "info", "images", "extensions in upper case: read like the others"),
-    "embedded-image": (
-        "info",
-        "info",
-        "images",
-        "images are embedded: written into the work folder",
-    ),
+    code: (few, many, unit, text)
+    for few, many, unit, problems in (
+        (
+            *("warning", "error", "images"),
+            {
+                "missing-image": "annotated images that are not in the folder",
+                "unreadable-image": "images that cannot be read, left out",
+                "ambiguous-image": "annotated images whose name several files have, left out",
+                "size-differs": "images of another size than their annotations say: their boxes "
+                "may lie in the wrong places",
+                "image-without-class": "images beside the folders of classes, left out",
+                "label-without-image": "label files without an image",
+                "bad-file": "label files that cannot be read, left out",
+                "unknown-value": "masks with values that are no class: these pixels are ignored",
+                "mask-size": "masks of another size than their image, left out",
+            },
+        ),
+        (
+            *("warning", "error", "objects"),
+            {
+                "bad-line": "lines, rows or entries that cannot be understood, left out",
+                "bad-box": "boxes that are no four numbers, left out",
+                "empty-box": "boxes smaller than a pixel, left out",
+                "box-outside": "boxes outside of their image, left out",
+                "box-cut": "boxes that reach beyond their image, cut at its border",
+                "bad-outline": "objects with an outline that is no polygon and no RLE",
+                "no-outline": "objects without an outline: their box is taken for it",
+                "unknown-class": "objects of a class that the folder does not name, left out",
+                "unknown-image": "objects of an image that the file does not list, left out",
+                "dropped-shape": "shapes without an area, such as points and lines, left out",
+            },
+        ),
+        (
+            *("info", "warning", "images"),
+            {
+                "image-without-label": "images without a label, left out",
+                "image-without-split": "images in no split, left out",
+            },
+        ),
+        (
+            *("warning", "warning", "images"),
+            {
+                "exif-turned": "images that EXIF turns, as mmcv does when it reads them: their "
+                "labels must be those of the turned image",
+                "split-missing": "splits that are named and not there",
+                "bad-name": "files whose names are no text, left out",
+            },
+        ),
+        (
+            *("info", "info", "images"),
+            {
+                "image-without-label-file": "images without a label file, taken as images without "
+                "an object",
+                "windows-text": "files with a byte order mark or with CRLF, which are read anyway",
+                "odd-name": "images whose names have spaces or other letters than ASCII's",
+                "mixed-case": "images with an extension in upper case",
+                "embedded-image": "images inside of label files, written into the work folder",
+            },
+        ),
+    )
+    for code, text in problems.items()
 }
+
+
+def is_many(count: int, total: int) -> bool:
+    """Whether so many of so many make an error of a warning."""
+    return count > max(FEW, MANY * total)
 
 
 class Notes:
@@ -101,7 +101,7 @@ class Notes:
         for code, places in self.places.items():
             few, many, unit, text = PROBLEMS[code]
             total = objects if unit == "objects" else images
-            severity = many if len(places) > MANY * max(1, total) else few
-            found.append(Finding(code, severity, f"{len(places):,} {text}", places))
+            severity = many if is_many(len(places), total) else few
+            found.append(Finding(code, severity, f"{text}: {len(places):,}", places))
         order = ("error", "warning", "info")
         return sorted(found, key=lambda one: (order.index(one.severity), -len(one.images)))

@@ -14,7 +14,7 @@ from mmhybrid.datasets.folders.labelme import read_labelme
 from mmhybrid.datasets.folders.listing import Listing
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
 from mmhybrid.datasets.folders.measuring import clean, measure
-from mmhybrid.datasets.folders.problems import MANY, Notes
+from mmhybrid.datasets.folders.problems import Notes, is_many
 from mmhybrid.datasets.folders.records import SPLITS, TASKS, FolderData, ImageRecord, TaskError
 from mmhybrid.datasets.folders.splitting import classes_in, same_bytes, split_off
 from mmhybrid.datasets.folders.voc import read_voc
@@ -72,7 +72,8 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
     _drop_unused(data, records, notes)
     _complete_splits(data, seed)
     _compare_splits(data, notes)
-    data.findings = notes.findings(len(records), sum(len(one.instances) for one in records))
+    objects = sum(len(one.instances) for one in records)
+    data.findings = notes.findings(len(records), objects or len(records))
     return data
 
 
@@ -121,22 +122,24 @@ def _check_objects(data: FolderData, records: list[ImageRecord], notes: Notes) -
         raise UserError(f"{data.folder} ({data.format}) has no object to learn. {reasons}")
     if data.task == "segmentation":
         names = [one for one in data.classes if one.lower() not in VOID]
-        data.classes = tuple(dict.fromkeys([BACKGROUND, *names]))
+        ground = next((one for one in names if one.lower().strip("_") == BACKGROUND), BACKGROUND)
+        data.classes = tuple(dict.fromkeys([ground, *names]))
     empty = [record.name for record in records if not record.instances]
     if 2 * len(empty) >= len(records):
-        told = f"{len(empty):,} of {len(records):,} images have no object"
+        told = f"images without an object: {len(empty):,} of {len(records):,}"
         notes.say("half-unlabelled", "error", told, empty)
     elif empty:
-        told = f"{len(empty):,} images have no object: taken as such"
+        told = f"images without an object, which stay in: {len(empty):,}"
         notes.say("image-without-object", "info", told, empty)
 
 
 def _drop_unused(data: FolderData, records: list[ImageRecord], notes: Notes) -> None:
     shown = set().union(*map(classes_in, records))
-    drawn = data.task == "segmentation" and not data.values
-    unused = [one for one in data.classes if one not in shown and not (drawn and one == BACKGROUND)]
+    if data.task == "segmentation" and not data.values:
+        shown.add(data.classes[0])  # the background of outlines
+    unused = [one for one in data.classes if one not in shown]
     if unused:
-        told = f"{len(unused)} classes have no image: left out of the classes"
+        told = f"classes without an image, left out: {len(unused)}"
         notes.say("class-without-image", "warning", told, unused)
         colours = zip(data.classes, data.palette or (), strict=False)
         data.palette = [colour for name, colour in colours if name not in unused] or None
@@ -166,7 +169,7 @@ def _compare_splits(data: FolderData, notes: Notes) -> None:
     held_out = [record for split in ("val", "test") for record in data.splits.get(split, ())]
     unseen = sorted(set().union(*map(classes_in, held_out)) - trained)
     if unseen:
-        told = f"{len(unseen)} classes are in no training image: nothing of them can be learnt"
+        told = f"classes that no training image shows, so that they cannot be learnt: {len(unseen)}"
         notes.say("class-not-in-train", "error", told, unseen)
     split = {one.name: key for key, part in data.splits.items() for one in part}
     everything = {one.name: one for part in data.splits.values() for one in part}
@@ -176,8 +179,8 @@ def _compare_splits(data: FolderData, notes: Notes) -> None:
     twice = Counter(one.name for part in data.splits.values() for one in part)
     leaked += [[name] for name, count in twice.items() if count > 1]
     if leaked:
-        severity = "error" if len(leaked) > MANY * len(held_out) else "warning"
-        told = f"{len(leaked):,} images are in more than one split: what is measured is too good"
+        severity = "error" if is_many(len(leaked), len(held_out)) else "warning"
+        told = f"images in more than one split, so that the metric is too good: {len(leaked):,}"
         notes.say("duplicate-across-splits", severity, told, [" = ".join(one) for one in leaked])
 
 
@@ -219,6 +222,9 @@ def describe(data: FolderData) -> str:
 
 def count_classes(records: list[ImageRecord], task: str) -> dict[str, int]:
     """Objects of each class (detection, instances), or images that show it."""
-    if task in ("detection", "instances"):
-        return dict(Counter(one.name for record in records for one in record.instances))
-    return dict(Counter(name for record in records for name in classes_in(record)))
+    by_object = task in ("detection", "instances")
+    names = (
+        [one.name for one in record.instances] if by_object else classes_in(record)
+        for record in records
+    )
+    return dict(sorted(Counter(name for some in names for name in some).items()))

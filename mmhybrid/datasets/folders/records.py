@@ -9,6 +9,7 @@ from mmhybrid.errors import UserError
 
 TASKS = ("detection", "instances", "segmentation", "classification")
 SPLITS = ("train", "val", "test")
+MOST_PIXELS = 2**28  # of an image whose size a file tells
 IGNORED = 255  # the label of pixels that count for nothing
 
 
@@ -18,6 +19,15 @@ class TaskError(UserError):
     def __init__(self, message: str, offers: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.offers = offers
+
+
+def size_told(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height that a file gives; None where they are none."""
+    try:
+        size = int(float(width)), int(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 and size[0] * size[1] < MOST_PIXELS else None
 
 
 @dataclass

@@ -4,7 +4,7 @@ from xml.etree.ElementTree import Element
 
 from mmhybrid.datasets.folders.listing import Listing, folder_split, stem
 from mmhybrid.datasets.folders.problems import Notes
-from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance
+from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance, size_told
 
 
 def read_voc(listing: Listing, notes: Notes) -> FolderData | None:
@@ -30,20 +30,19 @@ def read_voc(listing: Listing, notes: Notes) -> FolderData | None:
     splits: dict[str, list[ImageRecord]] = {}
     labelled = set()
     for name, tree in trees.items():
-        beside = [one for one in listing.by_stem[stem(name)] if "Segmentation" not in one]
-        image = listing.find(beside[0] if len(beside) == 1 else f"{stem(name)}", name)
+        beside = [one for one in listing.by_stem.get(stem(name), []) if "Segmentation" not in one]
+        image = listing.find(beside[0] if len(beside) == 1 else stem(name), name)
         image = image or listing.find(tree.findtext("filename") or "", name)
         if image is None:
             notes.add("label-without-image", name)
             continue
         labelled.add(image)
-        if lists and stem(image) not in lists:
+        if "train" in lists.values() and stem(image) not in lists:
             notes.add("image-without-split", image)
             continue
         split = lists.get(stem(image)) or folder_split(image) or ""
         record = ImageRecord(image, listing.root / image)
-        width, height = (_number(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-        record.annotated_size = (int(width), int(height)) if width > 0 and height > 0 else None
+        record.annotated_size = size_told(tree.findtext("size/width"), tree.findtext("size/height"))
         record.instances = [_instance(one, first) for one in tree.iterfind("object")]
         splits.setdefault(split, []).append(record)
     for image in listing.images:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.folders.labelme import embedded_image
-from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_mask
+from mmhybrid.datasets.folders.masks import VOID, read_mask
 from mmhybrid.datasets.folders.measuring import area
 from mmhybrid.datasets.folders.reading import count_classes
 from mmhybrid.datasets.folders.records import IGNORED, FolderData, ImageRecord, PreparedData
@@ -41,31 +41,30 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
     if old:
         _keep(data, old, out)
     records = [record for part in data.splits.values() for record in part]
-    for record in records:
-        if record.embedded_in is not None:
-            _write_embedded(record, out / "images" / record.name)
-    outside = any(record.embedded_in for record in records)
-    root = Path(os.path.commonpath([data.folder, out])) if outside else data.folder
+    embedded = [one for one in records if one.embedded_in is not None]
+    for record in embedded:
+        _write_embedded(record, out / "images" / record.name)
+    root = Path(os.path.commonpath([data.folder, out])) if embedded else data.folder
     names = {id(one): os.path.relpath(one.path, root).replace(os.sep, "/") for one in records}
-    suffix = "json" if data.task in ("detection", "instances") else "txt"
-    ann_files = {split: str(out / f"{split}.{suffix}") for split in data.splits}
+    ann_files = {}
     for split, part in data.splits.items():
-        if suffix == "json":
-            text = json.dumps(_coco(part, names, data))
-        elif data.task == "segmentation":
-            text = "".join(f"{_listed(names[id(one)])}\n" for one in part)
+        if data.task in ("detection", "instances"):
+            name, text = f"{split}.json", json.dumps(_coco(part, names, data.classes))
         else:
-            labels = {name: label for label, name in enumerate(data.classes)}
-            text = "".join(f"{_listed(names[id(one)])} {labels[one.label]}\n" for one in part)
-        _write(Path(ann_files[split]), text.encode())
+            name, text = f"{split}.txt", "".join(_line(one, names, data.classes) for one in part)
+        _write(out / name, text.encode())
+        ann_files[split] = str(out / name)
     values = {str(value): name for value, name in data.values.items()}
     if data.task == "segmentation":
-        _write_masks(
-            data, records, {key: out / "masks" / f"{name}.png" for key, name in names.items()}
-        )
+        paths = {key: out / "masks" / f"{name}.png" for key, name in names.items()}
+        _write_masks(data, records, paths, is_same=bool(old) and old["values"] == values)
     prepared = PreparedData(
-        *(data.task, data.format, data.classes, data.palette or _palette(len(data.classes))),
-        *(str(root), {"test": ann_files["val"]} | ann_files),
+        data.task,
+        data.format,
+        data.classes,
+        data.palette or _palette(len(data.classes)),
+        image_root=str(root),
+        ann_files={"test": ann_files["val"]} | ann_files,
         images={split: len(part) for split, part in data.splits.items()},
         counts={split: count_classes(part, data.task) for split, part in data.splits.items()},
         mask_root=str(out / "masks") if data.task == "segmentation" else None,
@@ -123,16 +122,23 @@ def _keep(data: FolderData, about: dict[str, Any], out: Path) -> None:
     data.splits = {split: [] for split in about["splits"]}
     for record in sorted(records, key=lambda one: one.name):
         data.splits[split_of.get(record.name, "train")].append(record)
+    if not (data.splits["train"] and data.splits["val"]):
+        raise UserError(
+            f"{out} was prepared from other images than those of {data.folder}. Choose another "
+            "work folder, or delete this one"
+        )
     if new:
-        told = f"{len(new):,} images are new since the split was made: they are trained on"
+        told = f"images that are new since the split was made, trained on: {len(new):,}"
         data.findings.append(Finding("new-image", "info", told, new))
     if gone:
-        told = f"{len(gone):,} images of the split are no longer there"
+        told = f"images of the split that are no longer there: {len(gone):,}"
         data.findings.append(Finding("gone-image", "warning", told, gone))
 
 
-def _coco(records: list[ImageRecord], names: dict[int, str], data: FolderData) -> dict[str, Any]:
-    ids = {name: number for number, name in enumerate(data.classes, 1)}
+def _coco(
+    records: list[ImageRecord], names: dict[int, str], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    ids = {name: number for number, name in enumerate(classes, 1)}
     images, annotations = [], []
     for number, record in enumerate(records, 1):
         size = dict(width=record.width, height=record.height)
@@ -146,23 +152,32 @@ def _coco(records: list[ImageRecord], names: dict[int, str], data: FolderData) -
     return dict(images=images, annotations=annotations, categories=categories)
 
 
-def _listed(name: str) -> str:
-    """A line of a list: readers strip it, and a name may begin with a space."""
-    return name if name == name.strip() else f"./{name}"
+def _line(record: ImageRecord, names: dict[int, str], classes: tuple[str, ...]) -> str:
+    """An image's line of a list, with its label, if it has one."""
+    name = names[id(record)]
+    name = f"./{name}" if name[0].isspace() else name  # readers strip the line
+    label = "" if record.label is None else f" {classes.index(record.label)}"
+    return f"{name}{label}\n"
 
 
-def _write_masks(data: FolderData, records: list[ImageRecord], paths: dict[int, Path]) -> None:
+def _write_masks(
+    data: FolderData, records: list[ImageRecord], paths: dict[int, Path], is_same: bool
+) -> None:
+    """``is_same``: masks that are there and newer than what they were made of are right."""
     labels = {name: label for label, name in enumerate(data.classes)}
     table = {value: labels.get(name, IGNORED) for value, name in data.values.items()}
 
     def write(record: ImageRecord) -> None:
-        if record.mask is not None:
-            mask = _renumber(read_mask(record.mask, data.in_colour), table)
-        else:
+        path = paths[id(record)]
+        if record.mask is None:
             mask = _draw(record, labels)
+        elif is_same and path.exists() and path.stat().st_mtime > record.mask.stat().st_mtime:
+            return
+        else:
+            mask = _renumber(read_mask(record.mask, data.in_colour), table)
         buffer = io.BytesIO()
         Image.fromarray(mask).save(buffer, "PNG")
-        _write(paths[id(record)], buffer.getvalue())
+        _write(path, buffer.getvalue())
 
     with ThreadPoolExecutor(4) as pool:
         done = pool.map(write, records)
@@ -179,8 +194,8 @@ def _renumber(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
 
 
 def _draw(record: ImageRecord, labels: dict[str, int]) -> np.ndarray:
-    """Outlines as labels (H, W), the largest first; crowds count for nothing where nothing is."""
-    mask = np.full((record.height, record.width), labels[BACKGROUND], np.uint8)
+    """Outlines as labels (H, W), crowds first, then the largest; the rest is class 0."""
+    mask = np.full((record.height, record.width), 0, np.uint8)
     order = sorted(
         record.instances, key=lambda one: (not one.crowd, -area(one.segmentation, one.box))
     )

@@ -35,7 +35,7 @@ def read_yolo(listing: Listing, notes: Notes) -> FolderData | None:
             else:
                 notes.add("image-without-label-file", image)
             data.setdefault(split, []).append(record)
-    for name in set(listing.images) - {one for images in splits.values() for one in images}:
+    for name in sorted(set(listing.images) - {one for images in splits.values() for one in images}):
         notes.add("image-without-split", name)
     for name in _without_image(listing, files):
         notes.add("label-without-image", name)
