@@ -97,7 +97,8 @@ def real_objects(shared: Path, count: int = 20) -> list[Sample]:
                 continue
             else:
                 flat = [round(value / 4, 2) for value in one["segmentation"][0]]
-                outline = [list(point) for point in zip(flat[::2], flat[1::2], strict=True)]
+                points = zip(flat[::2], flat[1::2], strict=True)
+                outline = [[min(x, image.width), min(y, image.height)] for x, y in points]
                 xs, ys = zip(*outline, strict=True)
                 box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
             things.append(Thing(names[one["category_id"]], box, outline, crowd))

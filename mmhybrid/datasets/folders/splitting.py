@@ -26,9 +26,11 @@ def split_off(
     variants of one image, stay together. A class of a single image is in the first part.
     """
     groups: dict[str, list[ImageRecord]] = defaultdict(list)
-    twin = {name: names[0] for names in same_bytes(records) for name in names}
+    twins = [sorted({_origin(name) for name in names}) for names in same_bytes(records)]
+    first = {name: names[0] for names in twins for name in names}
     for record in sorted(records, key=lambda one: one.name):
-        groups[twin.get(record.name, record.name).split(".rf.")[0]].append(record)
+        origin = _origin(record.name)
+        groups[first.get(origin, origin)].append(record)
     order = list(groups)
     random.Random(seed).shuffle(order)
     shown = {key: set().union(*map(classes_in, groups[key])) for key in order}
@@ -57,6 +59,11 @@ def split_off(
         for side in (0, 1)
     ]
     return parts[0], parts[1]
+
+
+def _origin(name: str) -> str:
+    """``a_jpg`` for ``a_jpg.rf.1a2b.jpg``, one of Roboflow's variants."""
+    return name.split(".rf.")[0]
 
 
 def same_bytes(records: Iterable[ImageRecord]) -> list[list[str]]:

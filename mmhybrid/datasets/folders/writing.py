@@ -110,8 +110,8 @@ def _keep(data: FolderData, about: dict[str, Any], out: Path) -> None:
     for key, now in (("task", data.task), ("classes", list(data.classes))):
         if before[key] != now:
             raise UserError(
-                f"{out} was prepared for the {key} {before[key]}, and now it would be {now}. Choose "
-                "another work folder, or delete this one"
+                f"{out} was prepared for the {key} {before[key]}, and now it would be {now}. "
+                "Choose another work folder, or delete this one"
             )
     if not (data.own_split and about["own_split"]):
         return
