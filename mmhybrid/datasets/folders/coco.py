@@ -37,7 +37,7 @@ def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
         classes |= dict.fromkeys(_read_file(listing, notes, name, content, records))
     listed = {name for records in splits.values() for name in records}
     for name in sorted(set(listing.images) - listed):
-        notes.add("image-without-label", name)
+        notes.add("image-not-listed", name)
     data = {split: list(records.values()) for split, records in splits.items()}
     return FolderData(listing.root, "", "COCO JSON", tuple(classes), data)
 

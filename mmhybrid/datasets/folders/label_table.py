@@ -2,23 +2,16 @@
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 
 from mmhybrid.datasets.folders.listing import Listing, split_named, split_of, stem
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord
 from mmhybrid.errors import UserError
 
-LABELS = (
-    "label",
-    "labels",
-    "class",
-    "class_name",
-    "classname",
-    "category",
-    "species",
-    "target",
-    "y",
-)
+LABELS = ["label", "labels", "class", "class_name", "classname", "category", "species", "target", "y"]
+
+SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test"}
 
 
 def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
@@ -31,7 +24,9 @@ def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
         if column is None:
             continue
         tables.append(name)
-        header = rows[0][1] if stem(rows[0][1][column]) not in listing.by_stem else None
+        header = (
+            None if _names_image(listing, "".join(rows[0][1][column : column + 1])) else rows[0][1]
+        )
         rows = rows[1:] if header else rows
         label_of = _label_reader(name, header, [row for _, row in rows], column)
         split_column = _split_column([row for _, row in rows], column)
@@ -52,7 +47,7 @@ def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
         splits = {"": splits["train"]}
     listed = {image for records in splits.values() for image in records}
     for image in sorted(set(listing.images) - listed):
-        notes.add("image-without-label", image)
+        notes.add("image-not-listed", image)
     used = {record.label for records in splits.values() for record in records.values()}
     order = sorted(used, key=lambda one: (len(one), one) if one.isdecimal() else (99, one))
     data = {split: list(records.values()) for split, records in splits.items()}
@@ -85,7 +80,9 @@ def _names_image(listing: Listing, cell: str) -> bool:
     return bool(cell) and (stem(cell) in listing.by_stem or cell.lower() in listing.by_stem)
 
 
-def _label_reader(name: str, header: list[str] | None, rows: list[list[str]], image: int):
+def _label_reader(
+    name: str, header: list[str] | None, rows: list[list[str]], image: int
+) -> Callable[[list[str]], str]:
     """A function of a row: the column of labels, or that of the only 1 (one column a class)."""
     titles = [title.lower() for title in header or []]
     width = max(len(row) for row in rows) if rows else 0
@@ -111,10 +108,6 @@ def _split_column(rows: list[list[str]], image: int) -> int | None:
     """The column that has nothing but names of splits."""
     for i in range(max((len(row) for row in rows), default=0)):
         cells = {row[i].lower() for row in rows if len(row) > i and row[i]}
-        if (
-            i != image
-            and cells
-            and cells <= {"train", "training", "val", "valid", "validation", "test"}
-        ):
+        if i != image and cells and cells <= SPLIT_WORDS:
             return i
     return None

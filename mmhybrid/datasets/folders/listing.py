@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import yaml
 
 from mmhybrid.datasets.folders.problems import Notes
+from mmhybrid.datasets.folders.records import ABOUT
 from mmhybrid.errors import UserError
 
 IMAGE_SUFFIXES = {
@@ -54,7 +55,7 @@ def stem(name: str) -> str:
 
 
 class Listing:
-    """All files below a folder, hidden ones excepted; links are followed, each folder once.
+    """All files below a folder but hidden ones and those of work folders; links are followed.
 
     Args:
         root (str | Path): The folder.
@@ -80,7 +81,8 @@ class Listing:
         while waiting:
             folder, name = waiting.pop()
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
+            # A work folder has copies, and images of its own.
+            if (status.st_dev, status.st_ino) in seen or (name and (folder / ABOUT).exists()):
                 continue
             seen.add((status.st_dev, status.st_ino))
             try:
@@ -121,7 +123,8 @@ class Listing:
                 path = posixpath.join(folder, *parts) if parts else ""
                 if path in self.known and _suffix(path) in IMAGE_SUFFIXES:
                     return path
-        return self._best(self.by_stem.get(stem(name), []), parts, near, name)
+        by_name = self.by_stem.get(stem(name)) or self.by_stem.get(stem(f"{name}.x"), [])
+        return self._best(by_name, parts, near, name)
 
     def _best(self, found: list[str], parts: list[str], near: str, name: str) -> str | None:
         """Of files with one stem: the one with most in common with the name, then the split."""

@@ -61,6 +61,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
         (
             *("info", "info", "images"),
             {
+                "image-not-listed": "images that no annotation file lists, left out",
                 "image-without-label-file": "images without a label file, taken as images without "
                 "an object",
                 "windows-text": "files with a byte order mark or with CRLF, which are read anyway",

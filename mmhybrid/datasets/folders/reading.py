@@ -69,6 +69,8 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
         raise UserError(f"{folder} ({data.format}) has no image that can be used. {reasons}")
     if task != "classification" and data.values == {}:
         _check_objects(data, records, notes)
+    records = [record for part in data.splits.values() for record in part]
+    _check_half(data, records, notes)
     _drop_unused(data, records, notes)
     _complete_splits(data, seed)
     _compare_splits(data, notes)
@@ -124,10 +126,21 @@ def _check_objects(data: FolderData, records: list[ImageRecord], notes: Notes) -
         names = [one for one in data.classes if one.lower() not in VOID]
         ground = next((one for one in names if one.lower().strip("_") == BACKGROUND), BACKGROUND)
         data.classes = tuple(dict.fromkeys([ground, *names]))
-    empty = [record.name for record in records if not record.instances]
-    if 2 * len(empty) >= len(records):
-        told = f"images without an object: {len(empty):,} of {len(records):,}"
-        notes.say("half-unlabelled", "error", told, empty)
+    for split in ("val", "test"):
+        if not any(record.instances for record in data.splits.get(split, ())):
+            unlabelled = [record.name for record in data.splits.pop(split, ())]
+            if unlabelled:
+                told = f"{split} has images without a label, left out: {len(unlabelled):,}"
+                notes.say("split-without-labels", "warning", told, unlabelled)
+
+
+def _check_half(data: FolderData, records: list[ImageRecord], notes: Notes) -> None:
+    is_drawn = data.task != "classification" and not data.values
+    empty = [record.name for record in records if is_drawn and not record.instances]
+    without, total = notes.places.get("image-without-label", []), len(records)
+    if 2 * (len(empty) + len(without)) >= total + len(without):
+        told = f"images without a label: {len(empty) + len(without):,} of {total + len(without):,}"
+        notes.say("half-unlabelled", "error", told, empty + without)
     elif empty:
         told = f"images without an object, which stay in: {len(empty):,}"
         notes.say("image-without-object", "info", told, empty)

@@ -9,6 +9,7 @@ from mmhybrid.errors import UserError
 
 TASKS = ("detection", "instances", "segmentation", "classification")
 SPLITS = ("train", "val", "test")
+ABOUT = "data/mmhybrid_data.json"  # in a work folder: what was written there
 MOST_PIXELS = 2**28  # of an image whose size a file tells
 IGNORED = 255  # the label of pixels that count for nothing
 

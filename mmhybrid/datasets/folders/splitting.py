@@ -3,7 +3,8 @@
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from mmhybrid.datasets.folders.records import ImageRecord
 
@@ -72,9 +73,23 @@ def same_bytes(records: Iterable[ImageRecord]) -> list[list[str]]:
     for record in records:
         if record.embedded_in is None:
             by_size[record.path.stat().st_size].append(record)
-    by_hash: dict[str, list[str]] = defaultdict(list)
-    for same in by_size.values():
-        for record in same if len(same) > 1 else ():
-            digest = hashlib.sha256(record.path.read_bytes()).hexdigest()
-            by_hash[digest].append(record.name)
-    return [names for names in by_hash.values() if len(names) > 1]
+    twins = []
+    for size, same in by_size.items():
+        # From the middle, where two images differ, before all of it.
+        for some in _grouped(same, lambda path, size=size: _part(path, size // 2)):
+            twins += _grouped(some, lambda path: hashlib.sha256(path.read_bytes()).digest())
+    return [[record.name for record in some] for some in twins]
+
+
+def _grouped(records: list[ImageRecord], key: Callable[[Path], bytes]) -> list[list[ImageRecord]]:
+    """Records of the same key, where it is that of several."""
+    groups: dict[bytes, list[ImageRecord]] = defaultdict(list)
+    for record in records if len(records) > 1 else ():
+        groups[key(record.path)].append(record)
+    return [some for some in groups.values() if len(some) > 1]
+
+
+def _part(path: Path, start: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(4096)

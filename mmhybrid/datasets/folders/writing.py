@@ -4,7 +4,6 @@ import colorsys
 import io
 import json
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +19,8 @@ from mmhybrid.datasets.folders.labelme import embedded_image
 from mmhybrid.datasets.folders.masks import VOID, read_mask
 from mmhybrid.datasets.folders.measuring import area
 from mmhybrid.datasets.folders.reading import count_classes
-from mmhybrid.datasets.folders.records import IGNORED, FolderData, ImageRecord, PreparedData
+from mmhybrid.datasets.folders.records import ABOUT, IGNORED, FolderData, ImageRecord, PreparedData
 from mmhybrid.errors import UserError
-
-ABOUT = "dataset.json"
 
 
 def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
@@ -37,7 +34,7 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
     """
     out = Path(work_dir).resolve() / "data"
     out.mkdir(parents=True, exist_ok=True)
-    old = _read_about(out)
+    old = _read_about(work_dir)
     if old:
         _keep(data, old, out)
     records = [record for part in data.splits.values() for record in part]
@@ -71,7 +68,7 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
     )
     splits = {split: [one.name for one in part] for split, part in data.splits.items()}
     about = dict(splits=splits, own_split=data.own_split, values=values, prepared=asdict(prepared))
-    _write(out / ABOUT, json.dumps(about, indent=1).encode())
+    _write(Path(work_dir) / ABOUT, json.dumps(about, indent=1).encode())
     return prepared
 
 
@@ -81,17 +78,17 @@ def read_prepared(work_dir: str | Path) -> PreparedData:
     Raises:
         UserError: Nothing was written there.
     """
-    about = _read_about(Path(work_dir).resolve() / "data")
+    about = _read_about(work_dir)
     if about is None:
-        raise UserError(f"{work_dir} has no data/{ABOUT}: it was not prepared from a folder")
+        raise UserError(f"{work_dir} has no {ABOUT}: it was not prepared from a folder")
     content = dict(about["prepared"])
     content["classes"] = tuple(content["classes"])
     content["palette"] = [tuple(colour) for colour in content["palette"]]
     return PreparedData(**content)
 
 
-def _read_about(out: Path) -> dict[str, Any] | None:
-    path = out / ABOUT
+def _read_about(work_dir: str | Path) -> dict[str, Any] | None:
+    path = Path(work_dir) / ABOUT
     if not path.is_file():
         return None
     try:
@@ -228,6 +225,6 @@ def _palette(count: int) -> list[tuple[int, int, int]]:
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, for other processes too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    new = path.with_name(f".{os.getpid()}_{path.name}")
+    new.write_bytes(content)
+    os.replace(new, path)
