@@ -1,7 +1,10 @@
 """One's own images in the usual formats: what is read, written, split and found wrong."""
 
+import base64
 import functools
+import io
 import json
+import os
 import runpy
 import shutil
 from collections import Counter
@@ -411,6 +414,13 @@ def test_a_class_with_one_image_is_trained_on() -> None:
         assert sorted(one.name for one in train + val) == sorted(one.name for one in records)
 
 
+def test_two_images_of_two_classes_are_split(tmp_path: Path) -> None:
+    folder = written("class_folders", make.drawn(count=2), tmp_path)
+    data = read_folder(folder, "classification")
+    assert [len(part) for part in data.splits.values()] == [1, 1]
+    assert codes(data) == {"class-not-in-train": 1}
+
+
 def test_the_split_of_a_work_folder_stays(tmp_path: Path) -> None:
     made = make.drawn(count=30)
     folder = written("class_folders", made[:20], tmp_path / "data")
@@ -707,3 +717,140 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     folder = written("class_folders", make.drawn(), tmp_path / "data")
     (folder / "disc" / "again").symlink_to(folder, target_is_directory=True)
     assert len(Listing(folder, Notes()).images) == 20
+
+
+# ---- layouts that others have, too small for a writer each
+
+
+def one_shape(folder: Path, **shape: object) -> None:
+    for number, sample in enumerate(make.drawn(count=2)):
+        content = make.labelme_content(sample) | dict(shapes=[dict(label="a", **shape)])
+        make.save(sample, folder / f"{number}.jpg")
+        make.write(folder / f"{number}.json", json.dumps(content))
+
+
+def test_labelme_circles_and_masks_and_groups(tmp_path: Path) -> None:
+    one_shape(tmp_path / "circle", shape_type="circle", points=[[20, 20], [20, 26]])
+    (instance,) = read_folder(tmp_path / "circle", "instances").splits["train"][0].instances
+    assert instance.box == pytest.approx((14, 14, 12, 12), abs=0.1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((5, 4), 255, np.uint8)).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    one_shape(tmp_path / "mask", shape_type="mask", points=[[10, 20], [13, 24]], mask=text)
+    (instance,) = read_folder(tmp_path / "mask", "instances").splits["train"][0].instances
+    assert instance.box == (10, 20, 4, 5)
+    assert coco_mask.area(instance.segmentation) == 20
+    shapes = [
+        dict(label="a", shape_type="rectangle", points=[[x, 5], [x + 4, 9]], group_id=3)
+        for x in (2, 20)
+    ]
+    for path in (tmp_path / "mask").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(shapes=shapes)))
+    (instance,) = read_folder(tmp_path / "mask", "instances").splits["train"][0].instances
+    assert instance.box == (2, 5, 22, 4)
+    assert len(instance.segmentation) == 2
+
+
+def test_coco_masks_that_are_not_compressed(tmp_path: Path) -> None:
+    folder = written("coco_one_file", make.drawn(), tmp_path)
+    content = json.loads((folder / "annotations.json").read_text())
+    one, two, three = content["annotations"][:3]
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for row, counts in ((one, [10, 5, 3057]), (two, [10, 5, 4]), (three, [-10, 3082])):
+        row["segmentation"] = dict(size=sizes[row["image_id"]], counts=counts)
+    (folder / "annotations.json").write_text(json.dumps(content))
+    data = read_folder(folder, "instances")
+    assert codes(data) == {"bad-outline": 2, "no-outline": 2}
+    instance = records_of(data)["image_00"].instances[0]
+    assert coco_mask.area(instance.segmentation) == 5
+
+
+def test_one_column_a_class_is_a_table_too(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("class_folders", made, tmp_path)
+    names = sorted({one.label for one in made})
+    rows = [[f"{one.label}/{one.name}", *(str(int(n == one.label)) for n in names)] for one in made]
+    lines = [", ".join(row) for row in [["filename", *names], *rows]]
+    make.write(folder / "_classes.csv", "\n".join(lines))
+    data = read_folder(folder, "classification")
+    assert {
+        Path(one.name).parent.name == one.label for part in data.splits.values() for one in part
+    } == {True}
+    assert data.classes == tuple(names)
+    make.write(
+        folder / "_classes.csv", "\n".join([*lines[:3], lines[3].replace("0", "1"), *lines[4:]])
+    )
+    with pytest.raises(UserError, match="several classes"):
+        read_folder(folder, "classification")
+
+
+def test_yolo_that_validates_on_what_it_trains_on_is_split(tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        one.split = "train"
+    folder = written("yolo_folders", made, tmp_path)
+    path = folder / "data.yaml"
+    path.write_text(path.read_text().replace("images/val", "images/train"))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"same-split": 20}
+    assert (data.own_split, len(data.splits["val"])) == (True, 4)
+
+
+def test_a_split_without_labels_is_left_out(tmp_path: Path) -> None:
+    folder = written("yolo_folders", make.drawn(), tmp_path)
+    shutil.rmtree(folder / "labels" / "val")
+    data = read_folder(folder, "detection")
+    assert codes(data)["split-without-labels"] == 6
+    assert data.own_split
+    assert sum(map(len, data.splits.values())) == 14
+
+
+def test_a_work_folder_inside_of_the_data_is_no_data(tmp_path: Path) -> None:
+    for name, task in (("labelme_embedded", "instances"), ("masks_binary", "segmentation")):
+        folder = written(name, make.drawn(), tmp_path / name)
+        work = folder / "work_dirs" / "run"
+        first = write_dataset(read_folder(folder, task), work)
+        again = write_dataset(read_folder(folder, task), work)
+        assert first == again
+        assert sum(again.images.values()) == 20
+
+
+def test_masks_are_written_once_and_again_when_they_change(tmp_path: Path) -> None:
+    folder = written("masks_index", make.drawn(), tmp_path / "data")
+    prepared = write_dataset(read_folder(folder, "segmentation"), tmp_path / "work")
+    ours = Path(prepared.mask_root) / "images" / "train" / "image_00.jpg.png"
+    source = folder / "masks" / "train" / "image_00.png"
+    os.utime(ours, (ours.stat().st_mtime + 5,) * 2)
+    before = ours.stat().st_mtime_ns
+    write_dataset(read_folder(folder, "segmentation"), tmp_path / "work")
+    assert ours.stat().st_mtime_ns == before
+    Image.fromarray(np.array(Image.open(source)) * 0).save(source)
+    os.utime(source, (ours.stat().st_mtime + 5,) * 2)
+    write_dataset(read_folder(folder, "segmentation"), tmp_path / "work")
+    assert not np.array(Image.open(ours)).any()
+
+
+def test_images_beside_masks_of_the_same_name(tmp_path: Path) -> None:
+    for one in make.drawn():
+        path = make.save(one, tmp_path / "all" / one.name)
+        Image.fromarray(one.mask).save(path.with_suffix(".png"))
+    data = read_folder(tmp_path, "segmentation")
+    assert data.classes == ("background", "class 1", "class 2", "class 3")
+    assert codes(data) == {"no-names": 0}
+
+
+def test_the_same_name_in_two_folders_is_not_guessed(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    for part in ("a", "b"):
+        make.save(made[0], folder / part / made[0].name)
+    (folder / "images" / made[0].name).unlink()
+    assert codes(read_folder(folder, "detection"))["ambiguous-image"] == 1
+
+
+def test_voc_that_counts_from_zero(tmp_path: Path) -> None:
+    made = make.drawn()
+    made[0].things[0].box = [-1, -1, 11, 11]  # written as 0, 0, 10, 10
+    folder = written("voc", made, tmp_path)
+    instances = records_of(read_folder(folder, "detection"))["image_00"].instances
+    assert instances[0].box == (0, 0, 10, 10)

@@ -9,7 +9,7 @@ from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord
 from mmhybrid.errors import UserError
 
-LABELS = ["label", "labels", "class", "class_name", "classname", "category", "species", "target", "y"]
+LABELS = ["label", "labels", "class", "class_name", "classname", "category", "species", "target"]
 
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test"}
 

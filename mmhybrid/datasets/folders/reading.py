@@ -172,7 +172,9 @@ def _complete_splits(data: FolderData, seed: int) -> None:
         parts["train"], parts["val"] = split_off(parts["train"], seed=seed)
         data.own_split = True
     if not parts["val"]:
-        raise UserError(f"{data.folder} has one image; it takes two, to train and to validate")
+        raise UserError(
+            f"{data.folder} has one image, or copies of one; to train and to validate takes two"
+        )
     order = {split: parts[split] for split in SPLITS if parts.get(split)}
     data.splits = {key: sorted(part, key=lambda one: one.name) for key, part in order.items()}
 
@@ -215,15 +217,16 @@ def describe(data: FolderData) -> str:
         (record.width * record.height, record.width, record.height) for record in records
     )
     small, middle, large = (f"{w}x{h}" for _, w, h in (sizes[0], sizes[len(sizes) // 2], sizes[-1]))
-    unit = {"classification": "images", "segmentation": "images that show it"}.get(
-        data.task, "objects"
+    unit = {"classification": "images of", "segmentation": "images that show"}
+    table = PrettyTable(
+        ["class", *data.splits], title=f"{unit.get(data.task, 'objects of')} each class"
     )
-    table = PrettyTable(["class", *data.splits], title=f"{unit} of each class")
     table.align = "r"
     table.align["class"] = "l"
     counts = {split: count_classes(part, data.task) for split, part in data.splits.items()}
-    for name in data.classes:
-        table.add_row([name, *(f"{counts[split].get(name, 0):,}" for split in data.splits)])
+    for name in data.classes:  # how many outlines leave ground uncovered is not known yet
+        row = [counts[split].get(name, 0) for split in data.splits]
+        table.add_row([name, *(f"{count:,}" if any(row) else "-" for count in row)])
     whose = "split by us" if data.own_split else "as the folder has them"
     images = ", ".join(f"{split} {len(part):,}" for split, part in data.splits.items())
     head = [

@@ -35,29 +35,38 @@ def split_off(
     order = list(groups)
     random.Random(seed).shuffle(order)
     shown = {key: set().union(*map(classes_in, groups[key])) for key in order}
-    total = Counter(name for names in shown.values() for name in names)
+    holders: dict[str, list[str]] = defaultdict(list)  # groups that show a class
+    for key in order:
+        for name in shown[key]:
+            holders[name].append(key)
+    wanted = {name: round(share * len(keys)) for name, keys in holders.items()}
+    most = max(1, round(share * len(order))) if len(order) > 1 else 0
     val: dict[str, None] = {}
     in_val: Counter[str] = Counter()
-    most = max(1, round(share * len(order))) if len(order) > 1 else 0
+
+    def take(key: str) -> None:
+        """Into the second part, unless it is full or the first would lose a class."""
+        is_last = any(len(holders[name]) - in_val[name] == 1 for name in shown[key])
+        if len(val) < most and key not in val and not is_last:
+            val[key] = None
+            in_val.update(shown[key])
+
     # Rarest classes first: the others have more images to choose from.
-    for name in sorted(total, key=lambda one: (total[one], one)):
-        for key in order:
-            if in_val[name] >= round(share * total[name]) or len(val) >= most:
-                break
-            rest = all(total[one] - in_val[one] > 1 for one in shown[key])
-            if name in shown[key] and key not in val and rest:
-                val[key] = None
-                in_val.update(shown[key])
-    for spare in (True, False):  # first those that take no class too often
-        for key in order:
-            fits = all(in_val[one] + 1 <= round(share * total[one]) for one in shown[key])
-            rest = all(total[one] - in_val[one] > 1 for one in shown[key])
-            if len(val) < most and key not in val and rest and (fits or not spare):
-                val[key] = None
-                in_val.update(shown[key])
+    for name in sorted(holders, key=lambda one: (len(holders[one]), one)):
+        for key in holders[name]:
+            if in_val[name] < wanted[name]:
+                take(key)
+    # The rest: first what takes no class too often.
+    for key in order:
+        if all(in_val[name] < wanted[name] for name in shown[key]):
+            take(key)
+    for key in order:
+        take(key)
+    if not val:  # every image is the only one of some class
+        val |= dict.fromkeys(order[:most])
     parts = [
         [record for key in groups if (key in val) == side for record in groups[key]]
-        for side in (0, 1)
+        for side in (False, True)
     ]
     return parts[0], parts[1]
 
