@@ -854,3 +854,61 @@ def test_voc_that_counts_from_zero(tmp_path: Path) -> None:
     folder = written("voc", made, tmp_path)
     instances = records_of(read_folder(folder, "detection"))["image_00"].instances
     assert instances[0].box == (0, 0, 10, 10)
+
+
+def test_a_folder_around_the_classes_and_a_class_called_train(tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        one.label = {"disc": "train"}.get(one.label, one.label)
+    written("class_folders", made, tmp_path / "unpacked" / "vehicles")
+    assert read_folder(tmp_path, "classification").classes == ("square", "train", "triangle")
+    (tmp_path / "unpacked" / "other").mkdir()
+    written("class_folders_split", made, tmp_path / "splits")
+    make.save(made[0], tmp_path / "splits" / "samples" / "few" / "a.jpg")
+    data = read_folder(tmp_path / "splits", "classification")
+    assert data.classes == ("square", "train", "triangle")
+    assert codes(data) == {"image-without-split": 1}
+
+
+def test_masks_that_were_saved_as_jpeg_are_refused(tmp_path: Path) -> None:
+    folder = written("masks_binary", make.drawn(), tmp_path)
+    for path in (folder / "masks").iterdir():
+        Image.open(path).resize((50, 37)).save(path.with_suffix(".jpg"), quality=20)
+        path.unlink()
+    with pytest.raises(UserError, match="save masks as PNG"):
+        read_folder(folder, "segmentation")
+
+
+def test_masks_of_two_types_are_refused_and_a_cut_one_is_told(tmp_path: Path) -> None:
+    folder = written("masks_colour", make.drawn(), tmp_path)
+    first, second, *_ = sorted((folder / "train_labels").iterdir())
+    first.write_bytes(first.read_bytes()[:60])
+    assert codes(read_folder(folder, "segmentation"))["bad-file"] == 1
+    Image.open(second).convert("L").save(second)
+    with pytest.raises(UserError, match="some masks are colours and others are class numbers"):
+        read_folder(folder, "segmentation")
+
+
+def test_what_data_yaml_names_and_is_not_there(tmp_path: Path) -> None:
+    folder = written("yolo_lists", make.drawn(), tmp_path)
+    with (folder / "train.txt").open("a") as file:
+        file.write("\n./images/train/gone.jpg\n")
+    with (folder / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    found = codes(read_folder(folder, "detection"))
+    assert found == {"missing-image": 1, "split-missing": 1}
+    (folder / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: {a: b}\n")
+    with pytest.raises(UserError, match="names must be a list, or names by number"):
+        read_folder(folder, "detection")
+    (folder / "data.yaml").write_text("train: train.txt\nval: val.txt\nnc: 3\n")
+    assert read_folder(folder, "detection").classes == ("class 0", "class 1", "class 2")
+
+
+def test_labels_in_a_folder_of_their_own_without_a_yaml(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("yolo_folders", made, tmp_path)
+    (folder / "data.yaml").unlink()
+    (folder / "labels").rename(folder / "txt")
+    data = read_folder(folder, "detection")
+    assert (data.format, len(data.splits["train"])) == ("YOLO, label files", 14)
+    assert sum(len(one.instances) for part in data.splits.values() for one in part) == 28

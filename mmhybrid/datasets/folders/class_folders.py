@@ -12,25 +12,29 @@ def read_class_folders(listing: Listing, notes: Notes) -> FolderData | None:
     """The first folder below the splits is the class; None where fewer than two are there."""
     folders = [name.split("/")[:-1] for name in listing.images]
     start = 0  # how many folders lie around everything, such as one that was zipped
-    while folders and all(
-        len(one) > start + 1 and one[: start + 1] == folders[0][: start + 1] for one in folders
+    while len({tuple(one[: start + 1]) for one in folders}) == 1 and all(
+        len(one) > start + 1 for one in folders
     ):
         if split_named(folders[0][start]):
             break
         start += 1
-    heads = {one[start] for one in folders if len(one) > start}
-    has_splits = bool(heads) and all(split_named(head) for head in heads)
+    # A class may be called train; a split has folders in it.
+    heads = {one[start] for one in folders if len(one) > start + 1 and split_named(one[start])}
+    has_splits = "train" in map(split_named, heads)
     depth = start + has_splits
     splits: dict[str, list[ImageRecord]] = defaultdict(list)
     beside = []
     for name, parts in zip(listing.images, folders, strict=True):
         if len(parts) <= depth:
             beside.append(name)
-            continue
-        split = split_named(parts[start]) if has_splits else ""
-        splits[split].append(ImageRecord(name, listing.root / name, label=parts[depth]))
+        elif has_splits and parts[start] not in heads:
+            notes.add("image-without-split", name)
+        else:
+            split = split_named(parts[start]) if has_splits else ""
+            splits[split].append(ImageRecord(name, listing.root / name, label=parts[depth]))
     used = {record.label for records in splits.values() for record in records}
-    if len(used) < 2 or {one.lower() for one in used} <= IMAGES | MASKS:
+    words = IMAGES | MASKS
+    if len(used) < 2 or all(one.lower() in words or split_named(one) for one in used):
         return None
     for name in beside:
         notes.add("image-without-class", name)

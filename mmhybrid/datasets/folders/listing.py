@@ -124,7 +124,9 @@ class Listing:
                 if path in self.known and _suffix(path) in IMAGE_SUFFIXES:
                     return path
         by_name = self.by_stem.get(stem(name)) or self.by_stem.get(stem(f"{name}.x"), [])
-        return self._best(by_name, parts, near, name)
+        told = folder_split("/".join(parts))
+        fitting = [one for one in by_name if told in (None, folder_split(one) or told)]
+        return self._best(fitting, parts, near, name)
 
     def _best(self, found: list[str], parts: list[str], near: str, name: str) -> str | None:
         """Of files with one stem: the one with most in common with the name, then the split."""
@@ -150,6 +152,8 @@ class Listing:
             part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")
         ]
         for start in range(max(1, len(parts))):
+            if split_of("/".join(parts[start:])) != split_of("/".join(parts)):
+                break  # test/images is not images
             for base in bases:
                 path = posixpath.join(base, *parts[start:]).rstrip("/")
                 if path in self.known or path in self.folders:

@@ -26,6 +26,7 @@ IMAGES = {"image", "images", "img", "imgs", "jpegimages", "leftimg8bit", "dir", 
 STRONG = MASKS - {"dir", "l", "png", "ground"}  # of these, one suffices
 VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "__ignore__", "unknown"}
 BACKGROUND = "background"
+MOST_UNNAMED = 50  # values of masks
 GROUND = 0.1  # share of all pixels from which a value 0 without a name is the background
 
 
@@ -63,6 +64,8 @@ def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
         for record in records:
             _tell_pixels(record, counted[record.name][1], values, in_colour, notes)
     classes = tuple(dict.fromkeys(name for name in values.values() if name))
+    if len(classes) >= IGNORED:
+        raise UserError(f"{len(classes)} classes of masks are more than 8 bits hold")
     by_name = {row.name: row.colour for row in rows if row.colour}
     palette = [by_name[name] for name in classes] if set(classes) <= set(by_name) else None
     type_ = "colours" if in_colour else "class numbers"
@@ -207,26 +210,28 @@ def _classes_by_value(
     if rows and any(row.value is not None for row in rows):
         return {row.value: _name_or_none(row.name) for row in rows if row.value is not None}
     names = [row.name for row in rows]
-    if set(total) == {0, IGNORED} or (len(total) == 2 and 0 in total and len(names) < 2):
-        first, second = BACKGROUND, names[0] if len(names) == 1 else "foreground"
-        if len(names) == 2:
-            first, second = names
-        return {0: first, max(total): second}
-    if not names:
-        told = (
-            "no file names the classes of the masks: write classes.txt, a name a line, from value 0"
+    is_binary = len(total) == 2 and 0 in total
+    if is_binary and (len(names) < 2 or (len(names) == 2 and IGNORED in total)):
+        first, second = [BACKGROUND, "foreground"][: 2 - len(names)] + names
+        return {0: _name_or_none(first), max(total): second}
+    if not names and len(used) > MOST_UNNAMED:
+        raise UserError(
+            f"the masks have {len(total)} values, and no file names their classes. JPEG changes "
+            "class numbers: save masks as PNG. If there are as many classes, write classes.txt"
         )
+    if not names:
+        told = "no file names the classes of the masks: write classes.txt, value 0 on line 1"
         notes.say("no-names", "warning", told)
         return {value: BACKGROUND if value == 0 else f"class {value}" for value in used}
     # As many names as values from 1 on: 0 has none.
     if total[0] and total[len(names)] and names[0].lower() not in VOID | {BACKGROUND}:
         is_ground = len(names) == 1 or total[0] > GROUND * total.total()
-        share = (
-            f"{total[0] / total.total():.0%} of the pixels have the value 0, which has no name: "
-        )
         done = "it is the class background" if is_ground else "they are ignored"
-        how = f"{share}{done}. To choose, write background or ignore as first line of the names"
-        notes.say("zero-unnamed", "warning", how)
+        told = (
+            f"{total[0] / total.total():.0%} of the pixels have the value 0, which has no name: "
+            f"{done}. To choose, write background or ignore as first line of the names"
+        )
+        notes.say("zero-unnamed", "warning", told)
         return dict(enumerate([BACKGROUND if is_ground else None, *map(_name_or_none, names)]))
     return dict(enumerate(map(_name_or_none, names)))
 
