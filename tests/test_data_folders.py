@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 
 import mmhybrid  # noqa: F401
 from mmhybrid.datasets.folders import (
+    ImageRecord,
     TaskError,
     describe,
     read_folder,
@@ -399,8 +400,6 @@ def test_same_images_and_variants_of_one_stay_together(tmp_path: Path) -> None:
 
 
 def test_a_class_with_one_image_is_trained_on() -> None:
-    from mmhybrid.datasets.folders.records import ImageRecord
-
     records = [
         ImageRecord(
             f"{i}.jpg", Path(__file__), label="rare" if i == 0 else "usual", embedded_in=Path()
@@ -501,7 +500,8 @@ def test_outlines_are_drawn_into_masks(name: str, samples: Callable, tmp_path: P
         ("masks_index", "detection", ("segmentation",), "images and masks of class numbers"),
         ("masks_index", "classification", ("segmentation",), "a folder a class"),
         ("class_folders", "detection", ("classification",), "COCO JSON, YOLO"),
-        ("coco_splits", "classification", ("detection", "segmentation"), "holds COCO JSON"),
+        ("coco_splits", "classification", ("detection", "instances", "segmentation"), "COCO JSON"),
+        ("yolo_lists", "classification", ("detection",), "holds YOLO, data.yaml"),
     ],
 )
 def test_labels_of_another_task_are_named(
@@ -912,3 +912,28 @@ def test_labels_in_a_folder_of_their_own_without_a_yaml(tmp_path: Path) -> None:
     data = read_folder(folder, "detection")
     assert (data.format, len(data.splits["train"])) == ("YOLO, label files", 14)
     assert sum(len(one.instances) for part in data.splits.values() for one in part) == 28
+
+
+def test_a_test_set_alone_is_split(tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        one.split = "test"
+    data = read_folder(written("yolo_plain", made, tmp_path / "test"), "detection")
+    assert data.own_split
+    (tmp_path / "val").mkdir()
+    (tmp_path / "test").rename(tmp_path / "val" / "test")
+    data = read_folder(tmp_path / "val", "detection")
+    assert codes(data) == {"no-train-split": 0}
+    assert [len(part) for part in data.splits.values()] == [16, 4]
+
+
+def test_outlines_in_voc_as_roboflow_writes_them(tmp_path: Path) -> None:
+    folder = written("voc_flat", make.drawn(), tmp_path)
+    points = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(
+        ((1, 2), (9, 2), (9, 12)), 1))  # fmt: skip
+    for path in folder.rglob("*.xml"):
+        path.write_text(
+            path.read_text().replace("</object>", f"<polygon>{points}</polygon></object>")
+        )
+    for record in records_of(read_folder(folder, "instances")).values():
+        assert all(one.segmentation == [[1, 2, 9, 2, 9, 12]] for one in record.instances)

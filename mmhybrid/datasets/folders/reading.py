@@ -72,7 +72,7 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
     records = [record for part in data.splits.values() for record in part]
     _check_half(data, records, notes)
     _drop_unused(data, records, notes)
-    _complete_splits(data, seed)
+    _complete_splits(data, notes, seed)
     _compare_splits(data, notes)
     objects = sum(len(one.instances) for one in records)
     data.findings = notes.findings(len(records), objects or len(records))
@@ -97,7 +97,11 @@ def _wrong_task(listing: Listing, folder: str | Path, task: str) -> TaskError:
         except UserError:
             continue
         if data is not None:
-            offers = (offer, "segmentation") if offer == "detection" else (offer,)
+            records = [record for part in data.splits.values() for record in part]
+            if any(one.segmentation for record in records for one in record.instances):
+                offers = ("detection", "instances", "segmentation")
+            else:
+                offers = (offer,)
             told = f"{folder} holds {data.format}, which is for {offer}; {task} needs "
             return TaskError(told + EXPECTED[task], offers)
     suffixes = Counter(posixpath.splitext(name)[1] or "no extension" for name in listing.files)
@@ -161,11 +165,15 @@ def _drop_unused(data: FolderData, records: list[ImageRecord], notes: Notes) -> 
         raise UserError(f"{data.folder} has images of {len(data.classes)} class; it takes two")
 
 
-def _complete_splits(data: FolderData, seed: int) -> None:
-    """Makes train and val, where there is no train or neither a val nor a way to evaluate."""
+def _complete_splits(data: FolderData, notes: Notes, seed: int) -> None:
+    """Makes train and val, where there is no train or no val."""
     parts = {split: records for split, records in data.splits.items() if records}
-    if not parts.get("train"):  # no splits, or all in one
-        parts = {"train": [record for records in parts.values() for record in records]}
+    if "train" not in parts:
+        if set(parts) & set(SPLITS):
+            told = "no images are for training: the images of all splits are split anew"
+            notes.say("no-train-split", "warning", told)
+        every = {record.name: record for records in parts.values() for record in records}
+        parts = {"train": list(every.values())}
     else:  # of some files nothing tells the split
         parts["train"] = parts["train"] + parts.pop("", [])
     if "val" not in parts:

@@ -59,14 +59,11 @@ def _instance(tree: Element, first: int) -> Instance:
         _number(tree.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")
     )
     box = (left - first, top - first, right - left + first, bottom - top + first)
-    points = [(one.tag, _number(one.text)) for one in tree.iterfind("polygon/*")]
-    outline = (
-        [value for _, value in sorted(points, key=lambda one: (int(one[0][1:]), one[0][0]))]
-        if (points and all(tag[:1] in "xy" and tag[1:].isdecimal() for tag, _ in points))
-        else []
-    )
+    points = {one.tag: _number(one.text) for one in tree.iterfind("polygon/*")}  # Roboflow's
+    tags = [f"{axis}{number}" for number in range(1, len(points) // 2 + 1) for axis in "xy"]
+    outline = [[points.get(tag) for tag in tags]] if points else None
     name = (tree.findtext("name") or "").strip()
-    return Instance(name, box, [outline] if outline else None, tree.findtext("difficult") == "1")
+    return Instance(name, box, outline, tree.findtext("difficult") == "1")
 
 
 def _number(text: str | None) -> float:
