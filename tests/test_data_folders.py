@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 from collections import Counter
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import mmhybrid  # noqa: F401
 from mmhybrid.datasets.folders import (
@@ -31,7 +34,7 @@ from mmhybrid.datasets.folders import (
 )
 from mmhybrid.datasets.folders.class_table import ClassRow, read_class_table
 from mmhybrid.datasets.folders.listing import Listing, split_of
-from mmhybrid.datasets.folders.problems import Notes, is_many
+from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
 from mmhybrid.datasets.folders.records import FolderData, PreparedData
 from mmhybrid.datasets.folders.splitting import split_off
 from mmhybrid.errors import ArgumentError, UserError
@@ -171,6 +174,22 @@ def test_objects_are_read_and_written_as_they_were_made(
             assert result["gt_bboxes_labels"].tolist() == labels
             if has_outlines:
                 assert len(result["gt_masks"].masks) == len(record.instances)
+
+
+@pytest.mark.parametrize("name", ["coco_splits", "labelme", "yolo_outlines"])
+def test_pycocotools_gives_the_truth_full_marks(
+    name: str, samples: Callable, tmp_path: Path
+) -> None:
+    data = read_folder(written(name, samples("objects"), tmp_path / "data"), "instances")
+    truth = COCO(write_dataset(data, tmp_path / "work").ann_files["train"])
+    found = [dict(one, score=1.0) for one in truth.dataset["annotations"] if not one["iscrowd"]]
+    for type_ in ("bbox", "segm"):
+        evaluation = COCOeval(truth, truth.loadRes(found), type_)
+        evaluation.params.maxDets = [1, 10, 1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval["precision"][..., 0, -1]
+        assert precision[precision >= 0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", well_formed(make.MASKS))
@@ -937,3 +956,15 @@ def test_outlines_in_voc_as_roboflow_writes_them(tmp_path: Path) -> None:
         )
     for record in records_of(read_folder(folder, "instances")).values():
         assert all(one.segmentation == [[1, 2, 9, 2, 9, 12]] for one in record.instances)
+
+
+def test_the_page_lists_every_code_with_its_severity(root: Path) -> None:
+    page = (root / "docs" / "formats.md").read_text()
+    rows = dict(re.findall(r"^\| (error|warning|info|\w+ or \w+) \| (.*) \|$", page, re.MULTILINE))
+    listed = {code: row for row, text in rows.items() for code in re.findall(r"`([\w-]+)`", text)}
+    for code, (few, many, _, _) in PROBLEMS.items():
+        assert listed.pop(code) == (few if few == many else f"{few} or {many}"), code
+    source = "".join(path.read_text() for path in (root / "mmhybrid/datasets/folders").glob("*.py"))
+    said = dict(re.findall(r'(?:say|Finding)\("([\w-]+)", ("\w+"|severity)', source))
+    severities = {'"error"': "error", '"warning"': "warning", '"info"': "info"}
+    assert listed == {code: severities.get(one, "warning or error") for code, one in said.items()}

@@ -4,6 +4,7 @@ import colorsys
 import io
 import json
 import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -225,6 +226,6 @@ def _palette(count: int) -> list[tuple[int, int, int]]:
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, for other processes too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{os.getpid()}_{path.name}")
+    new = path.with_name(f".{uuid.uuid4().hex}")
     new.write_bytes(content)
     os.replace(new, path)
