@@ -1,0 +1,92 @@
+"""COCO JSON in any layout: COCO's own, Roboflow's, CVAT's, one file or a file a split."""
+
+import posixpath
+from typing import Any
+
+from mmhybrid.datasets.folders.listing import Listing, split_of
+from mmhybrid.datasets.folders.problems import Notes
+from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance, size_told
+from mmhybrid.errors import UserError
+
+
+def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
+    """All files that have images, annotations and categories; None where there are none."""
+    files, broken = {}, []
+    for name in listing.with_suffix(".json"):
+        try:
+            content = listing.json(name)
+        except ValueError as error:
+            broken.append(str(error))
+            continue
+        if _is_coco(content):
+            files[name] = content
+        elif isinstance(content, dict) and "shapes" in content:
+            return None  # LabelMe's, which may be thousands of files
+    if not files:
+        return None
+    if broken:
+        raise UserError(f"an annotation file cannot be read: {broken[0]}")
+    # COCO's own folder has files of key points for the same images.
+    instances = {
+        name: one for name, one in files.items() if "instances" in posixpath.basename(name)
+    }
+    splits: dict[str, dict[str, ImageRecord]] = {}
+    classes: dict[str, None] = {}
+    for name, content in (instances or files).items():
+        records = splits.setdefault(split_of(name) or "", {})
+        classes |= dict.fromkeys(_read_file(listing, notes, name, content, records))
+    listed = {name for records in splits.values() for name in records}
+    for name in sorted(set(listing.images) - listed):
+        notes.add("image-not-listed", name)
+    data = {split: list(records.values()) for split, records in splits.items()}
+    return FolderData(listing.root, "", "COCO JSON", tuple(classes), data)
+
+
+def _is_coco(content: Any) -> bool:
+    keys = ("images", "annotations", "categories")
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys)
+
+
+def _read_file(
+    listing: Listing, notes: Notes, name: str, content: dict, records: dict[str, ImageRecord]
+) -> list[str]:
+    """Adds the images of a file to ``records``; returns its classes in the order of the file."""
+    rows = {}
+    for key in ("images", "annotations", "categories"):
+        rows[key] = [row for row in content[key] if isinstance(row, dict)]
+        for _ in range(len(content[key]) - len(rows[key])):
+            notes.add("bad-line", f"{name}: an entry of {key}")
+    names = {_key(row.get("id")): str(row.get("name")) for row in rows["categories"]}
+    by_id: dict[Any, ImageRecord | None] = {}
+    for row in rows["images"]:
+        found = listing.find(str(row.get("file_name")), name)
+        by_id[_key(row.get("id"))] = None
+        if found is None:
+            notes.add("missing-image", row.get("file_name"))
+            continue
+        record = records.setdefault(found, ImageRecord(found, listing.root / found))
+        by_id[_key(row.get("id"))] = record
+        record.annotated_size = size_told(row.get("width"), row.get("height"))
+    used = set()
+    for number, row in enumerate(rows["annotations"]):
+        image, category = _key(row.get("image_id")), _key(row.get("category_id"))
+        place = f"{name}: annotation {row.get('id', number)}"
+        if image not in by_id:
+            notes.add("unknown-image", place)
+        elif category not in names:
+            notes.add("unknown-class", f"{place}, category {category}")
+        elif (record := by_id[image]) is not None:
+            used.add(category)
+            box, outline = row.get("bbox"), row.get("segmentation") or None
+            crowd = row.get("iscrowd") in (1, True) or row.get("ignore") in (1, True)
+            record.instances.append(Instance(names[category], box, outline, crowd))
+    # Roboflow's first category is the project itself: the others belong to it.
+    groups = {str(row.get("supercategory")) for row in rows["categories"]}
+    return [one for key, one in names.items() if key in used or one not in groups]
+
+
+def _key(value: Any) -> Any:
+    """An id, also one that is written as a text or as 1.0; of everything else its text."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int | float) else str(value)
