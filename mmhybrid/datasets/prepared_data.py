@@ -17,7 +17,8 @@ class SplitFiles:
             order. Classification: a list of ``NAME LABEL`` lines. Segmentation: a list of names
             without their suffixes, or ``""`` for all images of the folder.
         img_dir: Folder that the names in ``ann_file`` are relative to.
-        seg_map_dir: Folder of the label maps, PNGs of class indices. Segmentation alone.
+        seg_map_dir: Folder of the label maps, PNGs of class indices, and 255 where a pixel belongs
+            to no class. Segmentation alone.
         num_images: Number of images.
         img_suffix: Suffix of the images in ``img_dir``. Segmentation alone.
         seg_map_suffix: What the name of a label map has in its place.
@@ -42,7 +43,6 @@ class PreparedData:
         palette: A colour (R, G, B), 0 to 255, for each class.
         splits: Files of ``'train'``, ``'val'`` and, where there are some, ``'test'``.
         reduce_zero_label: Whether 0 in a label map is no class, and class k is k + 1.
-        ignore_index: Label of the pixels that belong to no class.
         category_ids: The classes' ids in the annotations that the user gave, if these had some;
             predictions are written with them.
     """
@@ -52,5 +52,4 @@ class PreparedData:
     palette: list[tuple[int, int, int]]
     splits: Mapping[Split, SplitFiles] = field(default_factory=dict)
     reduce_zero_label: bool = False
-    ignore_index: int = 255
     category_ids: tuple[int, ...] = ()
