@@ -48,7 +48,7 @@ WEIGHTS = ("class_weight", "pos_weight")
 VARIABLES = re.compile(
     r"(.+_)?(pipelines?|dataset|datasets|class(es)?|class_names?|class_weight|palette|metainfo"
     r"|METAINFO|data_root|data|ann|ann_file|img_prefix)(_.+|\d)?"
-    r"|dataset_.+|num_(things_|stuff_)?classes"
+    r"|dataset_.+|used_labels|num_(things_|stuff_)?classes"
 )
 READ = ("tta_pipeline", "data_preprocessor")
 
@@ -62,7 +62,7 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
       ``semantic_head`` (COCO's stuff); where a part does not give it, and its class has a number as
       default (mmdet's box and mask heads: 80), it is written down;
     * ``num_things_classes``, while ``num_stuff_classes`` becomes 0, in heads that give them;
-    * ``out_channels`` of mmseg's heads where it repeats ``num_classes``, or is the 1 of two classes;
+    * ``out_channels`` of mmseg's heads that repeats ``num_classes``, or is the 1 of two classes;
     * the length of ``class_weight`` and ``pos_weight``: equal weights are repeated, with the last
       one kept where it is that of no object (Mask2Former); weights of single classes are those of
       other classes, and are left out with a warning;
@@ -145,16 +145,20 @@ def task_of(cfg: Config) -> str:
         raise UserError(f"{type_name(head)} gives an image several labels: {_ours(task)}")
     panoptic = node.get("panoptic_head")
     if panoptic and panoptic.get("num_stuff_classes", 53):
-        raise UserError(f"a panoptic {name} {OUT_OF_REACH['TwoStagePanopticSegmentor']}: "
-                        f"{_ours('instances')}")
-    return "instances" if task == "detection" and has_masks(node) else task
+        raise UserError(
+            f"a panoptic {name} {OUT_OF_REACH['TwoStagePanopticSegmentor']}: {_ours('instances')}"
+        )
+    # BoxInst predicts masks and learns from boxes.
+    with_masks = task == "detection" and has_masks(node) and name != "BoxInst"
+    return "instances" if with_masks else task
 
 
 def has_masks(model: Any) -> bool:
     """Whether a detector predicts masks."""
     second = model.get("roi_head") or {}
     inside = [model.get("mask_head"), model.get("panoptic_head"), second.get("mask_head")]
-    return any(inside) or "Ins" in type_name(model.get("bbox_head") or {})
+    detectron2 = (model.get("detector") or {}).get("mask_on")
+    return any(inside) or bool(detectron2) or "Ins" in type_name(model.get("bbox_head") or {})
 
 
 def fitting_topk(topk: Any, count: int) -> tuple[int, ...]:
