@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 import mmhybrid
+from mmhybrid.apis.models import model_of
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.prepared_data import PreparedData
 from mmhybrid.engine.runner.classes import fitting_topk, task_of, with_classes
@@ -78,13 +80,12 @@ def with_our_backbone(cfg: Config) -> Config:
 
 
 @pytest.mark.parametrize("name", OURS + MMDETS)
-def test_saved_config_has_the_new_number_everywhere(name: str, read_config, tmp_path) -> None:
+def test_number_is_new_everywhere(name: str, read_config) -> None:
     cfg = with_our_backbone(read(name)) if "::" in name else read_config(name)
     before = cfg.to_dict()
     new = with_own_data(cfg, data_of(task_of(cfg)))
     assert cfg.to_dict() == before
-    new.dump(tmp_path / "saved.py")
-    saved = Config.fromfile(tmp_path / "saved.py").to_dict()
+    saved = new.to_dict()
     found = dict(numbers(saved))
     stuff = [path for path in found if path.endswith("num_stuff_classes")]
     assert all(found.pop(path) == 0 for path in stuff)
@@ -107,12 +108,14 @@ def test_saved_config_has_the_new_number_everywhere(name: str, read_config, tmp_
     assert "data/coco" not in str(saved)
 
 
-@pytest.mark.parametrize("name", [*OURS[1:], *MMDETS])
+def test_saved_config_trains_the_same(read_config, tmp_path) -> None:
+    new = with_own_data(read_config("yolov3_xformer_s_coco"), data_of("detection"))
+    new.dump(tmp_path / "saved.py")
+    assert Config.fromfile(tmp_path / "saved.py").to_dict() == new.to_dict()
+
+
+@pytest.mark.parametrize("name", [OURS[1], OURS[3], *MMDETS[2:]])
 def test_model_is_built_with_so_many_outputs(name: str, read_config) -> None:
-    import torch
-
-    from mmhybrid.apis.models import model_of
-
     cfg = read(name) if "::" in name else read_config(name)
     cfg = with_classes(with_our_backbone(cfg), CLASSES, PALETTE)
     with torch.device("meta"):
@@ -124,3 +127,252 @@ def test_model_is_built_with_so_many_outputs(name: str, read_config) -> None:
     }
     assert counts
     assert set(counts.values()) == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        # Stages, a kernel head in a head, and an auxiliary head.
+        (
+            "mmseg::knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512",
+            [
+                "auxiliary_head",
+                "decode_head.kernel_generate_head",
+                *(f"decode_head.kernel_update_head.{stage}" for stage in range(3)),
+            ],
+        ),
+        ("mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes", ["decode_head"]),
+        ("mmpretrain::vgg/vgg11_8xb32_in1k", ["backbone"]),
+        ("mmpretrain::repvgg/repvgg-B2g4_8xb32_in1k", ["head", "head.loss"]),
+        ("mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco", None),
+        ("mmdet::seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1", None),
+        ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco", None),
+        ("mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1", None),
+        ("mmdet::pascal_voc/ssd300_voc0712", ["bbox_head"]),
+    ],
+)
+def test_other_places(name: str, places: list[str] | None) -> None:
+    cfg = read(name)
+    old = {path: value for path, value in numbers(cfg.to_dict()) if path.startswith("model.")}
+    new = with_own_data(cfg, data_of(task_of(cfg))).to_dict()
+    counts = dict(numbers(new))
+    assert counts.pop("model.rpn_head.num_classes", 1) == 1
+    assert all(value == 3 for value in counts.values())
+    assert {path for path in old if not path.endswith("class_weight")} <= {
+        *counts,
+        "model.rpn_head.num_classes",
+    }
+    if places is not None:
+        found = {path for path in counts if path.startswith("model.")}
+        assert found == {f"model.{place}.num_classes" for place in places}
+    if "mmpretrain" in name:
+        assert new["data_preprocessor"]["num_classes"] == 3
+        assert new["val_evaluator"][0]["topk"] == (1,)
+        assert new["model"]["head"].get("topk", (1,)) == (1,)
+        assert all(len(metric["type"]) for metric in new["val_evaluator"])
+    leaves = [dataset for _, dataset in datasets_of(Config(new))]
+    assert len(leaves) == 3
+    for leaf in leaves:
+        assert leaf.metainfo == dict(classes=CLASSES, palette=PALETTE)
+        assert leaf.type in ("CocoDataset", "BaseSegDataset", "CustomDataset")
+
+
+def test_wrappers_that_choose_and_mix_stay_and_those_that_repeat_go() -> None:
+    for name, wrappers in (
+        ("mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1", ["ClassBalancedDataset"]),
+        ("mmdet::yolox/yolox_tiny_8xb8-300e_coco", ["MultiImageMixDataset"]),
+        ("mmdet::pascal_voc/ssd300_voc0712", []),
+        ("mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512", []),
+        ("mmseg::unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64", []),
+    ):
+        cfg = read(name)
+        new = with_own_data(cfg, data_of(task_of(cfg)))
+        found, dataset = [], new.train_dataloader.dataset
+        while "dataset" in dataset:
+            found.append(dataset.type)
+            dataset = dataset.dataset
+        assert found == wrappers
+        assert dataset.pipeline
+        assert new.train_dataloader.batch_size == cfg.train_dataloader.batch_size
+        assert new.train_dataloader.sampler == cfg.train_dataloader.sampler
+
+
+def test_class_as_type_scope_and_partial() -> None:
+    from mmdet.models import FCOS, CrossEntropyLoss, FCNMaskHead, FCOSHead
+
+    head = dict(type="LinearClsHead", num_classes=1000)
+    nested = dict(type="ImageClassifier", _scope_="mmpretrain", head=head)
+    loss = dict(type=partial(CrossEntropyLoss, class_weight=[1.0] * 80 + [0.2]))
+    model = dict(
+        type=FCOS,
+        bbox_head=dict(type=partial(FCOSHead, num_classes=80), loss_cls=loss),
+        mask_head=dict(type=partial(FCNMaskHead, num_convs=2)),
+        extra=[dict(teacher=nested)],
+    )
+    cfg = Config(dict(default_scope="mmdet", model=model))
+    scopes = {part.where: part.scope for part in parts_of(cfg)}
+    assert scopes["model.extra[0].teacher.head"] == "mmpretrain"
+    assert scopes["model.bbox_head.loss_cls"] == "mmdet"
+    new = with_classes(cfg, CLASSES, PALETTE)
+    assert new.model.bbox_head.type.func is FCOSHead
+    assert new.model.bbox_head.num_classes == new.model.mask_head.num_classes == 3
+    assert new.model.bbox_head.loss_cls.class_weight == [1.0] * 3 + [0.2]
+    assert new.model.extra[0].teacher.head.num_classes == 3
+
+
+LAZY = """
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.evaluation import CocoMetric
+from mmdet.models import FCNMaskHead, MaskRCNN, Shared2FCBBoxHead, StandardRoIHead
+from mmdet.models.losses import SeesawLoss
+from mmengine.dataset import DefaultSampler, RepeatDataset
+
+default_scope = "mmdet"
+model = dict(
+    type=MaskRCNN,
+    rpn_head=dict(num_classes=1),
+    roi_head=dict(
+        type=StandardRoIHead,
+        bbox_head=[dict(type=Shared2FCBBoxHead, loss_cls=dict(type=SeesawLoss))],
+        mask_head=dict(type=FCNMaskHead, num_classes=80),
+    ),
+)
+pipeline = [dict(type=LoadAnnotations, with_bbox=True), dict(type=PackDetInputs)]
+dataset = dict(type=CocoDataset, data_root="data/coco/", ann_file="a.json", pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=2,
+    sampler=dict(type=DefaultSampler),
+    dataset=dict(type=RepeatDataset, times=3, dataset=dataset),
+)
+val_dataloader = None
+test_dataloader = dict(dataset=dataset)
+test_evaluator = dict(type=CocoMetric, ann_file="data/coco/a.json", format_only=True)
+"""
+
+
+def test_pure_python_style(tmp_path: Path) -> None:
+    (tmp_path / "lazy.py").write_text(LAZY)
+    cfg = Config.fromfile(tmp_path / "lazy.py")
+    new = with_own_data(cfg, data_of("instances", category_ids=[3, 7, 90]))
+    bbox_head = new.model.roi_head.bbox_head[0]
+    assert type_name(bbox_head) == "Shared2FCBBoxHead"
+    assert bbox_head.num_classes == bbox_head.loss_cls.num_classes == 3  # defaults: 80, 1203
+    assert new.model.roi_head.mask_head.num_classes == 3
+    assert new.model.rpn_head.num_classes == 1
+    train = new.train_dataloader.dataset
+    assert train.type == "CocoDataset"
+    assert train.metainfo.category_ids == [3, 7, 90]
+    for loader in ("train", "val", "test"):
+        assert new[f"{loader}_dataloader"].dataset.pipeline[0].with_mask is True
+    assert new.val_evaluator.ann_file == new.test_evaluator.ann_file == "/work/val.json"
+    assert new.val_evaluator.metric == ["bbox", "segm"]
+    assert "format_only" not in new.test_evaluator
+    assert new.val_cfg == {}
+    assert "pipeline" not in new
+    assert "dataset" not in new
+
+
+def test_what_is_evaluated_and_chosen_by() -> None:
+    cfg = read("mmdet::pascal_voc/ssd300_voc0712")
+    cfg.default_hooks.checkpoint.save_best = "pascal_voc/mAP"
+    cfg.custom_hooks = [dict(type="EarlyStoppingHook", monitor="pascal_voc/mAP")]
+    new = with_own_data(cfg, data_of("detection", ann_files=dict(train="a", val="b", test="c")))
+    assert new.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
+    assert new.custom_hooks[0].monitor == "coco/bbox_mAP"
+    told = dict(type="CocoMetric", metric=["bbox"], classwise=True)
+    assert new.val_evaluator == dict(told, ann_file="b")
+    assert new.test_evaluator == dict(told, ann_file="c")
+    # Boxes are learnt from objects with masks too, and their masks are not loaded.
+    new = with_own_data(cfg, data_of("instances"))
+    assert new.val_evaluator.metric == ["bbox"]
+    assert "with_mask" not in str(new.train_dataloader)
+    # SOLO gives masks alone.
+    cfg = read("mmdet::solo/solo_r50_fpn_1x_coco")
+    assert with_own_data(cfg, data_of("instances")).val_evaluator.metric == ["segm"]
+    cfg = read("mmseg::unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64")
+    new = with_own_data(cfg, data_of("segmentation"))
+    assert new.val_evaluator.iou_metrics == ["mIoU", "mDice"]
+    with_nothing_held_out = data_of("segmentation", ann_files=dict(train="a"))
+    new = with_own_data(cfg, with_nothing_held_out)
+    assert new.val_dataloader is new.val_evaluator is new.val_cfg is new.test_cfg is None
+
+
+def test_labels_of_masks_are_taken_as_they_are() -> None:
+    cfg = read("mmseg::ann/ann_r50-d8_4xb4-80k_ade20k-512x512")
+    cfg.model.decode_head.loss_decode.class_weight = [float(n % 7) for n in range(150)]
+    new = with_own_data(cfg, data_of("segmentation"))
+    loading = [part.node for part in parts_of(new) if type_name(part.node) == "LoadAnnotations"]
+    assert len(loading) == 4  # with test-time augmentation
+    assert all(step.get("reduce_zero_label") is False for step in loading)
+    for _, dataset in datasets_of(new):
+        assert dataset.reduce_zero_label is False
+        assert dataset.data_prefix == dict(img_path="", seg_map_path="/work/masks")
+    assert new.model.decode_head.loss_decode.class_weight is None
+
+
+def test_images_in_memory_are_replaced_by_files() -> None:
+    new = with_own_data(
+        read("mmpretrain::resnet/resnet18_8xb16_cifar10"), data_of("classification")
+    )
+    assert new.data_preprocessor.to_rgb is True
+    for loader, size in (("train", 32), ("val", 32), ("test", 32)):
+        load, resize, *_ = new[f"{loader}_dataloader"].dataset.pipeline
+        assert load.type == "LoadImageFromFile"
+        assert resize == dict(type="Resize", scale=(size, size))
+    new = with_own_data(read("mmpretrain::lenet/lenet5_mnist"), data)
+    assert new.train_dataloader.dataset.pipeline[0].color_type == "grayscale"
+    assert new.model.backbone.num_classes == 3
+
+
+def test_validation_is_made_where_there_is_none() -> None:
+    new = with_own_data(
+        read("mmpretrain::convnext/convnext-base_32xb128_in21k"), data_of("classification")
+    )
+    steps = [step.type for step in new.val_dataloader.dataset.pipeline]
+    assert steps == ["LoadImageFromFile", "Resize", "PackInputs"]
+    assert new.val_dataloader.sampler == dict(type="DefaultSampler", shuffle=False)
+    assert new.val_cfg == {}
+
+
+@pytest.mark.parametrize(("topk", "classes", "fitting"), [((1, 5), 3, (1,)), ((1, 5), 6, (1, 5))])
+def test_topk(topk: tuple[int, ...], classes: int, fitting: tuple[int, ...]) -> None:
+    assert fitting_topk(topk, classes) == fitting
+    assert fitting_topk(5, 3) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "told"),
+    [
+        ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco", "detection", "boxes alone: configs/retina"),
+        ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", "segmentation", "configs/upernet"),
+        ("mmseg::ann/ann_r50-d8_4xb4-80k_ade20k-512x512", "instances", "configs/mask_rcnn"),
+        ("mmpretrain::vgg/vgg11_8xb32_in1k", "detection", "one label for each image"),
+        ("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic", "instances", "panoptic"),
+        ("mmdet::grounding_dino/grounding_dino_swin-t_finetune_16xb2_1x_coco", "detection", "text"),
+        ("mmdet::rpn/rpn_r50_fpn_1x_coco", "detection", "boxes of no class"),
+        ("mmdet::htc/htc_r50_fpn_1x_coco", "instances", "label maps of stuff"),
+        ("mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco", "detection", "a teacher"),
+        ("mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k", "classification", "SimCLR"),
+        ("mmpretrain::csra/resnet101-csra_1xb16_voc07-448px", "classification", "several labels"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(name: str, task: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as error:
+        with_own_data(read(name), data_of(task))
+    assert "configs/" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_models_without_a_place_for_a_number(read_config) -> None:
+    cfg = read_config("transxnet_t_imagenet")
+    cfg.model.head = dict(type="MyHead", num_classes=9)
+    with pytest.raises(UserError, match=r"model.head: there is no type 'MyHead'"):
+        with_classes(cfg, CLASSES, PALETTE)
+    cfg.model.head = None
+    with pytest.raises(UserError, match="ImageClassifier of this config has no place for a number"):
+        with_classes(cfg, CLASSES, PALETTE)
+    one = data_of("classification")
+    one.classes = ("all",)
+    with pytest.raises(UserError, match="'all' is the only class"):
+        with_own_data(read_config("transxnet_t_imagenet"), one)

@@ -101,7 +101,7 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
     for part in parts_of(cfg):
         if part.path[:1] != ("model",) and type(part.node.get("num_classes")) is int:
             part.node["num_classes"] = count
-        for key in set(WEIGHTS) & set(part.node):
+        for key in set(WEIGHTS) & set(part.given):
             _set_weights(part, key, count, old)
         if "topk" in part.node and _is_accuracy(part):
             part.node["topk"] = fitting_topk(part.node["topk"], count)
@@ -181,23 +181,24 @@ def _set_counts(parts: list[Part], count: int) -> set[int]:
         found = part.found()
         if found is None and (part.key == "head" or part.key.endswith("_head")) and "type" in node:
             raise UserError(f"{part.where}: there is no type {type_name(node)!r}")
-        now = node.get("num_classes")
+        given = part.given
+        now = given.get("num_classes")
         if now is None and found is not None:
             default = arguments_of(found)[0].get("num_classes")
             now = default if type(default) is int and default > 1 else None
         if type(now) is int and now > 0:
             old.add(now)
             node["num_classes"] = count
-            if node.get("out_channels") in (now, 1):
-                del node["out_channels"]
-        if "num_things_classes" in node or "num_stuff_classes" in node:
-            old.add(node.get("num_things_classes", 0) + node.get("num_stuff_classes", 0))
+            if given.get("out_channels") in (now, 1):
+                node["out_channels"] = None
+        if "num_things_classes" in given or "num_stuff_classes" in given:
+            old.add(given.get("num_things_classes", 0) + given.get("num_stuff_classes", 0))
             node.update(num_things_classes=count, num_stuff_classes=0)
     return old
 
 
 def _set_weights(part: Part, key: str, count: int, old: set[int]) -> None:
-    weights = part.node[key]
+    weights = part.given[key]
     if weights is None or isinstance(weights, int | float):
         return
     if not isinstance(weights, str) and len(set(weights)) == 1 and len(weights) in old:
@@ -205,7 +206,7 @@ def _set_weights(part: Part, key: str, count: int, old: set[int]) -> None:
     elif not isinstance(weights, str) and len(set(weights[:-1])) == 1 and len(weights) - 1 in old:
         part.node[key] = [weights[0]] * count + [weights[-1]]
     else:
-        del part.node[key]
+        part.node[key] = None
         message = f"{part.where}.{key} is left out: it weighs the classes of other data"
         print_log(message, logger="current", level=logging.WARNING)
 

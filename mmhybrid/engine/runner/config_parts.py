@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,12 @@ class Part(NamedTuple):
     def key(self) -> str:
         """The last key of the path that is a name."""
         return next((step for step in reversed(self.path) if isinstance(step, str)), "")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments, with those that a partial as the ``type`` gives."""
+        made = self.node.get("type")
+        return (made.keywords if isinstance(made, partial) else {}) | self.node
 
     def found(self, registry: Registry = MODELS) -> Any:
         """The class of the ``type``, from a name, a class, or a partial; None if there is none."""
@@ -79,9 +86,9 @@ def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:
             continue
         parameters = list(inspect.signature(function).parameters.values())
         for p in parameters:
-            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            if p.name != "self" and p.made in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 defaults.setdefault(p.name, p.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if not any(p.made is p.VAR_KEYWORD for p in parameters):
             break  # what is left over would have gone to the next constructor
         is_open = True
     return defaults, is_open
