@@ -1,22 +1,33 @@
 """Configs of ours and of others, changed to data of one's own; `own_data_sweep.py` has them all."""
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 
 import mmhybrid
 from mmhybrid.apis.models import model_of
+from mmhybrid.datasets.check_data import check_datasets
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.prepared_data import PreparedData
+from mmhybrid.datasets.synthetic import coco
+from mmhybrid.datasets.synthetic.classification import labelled_images
+from mmhybrid.datasets.synthetic.segmentation_map import views
+from mmhybrid.datasets.synthetic.shapes import write_image
+from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.classes import fitting_topk, task_of, with_classes
 from mmhybrid.engine.runner.config_parts import parts_of
 from mmhybrid.engine.runner.own_data import with_own_data
+from mmhybrid.engine.runner.prepare_config import for_its_processes
+from mmhybrid.engine.runner.quick import make_quick
+from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
@@ -51,7 +62,7 @@ def numbers(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
         here = (*path, str(key))
         if isinstance(value, dict | list | tuple) and key != "class_weight":
             yield from numbers(value, here)
-        elif "classes" in str(key) or key == "class_weight":
+        elif value is not None and ("classes" in str(key) or key == "class_weight"):
             yield ".".join(here), value
 
 
@@ -304,7 +315,7 @@ def test_labels_of_masks_are_taken_as_they_are() -> None:
     new = with_own_data(cfg, data_of("segmentation"))
     loading = [part.node for part in parts_of(new) if type_name(part.node) == "LoadAnnotations"]
     assert len(loading) == 4  # with test-time augmentation
-    assert all(step.get("reduce_zero_label") is False for step in loading)
+    assert not any("reduce_zero_label" in step for step in loading)
     for _, dataset in datasets_of(new):
         assert dataset.reduce_zero_label is False
         assert dataset.data_prefix == dict(img_path="", seg_map_path="/work/masks")
@@ -320,7 +331,7 @@ def test_images_in_memory_are_replaced_by_files() -> None:
         load, resize, *_ = new[f"{loader}_dataloader"].dataset.pipeline
         assert load.type == "LoadImageFromFile"
         assert resize == dict(type="Resize", scale=(size, size))
-    new = with_own_data(read("mmpretrain::lenet/lenet5_mnist"), data)
+    new = with_own_data(read("mmpretrain::lenet/lenet5_mnist"), data_of("classification"))
     assert new.train_dataloader.dataset.pipeline[0].color_type == "grayscale"
     assert new.model.backbone.num_classes == 3
 
@@ -376,3 +387,72 @@ def test_models_without_a_place_for_a_number(read_config) -> None:
     one.classes = ("all",)
     with pytest.raises(UserError, match="'all' is the only class"):
         with_own_data(read_config("transxnet_t_imagenet"), one)
+
+
+def draw(task: str, folder: Path) -> PreparedData:
+    """Six images with their annotations, as `PreparedData` describes them."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    options: dict[str, Any] = dict(image_root=str(folder), ann_files={}, mask_root=None)
+    for split in ("train", "val"):
+        ann_file = folder / f"{split}.{'json' if task == 'instances' else 'txt'}"
+        options["ann_files"][split] = str(ann_file)
+        names = [f"{split}/{number}.jpg" for number in range(3)]
+        if task == "instances":
+            dataset = dict(ann_file=ann_file.name, data_prefix=dict(img=split))
+            coco.draw(dataset, CLASSES, folder, 3, rng)
+            content = json.loads(ann_file.read_text())
+            for image in content["images"]:
+                image["file_name"] = f"{split}/{image['file_name']}"
+            ann_file.write_text(json.dumps(content))
+        elif task == "segmentation":
+            options["mask_root"] = str(folder / "masks")
+            ann_file.write_text("".join(f"{name}\n" for name in names))
+            for name, (image, mask) in zip(names, views(rng, 3, 320, CLASSES), strict=True):
+                write_image(folder / name, image)
+                write_image(folder / "masks" / f"{name}.png", mask)
+        else:
+            images = list(labelled_images(3, 3, 64, rng))
+            lines = [f"{name} {label}\n" for name, (label, _) in zip(names, images, strict=True)]
+            ann_file.write_text("".join(lines))
+            for name, (_, image) in zip(names, images, strict=True):
+                write_image(folder / name, image)
+    return data_of(task, **options)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("name", "task", "metrics"),
+    [
+        (
+            "mask_rcnn_transxnet_t_coco",
+            "instances",
+            {"coco/bbox_mAP", "coco/segm_mAP", "coco/star_precision"},
+        ),
+        ("semantic_fpn_dmformer_camvid", "segmentation", {"mIoU", "aAcc"}),
+        (
+            "dw_vit_t_cifar10_32px",
+            "classification",
+            {"accuracy/top1", "single-label/recall_classwise"},
+        ),
+    ],
+)
+def test_trains_and_evaluates(
+    name: str, task: str, metrics: set[str], read_config, tmp_path
+) -> None:
+    data = draw(task, tmp_path / "data")
+    cfg = read_config(name)
+    cfg.quick = dict(iterations=2, batch_size=2, size=64)
+    cfg.update(work_dir=str(tmp_path / "run"), launcher="none")
+    cfg.default_hooks.checkpoint.save_best = "auto"
+    cfg = for_its_processes(make_quick(with_own_data(cfg, data), data.image_root))
+    if task == "instances":
+        cfg.model.backbone.arch = BACKBONE["arch"]
+        cfg.model.test_cfg.rpn.max_per_img = cfg.model.train_cfg.rpn_proposal.max_per_img = 20
+        cfg.model.train_cfg.rcnn.sampler.num = cfg.model.test_cfg.rcnn.max_per_img = 4
+    check_config(cfg)
+    assert not any(check_datasets(cfg).values())
+    runner = build_runner(cfg)
+    runner.train()
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    assert all(f" {metric}: " in log for metric in metrics)

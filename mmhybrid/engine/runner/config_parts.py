@@ -86,9 +86,9 @@ def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:
             continue
         parameters = list(inspect.signature(function).parameters.values())
         for p in parameters:
-            if p.name != "self" and p.made in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 defaults.setdefault(p.name, p.default)
-        if not any(p.made is p.VAR_KEYWORD for p in parameters):
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break  # what is left over would have gone to the next constructor
         is_open = True
     return defaults, is_open

@@ -245,7 +245,7 @@ def _fit_loading(cfg: Config, task: str) -> None:
         if type_name(node) != "LoadAnnotations":
             continue
         if task == "segmentation":
-            node["reduce_zero_label"] = False
+            node.pop("reduce_zero_label", None)  # then that of the data set counts
         elif task == "instances" or "with_mask" in node:
             node["with_mask"] = task == "instances"
             # poly2mask=False would leave out the objects whose masks are written as run lengths.
