@@ -25,7 +25,7 @@ from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.classes import fitting_topk, task_of, with_classes
 from mmhybrid.engine.runner.config_parts import parts_of
 from mmhybrid.engine.runner.own_data import with_own_data
-from mmhybrid.engine.runner.prepare_config import for_its_processes
+from mmhybrid.engine.runner.prepare_config import for_its_processes, with_test_time_augmentation
 from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
@@ -231,6 +231,19 @@ def test_class_as_type_scope_and_partial() -> None:
     assert new.model.extra[0].teacher.head.num_classes == 3
 
 
+def test_models_around_a_model() -> None:
+    name = "soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.01-coco"
+    cfg = read(f"mmdet::soft_teacher/{name}")
+    new = with_classes(cfg, CLASSES, PALETTE)
+    assert new.model.detector.roi_head.bbox_head.num_classes == 3
+    with pytest.raises(UserError, match="needs images without labels"):
+        with_own_data(cfg, data_of("detection"))
+    cfg = read("mmseg::ann/ann_r50-d8_4xb4-80k_ade20k-512x512")
+    new = with_classes(with_test_time_augmentation(cfg), CLASSES, PALETTE)
+    assert new.model.type == "SegTTAModel"
+    assert new.model.module.auxiliary_head.num_classes == 3
+
+
 LAZY = """
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
@@ -320,6 +333,9 @@ def test_labels_of_masks_are_taken_as_they_are() -> None:
         assert dataset.reduce_zero_label is False
         assert dataset.data_prefix == dict(img_path="", seg_map_path="/work/masks")
     assert new.model.decode_head.loss_decode.class_weight is None
+    new.model.decode_head.loss_decode.class_weight = [1.0, 2.0, 3.0]
+    again = with_own_data(new, data_of("segmentation"))
+    assert again.to_dict() == new.to_dict()
 
 
 def test_images_in_memory_are_replaced_by_files() -> None:

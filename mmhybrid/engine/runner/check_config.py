@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
 
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
+from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name, type_of
 
@@ -64,28 +65,12 @@ def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> No
             known = [*registry.module_dict, *root.module_dict]
         name = node["type"]
         raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
-    known, is_open = _arguments(part)
+    known, is_open = arguments_of(part)
     for name in (one for one in node if one not in (*known, "type", "_scope_")):
         message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
         if not is_open:
             raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
         print_log(message, logger="current", level=logging.WARNING)
-
-
-def _arguments(part: Any) -> tuple[set[str], bool]:
-    """Names of a constructor's arguments, and whether there may be others (``**kwargs``)."""
-    names: set[str] = set()
-    is_open = False
-    for one in part.__mro__ if inspect.isclass(part) else [part]:
-        function = vars(one).get("__init__") if inspect.isclass(part) else one
-        if function is None or one in (object, torch.nn.Module):
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break  # what is left over would have gone to the next constructor
-        is_open = True
-    return names - {"self"}, is_open
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

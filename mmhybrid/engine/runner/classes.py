@@ -65,7 +65,7 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
     * ``out_channels`` of mmseg's heads that repeats ``num_classes``, or is the 1 of two classes;
     * the length of ``class_weight`` and ``pos_weight``: equal weights are repeated, with the last
       one kept where it is that of no object (Mask2Former); weights of single classes are those of
-      other classes, and are left out with a warning;
+      other classes, and are left out with a warning, unless the data sets are of these already;
     * ``topk`` of classifiers' heads and of ``Accuracy``: an entry that does not fit is left out;
     * ``num_classes`` of a classifier's ``data_preprocessor``, which mixup needs, in any case.
 
@@ -86,6 +86,8 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
     task = task_of(cfg)
     cfg = deepcopy(cfg)
     count = len(classes)
+    metainfos = [dataset.get("metainfo") or {} for _, dataset in datasets_of(cfg)]
+    are_new = any(tuple(one.get("classes") or ()) != tuple(classes) for one in metainfos or [{}])
     for name in [one for one in cfg if VARIABLES.fullmatch(one) and one not in READ]:
         cfg.pop(name)
     model_parts = [part for part in parts_of(cfg) if part.path[:1] == ("model",)]
@@ -101,7 +103,7 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
     for part in parts_of(cfg):
         if part.path[:1] != ("model",) and type(part.node.get("num_classes")) is int:
             part.node["num_classes"] = count
-        for key in set(WEIGHTS) & set(part.given):
+        for key in set(WEIGHTS) & set(part.given) if are_new else ():
             _set_weights(part, key, count, old)
         if "topk" in part.node and _is_accuracy(part):
             part.node["topk"] = fitting_topk(part.node["topk"], count)
@@ -115,7 +117,7 @@ def with_classes(cfg: Config, classes: Sequence[str], palette: Sequence[Colour])
 
 
 def task_of(cfg: Config) -> str:
-    """What kind of data a config learns from, a ``Task`` of ``PreparedData``.
+    """What a config learns: ``task`` of the ``PreparedData`` that fits it best.
 
     Raises:
         UserError: Its model is no detector, segmentor or classifier of a fixed list of classes.
@@ -123,14 +125,11 @@ def task_of(cfg: Config) -> str:
     if not cfg.get("model"):
         raise UserError("the config has no model")
     node, scope = cfg.model, cfg.get("default_scope")
-    while "module" in node or "detector" in node:  # test-time augmentation; semi-supervised
-        if Part((), node, scope).bases() & OUT_OF_REACH.keys():
-            break
-        node = node.get("module") or node["detector"]
-        if "type" not in node:  # mmdet's wrapper of Detectron2
-            node = cfg.model
-            break
-    name, bases = type_name(cfg.model), Part((), node, scope).bases()
+    bases = Part((), node, scope).bases()
+    # Around the model: test-time augmentation, semi-supervised training.
+    while not bases & OUT_OF_REACH.keys() and "type" in (inner := _inside(node)):
+        node, bases = inner, Part((), inner, scope).bases()
+    name = type_name(cfg.model)
     if not bases:
         raise UserError(f"model: there is no type {name!r} in {scope or 'MMEngine'}")
     task = next((TASKS[base] for base in TASKS if base in bases), None)
@@ -151,6 +150,10 @@ def task_of(cfg: Config) -> str:
     # BoxInst predicts masks and learns from boxes.
     with_masks = task == "detection" and has_masks(node) and name != "BoxInst"
     return "instances" if with_masks else task
+
+
+def _inside(model: Any) -> Any:
+    return model.get("module") or model.get("detector") or {}
 
 
 def has_masks(model: Any) -> bool:
