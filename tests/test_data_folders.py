@@ -35,8 +35,9 @@ from mmhybrid.datasets.folders import (
 from mmhybrid.datasets.folders.class_table import ClassRow, read_class_table
 from mmhybrid.datasets.folders.listing import Listing, split_of
 from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
-from mmhybrid.datasets.folders.records import FolderData, PreparedData
+from mmhybrid.datasets.folders.records import FolderData
 from mmhybrid.datasets.folders.splitting import split_off
+from mmhybrid.datasets.prepared_data import PreparedData
 from mmhybrid.errors import ArgumentError, UserError
 
 make = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "make_data_folders.py")))

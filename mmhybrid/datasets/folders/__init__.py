@@ -38,10 +38,10 @@ from mmhybrid.datasets.folders.records import (
     FolderData,
     ImageRecord,
     Instance,
-    PreparedData,
     TaskError,
 )
 from mmhybrid.datasets.folders.writing import read_prepared, write_dataset
+from mmhybrid.datasets.prepared_data import PreparedData
 
 __all__ = [
     "FolderData",

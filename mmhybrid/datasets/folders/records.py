@@ -99,33 +99,3 @@ class FolderData:
     values: dict[int, str | None] = field(default_factory=dict)
     in_colour: bool = False
     own_split: bool = False
-
-
-@dataclass
-class PreparedData:
-    """What a config needs to know of the files that were written; all paths are absolute.
-
-    mmdet's CocoDataset: ``data_root=image_root, ann_file=ann_files[split],
-    data_prefix=dict(img="")``. mmseg's BaseSegDataset: ``data_prefix=dict(img_path=image_root,
-    seg_map_path=mask_root), ann_file=ann_files[split], img_suffix="", seg_map_suffix=".png"``.
-    mmpretrain's CustomDataset: ``data_root=image_root, ann_file=ann_files[split],
-    data_prefix="", with_label=True``. All: ``metainfo=dict(classes=classes, palette=palette)``.
-
-    Args:
-        image_root (str): What the names of images in the files begin below. It alone changes when
-            the images move.
-        ann_files (dict[str, str]): By split; ``"test"`` is that of ``"val"`` if there is no other.
-        images (dict[str, int]): Number of images, by split.
-        counts (dict[str, dict[str, int]]): Objects, images (classification) or images that show
-            the class (segmentation), by split and class.
-    """
-
-    task: str
-    format: str
-    classes: tuple[str, ...]
-    palette: list[tuple[int, int, int]]
-    image_root: str
-    ann_files: dict[str, str]
-    images: dict[str, int]
-    counts: dict[str, dict[str, int]]
-    mask_root: str | None = None

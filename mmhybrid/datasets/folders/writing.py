@@ -20,7 +20,8 @@ from mmhybrid.datasets.folders.labelme import embedded_image
 from mmhybrid.datasets.folders.masks import VOID, read_mask
 from mmhybrid.datasets.folders.measuring import area
 from mmhybrid.datasets.folders.reading import count_classes
-from mmhybrid.datasets.folders.records import ABOUT, IGNORED, FolderData, ImageRecord, PreparedData
+from mmhybrid.datasets.folders.records import ABOUT, IGNORED, FolderData, ImageRecord
+from mmhybrid.datasets.prepared_data import PreparedData
 from mmhybrid.errors import UserError
 
 
@@ -58,7 +59,6 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
         _write_masks(data, records, paths, is_same=bool(old) and old["values"] == values)
     prepared = PreparedData(
         data.task,
-        data.format,
         data.classes,
         data.palette or _palette(len(data.classes)),
         image_root=str(root),
@@ -66,6 +66,7 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
         images={split: len(part) for split, part in data.splits.items()},
         counts={split: count_classes(part, data.task) for split, part in data.splits.items()},
         mask_root=str(out / "masks") if data.task == "segmentation" else None,
+        format=data.format,
     )
     splits = {split: [one.name for one in part] for split, part in data.splits.items()}
     about = dict(splits=splits, own_split=data.own_split, values=values, prepared=asdict(prepared))
