@@ -25,6 +25,8 @@ EXAMPLES = """examples:
     python -m benchmarks leaderboard --index
   What becomes of every published file in every model that takes it, into results/weights.md:
     python -m benchmarks weights
+  The recipe for few images against the plain config, into results/recipe.md:
+    python -m benchmarks recipe CAMVID_SAMPLE
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -57,6 +59,12 @@ def parse_args() -> argparse.Namespace:
     add("--index", action="store_true", help="count all configs and write model-index.yml too")
     table = commands.add_parser("weights", help="load every type of published file; no download")
     table.add_argument("--out", default="results", help="folder to write to (default: results)")
+    recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
+    add = recipe.add_argument
+    add("data", help="CamVid's images/training, annotations/training and the same of validation")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--iterations", type=int, default=150, help="of each training (default: 150)")
+    add("--seeds", type=int, default=3, help="trainings of each way (default: 3)")
     return parser.parse_args()
 
 
@@ -75,6 +83,10 @@ def main() -> None:
 
             onnx = dict(graphs=Path(args.graphs), models=args.models)
             measure(args.sections, Path(args.out), args.threads, args.repeats, **onnx)
+        elif args.command == "recipe":
+            from benchmarks.recipe import measure
+
+            print(measure(Path(args.data), Path(args.out), args.iterations, args.seeds))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 
