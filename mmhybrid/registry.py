@@ -7,6 +7,7 @@ imports the ``locations`` of a scope that it meets.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mmengine import registry as root
@@ -43,6 +44,7 @@ def type_name(given: Any) -> str:
     """
     if isinstance(given, Mapping):
         given = given.get("type", "")
+    given = given.func if isinstance(given, partial) else given
     return given.rpartition(".")[2] if isinstance(given, str) else getattr(given, "__name__", "")
 
 
@@ -51,10 +53,11 @@ def type_of(part: Mapping[str, Any], registry: Registry, scope: str | None = Non
 
     ``scope`` is the ``default_scope`` of the whole config, ``registry`` MMEngine's.
     """
-    if not isinstance(part["type"], str):
-        return part["type"]
+    given = part["type"]
+    if not isinstance(given, str):
+        return given.func if isinstance(given, partial) else given
     with registry.switch_scope_and_registry(part.get("_scope_", scope)) as found:
-        return found.get(part["type"])
+        return found.get(given)
 
 
 __all__ = [

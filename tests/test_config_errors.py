@@ -20,6 +20,7 @@ from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
 from mmhybrid.weights.downloading import load_url
 
+DIVISOR = "model__data_preprocessor__size_divisor"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -87,6 +88,38 @@ def test_segmentation_head_that_does_not_fit() -> None:
         check_config(config(name, model__decode_head__in_index=[1, 2, 3, 4]))
     with pytest.raises(UserError, match=r"decode_head: num_classes=5, but .* 19 classes"):
         check_config(config(name, model__decode_head__num_classes=5))
+
+
+def test_size_of_training_crops(monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        "mmhybrid.engine.runner.check_config.print_log", lambda text, **options: told.append(text)
+    )
+    name = "upernet_transxnet_t_ade20k"
+    with pytest.raises(UserError, match=r"data_preprocessor: .*size=\(512, 512\)"):
+        check_config(config(name, model__data_preprocessor__size=None))
+    check_config(config(name, model__data_preprocessor__size=None, **{DIVISOR: 32}))
+    with pytest.raises(UserError, match="size and size_divisor"):
+        check_config(config(name, **{DIVISOR: 32}))
+    check_config(config(name))
+    assert not any("data_preprocessor" in text for text in told)
+    check_config(config(name, model__data_preprocessor__size=(640, 640)))
+    assert "size=(640, 640), but training crops to (512, 512)" in told[-1]
+
+
+def test_classes_of_a_classifier() -> None:
+    name = "dw_vit_t_cifar10"
+    with pytest.raises(UserError, match=r"data_preprocessor: num_classes=1000, .*head has 10"):
+        check_config(config(name, data_preprocessor__num_classes=1000))
+    cfg = config(name, data_preprocessor__num_classes=1000)
+    cfg.model.train_cfg = None  # nothing is mixed, and the number is not read
+    check_config(cfg)
+    with pytest.raises(UserError, match=r"val_evaluator: topk=\(1, 11\), .*head has 10"):
+        check_config(config(name, val_evaluator=dict(type="Accuracy", topk=(1, 11))))
+    head = dict(topk=(1, 12), cal_acc=False)
+    check_config(config(name, model__head=head))  # nothing is counted
+    with pytest.raises(UserError, match=r"model.head: topk=\(1, 12\)"):
+        check_config(config(name, model__head=head | dict(cal_acc=True)))
 
 
 @pytest.mark.parametrize("name", ["yolov3_xformer_s_coco", "dw_vit_t_cifar10"])

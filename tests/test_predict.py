@@ -165,6 +165,36 @@ def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
     assert read(tmp_path / "out")[0]["name"] in mine
 
 
+def test_category_ids_are_those_of_the_data_set(models, tmp_path: Path) -> None:
+    inferencer, _ = inferencer_of(*models[DETECTOR])
+    ids = [one["id"] for one in ids_of(inferencer, tmp_path / "coco")["categories"]]
+    assert ids[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]  # COCO has gaps
+    assert ids[-1] == 90
+    # Those of the annotations that were trained on, which the checkpoint has.
+    config, weights = models[DETECTOR]
+    checkpoint = torch.load(weights)
+    mine = dict(classes=[f"mine{n}" for n in range(80)], category_ids=list(range(100, 180)))
+    checkpoint["meta"]["dataset_meta"] = mine
+    torch.save(checkpoint, tmp_path / "mine.pth")
+    found = ids_of(inferencer_of(config, tmp_path / "mine.pth")[0], tmp_path / "mine")
+    assert found["categories"][0] == dict(id=100, name="mine0")
+    assert {row["category_id"] for row in found["annotations"]} <= {*range(100, 180)}
+    # Or of the file that the config names.
+    cfg = load_config(str(config))
+    categories = [dict(id=7 * n, name=f"mine{n}") for n in reversed(range(80))]
+    (tmp_path / "mine.json").write_text(json.dumps(dict(categories=categories)))
+    dataset = dict(ann_file="mine.json", data_root=str(tmp_path), metainfo=mine)
+    del mine["category_ids"]
+    cfg.test_dataloader.dataset.update(dataset)
+    found = ids_of(make_inferencer(cfg, str(weights), device="cpu"), tmp_path / "file")
+    assert found["categories"][:2] == [dict(id=0, name="mine0"), dict(id=7, name="mine1")]
+
+
+def ids_of(inferencer, folder: Path) -> dict:
+    predict(inferencer, [str(write(folder / "a.png"))], folder / "out", images=False)
+    return read(folder / "out")
+
+
 def test_cifar_models_get_rgb_as_in_training(models, tmp_path: Path) -> None:
     inferencer, seen = inferencer_of(*models[CLASSIFIER])
     path = write(tmp_path / "red.png", RED)

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmhybrid.datasets.data_paths import check_data
+from mmhybrid.datasets.data_paths import check_data, with_data_root
 from mmhybrid.engine.runner import prepare_config as prepare
 from mmhybrid.engine.runner.quick import make_quick, settings_of
 from mmhybrid.errors import UserError
@@ -22,6 +22,23 @@ def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
     assert cfg.train_cfg.max_epochs == 3
+
+
+def test_own_data_that_are_not_read_are_named(read_config, tmp_path, monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        "mmhybrid.engine.runner.quick.print_log", lambda text, **options: told.append(text)
+    )
+    cfg = read_config("retinanet_transxnet_t_coco")
+    cfg.work_dir = str(tmp_path / "run")
+    cfg.quick = dict(train_images=2, val_images=1)
+    make_quick(cfg)
+    assert not told
+    (tmp_path / "mine").mkdir()
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / "mine")
+    make_quick(cfg)
+    assert f"not on {tmp_path / 'mine'}, which the config names" in told[0]
+    assert f"--data-root {tmp_path / 'mine'}" in told[0]
 
 
 def test_no_weights_are_fetched_even_for_a_wrapped_backbone(read_config, tmp_path) -> None:
@@ -78,6 +95,19 @@ def test_steps_leave_the_config_that_they_are_given(read_config, tmp_path) -> No
     for step in steps:
         assert step(cfg).to_dict() != before
         assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize("root", ["data/mine/", "data/coco", "./data/coco/"])
+def test_evaluator_reads_the_file_of_its_data_set(root: str, read_config) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    cfg.data_root = root  # the evaluator's path is what the base of the config says
+    for loader in ("train", "val", "test"):
+        cfg[f"{loader}_dataloader"].dataset.data_root = root
+    cfg = with_data_root(cfg, "/disk/data")
+    assert cfg.val_dataloader.dataset.ann_file == "annotations/instances_val2017.json"
+    assert cfg.val_evaluator.ann_file == "/disk/data/annotations/instances_val2017.json"
+    again = with_data_root(cfg, "/other")
+    assert again.test_evaluator.ann_file == "/other/annotations/instances_val2017.json"
 
 
 def test_data_elsewhere_than_on_this_machine_is_not_looked_for(read_config) -> None:

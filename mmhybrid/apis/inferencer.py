@@ -1,9 +1,11 @@
 """Predicting on images and videos with OpenMMLab's own inferencers."""
 
 import importlib
+import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -31,6 +33,9 @@ INFERENCERS = {
     "mmseg": "MMSegInferencer",
     "mmpretrain": "ImageClassificationInferencer",
 }
+
+# COCO's 80 categories have the ids 1 to 90 without these.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
 @dataclass
@@ -79,7 +84,10 @@ def make_inferencer(
     inferencer.model = revert_sync_batchnorm(inferencer.model).eval()
     if fused:
         inferencer.model = fuse(inferencer.model)
+    saved = getattr(inferencer.model, "dataset_meta", None) or {}
     meta = _dataset_meta(cfg, checkpoint)
+    if scope == "mmdet":
+        meta["category_ids"] = saved.get("category_ids") or _category_ids(cfg, meta["classes"])
     inferencer.model.dataset_meta = meta
     if scope == "mmdet":
         inferencer.visualizer.dataset_meta = meta
@@ -104,6 +112,22 @@ def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     return dict(classes=classes_of(dataset, cfg.default_scope), palette=given.get("palette"))
 
 
+def _category_ids(cfg: Config, classes: Sequence[str]) -> list[int]:
+    """Ids of the classes: of the config, or the annotations that it names, COCO's, or 1 and on."""
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
+    if given := (dataset.get("metainfo") or {}).get("category_ids"):
+        return list(given)
+    path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        ids = {one["name"]: one["id"] for one in json.loads(path.read_bytes())["categories"]}
+        return [ids[name] for name in classes]
+    if type_name(dataset) == "CocoDataset" and tuple(classes) == classes_of(
+        dict(type=dataset["type"]), cfg.default_scope
+    ):
+        return [number for number in range(1, 91) if number not in COCO_GAPS]
+    return list(range(1, len(classes) + 1))
+
+
 def predict(
     inferencer: Any,
     names: Iterable[str],
@@ -119,8 +143,8 @@ def predict(
 
     Drawn images and frames go to ``FOLDER/images``, drawn videos to ``FOLDER/videos``, label maps
     to ``FOLDER/labels``, one PNG an image or frame. Boxes and masks go to
-    ``FOLDER/predictions.json`` in COCO's format, with a ``score`` each and the label + 1 for
-    ``category_id``, or the five best classes of each image.
+    ``FOLDER/predictions.json`` in COCO's format, with a ``score`` each and the
+    ``category_id`` of the data set's annotations, or the five best classes of each image.
 
     Args:
         inferencer: From :func:`make_inferencer`.
@@ -139,7 +163,8 @@ def predict(
     folder = Path(folder)
     files = find_inputs(names)
     outcome = Outcome()
-    collected = Results(folder, list(inferencer.model.dataset_meta["classes"]))
+    meta = inferencer.model.dataset_meta
+    collected = Results(folder, list(meta["classes"]), meta.get("category_ids"))
 
     def on_error(path: Path, reason: str) -> None:
         outcome.unreadable[str(path)] = reason

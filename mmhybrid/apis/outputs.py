@@ -47,11 +47,21 @@ def join_frames(path: Path, name: str, folder: Path, count: int) -> None:
 
 
 class Results:
-    """Writes label maps to a folder at once, and collects all else until :meth:`write`."""
+    """Writes label maps to a folder at once, and collects all else until :meth:`write`.
 
-    def __init__(self, folder: Path, classes: list[str]) -> None:
+    Args:
+        folder (Path): To write to.
+        classes (list[str]): Names.
+        category_ids (list[int], optional): Ids of the classes in COCO's format. Defaults to 1 and
+            on.
+    """
+
+    def __init__(
+        self, folder: Path, classes: list[str], category_ids: list[int] | None = None
+    ) -> None:
         self.folder = folder
         self.classes = classes
+        self.category_ids = category_ids or list(range(1, len(classes) + 1))
         self.images: list[dict] = []
         self.annotations: list[dict] = []
         self.classified: list[dict] = []
@@ -88,7 +98,7 @@ class Results:
             row = dict(
                 id=len(self.annotations) + 1,
                 image_id=image_id,
-                category_id=label + 1,
+                category_id=self.category_ids[label],
                 score=round(score, 6),
                 bbox=[left, top, round(right - left, 2), round(bottom - top, 2)],
                 area=round((right - left) * (bottom - top), 2),
@@ -102,7 +112,8 @@ class Results:
 
     def write(self) -> None:
         """Writes ``predictions.json``, unless label maps were all."""
-        categories = [dict(id=id_, name=name) for id_, name in enumerate(self.classes, 1)]
+        numbered = zip(self.category_ids, self.classes, strict=True)
+        categories = [dict(id=id_, name=name) for id_, name in numbered]
         objects = dict(images=self.images, annotations=self.annotations, categories=categories)
         content: Any = objects if self.images else self.classified
         if content:

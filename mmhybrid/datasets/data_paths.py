@@ -88,19 +88,25 @@ def with_data_root(cfg: Config, folder: str) -> Config:
             dataset["data_prefix"] = _below(prefix, root)
         elif prefix:
             dataset["data_prefix"] = {key: _below(path, root) for key, path in prefix.items()}
-    for name in ("val_evaluator", "test_evaluator"):
-        evaluators = cfg.get(name) or []
+    for name in ("val", "test"):
+        evaluators = cfg.get(f"{name}_evaluator") or []
+        read = next((one for _, one in datasets_of(cfg, (f"{name}_dataloader",))), {})
         for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
             for key in ("ann_file", "seg_prefix"):
-                if evaluator.get(key):
-                    path = min((_below(evaluator[key], root) for root in roots), key=len)
-                    evaluator[key] = str(Path(folder) / path)
+                if not evaluator.get(key):
+                    continue
+                path = min((_below(evaluator[key], root) for root in roots), key=len)
+                if path == evaluator[key] and not os.path.isabs(path):
+                    # Below no root: left over from another data set, that of a config's base.
+                    path = read.get(key) or path
+                evaluator[key] = str(Path(folder) / path)
     return cfg
 
 
 def _below(path: str, root: str) -> str:
     """The path without the root that it begins with."""
-    root = root.rstrip("/")
+    root = root.removeprefix("./").rstrip("/")
+    path = path.removeprefix("./")
     return path[len(root) :].lstrip("/") if root and path.startswith(root + "/") else path
 
 

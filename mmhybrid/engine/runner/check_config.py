@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
 
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
+from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
@@ -35,6 +36,8 @@ def check_config(cfg: Config) -> None:
     _check_channels(cfg)
     _check_classes(cfg)
     _check_start(str(cfg.get("load_from")), cfg.get("resume"))
+    _check_classifier(cfg)
+    _check_crops(cfg)
 
 
 def check_model(cfg: Config) -> None:
@@ -75,28 +78,12 @@ def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> No
             known = [*registry.module_dict, *root.module_dict]
         name = node["type"]
         raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
-    known, is_open = _arguments(part)
+    known, is_open = arguments_of(part)
     for name in (one for one in node if one not in (*known, "type", "_scope_")):
         message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
         if not is_open:
             raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
         print_log(message, logger="current", level=logging.WARNING)
-
-
-def _arguments(part: Any) -> tuple[set[str], bool]:
-    """Names of a constructor's arguments, and whether there may be others (``**kwargs``)."""
-    names: set[str] = set()
-    is_open = False
-    for one in part.__mro__ if inspect.isclass(part) else [part]:
-        function = vars(one).get("__init__") if inspect.isclass(part) else one
-        if function is None or one in (object, torch.nn.Module):
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break  # what is left over would have gone to the next constructor
-        is_open = True
-    return names - {"self"}, is_open
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
@@ -162,3 +149,56 @@ def _check_classes(cfg: Config) -> None:
                     "in the dataset's metainfo=dict(classes=[...])."
                 )
             print_log(message, logger="current")
+
+
+def _check_classifier(cfg: Config) -> None:
+    """What has to fit the classes of a classifier's head, beside the data."""
+    head = cfg.model.get("head")
+    classes = head.get("num_classes") if isinstance(head, dict) else None
+    if cfg.get("default_scope") != "mmpretrain" or not isinstance(classes, int):
+        return
+    preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    mixes = (cfg.model.get("train_cfg") or {}).get("augments") or preprocessor.get("batch_augments")
+    number = preprocessor.get("num_classes")
+    if mixes and number not in (None, classes):
+        raise UserError(
+            f"data_preprocessor: num_classes={number}, which mixes labels, but model.head has "
+            f"{classes} classes. Set data_preprocessor.num_classes={classes}."
+        )
+    places = {"model.head": head} if head.get("cal_acc") else {}
+    for name in ("val_evaluator", "test_evaluator"):
+        metrics = cfg.get(name) or []
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            if type_name(metric) == "Accuracy":
+                places[name] = metric
+    for where, node in places.items():
+        topk = node.get("topk") or 1
+        if max([topk] if isinstance(topk, int) else topk) > classes:
+            told = f"{where}: topk={topk}, but model.head has {classes} classes"
+            raise UserError(f"{told}. Set {where}.topk to numbers below {classes}.")
+
+
+def _check_crops(cfg: Config) -> None:
+    """Whether mmseg can stack the images that it trains on."""
+    node = cfg.model.get("data_preprocessor") or {}
+    if type_name(node) != "SegDataPreProcessor" or not cfg.get("train_dataloader"):
+        return
+    size, divisor = node.get("size"), node.get("size_divisor")
+    _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
+    steps = [step for step in dataset.get("pipeline") or [] if type_name(step) == "RandomCrop"]
+    crop = steps[-1]["crop_size"] if steps else None
+    crop = (crop, crop) if isinstance(crop, int) else crop and tuple(crop)
+    where = "model.data_preprocessor"
+    if (size is None) == (divisor is None):
+        example = f"size={crop}" if crop else "size=(HEIGHT, WIDTH)"
+        raise UserError(
+            f"{where}: one of size and size_divisor must say to what training pads images, as in "
+            f"{example}; the config has {'neither' if size is None else 'both'}"
+        )
+    if size and crop and tuple(size) != crop:
+        print_log(
+            f"{where}: size={tuple(size)}, but training crops to {crop}: smaller images are "
+            f"padded, and larger ones cannot be stacked with small ones. Set {where}.size={crop}.",
+            logger="current",
+            level=logging.WARNING,
+        )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
@@ -73,6 +74,13 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
     quick = settings_of(cfg)
     if data_root is None:
         folder = Path(cfg.work_dir) / "data"
+        roots = {dataset.get("data_root") or "" for _, dataset in datasets_of(cfg)}
+        for root in sorted(one for one in roots if one and Path(one).is_dir()):
+            print_log(
+                f"--quick trains on shapes that it draws, not on {root}, which the config names. "
+                f"To train on these: --data-root {root}",
+                logger="current",
+            )
         cfg = with_data_root(cfg, str(folder))
         draw_data(cfg, folder, quick.train_images, quick.val_images, quick.seed)
     else:
