@@ -35,9 +35,9 @@ def check_config(cfg: Config) -> None:
     _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
     _check_channels(cfg)
     _check_classes(cfg)
+    _check_start(str(cfg.get("load_from")), cfg.get("resume"))
     _check_classifier(cfg)
     _check_crops(cfg)
-    _check_start(str(cfg.get("load_from")), cfg.get("resume"))
 
 
 def check_model(cfg: Config) -> None:
