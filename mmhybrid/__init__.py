@@ -1,5 +1,8 @@
 """mmhybrid: hybrid CNN-Transformer backbones for OpenMMLab."""
 
+import importlib
+from typing import Any
+
 from mmhybrid import compat
 
 compat.apply()
@@ -19,8 +22,16 @@ __all__ = [
     "enable_safe_checkpoints",
     "list_weights",
     "load_checkpoint",
+    "predict",
     "replace_backbone",
+    "train",
 ]
 
 OLD_NAMES = {"with_backbone": "mmhybrid.replace_backbone", "checkpoints": "mmhybrid.weights"}
-__getattr__ = renamed(__name__, OLD_NAMES)
+_renamed = renamed(__name__, OLD_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("predict", "train"):  # imported when they are asked for: they need much
+        return getattr(importlib.import_module("mmhybrid.apis.journey"), name)
+    return _renamed(name)

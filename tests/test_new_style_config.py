@@ -75,7 +75,9 @@ def test_builds_and_is_counted(path: Path) -> None:
 def test_quick_run_is_prepared(path: Path, tmp_path: Path) -> None:
     args = Namespace(config=str(path), work_dir=str(tmp_path), launcher="none", quick=True)
     args.cfg_options = {"quick.train_images": 4, "quick.val_images": 2}
-    args.data_root = args.no_validate = args.amp = args.auto_scale_lr = args.resume = None
+    args.data = args.weights = args.data_root = args.no_validate = args.amp = args.auto_scale_lr = (
+        args.resume
+    ) = None
     cfg = prepare_config(args)
     assert "mmdet.datasets.coco.CocoDataset" in cfg.pretty_text  # the log shows it
     assert cfg.train_cfg.type == "mmhybrid.ResumableEpochBasedTrainLoop"

@@ -97,7 +97,19 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
     parser.add_argument(
         "--work-dir",
-        help="folder to write to (default: work_dirs/CONFIG, or work_dirs/CONFIG_quick)",
+        help="folder to write to (default: work_dirs/CONFIG, with _FOLDER of --data and _quick)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="images and labels of one's own, in any format that docs/formats.md names",
+    )
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        default=[],
+        metavar="CODE",
+        help="problems of --data to go on in spite of, by the codes that the error gives",
     )
     parser.add_argument(
         "--data-root", help="folder that takes the place of every data_root in the config"

@@ -12,14 +12,16 @@ EXAMPLES = """examples:
   The same, with more steps (all settings: mmhybrid/engine/runner/quick.py):
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick \\
         --cfg-options quick.iterations=300
+  On images of one's own, in any format that docs/formats.md names:
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --data FOLDER
   On COCO in data/coco, or elsewhere:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --data-root /datasets/coco
   A short run on small copies of one's own images:
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick --data-root FOLDER
   From random weights, one image at a time:
-    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py \\
-        --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=1
+    python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --weights none \\
+        --cfg-options train_dataloader.batch_size=1
   Go on after Ctrl-C, SIGTERM, a crash or a full disk (see docs/recovery.md):
     python tools/train.py configs/mask_rcnn_transxnet_t_coco.py --resume
   Leave out updates whose loss or gradient is not finite, instead of stopping:
@@ -40,6 +42,12 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="draw a small data set, shrink images and schedule for a CPU, train, evaluate, "
         "and leave checkpoints, metrics, curves and images of predictions",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE|none|auto",
+        help="what to start from: a name of mmhybrid.list_weights(), a file, nothing, or the best "
+        "that is known for the config (default: with --data auto, else what the config says)",
     )
     parser.add_argument(
         "--resume",

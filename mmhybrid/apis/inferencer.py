@@ -175,7 +175,7 @@ def predict(
     images_of: Counter[str] = Counter()  # by input: 1, or as many as a video has frames
     stream = read_all(files, on_error)
     while batch := list(islice(stream, batch_size)):
-        samples = _samples(inferencer, [image for _, _, image in batch])
+        samples = samples_of(inferencer, [image for _, _, image in batch])
         for (path, name, image), sample in zip(batch, samples, strict=True):
             if results:
                 collected.add(path, name, image, sample)
@@ -195,7 +195,7 @@ def predict(
     return outcome
 
 
-def _samples(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
+def samples_of(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
     """One data sample an image; the three inferencers return them in three ways."""
     if hasattr(inferencer, "config"):  # mmpretrain's, whose call shows a bar for every batch
         _, dataset = next(datasets_of(inferencer.config, ("test_dataloader",)))

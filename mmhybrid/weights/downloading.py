@@ -99,7 +99,7 @@ def load_url(
             f"cannot download {url} ({error}): download it elsewhere, in a browser say, and "
             f"put it at {path}; or name a file that you have with --cfg-options "
             "model.backbone.init_cfg.checkpoint=PATH; or start without pretrained weights "
-            "with --cfg-options model.backbone.init_cfg=None"
+            "with --weights none or --cfg-options model.backbone.init_cfg=None"
         ) from error
     return checkpoint
 

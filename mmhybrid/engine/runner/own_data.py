@@ -91,7 +91,7 @@ def with_own_data(cfg: Config, data: PreparedData) -> Config:
         cfg[f"{name}_cfg"] = loop if splits else None
     cfg.train_dataloader.dataset = _own(cfg.train_dataloader.dataset, data, cfg)
     _fit_loading(cfg, task)
-    _fit_monitors(cfg, _best(cfg, task))
+    _fit_monitors(cfg, best_metric(cfg))
     return cfg
 
 
@@ -222,11 +222,11 @@ def _metrics(
     return ConfigDict(type=_type(cfg, task, "CocoMetric"), **options)
 
 
-def _best(cfg: Config, task: str) -> str:
+def best_metric(cfg: Config) -> str:
     """The name of the metric to choose by."""
     detection = "coco/bbox_mAP" if _has_boxes(cfg.model) else "coco/segm_mAP"
     others = dict(segmentation="mIoU", classification="accuracy/top1")
-    return others.get(task, detection)
+    return others.get(task_of(cfg), detection)
 
 
 def _has_boxes(model: Any) -> bool:

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
+from mmhybrid.engine.runner.data_folder import with_folder
+from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
+from mmhybrid.engine.runner.recipe import with_recipe
 from mmhybrid.engine.runner.run_config import (
     connect_processes,
     existing_file,
@@ -22,6 +26,8 @@ from mmhybrid.engine.runner.run_config import (
     with_options,
     without_pretrained,
 )
+from mmhybrid.engine.runner.short_config import write_short_config
+from mmhybrid.engine.runner.starting_weights import with_weights
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
@@ -32,7 +38,7 @@ def prepare_config(args: Namespace) -> Config:
     """The config of a training run, from the arguments of ``tools/train.py``."""
     if args.quick and args.no_validate:
         raise UserError("--quick evaluates what it trained: leave out --no-validate")
-    cfg = _load(args)
+    cfg = _load(args, is_training=True)
     if args.no_validate:
         cfg = with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
     if args.amp:
@@ -66,11 +72,16 @@ def prepare_test_config(args: Namespace) -> Config:
     return cfg
 
 
-def _load(args: Namespace) -> Config:
+def _load(args: Namespace, is_training: bool = False) -> Config:
     """The config with its options, launcher, work folder and data, drawn if need be."""
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    name = Path(args.config).stem + ("_quick" if args.quick else "")
+    if args.data and args.data_root:
+        raise UserError(
+            "--data is a folder in any format, --data-root one in the config's: give one of them"
+        )
+    data_name = "_" + Path(args.data).resolve().name if args.data else ""
+    name = Path(args.config).stem + data_name + ("_quick" if args.quick else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
@@ -82,10 +93,34 @@ def _load(args: Namespace) -> Config:
         existing_file(args.checkpoint, "checkpoint")
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a GPU, and PyTorch sees none")
+    if args.data:
+        return _with_own_folder(cfg, args, is_training)
+    if is_training and args.weights and not args.quick:
+        cfg = with_weights(cfg, args.weights, Path(args.config).stem)
     if args.quick:
         # The options have the last word.
         return with_options(make_quick(cfg, args.data_root), args.cfg_options)
     return with_data_root(cfg, args.data_root) if args.data_root else cfg
+
+
+def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
+    """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
+    cfg, data = with_folder(cfg, args.data, args.ignore)
+    if args.quick:
+        cfg = make_quick(cfg, is_own=True)
+    if not is_training:
+        return with_options(cfg, args.cfg_options)
+    weights = args.weights or "auto"
+    if weights != "auto" or not args.quick:  # quick starts from nothing
+        cfg = with_weights(cfg, weights, Path(args.config).stem)
+    if not args.quick:
+        cfg = with_recipe(cfg, data.images["train"], best_metric(cfg))
+    cfg = with_options(cfg, args.cfg_options)  # which have the last word
+    if get_dist_info()[0] == 0:
+        file = Path(cfg.work_dir) / "config.py"
+        write_short_config(cfg, args.config, file)
+        print_log(f"The config of this run: {file}", logger="current")
+    return cfg
 
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:

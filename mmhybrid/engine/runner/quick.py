@@ -3,7 +3,7 @@
 What changes:
 
 * Data: images of coloured shapes, drawn in the format that the config reads, unless
-  ``--data-root`` names real data. Loaders read in the main process.
+  ``--data`` or ``--data-root`` names real data. Loaders read in the main process.
 * Size: every size in pixels shrinks by one factor, so that the config's image size is ``size``.
 * Boxes: a second stage trains on 128 of an image's proposals instead of 512. Its cost does not
   shrink with the image, and would be most of the run.
@@ -18,6 +18,7 @@ command line: ``--cfg-options quick.iterations=200``.
 """
 
 import inspect
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,14 @@ def settings_of(cfg: Config) -> QuickSettings:
     return QuickSettings(**values)
 
 
-def make_quick(cfg: Config, data_root: str | None = None) -> Config:
+def make_quick(cfg: Config, data_root: str | None = None, is_own: bool = False) -> Config:
     """A config changed as this file's first lines say.
 
-    Data is drawn into the folder ``data`` of ``work_dir``; all real images are evaluated on.
+    Data is drawn into the folder ``data`` of ``work_dir``; all real images are evaluated on. Those
+    of a config that ``is_own``, of ``--data``, stay.
     """
     quick = settings_of(cfg)
-    if data_root is None:
+    if data_root is None and not is_own:
         folder = Path(cfg.work_dir) / "data"
         roots = {dataset.get("data_root") or "" for _, dataset in datasets_of(cfg)}
         for root in sorted(one for one in roots if one and Path(one).is_dir()):
@@ -84,7 +86,7 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
         cfg = with_data_root(cfg, str(folder))
         draw_data(cfg, folder, quick.train_images, quick.val_images, quick.seed)
     else:
-        cfg = with_data_root(cfg, data_root)
+        cfg = deepcopy(cfg) if is_own else with_data_root(cfg, data_root)
         check_data(cfg, LOADERS)
         quick.train_images = _take_some_images(cfg, quick.train_images)
     cfg = without_pretrained(cfg)

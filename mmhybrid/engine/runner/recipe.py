@@ -9,7 +9,8 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from mmhybrid.datasets.data_paths import datasets_of
-from mmhybrid.engine.runner.config_parts import arguments_of, parts_of
+from mmhybrid.engine.runner.config_parts import arguments_of
+from mmhybrid.engine.runner.starting_weights import own_checkpoint
 from mmhybrid.registry import type_name, type_of
 
 # Times that each image is seen, within these numbers of iterations.
@@ -38,7 +39,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     """
     cfg = deepcopy(cfg)
     loader, optimizer = cfg.train_dataloader, cfg.optim_wrapper.optimizer
-    is_pretrained = starts_from_weights(cfg)
+    is_pretrained = bool(cfg.get("load_from") or own_checkpoint(cfg))
     old_batch = loader.get("batch_size") or loader.batch_sampler.batch_size
     batch = max(1, min(old_batch, num_images // 8))
     if loader.get("batch_size"):
@@ -73,14 +74,6 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     _fit_hooks(cfg, metric, interval, iterations, by_epoch, is_pretrained)
     _fit_augmentation(cfg)
     return cfg
-
-
-def starts_from_weights(cfg: Config) -> bool:
-    """Whether a config names weights that its model or its backbone starts from."""
-    backbone = cfg.model.get("backbone") or {}
-    given = [cfg.get("load_from"), cfg.model.get("pretrained"), backbone.get("pretrained")]
-    init = [part.node.get("checkpoint") for part in parts_of(cfg) if part.key == "init_cfg"]
-    return any([*given, *init])
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,248 @@
+"""From a folder of images to a trained model and its predictions, in Python."""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+from mmhybrid.apis.inferencer import make_inferencer, samples_of
+from mmhybrid.apis.inputs import find_inputs, read_all
+from mmhybrid.apis.outputs import draw
+from mmhybrid.engine.runner.prepare_config import prepare_config
+from mmhybrid.engine.runner.report import read_log
+from mmhybrid.engine.runner.results import write_training_result
+from mmhybrid.engine.runner.run_config import build_runner, load_config
+from mmhybrid.errors import UserError
+from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
+
+TIMES = ("step", "data_time", "time")  # in a line of an evaluation, beside the metrics
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Prediction:
+    """What a model finds in an image; a notebook shows the image with it.
+
+    Args:
+        image (PIL.Image.Image): The image with what was found drawn in.
+        labels (list[str]): Class of each object, best first; of a classifier all classes; of a
+            segmentation those that occur.
+        scores (list[float]): By object or class, 0 to 1. Of a segmentation the share of pixels.
+        boxes (np.ndarray, optional): (N, 4) x0, y0, x1, y1 in pixels.
+        masks (np.ndarray, optional): (N, H, W) bool.
+        label_map (np.ndarray, optional): (H, W) int, the class of each pixel.
+        path (str): Of the image, ``''`` for an array.
+    """
+
+    image: Image.Image
+    labels: list[str]
+    scores: list[float]
+    boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    label_map: np.ndarray | None = None
+    path: str = ""
+
+    def _repr_png_(self) -> bytes:
+        return self.image._repr_png_()
+
+
+@dataclass
+class TrainedModel:
+    """What :func:`train` leaves.
+
+    Args:
+        checkpoint (Path): The best by ``metrics``, or the last where nothing was evaluated.
+        config (Path): The finished config, which ``tools/train.py`` and ``tools/test.py`` take.
+        metrics (dict[str, float]): Of the checkpoint, on the validation images.
+    """
+
+    checkpoint: Path
+    config: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def work_dir(self) -> Path:
+        """Folder of all that the run wrote."""
+        return self.config.parent
+
+    @cached_property
+    def _inferencer(self) -> Any:
+        return make_inferencer(load_config(str(self.config)), str(self.checkpoint))
+
+    def predict(self, image: Any, score_threshold: float = 0.3) -> Any:
+        """As :func:`mmhybrid.predict` with this model."""
+        return predict(self, image, score_threshold=score_threshold)
+
+
+def train(
+    data: str | Path,
+    model: str,
+    weights: str = "auto",
+    *,
+    quick: bool = False,
+    resume: bool = False,
+    work_dir: str | Path | None = None,
+    options: dict[str, Any] | None = None,
+    ignore: Iterable[str] = (),
+) -> TrainedModel:
+    """Trains a model on the images in a folder, as ``tools/train.py MODEL --data FOLDER`` does.
+
+    Args:
+        data (str | Path): Folder in any format that ``docs/formats.md`` names.
+        model (str): Name of a config of this package, or a config's path.
+        weights (str): ``'auto'``, ``'none'``, a name of :func:`mmhybrid.list_weights`, or a file.
+        quick (bool): A short run on a CPU, on small copies of the images. Defaults to False.
+        resume (bool): Go on from the newest checkpoint in ``work_dir``. Defaults to False.
+        work_dir (str | Path, optional): Defaults to ``work_dirs/MODEL_FOLDER``.
+        options (dict, optional): Values by the keys of the config, which have the last word.
+        ignore (Iterable[str]): Codes of problems of the data to go on in spite of.
+
+    Raises:
+        UserError: The data, or what was asked for, cannot be trained on; it says why.
+
+    Example:
+        >>> model = mmhybrid.train("helmets", "mask_rcnn_transxnet_t_coco")  # doctest: +SKIP
+        >>> model.metrics["coco/bbox_mAP"], model.predict("new.jpg").labels  # doctest: +SKIP
+    """
+    args = Namespace(config=config_path(model), data=str(data), weights=weights, quick=quick)
+    args.work_dir, args.cfg_options, args.ignore = work_dir and str(work_dir), options, ignore
+    args.resume, args.launcher, args.data_root = "auto" if resume else None, "none", None
+    args.amp, args.amp_dtype, args.auto_scale_lr, args.no_validate = False, "float16", False, False
+    with enable_safe_checkpoints():
+        cfg = prepare_config(args)
+        runner = build_runner(cfg)
+        runner.train()
+    write_training_result(runner, args.config, quick)
+    known = runner.message_hub.runtime_info
+    checkpoint = known.get("best_ckpt") or known.get("last_ckpt")
+    return TrainedModel(
+        Path(str(checkpoint)).resolve(),
+        Path(cfg.work_dir).resolve() / "config.py",
+        _metrics_of_best(cfg, Path(runner.log_dir)),
+    )
+
+
+def predict(
+    model: str | Path | TrainedModel,
+    image: Any,
+    *,
+    config: str | Path | None = None,
+    score_threshold: float = 0.3,
+    device: str | None = None,
+) -> Prediction | list[Prediction]:
+    """What a model finds in an image, or in several.
+
+    Args:
+        model (str | Path | TrainedModel): Of :func:`train`, or a checkpoint.
+        image (str | Path | np.ndarray | PIL.Image.Image | list): An image or video, a folder, a
+            pattern, an array (H, W, 3) in RGB; or a list of paths.
+        config (str | Path, optional): Of the checkpoint: a path, or the name of one of this
+            package. Defaults to ``config.py`` beside the checkpoint.
+        score_threshold (float): Least score of objects. Defaults to 0.3.
+        device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
+
+    Returns:
+        Prediction | list[Prediction]: One for an image; a list for anything else.
+
+    Raises:
+        UserError: No such image or checkpoint, or no config beside it.
+
+    Example:
+        >>> mmhybrid.predict("work_dirs/NAME/best.pth", "new.jpg").boxes  # doctest: +SKIP
+    """
+    if isinstance(model, TrainedModel) and device is None:
+        inferencer = model._inferencer
+    else:
+        checkpoint = Path(model.checkpoint if isinstance(model, TrainedModel) else model)
+        path = config_path(str(config)) if config else _config_beside(checkpoint)
+        inferencer = make_inferencer(load_config(path), str(checkpoint), device=device)
+    if not isinstance(image, str | Path | list | tuple):
+        array = np.asarray(image)[..., ::-1]
+        return _predict_one(inferencer, np.ascontiguousarray(array), score_threshold)
+    names = [str(one) for one in (image if isinstance(image, list | tuple) else [image])]
+    is_single = not isinstance(image, list | tuple) and Path(image).is_file()
+    found = [
+        _predict_one(inferencer, pixels, score_threshold, path)
+        for path, _, pixels in read_all(find_inputs(names), _refuse)
+    ]
+    return found[0] if is_single and len(found) == 1 else found
+
+
+def config_path(name: str) -> str:
+    """The file of a config: its path, or its name in this package.
+
+    Raises:
+        UserError: There is none.
+
+    Example:
+        >>> config_path("mask_rcnn_transxnet_t_coco").endswith("coco.py")
+        True
+    """
+    if Path(name).is_file():
+        return name
+    folders = [PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs"]
+    for folder in folders:
+        if (file := folder / f"{Path(name).stem}.py").is_file():
+            return str(file)
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
+    raise UserError(f"there is no config {name}; those of this package: {', '.join(known)}")
+
+
+def _config_beside(checkpoint: Path) -> str:
+    file = checkpoint.parent / "config.py"
+    if not checkpoint.is_file():
+        raise UserError(f"there is no checkpoint {checkpoint}")
+    if not file.is_file():
+        raise UserError(f"there is no config.py beside {checkpoint}: name its config")
+    return str(file)
+
+
+def _metrics_of_best(cfg: Config, log_dir: Path) -> dict[str, float]:
+    _, evaluations = read_log(log_dir / "vis_data" / "scalars.json")
+    key = (cfg.default_hooks.get("checkpoint") or {}).get("save_best")
+    known = [one for one in evaluations if key in one]
+    best = max(known, key=lambda one: one[key]) if known else (evaluations or [{}])[-1]
+    return {name: value for name, value in best.items() if name not in TIMES}
+
+
+def _refuse(path: Path, reason: str) -> None:
+    raise UserError(f"cannot read {path}: {reason}")
+
+
+def _predict_one(inferencer: Any, image: np.ndarray, least: float, path: str = "") -> Prediction:
+    (sample,) = samples_of(inferencer, [image])
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "drawn.png"
+        draw(inferencer, image, sample, target, least)
+        with Image.open(target) as opened:
+            drawn = opened.convert("RGB")
+    classes = inferencer.model.dataset_meta["classes"]
+    if hasattr(sample, "pred_label"):
+        scores = sample.pred_score.tolist()
+        order = sorted(range(len(classes)), key=lambda index: -scores[index])
+        labels = [classes[index] for index in order]
+        return Prediction(drawn, labels, [scores[index] for index in order], path=path)
+    if hasattr(sample, "pred_sem_seg"):
+        label_map = sample.pred_sem_seg.data[0].cpu().numpy()
+        numbers, counts = np.unique(label_map, return_counts=True)
+        order = np.argsort(-counts)
+        labels = [classes[index] for index in numbers[order]]
+        shares = (counts[order] / label_map.size).tolist()
+        return Prediction(drawn, labels, shares, label_map=label_map, path=path)
+    found = sample.pred_instances.cpu()
+    found = found[found.scores >= least]
+    return Prediction(
+        drawn,
+        [classes[index] for index in found.labels.tolist()],
+        found.scores.tolist(),
+        found.bboxes.numpy(),
+        found.masks.numpy() if "masks" in found else None,
+        path=path,
+    )
