@@ -27,6 +27,8 @@ EXAMPLES = """examples:
     python -m benchmarks weights
   The recipe for few images against the plain config, into results/recipe.md:
     python -m benchmarks recipe CAMVID_SAMPLE
+  Every format of one's own data, from the folder to a prediction, into results/formats.md:
+    python -m benchmarks formats --shared FOLDER
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -59,6 +61,11 @@ def parse_args() -> argparse.Namespace:
     add("--index", action="store_true", help="count all configs and write model-index.yml too")
     table = commands.add_parser("weights", help="load every type of published file; no download")
     table.add_argument("--out", default="results", help="folder to write to (default: results)")
+    formats = commands.add_parser("formats", help="train on one's own data in every format")
+    add = formats.add_argument
+    add("formats", nargs="*", metavar="FORMAT", help="as tests/make_data_folders.py calls them")
+    add("--shared", help="folder with coco_sample, camvid_sample and cifar10 (default: drawn)")
+    add("--out", default="results", help="folder to write to (default: results)")
     recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
     add = recipe.add_argument
     add("data", help="CamVid's images/training, annotations/training and the same of validation")
@@ -87,6 +94,11 @@ def main() -> None:
             from benchmarks.recipe import measure
 
             print(measure(Path(args.data), Path(args.out), args.iterations, args.seeds))
+        elif args.command == "formats":
+            from benchmarks.formats import write_table as write_formats
+
+            shared = Path(args.shared) if args.shared else None
+            print(write_formats(shared, Path(args.out), args.formats))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

@@ -6,7 +6,7 @@ The models are tiny and train a few iterations: what counts is that each step go
 import runpy
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from mmengine.config import Config
 
 import mmhybrid
 from mmhybrid.analysis.tables import markdown_table
+from mmhybrid.datasets.folders import read_prepared
+from mmhybrid.engine.runner.results import made
 from mmhybrid.engine.runner.run_config import map_values
 from mmhybrid.errors import UserError
 
@@ -25,7 +27,7 @@ CONFIGS = {
     "classification": "transxnet_t_imagenet",
 }
 SIZE_KEYS = ("scale", "crop_size", "size")
-COLUMNS = ("format", "task", "train", "val", "classes", "iterations", "metric", "resumed", "seconds")
+COLUMNS = ("folder", "read as", "task", "images", "classes", "iterations", "metric", "prediction")
 
 
 def write_tiny_config(task: str, folder: Path, size: int = 64) -> Path:
@@ -35,15 +37,16 @@ def write_tiny_config(task: str, folder: Path, size: int = 64) -> Path:
     def scaled(key: str, value: Any) -> Any:
         return size if key in SIZE_KEYS and type(value) is int and value > size else value
 
-    cfg._cfg_dict = map_values(cfg._cfg_dict, scaled)
+    cfg = Config(map_values(cfg.to_dict(), scaled))
     options = dict(mmhybrid.backbones.TransXNet.test_options)
     channels = list(options["arch"]["embed_dims"])
     cfg.model.backbone.update(options)
     if task == "classification":
         cfg.model.head.in_channels = channels[-1]
+        cfg.train_dataloader.batch_size = 4
     else:
-        had = cfg.model.neck.in_channels
-        cfg.model.neck.in_channels = channels[-len(had) :]
+        cfg.model.neck.in_channels = channels[-len(cfg.model.neck.in_channels) :]
+        cfg.train_dataloader.batch_size = 2
     if task == "instances":
         cfg.model.test_cfg.rpn.max_per_img = cfg.model.train_cfg.rpn_proposal.max_per_img = 20
         cfg.model.train_cfg.rcnn.sampler.num = cfg.model.test_cfg.rcnn.max_per_img = 8
@@ -55,17 +58,78 @@ def write_tiny_config(task: str, folder: Path, size: int = 64) -> Path:
     return path
 
 
-def journey(data: Path, config: Path, work_dir: Path, iterations: int = 10) -> dict[str, Any]:
-    """Trains half, resumes, evaluates and predicts; returns a row of the table."""
-    begin, by = time.monotonic(), {"recipe.iterations": iterations}
-    options = dict(weights="none", work_dir=work_dir)
-    by_epoch = "max_epochs" in Config.fromfile(config).train_cfg
-    half = {"train_cfg.max_epochs": 1} if by_epoch else {"train_cfg.max_iters": iterations // 2}
-    mmhybrid.train(data, str(config), **options, options=by | half)
-    model = mmhybrid.train(data, str(config), **options, options=by, resume=True)
-    known = model.metrics
-    name = next(one for one in known if one.endswith(("bbox_mAP", "mIoU", "accuracy/top1")))
-    cfg = Config.fromfile(model.config)
-    images = sorted(path for path in data.rglob("*.jpg"))
-    found = model.predict(images[0]) if images else None
-    return dict(metric=f"{name} {known[name]:.3f}", cfg=cfg, found=found, seconds=time.monotonic() - begin)
+def journey(
+    data: Path, task: str, work: Path, iterations: int = 10, ignore: Iterable[str] = ()
+) -> list[str]:
+    """Trains a part, resumes, evaluates and predicts with nothing but ``data``; a row of cells."""
+    config = write_tiny_config(task, work)
+    options = dict(weights="none", work_dir=work / "run", ignore=ignore)
+    is_by_epoch = task != "segmentation"  # of the four configs
+    few = {"recipe.iterations": iterations}
+    part = {"train_cfg.max_epochs": 1} if is_by_epoch else {"train_cfg.max_iters": iterations // 2}
+    few |= {"train_cfg.val_interval": 1 if is_by_epoch else iterations // 2}
+    mmhybrid.train(data, str(config), **options, options=few | part)
+    model = mmhybrid.train(data, str(config), **options, options=few, resume=True)
+    prepared = read_prepared(model.work_dir)
+    names = Path(prepared.ann_files["val"]).read_text()
+    images = sorted(one for one in Path(prepared.image_root).rglob("*") if one.name in names)
+    found = model.predict(images[0], score_threshold=0.0)
+    name = next(one for one in model.metrics if one.endswith(("bbox_mAP", "mIoU", "/top1")))
+    counts = ", ".join(f"{split} {count}" for split, count in prepared.images.items())
+    length = Config.fromfile(model.config).param_scheduler[-1]["end"]
+    metric = f"{name} {model.metrics[name]:.3f}"
+    labels = f"{len(found.labels)} labels"
+    cells = [prepared.format, task, counts, len(prepared.classes), length, metric, labels]
+    return [str(cell) for cell in cells]
+
+
+def write_table(shared: Path | None, out: Path, only: Iterable[str] = ()) -> str:
+    """Goes the way of every format that the tests make; writes ``formats.md`` and returns it.
+
+    Of real images of the ``shared`` folder (``coco_sample``, ``camvid_sample``, ``cifar10``), or of
+    drawn ones. What training refuses is trained in spite of it, and the table says so.
+    """
+    make = runpy.run_path(str(ROOT / "tests" / "make_data_folders.py"))
+    sets = (("OBJECTS", "real_objects"), ("MASKS", "real_masks"), ("LABELS", "real_labels"))
+    rows, begin, work = [], time.monotonic(), ROOT / "work_dirs" / "formats"
+    for group, real in sets:
+        for writer in make[group]:
+            if only and writer.__name__ not in only:
+                continue
+            folder = work / writer.__name__
+            shutil.rmtree(folder, ignore_errors=True)
+            writer(folder / "data", make[real](shared) if shared else make["drawn"]())
+            task = _task(writer.__name__, group)
+            rows.append(_row(writer.__name__, folder, task))
+            print(*rows[-1], f"after {time.monotonic() - begin:.0f} s", flush=True)
+    about = made()
+    page = (
+        "# Every format, from a folder to a prediction\n\n"
+        "Tiny models with random weights train some iterations, stop, resume, evaluate and predict "
+        "on an image, with `data` and nothing else about it.\n\n"
+        f"{markdown_table(COLUMNS, rows)}\n\n"
+        f"By `{about['command']}` at {about['commit']}, {about['device']}, PyTorch "
+        f"{about['torch']}, {about['date']}.\n"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "formats.md").write_text(page)
+    return page
+
+
+def _task(writer: str, group: str) -> str:
+    if group == "OBJECTS":
+        has_outlines = writer.startswith(("coco", "yolo_outlines", "labelme"))
+        return "instances" if has_outlines and writer != "coco_boxes" else "detection"
+    return dict(MASKS="segmentation", LABELS="classification")[group]
+
+
+def _row(name: str, folder: Path, task: str) -> list[str]:
+    try:
+        return [name, *journey(folder / "data", task, folder)]
+    except UserError as error:
+        codes = str(error).rpartition("--ignore ")[2].split()
+        if not codes or len(codes) == len(str(error).split()):
+            raise
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    cells = journey(folder / "data", task, folder, ignore=codes)
+    return [f"{name}, in spite of {' '.join(codes)}", *cells]

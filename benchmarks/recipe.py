@@ -61,7 +61,7 @@ def recipe(cfg: Config, images: int, iterations: int) -> Config:
     return cfg
 
 
-WAYS = {"plain config": plain, "its schedule shortened": shortened, "recipe": recipe}
+WAYS = {"recipe": recipe, "plain config": plain, "its schedule shortened": shortened}
 
 
 def _config(data: Any) -> Config:
@@ -85,23 +85,29 @@ def _train(cfg: Config, seed: int, folder: Path) -> dict[str, float]:
 
 
 def measure(folder: Path, out: Path, iterations: int = 150, seeds: int = 3) -> str:
-    """Trains all, and writes ``recipe.md`` and ``recipe.json`` into ``out``; returns the table."""
+    """Trains all, and writes ``recipe.md`` and ``recipe.json`` into ``out``; returns the page.
+
+    Runs that the JSON file has already are not repeated.
+    """
     work = ROOT / "work_dirs" / "recipe"
     named = work / "camvid"
     shutil.copytree(folder, named, dirs_exist_ok=True)
     classes = ["void", *Config.fromfile(ROOT / "configs" / "_base_" / "camvid.py").classes]
     (named / "classes.txt").write_text("\n".join(classes))
     data = write_dataset(read_folder(named, "segmentation"), work)
-    runs, begin = [], time.monotonic()
+    known, begin = out / "recipe.json", time.monotonic()
+    runs = json.loads(known.read_text())["runs"] if known.is_file() else []
     for seed in range(seeds):
         for name, change in WAYS.items():
+            if any((run["way"], run["seed"]) == (name, seed) for run in runs):
+                continue
             cfg = change(_config(data), data.images["train"], iterations)
             found = _train(cfg, seed, work / f"{name.replace(' ', '_')}_{seed}")
             runs.append(dict(way=name, seed=seed, **found))
             print(json.dumps(runs[-1]), f"after {time.monotonic() - begin:.0f} s", flush=True)
-    content = dict(iterations=iterations, images=data.images, runs=runs, **made())
-    write_json(out / "recipe.json", content)
-    page = to_markdown(content)
+            about = dict(iterations=iterations, images=data.images, **made())
+            write_json(known, dict(about, runs=runs))
+    page = to_markdown(json.loads(known.read_text()))
     (out / "recipe.md").write_text(page)
     return page
 

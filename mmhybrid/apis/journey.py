@@ -125,7 +125,7 @@ def train(
     return TrainedModel(
         Path(str(checkpoint)).resolve(),
         Path(cfg.work_dir).resolve() / "config.py",
-        _metrics_of_best(cfg, Path(runner.log_dir)),
+        _metrics_of_best(cfg),
     )
 
 
@@ -204,8 +204,10 @@ def _config_beside(checkpoint: Path) -> str:
     return str(file)
 
 
-def _metrics_of_best(cfg: Config, log_dir: Path) -> dict[str, float]:
-    _, evaluations = read_log(log_dir / "vis_data" / "scalars.json")
+def _metrics_of_best(cfg: Config) -> dict[str, float]:
+    """Of the best evaluation in the logs of a work folder, those before a resumption too."""
+    logs = sorted(Path(cfg.work_dir).glob("*/vis_data/scalars.json"))
+    evaluations = [one for log in logs for one in read_log(log)[1]]
     key = (cfg.default_hooks.get("checkpoint") or {}).get("save_best")
     known = [one for one in evaluations if key in one]
     best = max(known, key=lambda one: one[key]) if known else (evaluations or [{}])[-1]

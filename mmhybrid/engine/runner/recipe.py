@@ -41,7 +41,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     loader, optimizer = cfg.train_dataloader, cfg.optim_wrapper.optimizer
     is_pretrained = bool(cfg.get("load_from") or own_checkpoint(cfg))
     old_batch = loader.get("batch_size") or loader.batch_sampler.batch_size
-    batch = max(1, min(old_batch, num_images // 8))
+    batch = min(old_batch, max(2, num_images // 8))  # of one, some norms have nothing to measure
     if loader.get("batch_size"):
         loader.batch_size = batch
     if batch < old_batch:
@@ -90,9 +90,11 @@ def _fit_rate(cfg: Config, optimizer: Any, batch: int, is_pretrained: bool) -> N
         told = f"the config's {old:g} for {base} images a step, scaled {rule}"
     else:
         told = "the config's"
-    if is_adam and not is_pretrained and optimizer.lr < FROM_NOTHING:
-        optimizer.lr = FROM_NOTHING
-        told = "since random weights have far to go in a short run"
+    if is_adam and not is_pretrained:
+        optimizer.lr = max(2 * optimizer.lr, FROM_NOTHING)
+        told += (
+            f"; twice that, as a cosine's mean is half, and at least {FROM_NOTHING} from nothing"
+        )
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=batch)
     cfg.optim_wrapper.pop("accumulative_counts", None)
     if "clip_grad" not in cfg.optim_wrapper:

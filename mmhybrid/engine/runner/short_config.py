@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from mmengine.config import Config
@@ -28,7 +29,9 @@ def write_short_config(cfg: Config, base: str, path: str | Path) -> None:
         return
     content = {key: value for key, value in cfg.to_dict().items() if key not in OF_THE_RUN}
     changed = _difference(before.to_dict(), content)
-    path.write_text(Config(dict(_base_=str(Path(base).resolve()), **changed)).pretty_text)
+    changed = dict(_base_=str(Path(base).resolve()), **changed)
+    style = dict(width=100, compact=True, sort_dicts=False)
+    path.write_text("".join(f"{key} = {pformat(one, **style)}\n" for key, one in changed.items()))
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +43,13 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
             continue
         if not isinstance(value, Mapping) or key not in old:
             changed[key] = value
-        elif isinstance(before, Mapping) and before.keys() <= value.keys():
+        elif isinstance(before, Mapping) and _set_keys(before) <= value.keys():
             changed[key] = _difference(before, value)
         else:
             changed[key] = dict(_delete_=True, **value)
     return changed
+
+
+def _set_keys(node: Mapping[str, Any]) -> set[str]:
+    """Without those of None, which mean the same as keys that are not there."""
+    return {key for key, value in node.items() if value is not None}
