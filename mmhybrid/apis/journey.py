@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.runner import Runner
 from PIL import Image
 
 from mmhybrid.apis.inferencer import make_inferencer, samples_of
@@ -125,7 +125,7 @@ def train(
     return TrainedModel(
         Path(str(checkpoint)).resolve(),
         Path(cfg.work_dir).resolve() / "config.py",
-        _metrics_of_best(cfg),
+        _metrics_of_best(runner),
     )
 
 
@@ -204,14 +204,14 @@ def _config_beside(checkpoint: Path) -> str:
     return str(file)
 
 
-def _metrics_of_best(cfg: Config) -> dict[str, float]:
-    """Of the best evaluation in the logs of a work folder, those before a resumption too."""
-    logs = sorted(Path(cfg.work_dir).glob("*/vis_data/scalars.json"))
+def _metrics_of_best(runner: Runner) -> dict[str, float]:
+    """Of the best evaluation, which may have been before a resumption, or else of the last."""
+    logs = sorted(Path(runner.work_dir).glob("*/vis_data/scalars.json"))
     evaluations = [one for log in logs for one in read_log(log)[1]]
-    key = (cfg.default_hooks.get("checkpoint") or {}).get("save_best")
-    known = [one for one in evaluations if key in one]
-    best = max(known, key=lambda one: one[key]) if known else (evaluations or [{}])[-1]
-    return {name: value for name, value in best.items() if name not in TIMES}
+    key = (runner.cfg.default_hooks.get("checkpoint") or {}).get("save_best")
+    score = runner.message_hub.runtime_info.get("best_score")
+    best = [one for one in evaluations if key in one and one[key] == score] or evaluations
+    return {name: value for name, value in (best or [{}])[-1].items() if name not in TIMES}
 
 
 def _refuse(path: Path, reason: str) -> None:

@@ -1,0 +1,209 @@
+"""From a folder to a model: what ``--data`` and ``mmhybrid.train`` do, whatever the format."""
+
+import json
+import runpy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+import mmhybrid
+from benchmarks.formats import journey, write_tiny_config
+from mmhybrid.apis.journey import config_path
+from mmhybrid.engine.runner.data_folder import with_folder
+from mmhybrid.engine.runner.own_data import best_metric
+from mmhybrid.engine.runner.recipe import with_recipe
+from mmhybrid.engine.runner.report import read_log
+from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.engine.runner.short_config import write_short_config
+from mmhybrid.engine.runner.starting_weights import with_weights
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
+
+ROOT = Path(__file__).resolve().parents[1]
+make = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "make_data_folders.py")))
+SEMANTIC = "semantic_fpn_transxnet_t_ade20k"
+FOLDERS = {
+    "detection": "yolo_folders",
+    "instances": "coco_roboflow",
+    "segmentation": "masks_palette",
+    "classification": "class_folders",
+}
+
+
+def written(name: str, folder: Path) -> Path:
+    make.WRITERS[name](folder, make.drawn())
+    return folder
+
+
+def own(task: str, folder: Path, **changes: Any) -> tuple[Config, Path]:
+    """A tiny config with the data of a task, and the file that it was made of."""
+    base = write_tiny_config(task, folder)
+    cfg = load_config(str(base))
+    cfg.update(work_dir=str(folder / "run"), **changes)
+    return with_folder(cfg, str(written(FOLDERS[task], folder / "data")))[0], base
+
+
+def without_none(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: without_none(one) for key, one in node.items() if one is not None}
+    return [without_none(one) for one in node] if isinstance(node, list) else node
+
+
+@pytest.mark.parametrize("task", FOLDERS)
+def test_the_short_config_is_the_finished_one(task: str, tmp_path: Path) -> None:
+    cfg, base = own(task, tmp_path)
+    cfg = with_recipe(with_weights(cfg, "none", base.stem), 16, best_metric(cfg))
+    file = tmp_path / "run" / "config.py"
+    write_short_config(cfg, str(base), file)
+    assert len(file.read_text().splitlines()) < 100
+    read, told = without_none(Config.fromfile(file).to_dict()), without_none(cfg.to_dict())
+    assert {key: read.get(key) for key in told if key != "work_dir"} == {
+        key: one for key, one in told.items() if key != "work_dir"
+    }
+    assert cfg.train_dataloader.dataset.metainfo.classes
+
+
+def test_a_part_that_is_replaced_by_another_is_so_in_the_short_config(tmp_path: Path) -> None:
+    base, file = tmp_path / "base.py", tmp_path / "short.py"
+    base.write_text("a = dict(b=1, c=dict(d=2))\ne = [1]\nf = dict(g=1)\nh = 3\n")
+    cfg = Config(dict(a=dict(b=1, c=dict(x=1)), e=dict(y=1), f=None, h=3))
+    write_short_config(cfg, str(base), file)
+    assert Config.fromfile(file).to_dict() == cfg.to_dict()
+    assert "h =" not in file.read_text()
+
+
+def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> None:
+    cfg, _ = own("instances", tmp_path)
+    cfg.model.backbone.init_cfg = None
+    new = with_recipe(cfg, 1000, "coco/bbox_mAP")
+    assert new.train_cfg.max_epochs == 40  # MOST iterations of 2 images
+    assert new.optim_wrapper.optimizer.lr == 5e-4
+    assert new.model.backbone.norm_eval is False
+    assert [type_name(hook) for hook in new.custom_hooks] == ["EMAHook"]
+    assert new.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
+    warm_up, cosine = new.param_scheduler
+    assert warm_up.end == cosine.begin == 500
+    assert cosine.end == 40 * 500
+    steps = new.train_dataloader.dataset.pipeline
+    assert "RandomResize" in [type_name(step) for step in steps]
+
+    cfg.load_from, cfg.auto_scale_lr = "some.pth", dict(base_batch_size=8)
+    cfg.train_dataloader.dataset.metainfo.classes = ("left shoe", "right shoe", "cleft")
+    new = with_recipe(cfg, 10, "coco/bbox_mAP")
+    assert new.optim_wrapper.optimizer.lr == pytest.approx(1e-4 / 2)
+    assert new.model.backbone.norm_eval is True
+    assert [type_name(hook) for hook in new.custom_hooks] == ["EMAHook", "EarlyStoppingHook"]
+    assert new.train_cfg.max_epochs == 60  # FEWEST iterations
+    names = [type_name(step) for step in new.train_dataloader.dataset.pipeline]
+    assert "RandomFlip" not in names
+    cfg.recipe = dict(iterations=10)
+    assert with_recipe(cfg, 10, "coco/bbox_mAP").train_cfg.max_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "load_from", "checkpoint"),
+    [
+        ("none", SEMANTIC, None, None),
+        ("auto", SEMANTIC, "mmhybrid://semantic_fpn_transxnet_tiny.ade20k", ...),
+        ("auto", "another", None, ...),
+        ("transxnet_tiny.in1k", "another", "mmhybrid://transxnet_tiny.in1k", ...),
+        ("van-base_3rdparty_in1k", "x", None, "mmhybrid://van-base_3rdparty_in1k"),
+    ],
+)
+def test_where_weights_go(weights, name, load_from, checkpoint, read_config) -> None:
+    cfg = read_config(SEMANTIC)
+    new = with_weights(cfg, weights, name)
+    assert new.get("load_from") == load_from
+    told = (new.model.backbone.init_cfg or {}).get("checkpoint")
+    assert told == (cfg.model.backbone.init_cfg.checkpoint if checkpoint is ... else checkpoint)
+
+
+def test_a_file_of_weights(read_config, tmp_path: Path) -> None:
+    cfg, file = read_config(SEMANTIC), tmp_path / "mine.pth"
+    with pytest.raises(UserError, match="no file of weights"):
+        with_weights(cfg, str(file), SEMANTIC)
+    file.touch()
+    assert with_weights(cfg, str(file), SEMANTIC).load_from == str(file)
+
+
+def test_labels_that_do_not_serve_name_the_config_that_takes_them(tmp_path: Path) -> None:
+    cfg = load_config(str(write_tiny_config("instances", tmp_path)))
+    cfg.work_dir, folder = str(tmp_path / "run"), str(written("voc", tmp_path / "data"))
+    with pytest.raises(UserError, match=r"configs/retinanet_\w+\.py learns detection from them"):
+        with_folder(cfg, folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_problems_that_would_waste_a_training_stop_it(tmp_path: Path) -> None:
+    cfg = load_config(str(write_tiny_config("detection", tmp_path)))
+    cfg.work_dir = str(tmp_path / "run")
+    folder = written("yolo_folders", tmp_path / "data")
+    for file in sorted(folder.rglob("*.txt"))[3:]:
+        file.write_text("")
+    with pytest.raises(UserError, match=r"(?s)without a label: .*--ignore .*half-unlabelled"):
+        with_folder(cfg, str(folder))
+    codes = ["half-unlabelled", "class-not-in-train"]
+    assert with_folder(cfg, str(folder), codes)[1].task == "detection"
+
+
+def test_configs_are_found_by_name(tmp_path: Path) -> None:
+    assert Config.fromfile(config_path(SEMANTIC)).default_scope == "mmseg"
+    with pytest.raises(UserError, match=r"no config nothing; those .* mask_rcnn_transxnet_t_coco"):
+        config_path("nothing")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_from_a_folder_to_a_prediction(task: str, tmp_path: Path) -> None:
+    row = journey(written(FOLDERS[task], tmp_path / "data"), task, tmp_path, iterations=4)
+    assert row[1] == task
+    assert "train" in row[2]
+
+
+def losses(folder: Path) -> list[float]:
+    (log,) = folder.glob("*/vis_data/scalars.json")
+    return [line["loss"] for line in read_log(log)[0]]
+
+
+@pytest.mark.train
+def test_the_tools_and_the_config_that_they_leave(run_tool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_tiny_config("segmentation", tmp_path)
+    data = written("masks_palette", tmp_path / "data")
+    log = ["default_hooks.logger.interval=1", "train_cfg.val_interval=3", "randomness.seed=1"]
+    run_tool(
+        *("train.py", config, "--data", data, "--weights", "none"),
+        *("--cfg-options", "recipe.iterations=3", *log),
+    )
+    work = tmp_path / "work_dirs" / "tiny_segmentation_data"
+    assert len(losses(work)) == 3
+    run_tool("train.py", work / "config.py", "--work-dir", tmp_path / "again")
+    assert losses(tmp_path / "again") == losses(work)
+    split = (work / "data" / "val.txt").read_text()
+    checkpoint = next(work.glob("best*.pth"))
+    run_tool("test.py", config, checkpoint, "--data", data, "--result", tmp_path / "result.json")
+    assert (work / "data" / "val.txt").read_text() == split
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["mIoU"] > 0
+    found = mmhybrid.predict(checkpoint, next(data.rglob("*.jpg")))
+    assert set(found.labels) <= {"background", "disc", "square", "triangle"}
+
+
+@pytest.mark.train
+def test_the_notebook(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written("coco_roboflow", tmp_path / "my_images")
+    make.drawn()[0].image.save(tmp_path / "my_images" / "new.jpg")
+    few = {"quick.iterations": 2, "quick.size": 64, "quick.train_images": 4}
+    monkeypatch.setattr(mmhybrid, "train", partial(mmhybrid.train, options=few), raising=False)
+    cells = json.loads((ROOT / "examples" / "own_data.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["model"].checkpoint.is_file()
+    assert "coco/segm_mAP" in names["model"].metrics
+    assert names["found"]._repr_png_().startswith(b"\x89PNG")
