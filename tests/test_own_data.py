@@ -13,6 +13,7 @@ from mmengine.config import Config
 import mmhybrid
 from benchmarks.formats import journey, write_tiny_config
 from mmhybrid.apis.journey import config_path
+from mmhybrid.datasets.folders import read_folder, write_dataset
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.recipe import with_recipe
@@ -148,6 +149,21 @@ def test_problems_that_would_waste_a_training_stop_it(tmp_path: Path) -> None:
         with_folder(cfg, str(folder))
     codes = ["half-unlabelled", "class-not-in-train"]
     assert with_folder(cfg, str(folder), codes)[1].task == "detection"
+
+
+@pytest.mark.parametrize(
+    ("name", "has_ids"), [("coco_roboflow", True), ("coco_splits", True), ("yolo_folders", False)]
+)
+def test_ids_of_categories_go_into_predictions(name: str, has_ids: bool, tmp_path) -> None:
+    folder = written(name, tmp_path / "data")
+    prepared = write_dataset(read_folder(folder, "detection"), tmp_path / "run")
+    told = {
+        one["name"]: one["id"]
+        for file in sorted(folder.rglob("*.json"))
+        for one in json.loads(file.read_text())["categories"]
+    }
+    assert prepared.category_ids == [told[one] for one in prepared.classes if one in told]
+    assert bool(prepared.category_ids) == has_ids
 
 
 def test_configs_are_found_by_name(tmp_path: Path) -> None:

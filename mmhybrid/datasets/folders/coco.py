@@ -31,15 +31,19 @@ def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
         name: one for name, one in files.items() if "instances" in posixpath.basename(name)
     }
     splits: dict[str, dict[str, ImageRecord]] = {}
-    classes: dict[str, None] = {}
+    ids: dict[str, list[Any]] = {}
     for name, content in (instances or files).items():
         records = splits.setdefault(split_of(name) or "", {})
-        classes |= dict.fromkeys(_read_file(listing, notes, name, content, records))
+        for one, id_ in _read_file(listing, notes, name, content, records).items():
+            ids.setdefault(one, []).append(id_)
     listed = {name for records in splits.values() for name in records}
     for name in sorted(set(listing.images) - listed):
         notes.add("image-not-listed", name)
     data = {split: list(records.values()) for split, records in splits.items()}
-    return FolderData(listing.root, "", "COCO JSON", tuple(classes), data)
+    found = FolderData(listing.root, "", "COCO JSON", tuple(ids), data)
+    if all(len(set(one)) == 1 and isinstance(one[0], int) for one in ids.values()):
+        found.category_ids = {name: one[0] for name, one in ids.items()}
+    return found
 
 
 def _is_coco(content: Any) -> bool:
@@ -49,8 +53,8 @@ def _is_coco(content: Any) -> bool:
 
 def _read_file(
     listing: Listing, notes: Notes, name: str, content: dict, records: dict[str, ImageRecord]
-) -> list[str]:
-    """Adds the images of a file to ``records``; returns its classes in the order of the file."""
+) -> dict[str, Any]:
+    """Adds the images of a file to ``records``; returns its classes with ids, in its order."""
     rows = {}
     for key in ("images", "annotations", "categories"):
         rows[key] = [row for row in content[key] if isinstance(row, dict)]
@@ -82,7 +86,11 @@ def _read_file(
             record.instances.append(Instance(names[category], box, outline, crowd))
     # Roboflow's first category is the project itself: the others belong to it.
     groups = {str(row.get("supercategory")) for row in rows["categories"]}
-    return [one for key, one in names.items() if key in used or one not in groups]
+    kept = {key: one for key, one in names.items() if key in used or one not in groups}
+    ids: dict[str, Any] = {}
+    for key, one in kept.items():
+        ids.setdefault(one, key)
+    return ids
 
 
 def _key(value: Any) -> Any:

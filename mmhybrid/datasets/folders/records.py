@@ -87,6 +87,7 @@ class FolderData:
             ``0xRRGGBB``; None is ignored.
         in_colour (bool): Masks are colours.
         own_split (bool): The splits are ours, drawn by the seed.
+        category_ids (dict[str, int]): Ids of the classes in COCO JSON, where each has one.
     """
 
     folder: Path
@@ -99,3 +100,4 @@ class FolderData:
     values: dict[int, str | None] = field(default_factory=dict)
     in_colour: bool = False
     own_split: bool = False
+    category_ids: dict[str, int] = field(default_factory=dict)

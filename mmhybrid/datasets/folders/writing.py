@@ -66,12 +66,20 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
         images={split: len(part) for split, part in data.splits.items()},
         counts={split: count_classes(part, data.task) for split, part in data.splits.items()},
         mask_root=str(out / "masks") if data.task == "segmentation" else None,
+        category_ids=_ids(data),
         format=data.format,
     )
     splits = {split: [one.name for one in part] for split, part in data.splits.items()}
     about = dict(splits=splits, own_split=data.own_split, values=values, prepared=asdict(prepared))
     _write(Path(work_dir) / ABOUT, json.dumps(about, indent=1).encode())
     return prepared
+
+
+def _ids(data: FolderData) -> list[int]:
+    """Ids of the classes, if all have one of their own."""
+    ids = [data.category_ids.get(name) for name in data.classes]
+    has_all = data.task != "segmentation" and None not in ids and len(set(ids)) == len(ids)
+    return ids if has_all else []
 
 
 def read_prepared(work_dir: str | Path) -> PreparedData:

@@ -73,6 +73,9 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     _fit_norms(cfg, batch, is_pretrained)
     _fit_hooks(cfg, metric, interval, iterations, by_epoch, is_pretrained)
     _fit_augmentation(cfg)
+    seed = (cfg.get("randomness") or {}).get("seed")
+    cfg.randomness = dict(cfg.get("randomness") or {}, seed=0 if seed is None else seed)
+    _say(f"seed {cfg.randomness.seed}, so that the same command trains the same")
     return cfg
 
 
