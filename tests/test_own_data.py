@@ -213,7 +213,9 @@ def test_the_notebook(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     written("coco_roboflow", tmp_path / "my_images")
     make.drawn()[0].image.save(tmp_path / "my_images" / "new.jpg")
-    few = {"quick.iterations": 2, "quick.size": 64, "quick.train_images": 4}
+    tiny = write_tiny_config("instances", tmp_path / "configs")
+    monkeypatch.setattr("mmhybrid.apis.journey.config_path", lambda name: str(tiny))
+    few = {"quick.iterations": 2, "quick.size": 64, "quick.train_images": 4, "quick.batch_size": 2}
     monkeypatch.setattr(mmhybrid, "train", partial(mmhybrid.train, options=few), raising=False)
     cells = json.loads((ROOT / "examples" / "own_data.ipynb").read_text())["cells"]
     names: dict[str, Any] = {}
