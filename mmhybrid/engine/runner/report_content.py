@@ -81,9 +81,9 @@ def about(runner: Runner, config: str, loop: Any) -> dict[str, str]:
     parameter = next(runner.model.parameters())
     facts = made(str(parameter.device))
     rows = {"Command": facts["command"], "Config": config}
-    for name, loader in (("Training", runner._train_dataloader), ("Evaluation", loop)):
-        loader = getattr(loader, "dataloader", loader)
-        dataset = getattr(loader, "dataset", None)
+    training = getattr(runner, "_train_loop", None)  # a dict, where it was not built
+    for name, one in (("Training", training), ("Evaluation", loop)):
+        dataset = getattr(getattr(one, "dataloader", None), "dataset", None)
         if dataset is not None and hasattr(dataset, "__len__"):
             rows[f"{name} data"] = _data(dataset)
     backbone = runner.cfg.get("model", {}).get("backbone") or {}
