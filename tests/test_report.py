@@ -56,7 +56,7 @@ def evaluate(metric: BaseMetric, samples: list, batch: Any = None) -> tuple[Eval
 def page_of(figures: dict, **changes: Any) -> str:
     given = dict(title="model", problems=[], weights="those", headlines={"AP": 0.5}, metrics={})
     given |= dict(images=4, images_per_second=3.2, about={"Seed": "0"}, commands=[("Go", "python")])
-    given |= dict(log=dict(losses=[], metrics=[], unit="iteration"))
+    given |= dict(log=dict(losses=[], metrics=[], unit="iteration"), palette=[(200, 0, 0)])
     return to_html(given | figures | changes)
 
 
@@ -323,7 +323,7 @@ def test_what_was_not_evaluated_or_cannot_be_drawn_is_said(monkeypatch, coco_met
     assert "Nothing was evaluated" in page_of(NOTHING, weights="")
     assert "There are no figures of single classes" in page_of(NOTHING)
     _, figures, _ = evaluate(coco_metric, boxes(FOUND))
-    (first, *_) = report_page.draw_worst(None, figures)
+    (first, *_) = report_page.draw_worst(figures | dict(palette=[(9, 9, 9)]))
     assert "cannot be drawn" in first["text"]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     page = page_of(figures)

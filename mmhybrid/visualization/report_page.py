@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ import torch
 from jinja2 import Environment, PackageLoader
 from mmengine.runner import Runner
 from PIL import Image
+from torchvision.transforms.functional import pad, pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from mmhybrid.engine.hooks.report_hook import ReportHook
 from mmhybrid.engine.runner.report import headlines
 from mmhybrid.engine.runner.report_content import report_content
-from mmhybrid.engine.runner.report_figures import SCORE, most_confused
+from mmhybrid.engine.runner.report_figures import most_confused
 
 SIDE = 640  # largest side of an image on the page, in pixels
 MOST_BYTES = 6_000_000  # of all images
@@ -48,7 +49,7 @@ def write_page(
         folder.mkdir(parents=True, exist_ok=True)
         content = report_content(runner, hook, config)
         page = folder / "report.html"
-        page.write_text(to_html(content, list(draw_worst(runner, content))), "utf-8")
+        page.write_text(to_html(content, list(draw_worst(content))), "utf-8")
         plain = {key: one for key, one in content.items() if key != "worst"}
         kept = ("image", "text", "mistakes", "iou")
         plain["worst"] = [{k: one[k] for k in kept if k in one} for one in content["worst"]]
@@ -70,8 +71,16 @@ def to_html(content: Mapping[str, Any], images: Sequence[Mapping[str, str]] = ()
         charts = dict(problem=f"No charts: {error}")
     confusion = content["confusion"]
     confused = most_confused(confusion) if confusion else []
+    legend = []
+    if content["task"] == "segmentation":
+        counts = np.array(confusion["matrix"])
+        seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
+        colours = content["palette"]
+        legend = [(confusion["labels"][i], colours[i % len(colours)]) for i in seen]
     template = environment.get_template("report.html")
-    return template.render(content, charts=charts, confused=confused, pictures=images)
+    return template.render(
+        content, charts=charts, confused=confused, legend=legend, pictures=images
+    )
 
 
 def draw_charts(content: Mapping[str, Any]) -> dict[str, str]:
@@ -136,8 +145,10 @@ def _matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     from matplotlib.figure import Figure
 
     counts = np.array(matrix)
-    if not counts.sum():
+    seen = np.flatnonzero(counts.sum(0) + counts.sum(1))  # of 80 classes, few images have few
+    if not len(seen):
         return ""
+    labels, counts = [labels[one] for one in seen], counts[np.ix_(seen, seen)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(0.42 * len(labels), 3.4, 9))
     figure = Figure(figsize=(side + 1, side + 0.6), layout="constrained")
@@ -176,7 +187,7 @@ def _svg(figure: Any) -> str:
     return svg[svg.index("<svg") :]
 
 
-def draw_worst(runner: Runner, content: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def draw_worst(content: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """The worst images as ``data:`` addresses, with their names and what is wrong with them.
 
     Boxes, masks and maps: truth left, prediction right. An image that cannot be drawn is said to
@@ -186,8 +197,8 @@ def draw_worst(runner: Runner, content: Mapping[str, Any]) -> Iterator[dict[str,
     for one in content["worst"]:
         name = Path(one["image"]).name
         try:
-            data = _jpeg(_draw(runner, content["task"], one))
-        except Exception as error:
+            data = _jpeg(_draw(content, one))
+        except Exception as error:  # whatever is wrong with an image, the others are shown
             yield dict(name=name, text=f"{one['text']}; cannot be drawn: {error}", source="")
             continue
         left -= len(data)
@@ -197,62 +208,66 @@ def draw_worst(runner: Runner, content: Mapping[str, Any]) -> Iterator[dict[str,
         yield dict(name=name, text=one["text"], source=source)
 
 
-def _draw(runner: Runner, task: str, one: Mapping[str, Any]) -> np.ndarray:
+def _draw(content: Mapping[str, Any], one: Mapping[str, Any]) -> Image.Image:
     import mmcv
 
-    if task == "classification" and not one["image"]:
-        return one["pixels"]
-    image = mmcv.imread(one["image"], channel_order="rgb")
-    # Names of classes are of one size, which covers a small image.
-    times = max(1, SIDE // max(image.shape[:2]))
-    image = mmcv.imrescale(image, times)
-    if task == "classification":
+    if content["task"] == "classification":
+        pixels = mmcv.imread(one["image"], channel_order="rgb") if one["image"] else one["pixels"]
+        image = Image.fromarray(pixels)
+        image.thumbnail((SIDE, SIDE))
         return image
-    if task == "detection":
-        sample, options = _detection_sample(one, times), dict(pred_score_thr=SCORE)
+    image = Image.fromarray(mmcv.imread(one["image"], channel_order="rgb"))
+    factor = SIDE / max(image.size)  # what is written on a small image would cover it
+    size = [round(side * factor) for side in image.size]
+    drawn = pil_to_tensor(image.resize(size, Image.Resampling.BICUBIC))
+    names, colours = content["confusion"]["labels"], content["palette"]
+    if content["task"] == "detection":
+        parts = [dict(one[part], factor=factor) for part in ("truth", "found")]
     else:
-        sample, options = _segmentation_sample(one, times), {}
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder) / "pair.png")  # without a file, it would go to the run's own
-        runner.visualizer.add_datasample("worst", image, sample, out_file=target, **options)
-        return mmcv.imread(target, channel_order="rgb")
+        sample = one["sample"]
+        maps = (getattr(sample, part).data[0] for part in ("gt_sem_seg", "pred_sem_seg"))
+        parts = [_masks(labels, len(names)) for labels in maps]
+    panels = [_panel(drawn, names, colours, **part) for part in parts]
+    pair = torch.cat([pad(panels[0], [0, 0, 8, 0], fill=255), panels[1]], dim=2)
+    return to_pil_image(pair)
 
 
-def _detection_sample(one: Mapping[str, Any], times: int) -> Any:
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
-
-    parts = {}
-    for name, part in (("gt_instances", "truth"), ("pred_instances", "found")):
-        fields = {key: torch.as_tensor(values) for key, values in one[part].items()}
-        fields["bboxes"] = fields["bboxes"] * times
-        if "masks" in fields:
-            fields["masks"] = _larger(fields["masks"], times).numpy().astype(bool)
-        parts[name] = InstanceData(**fields)
-    sample = DetDataSample()
-    sample.gt_instances, sample.pred_instances = parts["gt_instances"], parts["pred_instances"]
-    return sample
+def _masks(labels: torch.Tensor, count: int) -> dict[str, Any]:
+    shown = [int(one) for one in labels.unique() if 0 <= one < count]
+    return dict(labels=shown, masks=np.array([(labels == one).numpy() for one in shown]))
 
 
-def _segmentation_sample(one: Mapping[str, Any], times: int) -> Any:
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
+def _panel(
+    image: torch.Tensor,
+    names: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    labels: Sequence[int],
+    masks: np.ndarray | None = None,
+    bboxes: np.ndarray | None = None,
+    scores: Sequence[float] | None = None,
+    factor: float = 1.0,
+) -> torch.Tensor:
+    """An image with what is there, or was found, drawn over it."""
+    own = [colours[int(label) % len(colours)] for label in labels]
+    if masks is not None and len(masks):
+        area = torch.from_numpy(masks.astype(np.float32))[None]
+        area = torch.nn.functional.interpolate(area, image.shape[1:])[0] > 0.5
+        image = draw_segmentation_masks(image, area, alpha=0.5, colors=own)
+    if bboxes is not None and len(bboxes):
+        from matplotlib.font_manager import findfont
 
-    sample = SegDataSample()
-    for name in ("gt_sem_seg", "pred_sem_seg"):
-        labels = getattr(one["sample"], name).data.long()
-        setattr(sample, name, PixelData(data=_larger(labels, times)))
-    return sample
+        texts = [names[label] for label in labels]
+        if scores is not None:
+            texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
+        font = dict(font=findfont("DejaVu Sans"), font_size=14)
+        text = dict(labels=texts, fill_labels=True, label_colors="white", **font)
+        boxes = torch.from_numpy(bboxes * factor)
+        boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])  # models may find less than none
+        image = draw_bounding_boxes(image, boxes, colors=own, width=2, **text)
+    return image
 
 
-def _larger(maps: torch.Tensor, times: int) -> torch.Tensor:
-    return maps.repeat_interleave(times, -2).repeat_interleave(times, -1)
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    drawn = Image.fromarray(image)
-    wide = drawn.width > 1.5 * drawn.height
-    drawn.thumbnail((2 * SIDE if wide else SIDE, SIDE))
+def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    drawn.save(file, "jpeg", quality=78)
+    image.save(file, "jpeg", quality=80)
     return file.getvalue()

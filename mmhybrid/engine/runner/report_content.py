@@ -53,8 +53,20 @@ def report_content(runner: Runner, hook: ReportHook, config: str) -> dict[str, A
         log=training_log(runner) if training else dict(losses=[], metrics=[], unit="iteration"),
         about=about(runner, config, loop),
         commands=commands(runner, config, checkpoint, bool(training)),
+        palette=palette_of(getattr(getattr(loop, "dataloader", None), "dataset", None)),
         **figures,
     )
+
+
+def palette_of(dataset: Any) -> list[tuple[int, int, int]]:
+    """The colours of a data set's classes, or else 20 that differ."""
+    meta = getattr(dataset, "metainfo", None) or {}
+    palette = meta.get("palette")
+    if isinstance(palette, list | tuple) and len(palette) >= len(meta.get("classes") or [0]):
+        return [tuple(map(int, one)) for one in palette]
+    from matplotlib import colormaps
+
+    return [tuple(round(255 * one) for one in colour) for colour in colormaps["tab20"].colors]
 
 
 def checkpoint_of(runner: Runner, hook: ReportHook) -> str:
