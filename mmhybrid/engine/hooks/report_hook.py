@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 MOST_WORST = 20  # images
@@ -71,7 +70,6 @@ def _never_fails(method: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@HOOKS.register_module()
 class ReportHook(Hook):
     """Keeps the evaluation of the best checkpoint, or, where none is kept, the last evaluation.
 
