@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
 from mmhybrid.engine.hooks.report_hook import MOST_WORST, Evaluation, ReportHook
@@ -338,6 +339,25 @@ def test_the_page_fits(page, coco_metric) -> None:
     page.set_content(page_of(figures, log=log, commands=[("Go", "python " + "long/" * 80)]))
     assert page.locator("svg").count() == 5
     assert page.locator("table.classes tbody tr").count() == 3
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_a_model_of_its_own_tasks_has_a_report(evaluates, toy_config, tmp_path) -> None:
+    if not evaluates:
+        toy_config.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    runner, hook = Runner.from_cfg(toy_config), ReportHook()
+    runner.register_hook(hook)
+    runner.train()
+    page = write_page(runner, hook, "toy.py").read_text()
+    told = "no figures of single classes" if evaluates else "Nothing was evaluated"
+    assert told in page
+    content = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert content["images"] == (22 if evaluates else 0)
+    assert content["problems"] == []
+    assert len(content["log"]["metrics"]) == (4 if evaluates else 0)
+    assert content["log"]["unit"] == ("epoch" if evaluates else "iteration")
+    assert content["about"]["Training data"] == "22 images, ToyImages"
 
 
 @pytest.mark.train

@@ -140,10 +140,9 @@ def training_log(runner: Runner) -> dict[str, Any]:
         for kept, lines in zip((losses, metrics), new, strict=True):
             if lines:
                 kept[:] = [one for one in kept if one["step"] < lines[0]["step"]] + lines
-    by_epoch = any("epoch" in one for one in losses)
-    last = metrics[-1]["step"] if metrics else 0
-    unit = "epoch" if by_epoch and last <= runner.epoch and runner.epoch < runner.iter else ""
-    return dict(losses=losses, metrics=metrics, unit=unit or "iteration")
+    counted = any("epoch" in one for one in losses) and bool(metrics)
+    by_epoch = counted and metrics[-1]["step"] <= runner.epoch < runner.iter
+    return dict(losses=losses, metrics=metrics, unit="epoch" if by_epoch else "iteration")
 
 
 def commands(runner: Runner, config: str, checkpoint: str, training: bool) -> list[tuple[str, str]]:
