@@ -158,7 +158,10 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
 
     folder, output = trained
     assert (folder / "epoch_1.pth").stat().st_size > 1e6
-    assert (folder / "curves.png").stat().st_size > 1e4
+    assert "<svg" in (folder / "report.html").read_text()
+    page = json.loads((folder / "report.json").read_text())
+    assert (page["task"], page["problems"], page["images"]) == ("detection", [], 2)
+    assert sum(line["count"] for line in page["classes"]) > 0
     images = list((folder / "images").glob("*.png"))
     assert len(images) == 2
     for path in images:  # truth and prediction stand side by side

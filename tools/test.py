@@ -15,6 +15,8 @@ EXAMPLES = """examples:
     python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
   With images of the predictions:
     python tools/test.py CONFIG CHECKPOINT --show-dir predictions
+  With a page of figures of each class and of the worst images:
+    python tools/test.py CONFIG CHECKPOINT --report report
   For the leaderboard:
     python tools/test.py CONFIG CHECKPOINT --result results/NAME.json
 """
@@ -42,6 +44,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--result",
         help="write the metrics with their origin to this JSON file, for the leaderboard",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        help="write a page, report.html, and report.json: figures of each class, what is taken for "
+        "what, the worst images",
     )
     parser.add_argument(
         "--published",
@@ -93,20 +101,27 @@ def main() -> None:
         from mmengine.fileio import dump
 
         from mmhybrid.deploy import FuseHook
+        from mmhybrid.engine.hooks.report_hook import ReportHook
         from mmhybrid.engine.runner.prepare_config import prepare_test_config
         from mmhybrid.engine.runner.results import write_test_result
         from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.visualization.report_page import write_page
 
         check_files(args)
         runner = build_runner(prepare_test_config(args))
         if args.fuse:
             runner.register_hook(FuseHook())
+        report = ReportHook()
+        if args.report:
+            runner.register_hook(report)
         metrics = runner.test()
         if args.out_item == "metrics" and runner.rank == 0:
             dump(metrics, args.out)
         if args.result:
             about = dict(tta=args.tta, published=args.published)
             write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
+        if args.report:
+            write_page(runner, report, args.config, args.report)
 
 
 if __name__ == "__main__":
