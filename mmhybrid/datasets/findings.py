@@ -1,0 +1,28 @@
+"""What is found wrong, or worth knowing, in data."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of a data set, with everything that has it; ``asdict`` of it is plain JSON.
+
+    Args:
+        code (str): Stays the same between versions, such as ``"box-outside"``.
+        severity (str): ``"error"``: training would be wasted; ``"warning"``: something was left
+            out or changed; ``"info"``: nothing is lost.
+        message (str): A sentence for the screen, with how many there are and what is done.
+        images (list[str]): Images, or lines of files as ``file:line``, that have the problem.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    images: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        examples = ", ".join(self.images[:3]) + (", ..." if len(self.images) > 3 else "")
+        return f"{self.severity}: {self.message}" + (f" ({examples})" if examples else "")
