@@ -550,6 +550,23 @@ def test_a_few_missing_images_stop_no_training(tmp_path: Path) -> None:
         check_before_training(cfg)
 
 
+def test_a_few_classes_that_only_the_evaluation_has_stop_no_training(tmp_path: Path) -> None:
+    names = tuple(map(str, range(12)))
+    every = [box(id=10 + i, category_id=i) for i in range(1, 13)]
+    train, val = (
+        coco(tmp_path / part, *boxes, names=names)
+        for part, boxes in (("train", every[:-1]), ("val", every))
+    )
+    repaint(tmp_path / "val")
+    for dataset in (train, val):
+        dataset.metainfo.classes = names
+    (found,) = [one for one in check(run_on(train, val)) if one.severity != "info"]
+    assert (found.code, found.severity) == ("class-without-image", "warning")
+    assert found.message == "train: 1 of 12 classes never occur: 11"
+    (error,) = problems_of(train)  # it is nowhere
+    assert (error.code, error.severity) == ("class-without-image", "error")
+
+
 def test_labels_are_counted_as_training_sees_them(tmp_path: Path) -> None:
     dataset = masks(tmp_path, labels())  # 0, 1 and 255
     assert counts_in(dataset).endswith("masks of each class: ground 1, sky 1")

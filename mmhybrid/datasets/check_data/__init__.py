@@ -25,6 +25,7 @@ from mmhybrid.registry import type_name
 
 QUICK_IMAGES, QUICK_MASKS, SEED = 2000, 200, 0
 LEAK = 0.01  # share of an evaluation's images that may be training images, too
+RARE = 0.1  # share of the classes that may occur in evaluation alone
 SEVERITIES = ("error", "warning", "info")
 
 __all__ = ["PROBLEMS", "Found", "check", "check_before_training", "check_image"]
@@ -66,13 +67,20 @@ def check(
     findings: list[Finding] = []
     images: dict[str, list[str]] = {}
     seen: dict[str, list[str]] = {}
+    read: list[tuple[str, Contents, list[Found]]] = []
     for split, dataset in parts:
         source = repr([dataset.get(key) for key in keys])
         if source not in seen:
             contents = _read(dataset, scope, quick)
-            findings += _check_contents(contents, split, quick, most, workers)
+            found = _open(contents, quick, most, workers)
+            few_are_left_out = quick and split == "train"
+            findings += findings_of(found, split, len(contents.images), few_are_left_out)
+            read.append((split, contents, found))
             seen[source] = contents.images
         images.setdefault(split, []).extend(seen[source])
+    evaluated = {name for split, one, _ in read if split != "train" for name in +one.counts}
+    for split, contents, found in read:
+        findings += _judge_labels(contents, found, split, evaluated)
     findings += _leaks(images, workers)
     return sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), -len(one.images)))
 
@@ -105,9 +113,8 @@ def _read(dataset: Any, scope: str | None, header_only: bool) -> Contents:
     return read_samples(dataset, scope, header_only)
 
 
-def _check_contents(
-    contents: Contents, split: str, quick: bool, most: int | None, workers: int
-) -> list[Finding]:
+def _open(contents: Contents, quick: bool, most: int | None, workers: int) -> list[Found]:
+    """Opens images and masks: all that is found, and the classes that masks show are counted."""
     checks = contents.checks
     if most is not None and len(checks) > most:
         checks = [checks[i * len(checks) // most] for i in range(most)]
@@ -119,39 +126,38 @@ def _check_contents(
         if len(checks) > 500 and not quick:
             checked = track_iter_progress((checked, len(checks)))
         found = [*contents.found, *chain.from_iterable(checked)]
-    few_are_left_out = quick and split == "train"
-    findings = findings_of(found, split, len(contents.images), few_are_left_out)
-    return findings + _judge_labels(contents, found, split)
+    for labels in contents.shown:
+        contents.counts.update(contents.classes[label] for label in labels.tolist())
+    return found
 
 
-def _judge_labels(contents: Contents, found: list[Found], split: str) -> list[Finding]:
+def _judge_labels(
+    contents: Contents, found: list[Found], split: str, evaluated: set[str]
+) -> list[Finding]:
     """Counts of the classes, those that never occur, and whether half of the images has none."""
     if contents.unit is None:
         return []
     total, severity = len(contents.images), "error" if split == "train" else "warning"
     sampled = ""
     if contents.unit == "masks":
-        for labels in contents.shown:
-            contents.counts.update(contents.classes[label] for label in labels.tolist())
         if len(contents.shown) < total:
             sampled = f" in the {len(contents.shown):,} masks that were read, of {total:,}"
         total = len(contents.shown)
-    findings = []
-    often = sorted(contents.classes, key=lambda name: -contents.counts[name])
-    counts = ", ".join(
-        f"{name} {contents.counts[name]:,}" for name in often if contents.counts[name]
-    )
-    told = f"{split}: {contents.unit} of each class{sampled}: {counts or 'none'}"
-    findings.append(Finding("class-count", "info", told))
+    classes, counts = contents.classes, contents.counts
+    often = [name for name in sorted(classes, key=lambda name: -counts[name]) if counts[name]]
+    told = ", ".join(f"{name} {counts[name]:,}" for name in often) or "none"
+    told = f"{split}: {contents.unit} of each class{sampled}: {told}"
+    findings = [Finding("class-count", "info", told)]
     without = [one.image for one in found if one.code == "image-without-label"]
     if without and 2 * len(without) >= total and split != "test":
         told = f"{split}: {len(without):,} of {total:,} images have no label"
         findings.append(Finding("mostly-unlabelled", severity, told, without))
-    unused = [name for name in contents.classes if not contents.counts[name]]
-    if unused and contents.counts:
-        told = f"{split}: {len(unused):,} of {len(contents.classes):,} classes never occur{sampled}"
-        severity = "warning" if sampled else severity
+    unused = [name for name in classes if not counts[name]]
+    if unused and often:
+        few = evaluated.issuperset(unused) and len(unused) < RARE * len(classes)
+        told = f"{split}: {len(unused):,} of {len(classes):,} classes never occur{sampled}"
         told = f"{told}: {shortened(unused)}"
+        severity = "warning" if sampled or few else severity
         findings.append(Finding("class-without-image", severity, told))
     return findings
 

@@ -38,27 +38,28 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
     sizes: dict[Any, tuple[int, int]] = {}
     paths: dict[Any, str] = {}
     for (number, name), image in zip(files, images, strict=True):
+        place = str(root / folder / name)
         if number in sizes:
-            found.append(Found("image-named-twice", name, f"id {number}, {name}"))
-        sizes[number] = image.get("width"), image.get("height")
-        paths[number] = str(root / folder / name)
+            found.append(Found("image-named-twice", place, f"id {number}, {name}"))
+        sizes[number], paths[number] = (image.get("width"), image.get("height")), place
+        contents.images.append(place)
     needs_mask = "'with_mask': True" in str(dataset.get("pipeline") or "").replace('"', "'")
     for one in boxes:
-        name = f"annotation {one.get('id')}"
         image, category = one.get("image_id"), one.get("category_id")
-        detail = f"{name} of image {image}: bbox {one.get('bbox')}, category {category}"
         codes = list(_problems_of_box(one, sizes, categories, needs_mask))
-        place = paths.get(image, f"{path}: {name}")
-        found += [Found(code, place, detail) for code in codes]
+        if codes:
+            name, bbox = f"annotation {one.get('id')}", one.get("bbox")
+            detail = f"{name} of image {image}: bbox {bbox}, category {category}"
+            place = paths.get(image, f"{path}: {name}")
+            found += [Found(code, place, detail) for code in codes]
         if NOT_TRAINED.isdisjoint(codes) and categories[category] in known:
             contents.counts[categories[category]] += 1
-    for number, name in files:
-        size = None if None in sizes[number] else sizes[number]
-        contents.images.append(str(root / folder / name))
-        contents.checks.append(partial(check_image, root / folder / name, size, header_only))
     with_boxes = {one.get("image_id") for one in boxes}
-    unlabelled = (name for number, name in files if number not in with_boxes)
-    found += [Found("image-without-label", str(root / folder / name)) for name in unlabelled]
+    for (number, _), place in zip(files, contents.images, strict=True):
+        size = None if None in sizes[number] else sizes[number]
+        contents.checks.append(partial(check_image, Path(place), size, header_only))
+        if number not in with_boxes:
+            found.append(Found("image-without-label", place))
     return contents
 
 
