@@ -77,6 +77,7 @@ def main() -> None:
         from mmhybrid.engine.runner.report import write_report
         from mmhybrid.engine.runner.results import write_training_result
         from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.engine.runner.verdict import verdict
 
         runner = build_runner(prepare_config(args))
         if args.quick:  # spare who watches MMEngine's two lines for each parameter
@@ -85,6 +86,8 @@ def main() -> None:
     write_training_result(runner, args.config, args.quick)
     if args.quick and runner.rank == 0:
         write_report(runner)
+    if runner.rank == 0:
+        runner.logger.info(verdict(runner))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Predicting on images and videos with OpenMMLab's own inferencers."""
 
 import importlib
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 from mmengine.utils import ProgressBar
@@ -20,6 +22,7 @@ from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.runner.check_config import check_model
+from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -42,13 +45,17 @@ class Outcome:
 
 
 def make_inferencer(
-    cfg: Config, checkpoint: str, *, device: str | None = None, fused: bool = False
+    cfg: Config | str,
+    checkpoint: str | None = None,
+    *,
+    device: str | None = None,
+    fused: bool = False,
 ) -> Any:
     """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
 
     Args:
-        cfg (Config): Of a detector, segmentor or classifier.
-        checkpoint (str): File or address of the weights.
+        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it.
+        checkpoint (str, optional): File or address of the weights. Defaults to ``cfg``.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
         fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
 
@@ -56,10 +63,12 @@ def make_inferencer(
         UserError: The config is of another package, its model is wrong, or the weights do not fit.
 
     Example:
-        >>> from mmengine.config import Config
-        >>> cfg = Config.fromfile('configs/upernet_transxnet_t_ade20k.py')  # doctest: +SKIP
-        >>> inferencer = make_inferencer(cfg, 'upernet.pth', fused=True)  # doctest: +SKIP
+        >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
+    if isinstance(cfg, str):
+        checkpoint, cfg = checkpoint or cfg, config_of(cfg)
+    elif note := size_note(cfg, checkpoint):
+        print_log(note, logger="current", level=logging.WARNING)
     scope = cfg.get("default_scope")
     if scope not in INFERENCERS:
         raise UserError(f"predicting needs a config of {', '.join(INFERENCERS)}, not {scope}")
@@ -90,7 +99,7 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    trained_on = (read_address(checkpoint, "cpu").get("meta") or {}).get("dataset_meta") or {}
+    trained_on = (read_address(checkpoint, "meta").get("meta") or {}).get("dataset_meta") or {}
     if trained_on.get("classes"):
         return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
