@@ -16,7 +16,6 @@ from inspect import isclass, isfunction
 from pathlib import Path
 from typing import Any
 
-import mmengine.registry
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import Registry
@@ -120,16 +119,14 @@ def plain(value: Any, key: str = "") -> Any:
     raise TypeError(f"{key} is {value!r}, which is neither text nor a number")
 
 
-def _registries(registry: Registry | None = None) -> Iterator[Registry]:
-    """All of MMEngine's registries, and their children."""
-    if registry is None:
-        roots = [one for one in vars(mmengine.registry).values() if isinstance(one, Registry)]
-        for root in roots:
-            yield from _registries(root)
-    else:
-        yield registry
-        for child in registry.children.values():
-            yield from _registries(child)
+def _registries() -> list[Registry]:
+    """MMEngine's registries with their children, and those that a package has besides."""
+    modules = [sys.modules.get(f"{name}.registry") for name in ("mmengine", *PACKAGES)]
+    found = [one for module in modules if module for one in vars(module).values()]
+    found = [one for one in found if isinstance(one, Registry)]
+    for registry in found:  # which grows
+        found += [child for child in registry.children.values() if child not in found]
+    return found
 
 
 def _names() -> set[str]:
@@ -233,7 +230,7 @@ def _import(modules: Iterable[Any], scopes: set[str]) -> None:
     for scope in scopes.intersection((*PACKAGES, "mmhybrid")):
         check_package(scope)
         importlib.import_module(f"{scope}.registry")
-        for registry in list(_registries()):
+        for registry in _registries():
             if registry.scope == scope:
                 registry.import_from_location()
 
