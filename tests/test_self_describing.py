@@ -279,6 +279,8 @@ def test_the_best_is_kept_without_the_optimizer(toy_config) -> None:
     assert not {"optimizer", "param_schedulers", "ema_state_dict"} & set(best)
     assert best["meta"]["mmhybrid"] == last["meta"]["mmhybrid"]
     assert best["meta"]["mmhybrid"]["config"] == runner.cfg.to_dict()
+    read = config_of(str(folder / "best.pth"))
+    assert read.default_hooks.checkpoint.type == "mmhybrid.DurableCheckpointHook"
     # A run goes on from the last, even where the best is the newest file.
     (folder / "last_checkpoint").unlink()
     (folder / "best.pth").touch()

@@ -106,8 +106,10 @@ def plain(value: Any, key: str = "") -> Any:
     if isclass(value) or isfunction(value):
         return _registered_name(value)
     if key in TYPE_KEYS and isinstance(value, str) and "." in value:
+        if _is_registered(value):
+            return value
         found = get_object_from_string(value)  # module.Class, of a config in pure Python
-        return value if found is None or value in _names() else _registered_name(found)
+        return value if found is None else _registered_name(found)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | Path):
@@ -129,10 +131,13 @@ def _registries() -> list[Registry]:
     return found
 
 
-def _names() -> set[str]:
-    """What is registered now, each with its scope and without."""
-    named = {(one.scope, name) for one in _registries() for name in one.module_dict}
-    return {f"{scope}.{name}" for scope, name in named} | {name for _, name in named}
+def _is_registered(name: str) -> bool:
+    """Whether a registry has the class, with or without a scope, which inherits its parent's."""
+    registries = _registries()
+    scope, _, rest = name.partition(".")
+    if rest and scope in {one.scope for one in registries}:
+        name = rest
+    return any(name in one.module_dict for one in registries)
 
 
 def _registered_name(value: Any) -> str:
@@ -239,10 +244,9 @@ def _check_types(config: dict[str, Any]) -> None:
     """MMEngine would import a type that is not registered, and mmcv evaluates the name of NMS."""
     import mmcv.ops
 
-    names = _names()
     for key, value in _nodes(config):
         if key in TYPE_KEYS and value is not None:
-            known = isinstance(value, str) and (value in names or hasattr(mmcv.ops, value))
+            known = isinstance(value, str) and (_is_registered(value) or hasattr(mmcv.ops, value))
             if not known or type_name(value) in EVALUATING:
                 raise ImportError(f"asks for {value!r}, which is no registered class that it may")
         if key == "dtype" and not str(value).isidentifier():
