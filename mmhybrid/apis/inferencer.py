@@ -63,6 +63,7 @@ def make_inferencer(
         UserError: The config is of another package, its model is wrong, or the weights do not fit.
 
     Example:
+        >>> from mmhybrid.apis import make_inferencer
         >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
     if isinstance(cfg, str):
