@@ -183,6 +183,7 @@ HOSTILE = {
     "a type of numbers that mmpretrain would": dict(
         type="ToTensor", dtype="ones(open('HERE', 'w'))"
     ),
+    "code of a hub": dict(type="Linear", trust_remote_code=True),
     "operations that mmcv would": dict(type="RFSearchHook"),
     "a scope that would be imported": dict(type="Linear", _scope_="antigravity"),
 }
@@ -239,6 +240,7 @@ def test_types_are_names_and_what_is_no_data_is_told() -> None:
     assert plain(config) == dict(
         model=dict(type="mmdet.MaskRCNN"), hook=dict(type="mmdet.RetinaNet")
     )
+    assert type(plain(np.float64(2))) is float
     assert plain(dict(a=np.float32(2), b=Path("x"), c=(1, None))) == dict(a=2.0, b="x", c=(1, None))
     with pytest.raises(TypeError, match="key is <object"):
         plain(dict(key=object()))
@@ -285,6 +287,15 @@ def test_the_best_is_kept_without_the_optimizer(toy_config) -> None:
     (folder / "last_checkpoint").unlink()
     (folder / "best.pth").touch()
     assert newest_whole_checkpoint(str(folder)) == str(folder / "epoch_4.pth")
+
+
+@pytest.mark.train
+def test_a_config_that_is_no_data_ends_no_run(toy_config, capfd) -> None:
+    toy_config.my_notes = dict(when={1, 2})
+    trained(toy_config)
+    best = Path(toy_config.work_dir) / "best.pth"
+    assert read_checkpoint(best)["meta"]["mmhybrid"] == {}
+    assert "".join(capfd.readouterr()).count("will not hold its config: when is {1, 2}") == 1
 
 
 @pytest.mark.train

@@ -175,7 +175,8 @@ class DurableCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        self.description = self.description or describe(runner)
+        if self.description is None:
+            self.description = describe(runner)
         checkpoint["meta"][KEY] = self.description
         if "optimizer" not in checkpoint:
             checkpoint.pop("ema_state_dict", None)  # what EMAHook would go on from

@@ -50,34 +50,34 @@ EVALUATING = ("RFSearchHook", "CameraMotionCompensation")
 
 
 def describe(runner: Runner) -> dict[str, Any]:
-    """What a checkpoint of this training run says of itself: dicts, lists, text and numbers."""
+    """What a checkpoint of this training run says of itself: dicts, lists, text and numbers.
+
+    Nothing, which is logged, where the config holds something else.
+    """
     cfg = runner.cfg
     metainfo = getattr(runner.train_dataloader.dataset, "metainfo", {})
+    loaded = [name for name in ("torch", *IMPORTED) if name in sys.modules]
     content = dict(
         name=f"{Path(cfg.filename or runner.experiment_name).stem}.py",
         task=_task(cfg),
+        config=cfg.to_dict(),
         classes=metainfo.get("classes"),
         palette=metainfo.get("palette"),
         sizes=pipeline_sizes(cfg),
         origin=training_origin(runner),
-        versions={
-            name: str(sys.modules[name].__version__)
-            for name in ("torch", *IMPORTED)
-            if name in sys.modules
-        },
+        versions={name: str(sys.modules[name].__version__) for name in loaded},
     )
-    content = plain(content)
     try:
-        content["config"] = plain(cfg.to_dict())
+        return plain(content)
     except TypeError as error:
         print_log(f"Checkpoints of this run will not hold its config: {error}", logger="current")
-    return content
+        return {}
 
 
 def _task(cfg: Config) -> str | None:
     evaluators = cfg.get("val_evaluator") or []
     evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-    if any("segm" in one.get("metric", ()) for one in evaluators):
+    if any("segm" in (one.get("metric") or ()) for one in evaluators):
         return "instances"
     return TASKS.get(cfg.get("default_scope"))
 
@@ -101,8 +101,10 @@ def plain(value: Any, key: str = "") -> Any:
     """
     if isinstance(value, dict):
         return {str(name): plain(one, name) for name, one in dict.items(value)}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(one, key) for one in value)
+    if isinstance(value, list):
+        return [plain(one, key) for one in value]
+    if isinstance(value, tuple):
+        return tuple(plain(one, key) for one in value)
     if isclass(value) or isfunction(value):
         return _registered_name(value)
     if key in TYPE_KEYS and isinstance(value, str) and "." in value:
@@ -110,14 +112,12 @@ def plain(value: Any, key: str = "") -> Any:
             return value
         found = get_object_from_string(value)  # module.Class, of a config in pure Python
         return value if found is None else _registered_name(found)
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, str | Path):
         return str(value)
-    if isinstance(value, int | float):
-        return value
     if hasattr(value, "tolist"):  # of NumPy and PyTorch
         return value.tolist()
+    if value is None or isinstance(value, int | float):
+        return value
     raise TypeError(f"{key} is {value!r}, which is neither text nor a number")
 
 
@@ -249,6 +249,8 @@ def _check_types(config: dict[str, Any]) -> None:
             known = isinstance(value, str) and (_is_registered(value) or hasattr(mmcv.ops, value))
             if not known or type_name(value) in EVALUATING:
                 raise ImportError(f"asks for {value!r}, which is no registered class that it may")
+        if key == "trust_remote_code" and value:
+            raise ImportError("asks for code of others")
         if key == "dtype" and not str(value).isidentifier():
             raise ImportError(f"has dtype={value!r}, which is no type of numbers")
 
