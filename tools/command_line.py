@@ -68,6 +68,20 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def split_config(words: list[str]) -> tuple[str | None, list[str]]:
+    """``[CONFIG] CHECKPOINT MORE...`` as CONFIG, which may be left out, and the others.
+
+    Called after :func:`prepare`.
+    """
+    from mmhybrid.engine.runner.checkpoint_config import is_checkpoint
+    from mmhybrid.errors import UserError
+
+    config, others = (None, words) if is_checkpoint(words[0]) else (words[0], words[1:])
+    if not others:
+        raise UserError(f"name a checkpoint, after {config}")
+    return config, others
+
+
 class Renamed(argparse.Action):
     """The old name of an option, which goes on working for one version; ``dest`` has the new."""
 

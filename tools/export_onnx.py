@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLES = """examples:
-  A whole segmentor, fused:
+  A whole model that train.py made, fused:
+    python tools/export_onnx.py work_dirs/upernet_transxnet_t_ade20k/best.pth --out upernet.onnx
+  Of weights that do not hold their config:
     python tools/export_onnx.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --out upernet.onnx
   The same, compared on images of one's own as well:
-    python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx --images FOLDER
+    python tools/export_onnx.py CHECKPOINT --out model.onnx --images FOLDER
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
@@ -39,9 +41,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
     parser.add_argument(
-        "checkpoint", nargs="?", help="file or address of the weights (default: random weights)"
+        "model",
+        help="checkpoint that holds its config, config file, or a backbone as in "
+        "\"TransXNet('tiny')\"",
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="file or address of the weights (default: the model's own, or else random weights)",
     )
     parser.add_argument("--out", required=True, help=".onnx file to write")
     parser.add_argument("--backbone", action="store_true", help="export the backbone alone")

@@ -5,20 +5,19 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare
+from command_line import add_common_arguments, exit_on_user_error, prepare, split_config
 
 EXAMPLES = """examples:
-  On the data set of the config:
-    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py \\
-        work_dirs/mask_rcnn_transxnet_t_coco/epoch_12.pth
-  What `train.py --quick` made, on its data:
-    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
+  What train.py made, with --quick too, on its own data:
+    python tools/test.py work_dirs/mask_rcnn_transxnet_t_coco/best.pth
   With images of the predictions:
-    python tools/test.py CONFIG CHECKPOINT --show-dir predictions
+    python tools/test.py CHECKPOINT --show-dir predictions
   With a page of figures of each class and of the worst images:
-    python tools/test.py CONFIG CHECKPOINT --report report
+    python tools/test.py CHECKPOINT --report report
+  Of weights that do not hold their config:
+    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT
   For the leaderboard:
-    python tools/test.py CONFIG CHECKPOINT --result results/NAME.json
+    python tools/test.py CHECKPOINT --result results/NAME.json
 """
 
 
@@ -26,8 +25,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="file or address of the weights")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="file or address of the weights"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="use the data and the sizes of `train.py --quick`"
     )
@@ -108,7 +111,10 @@ def main() -> None:
         from mmhybrid.visualization.report_page import write_page
 
         check_files(args)
-        runner = build_runner(prepare_test_config(args))
+        words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
+        args.config, (args.checkpoint, *_) = split_config(words)
+        cfg = prepare_test_config(args)
+        runner = build_runner(cfg)
         if args.fuse:
             runner.register_hook(FuseHook())
         report = ReportHook()
@@ -119,9 +125,10 @@ def main() -> None:
             dump(metrics, args.out)
         if args.result:
             about = dict(tta=args.tta, published=args.published)
-            write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
+            quick = cfg.get("is_quick", False)
+            write_test_result(args.result, metrics, runner, cfg.filename, quick, **about)
         if args.report:
-            write_page(runner, report, args.config, args.report)
+            write_page(runner, report, cfg.filename, args.report)
 
 
 if __name__ == "__main__":

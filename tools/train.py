@@ -78,6 +78,7 @@ def main() -> None:
         from mmhybrid.engine.runner.report import write_report
         from mmhybrid.engine.runner.results import write_training_result
         from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.engine.runner.verdict import verdict
         from mmhybrid.visualization.report_page import write_page
 
         runner = build_runner(prepare_config(args))
@@ -90,6 +91,8 @@ def main() -> None:
     write_page(runner, report, args.config)
     if args.quick and runner.rank == 0:
         write_report(runner)
+    if runner.rank == 0:
+        runner.logger.info(verdict(runner))
 
 
 if __name__ == "__main__":

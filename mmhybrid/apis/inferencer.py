@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 from mmengine.utils import ProgressBar
@@ -22,6 +24,7 @@ from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.runner.check_config import check_model
+from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -47,13 +50,17 @@ class Outcome:
 
 
 def make_inferencer(
-    cfg: Config, checkpoint: str, *, device: str | None = None, fused: bool = False
+    cfg: Config | str,
+    checkpoint: str | None = None,
+    *,
+    device: str | None = None,
+    fused: bool = False,
 ) -> Any:
     """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
 
     Args:
-        cfg (Config): Of a detector, segmentor or classifier.
-        checkpoint (str): File or address of the weights.
+        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it.
+        checkpoint (str, optional): File or address of the weights. Defaults to ``cfg``.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
         fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
 
@@ -61,10 +68,13 @@ def make_inferencer(
         UserError: The config is of another package, its model is wrong, or the weights do not fit.
 
     Example:
-        >>> from mmengine.config import Config
-        >>> cfg = Config.fromfile('configs/upernet_transxnet_t_ade20k.py')  # doctest: +SKIP
-        >>> inferencer = make_inferencer(cfg, 'upernet.pth', fused=True)  # doctest: +SKIP
+        >>> from mmhybrid.apis import make_inferencer
+        >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
+    if isinstance(cfg, str):
+        checkpoint, cfg = checkpoint or cfg, config_of(cfg)
+    elif note := size_note(cfg, checkpoint):
+        print_log(note, logger="current", level=logging.WARNING)
     scope = cfg.get("default_scope")
     if scope not in INFERENCERS:
         raise UserError(f"predicting needs a config of {', '.join(INFERENCERS)}, not {scope}")
@@ -98,7 +108,7 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    meta = read_address(checkpoint, "cpu").get("meta") or {}
+    meta = read_address(checkpoint, "meta").get("meta") or {}
     # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
     old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))
     trained_on = meta.get("dataset_meta") or old

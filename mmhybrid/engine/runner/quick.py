@@ -88,7 +88,7 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
         check_data(cfg, LOADERS)
         quick.train_images = _take_some_images(cfg, quick.train_images)
     cfg = without_pretrained(cfg)
-    cfg.update(load_from=None, randomness=dict(seed=quick.seed))
+    cfg.update(load_from=None, randomness=dict(seed=quick.seed), is_quick=True)
     _shrink_loaders(cfg, quick.batch_size)
     _shrink_images(cfg, quick.size)
     _shorten(cfg, quick)
@@ -180,7 +180,7 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     cfg.default_hooks.logger = logger
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
     if checkpoint:
-        checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
+        checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
         if type_name(hook).endswith("EMAHook"):

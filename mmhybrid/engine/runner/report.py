@@ -34,7 +34,7 @@ def write_report(runner: Runner) -> None:
     draw_images(runner, folder / "images")
     table = "".join(f"{name:>16}  {value:.3f}\n" for name, value in final.items())
     runner.logger.info(
-        f"Done. On images that the model has not seen before:\n{table}"
+        f"On images that the model has not seen before:\n{table}"
         f"Images, truth and prediction side by side: {folder / 'images'}\n"
         f"Losses and metrics: {folder / 'metrics.json'}\n"
         f"Checkpoints: {folder}"
