@@ -44,6 +44,7 @@ model = dict(
     backbone=dict({", ".join(f"{k}={v!r}" for k, v in SMALL.items())}),
     head=dict(in_channels=48, num_classes=2, topk=(1,)),
     train_cfg=None)
+val_evaluator = test_evaluator = dict(type="Accuracy", topk=(1,))
 test_dataloader = dict(dataset=dict(
     _delete_=True, type="CustomDataset", data_root="nowhere", metainfo=dict(classes={CLASSES!r}),
     pipeline=[dict(type="LoadImageFromFile"), dict(type="Resize", scale=48),
