@@ -90,23 +90,34 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     with exit_on_user_error():
-        from mmengine.fileio import dump
-
-        from mmhybrid.deploy import FuseHook
-        from mmhybrid.engine.runner.prepare_config import prepare_test_config
-        from mmhybrid.engine.runner.results import write_test_result
-        from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.engine.console import readable_console
 
         check_files(args)
-        runner = build_runner(prepare_test_config(args))
-        if args.fuse:
-            runner.register_hook(FuseHook())
-        metrics = runner.test()
-        if args.out_item == "metrics" and runner.rank == 0:
-            dump(metrics, args.out)
-        if args.result:
-            about = dict(tta=args.tta, published=args.published)
-            write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
+        with readable_console(args.verbose, tables=True):
+            test(args)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Tests, and writes what was asked for."""
+    from mmengine.fileio import dump
+
+    from mmhybrid.deploy import FuseHook
+    from mmhybrid.engine import ProgressHook
+    from mmhybrid.engine.runner.prepare_config import prepare_test_config
+    from mmhybrid.engine.runner.results import write_test_result
+    from mmhybrid.engine.runner.run_config import build_runner
+
+    runner = build_runner(prepare_test_config(args))
+    if args.fuse:
+        runner.register_hook(FuseHook())
+    if not args.verbose:
+        runner.register_hook(ProgressHook())
+    metrics = runner.test()
+    if args.out_item == "metrics" and runner.rank == 0:
+        dump(metrics, args.out)
+    if args.result:
+        about = dict(tta=args.tta, published=args.published)
+        write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
 
 
 if __name__ == "__main__":
