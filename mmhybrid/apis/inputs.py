@@ -50,14 +50,13 @@ def find_inputs(
             raise UserError(f"there is no image {name}")
         for one in found:
             files.setdefault(one, one.relative_to(folder).with_suffix("").as_posix())
-    # A folder of its name is for the frames of a video.
-    alike = Counter(files.values()) + Counter(
-        parent.as_posix() for output in files.values() for parent in Path(output).parents
-    )
+    alike = Counter(files.values())
+    folders = {one.as_posix() for output in alike for one in Path(output).parents}
     whole = Counter(f"{output}{path.suffix}" for path, output in files.items())
     named = []
     for index, (path, output) in enumerate(files.items()):
-        if alike[output] > 1:
+        # The frames of a video go to a folder of its name.
+        if alike[output] > 1 or (is_video(path) and output in folders):
             output += path.suffix
             output = output if whole[output] == 1 else f"{index:04d}_{path.name}"
         named.append((path, output))

@@ -27,8 +27,8 @@ CHATTER = (
     "The prefix is not set",
     "is the alias of",
 )
-LIVE = "{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
 PLAIN = "{desc} {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
+LIVE = PLAIN.replace("{desc}", "{desc} {percentage:3.0f}% |{bar:20}|")
 
 
 class ProgressLine(tqdm):
@@ -55,7 +55,7 @@ class ProgressLine(tqdm):
         wait = min(600.0, max(15.0, (now - self.start_t) / 10)) if self.n else float("inf")
         if msg is None and now - self.printed >= wait:
             self.printed = now
-            print(str(self), file=self.fp, flush=True)
+            print(*str(self).split(), file=self.fp, flush=True)  # without tqdm's padding
 
     def close(self) -> None:
         """Takes the line off a terminal."""
@@ -84,13 +84,13 @@ def readable_console(verbose: bool = False, tables: bool = False) -> Iterator[No
     def swap(logger: MMLogger) -> None:
         for index, handler in enumerate(logger.handlers):
             if type(handler) is logging.StreamHandler:
-                handler.setStream(screen)
                 swapped.append((logger, index, handler))
                 logger.handlers[index] = _ConsoleHandler(screen, handler, tables)
 
     @functools.wraps(make)
     def make_and_swap(logger: MMLogger, *args: Any, **options: Any) -> None:
-        make(logger, *args, **options)
+        with redirect_stdout(screen):  # its handler keeps this one
+            make(logger, *args, **options)
         swap(logger)
 
     with ExitStack() as stack:

@@ -26,6 +26,12 @@ class ProgressHook(Hook):
         log = getattr(runner.logger, "log_file", None)
         where = f"; the whole log: {log}" if log else ""
         runner.logger.info(f"Training for {runner.max_iters} iterations{where}")
+        for schedule in _schedules(runner.param_schedulers):
+            length = runner.max_epochs if schedule.by_epoch else runner.max_iters
+            if getattr(schedule, "start_factor", 1) < 1 and length < schedule.end < 10**9:
+                unit = "epochs" if schedule.by_epoch else "iterations"
+                told = f"The warm-up takes {schedule.end} {unit}, and the run has {length}"
+                runner.logger.warning(f"{told}: its learning rate stays below the config's")
 
     def after_train_iter(self, runner: Runner, *args: Any, **options: Any) -> None:
         scalars = runner.message_hub.log_scalars
@@ -92,3 +98,9 @@ class ProgressHook(Hook):
             score = key.replace("best_ckpt", "best_score")
             if "ckpt" in key and any(before.get(k) != self.saved.get(k) for k in (key, score)):
                 runner.logger.info(f"Saved {path}")
+
+
+def _schedules(found: Any) -> list[Any]:
+    """All schedules, which are in a list, or in one for each optimizer."""
+    lists = found.values() if isinstance(found, dict) else [found or []]
+    return [schedule for one in lists for schedule in one]
