@@ -108,8 +108,9 @@ def test_nothing_stays_behind(logger) -> None:
     assert made.handlers[0].stream is sys.stdout
 
 
-def test_verbose_and_debug_show_everything(capsys, logger, tmp_path: Path) -> None:
+def test_verbose_and_debug_show_everything(tmp_path: Path, capsys) -> None:
     with readable_console(verbose=True):
+        logger = MMLogger.get_instance(f"verbose {tmp_path}")
         said_by("mmengine.runner", "logger.info('Config:')", logger=logger)
     assert capsys.readouterr().out.endswith(" - Config:\n")
     with readable_console():
