@@ -137,15 +137,19 @@ def test_one_line_on_a_terminal_and_lines_now_and_then_elsewhere(monkeypatch, st
         now += 1
         line.set_postfix_str("loss 0.5", refresh=False)
         line.update()
+    inner = ProgressLine(total=2, desc="evaluate")
+    with ProgressLine.external_write_mode(file=stream):
+        pass
+    inner.close()
     line.close()
     text = stream.getvalue()
     if stream.isatty():
         assert text.count("\r") > 90
-        assert "\n" not in text
     else:
         lines = text.splitlines()
         assert 4 <= len(lines) <= 7
         assert "\r" not in text
+        assert "\x1b" not in text
         assert lines[0] == "train 15/100, loss 0.5, 1.00it/s, 01:25 left"
 
 

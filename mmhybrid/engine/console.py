@@ -57,6 +57,11 @@ class ProgressLine(tqdm):
             self.printed = now
             print(*str(self).split(), file=self.fp, flush=True)  # without tqdm's padding
 
+    def clear(self, nolock: bool = False) -> None:
+        """Takes the line off a terminal while something else is written."""
+        if self.live:
+            super().clear(nolock)
+
     def close(self) -> None:
         """Takes the line off a terminal."""
         if not self.live:

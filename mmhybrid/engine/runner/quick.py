@@ -158,7 +158,9 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     loop.pop("val_begin", None)
     loop.pop("dynamic_intervals", None)
 
-    warm_up = min(max(1, iterations // 10), iterations - 1)  # none in a run of one step
+    # MMEngine's warm-up has its full rate in its last step: one of a single step would never leave
+    # the low rate that it starts from.
+    warm_up = iterations // 10 if iterations >= 20 else 0
     cosine = dict(begin=warm_up, end=iterations, T_max=iterations - warm_up)
     cfg.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
     if warm_up:
