@@ -58,9 +58,13 @@ class ProgressLine(tqdm):
             print(*str(self).split(), file=self.fp, flush=True)  # without tqdm's padding
 
     def clear(self, nolock: bool = False) -> None:
-        """Takes the line off a terminal while something else is written."""
+        """Takes the line off a terminal before something else is written."""
         if self.live:
             super().clear(nolock)
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool | None:
+        """Shows the line after an update, and on a terminal (``nolock``) after something else."""
+        return super().refresh(nolock, lock_args) if self.live or not nolock else None
 
     def close(self) -> None:
         """Takes the line off a terminal."""
