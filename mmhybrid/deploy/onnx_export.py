@@ -53,7 +53,7 @@ def export_onnx(
     boxes: bool = False,
     in_channels: int = 3,
     safetensors: bool = False,
-    report: Callable[[str], None] = lambda step: None,
+    report: Callable[[str], None] | None = None,
 ) -> None:
     """Writes a model as ONNX, for any batch, height and width.
 
@@ -67,7 +67,8 @@ def export_onnx(
         in_channels (int): Of the images.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
             name, and not into it.
-        report (Callable[[str], None]): Called at the start of each step with what it does.
+        report (Callable[[str], None], optional): Called at the start of each step with what it
+            does.
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
@@ -77,7 +78,7 @@ def export_onnx(
         >>> from mmhybrid.backbones import TransXNet
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
-    path = Path(path)
+    path, report = Path(path), report or (lambda step: None)
     for module in model.modules():
         # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
         # mmpretrain have one each, and none need be there.
