@@ -107,8 +107,15 @@ def check_device(name: str | None) -> None:
         sys.exit(f"error: --device {name} cannot be used here, and cpu can: {reason}")
 
 
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``."""
+    told = "show all that OpenMMLab's packages log on the screen, not in the log file alone"
+    parser.add_argument("--verbose", action="store_true", help=told)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
+    add_verbose(parser)
     parser.add_argument(
         "--work-dir",
         help="folder to write to (default: work_dirs/CONFIG, or work_dirs/CONFIG_quick)",

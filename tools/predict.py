@@ -3,8 +3,8 @@
 
 Writes into the output folder: images/ and videos/ with the predictions drawn; for boxes and masks
 predictions.json in COCO's format, for segmentation labels/ with one PNG an image, for
-classification predictions.json with the five best classes. What cannot be read is named and left
-out.
+classification predictions.json with the five best classes. Of a folder all images and videos are
+taken, those of its subfolders too. What cannot be read is named and left out.
 
 exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could not be read
 """
@@ -14,6 +14,7 @@ import sys
 
 from command_line import (
     add_cfg_options,
+    add_verbose,
     check_device,
     exit_on_user_error,
     prepare,
@@ -68,6 +69,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--no-save-vis", action="store_true", help="draw no images")
     parser.add_argument("--no-save-pred", action="store_true", help="write no results")
+    add_verbose(parser)
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -79,11 +81,12 @@ def main() -> None:
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis import make_inferencer, predict
     from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.engine.console import readable_console
     from mmhybrid.engine.runner.checkpoint_config import config_of
     from mmhybrid.engine.runner.run_config import existing_file, load_config
     from mmhybrid.errors import UserError
 
-    with exit_on_user_error():
+    with exit_on_user_error(), readable_console(args.verbose):
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
         config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
@@ -94,7 +97,7 @@ def main() -> None:
         else:
             cfg = load_config(config, args.cfg_options)
             existing_file(checkpoint, "checkpoint")
-        find_inputs(inputs)  # a wrong name is reported before the model is built
+        find_inputs(inputs, args.out_dir)  # a wrong name is reported before the model is built
         inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
             inferencer,

@@ -101,34 +101,45 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     with exit_on_user_error():
-        from mmengine.fileio import dump
-
-        from mmhybrid.deploy import FuseHook
-        from mmhybrid.engine.hooks.report_hook import ReportHook
-        from mmhybrid.engine.runner.prepare_config import prepare_test_config
-        from mmhybrid.engine.runner.results import write_test_result
-        from mmhybrid.engine.runner.run_config import build_runner
-        from mmhybrid.visualization.report_page import write_page
+        from mmhybrid.engine.console import readable_console
 
         check_files(args)
-        words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
-        args.config, (args.checkpoint, *_) = split_config(words)
-        cfg = prepare_test_config(args)
-        runner = build_runner(cfg)
-        if args.fuse:
-            runner.register_hook(FuseHook())
-        report = ReportHook()
-        if args.report:
-            runner.register_hook(report)
-        metrics = runner.test()
-        if args.out_item == "metrics" and runner.rank == 0:
-            dump(metrics, args.out)
-        if args.result:
-            about = dict(tta=args.tta, published=args.published)
-            quick = cfg.get("is_quick", False)
-            write_test_result(args.result, metrics, runner, cfg.filename, quick, **about)
-        if args.report:
-            write_page(runner, report, cfg.filename, args.report)
+        with readable_console(args.verbose, tables=True):
+            test(args)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Tests, and writes what was asked for."""
+    from mmengine.fileio import dump
+
+    from mmhybrid.deploy import FuseHook
+    from mmhybrid.engine import ProgressHook
+    from mmhybrid.engine.hooks.report_hook import ReportHook
+    from mmhybrid.engine.runner.prepare_config import prepare_test_config
+    from mmhybrid.engine.runner.results import write_test_result
+    from mmhybrid.engine.runner.run_config import build_runner
+    from mmhybrid.visualization.report_page import write_page
+
+    words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
+    args.config, (args.checkpoint, *_) = split_config(words)
+    cfg = prepare_test_config(args)
+    runner = build_runner(cfg)
+    if args.fuse:
+        runner.register_hook(FuseHook())
+    if not args.verbose:
+        runner.register_hook(ProgressHook())
+    report = ReportHook()
+    if args.report:
+        runner.register_hook(report)
+    metrics = runner.test()
+    if args.out_item == "metrics" and runner.rank == 0:
+        dump(metrics, args.out)
+    if args.result:
+        about = dict(tta=args.tta, published=args.published)
+        quick = cfg.get("is_quick", False)
+        write_test_result(args.result, metrics, runner, cfg.filename, quick, **about)
+    if args.report:
+        write_page(runner, report, cfg.filename, args.report)
 
 
 if __name__ == "__main__":

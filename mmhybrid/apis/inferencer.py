@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,12 +18,12 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
-from mmengine.utils import ProgressBar
 
-from mmhybrid.apis.inputs import find_inputs, is_video, read_all
+from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
 from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
+from mmhybrid.engine.console import ProgressLine
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
@@ -158,8 +159,9 @@ def predict(
 
     Args:
         inferencer: From :func:`make_inferencer`.
-        names (Iterable[str]): Files, folders (of which every file is taken) and patterns such as
-            ``'images/**/*.jpg'``; a UserError where nothing is found for one.
+        names (Iterable[str]): Files, folders (of which all images and videos are taken, those of
+            subfolders too) and patterns such as ``'images/**/*.jpg'``; a UserError where nothing
+            is found for one.
         folder (str | Path): To write to.
         batch_size (int): Images at a time.
         score_threshold (float): Least score of boxes that are drawn; all are written.
@@ -171,18 +173,18 @@ def predict(
         Outcome(done=20, unreadable={})
     """
     folder = Path(folder)
-    files = find_inputs(names)
+    files = find_inputs(names, leave_out=folder)
     outcome = Outcome()
     meta = inferencer.model.dataset_meta
     collected = Results(folder, list(meta["classes"]), meta.get("category_ids"))
 
     def on_error(path: Path, reason: str) -> None:
         outcome.unreadable[str(path)] = reason
-        report(f"\ncannot read {path}: {reason}")
+        with ProgressLine.external_write_mode(file=sys.stderr):
+            report(f"cannot read {path}: {reason}")
 
-    bar = ProgressBar(len(files))
-    bar.start()
-    images_of: Counter[str] = Counter()  # by input: 1, or as many as a video has frames
+    line = ProgressLine(total=count_images(files), desc="predict", unit="image")
+    images_of: Counter[str] = Counter()  # by path: 1, or as many as a video has frames
     stream = read_all(files, on_error)
     while batch := list(islice(stream, batch_size)):
         samples = _samples(inferencer, [image for _, _, image in batch])
@@ -191,15 +193,13 @@ def predict(
                 collected.add(path, name, image, sample)
             if images:
                 draw(inferencer, image, sample, folder / "images" / f"{name}.jpg", score_threshold)
-            source = name.partition("/")[0]
-            images_of[source] += 1
-            if images_of[source] == 1:
-                bar.update()
-    print(flush=True)
+            images_of[path.rpartition("#")[0] or path] += 1  # a frame's is VIDEO#NUMBER
+            line.update()
+    line.close()
     outcome.done = images_of.total()
     for path, name in files:
-        if images and is_video(path) and images_of[name]:
-            join_frames(path, name, folder, images_of[name])
+        if images and is_video(path) and images_of[str(path)]:
+            join_frames(path, name, folder, images_of[str(path)])
     if results:
         collected.write()
     return outcome

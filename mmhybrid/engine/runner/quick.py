@@ -166,17 +166,19 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     loop.pop("val_begin", None)
     loop.pop("dynamic_intervals", None)
 
-    warm_up = max(1, iterations // 10)
-    cosine = dict(begin=warm_up, end=iterations, T_max=max(1, iterations - warm_up))
-    cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up),
-        dict(type="CosineAnnealingLR", by_epoch=False, **cosine),
-    ]
+    # MMEngine's warm-up has its full rate in its last step: one of a single step would never leave
+    # the low rate that it starts from.
+    warm_up = iterations // 10 if iterations >= 20 else 0
+    cosine = dict(begin=warm_up, end=iterations, T_max=iterations - warm_up)
+    cfg.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
+    if warm_up:
+        linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
+        cfg.param_scheduler.insert(0, linear)
     cfg.optim_wrapper.optimizer.lr = quick.lr
     cfg.optim_wrapper.pop("accumulative_counts", None)
 
     cfg.setdefault("default_hooks", ConfigDict())
-    logger = dict(type="LoggerHook", interval=min(10, warm_up), log_metric_by_epoch=False)
+    logger = dict(type="LoggerHook", interval=min(10, max(1, warm_up)), log_metric_by_epoch=False)
     cfg.default_hooks.logger = logger
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
     if checkpoint:
