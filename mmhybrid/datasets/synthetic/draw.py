@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.datasets.synthetic import classification, coco, segmentation_map
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
@@ -28,6 +29,19 @@ DRAW = {
     "CIFAR100": classification.draw_cifar,
 }
 STAMP = "drawn.json"
+
+
+def drawn_classes(task: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names of what is drawn, and a colour (R, G, B) for each.
+
+    Args:
+        task (str): Of :class:`mmhybrid.datasets.prepared_data.PreparedData`. In a label map sky and
+            ground come first.
+    """
+    names, colours = zip(*CATEGORIES[: coco.CATEGORIES], strict=True)
+    if task == "segmentation":
+        return [*segmentation_map.BACKDROP, *names], [*segmentation_map.BACKDROP.values(), *colours]
+    return list(names), list(colours)
 
 
 def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -> None:

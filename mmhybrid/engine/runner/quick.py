@@ -27,8 +27,10 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
-from mmhybrid.datasets.synthetic import draw_data
+from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
+from mmhybrid.engine.runner.classes import task_of, with_classes
+from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.engine.runner.run_config import map_values, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -81,8 +83,9 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
                 f"To train on these: --data-root {root}",
                 logger="current",
             )
-        cfg = with_data_root(cfg, str(folder))
+        cfg = _with_drawn_classes(with_data_root(cfg, str(folder)))
         draw_data(cfg, folder, quick.train_images, quick.val_images, quick.seed)
+        _allow_any_classes(cfg)
     else:
         cfg = with_data_root(cfg, data_root)
         check_data(cfg, LOADERS)
@@ -97,6 +100,25 @@ def make_quick(cfg: Config, data_root: str | None = None) -> Config:
         if found and "layer_scale_init" in inspect.signature(found).parameters:
             backbone.layer_scale_init = 0.1
     return cfg
+
+
+def _with_drawn_classes(cfg: Config) -> Config:
+    """A config that learns what is drawn, by its own names."""
+    try:
+        return with_classes(cfg, *drawn_classes(task_of(cfg)))
+    except UserError as error:  # RPN, which tells no classes apart
+        print_log(f"The shapes are called by names of the config's classes: {error}", logger="current")
+        return cfg
+
+
+def _allow_any_classes(cfg: Config) -> None:
+    """Reads label maps by the base of mmseg's data sets: the others refuse classes not theirs."""
+    for _, dataset in datasets_of(cfg):
+        if cfg.get("default_scope") == "mmseg" and dataset.get("metainfo"):
+            defaults, _ = arguments_of(type_of(dataset, DATASETS, "mmseg"))
+            for key in ("img_suffix", "seg_map_suffix", "reduce_zero_label"):
+                dataset.setdefault(key, defaults[key])
+            dataset["type"] = "BaseSegDataset"
 
 
 def _take_some_images(cfg: Config, most: int) -> int:
