@@ -5,8 +5,9 @@ What changes:
 * Data: images of coloured shapes, drawn in the format that the config reads, unless
   ``--data-root`` names real data. Loaders read in the main process.
 * Size: every size in pixels shrinks by one factor, so that the config's image size is ``size``.
-* Boxes: a second stage trains on 128 of an image's proposals instead of 512. Its cost does not
-  shrink with the image, and would be most of the run.
+* Classes: those of the shapes, unless the data are real.
+* Boxes: a second stage trains on 32 of an image's proposals instead of 512, and looks at 100
+  instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
   of the run, then a cosine down to nothing.
 * Start: no pretrained weights. LayerScale starts at 0.1, since from 1e-5 the residuals would be
@@ -107,7 +108,9 @@ def _with_drawn_classes(cfg: Config) -> Config:
     try:
         return with_classes(cfg, *drawn_classes(task_of(cfg)))
     except UserError as error:  # RPN, which tells no classes apart
-        print_log(f"The shapes are called by names of the config's classes: {error}", logger="current")
+        print_log(
+            f"The shapes are called by names of the config's classes: {error}", logger="current"
+        )
         return cfg
 
 
@@ -171,7 +174,10 @@ def _shrink_images(cfg: Config, size: int) -> None:
             parent[key] = map_values(parent[key], scaled)
     second_stages = (cfg.model.get("train_cfg") or {}).get("rcnn") or []
     for stage in second_stages if isinstance(second_stages, list) else [second_stages]:
-        stage.sampler.num = min(stage.sampler.num, 128)
+        stage.sampler.num = min(stage.sampler.num, 32)
+    proposals = (cfg.model.get("test_cfg") or {}).get("rpn") or {}
+    if "max_per_img" in proposals:
+        proposals.max_per_img = min(proposals.max_per_img, 100)
 
 
 def _shorten(cfg: Config, quick: QuickSettings) -> None:
