@@ -1,5 +1,6 @@
 """What ``--quick`` draws is learnt, evaluated and shown under its own names."""
 
+import json
 from operator import attrgetter
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 from mmengine.registry import DATASETS, init_default_scope
 
+from mmhybrid.datasets.data_paths import with_data_root
+from mmhybrid.datasets.synthetic import draw_data, drawn_classes
+from mmhybrid.engine.runner.classes import with_classes
 from mmhybrid.engine.runner.config_parts import parts_of
 from mmhybrid.engine.runner.quick import make_quick
 
@@ -48,3 +52,11 @@ def test_a_model_of_no_classes_keeps_those_of_its_config(read_config, tmp_path: 
     dataset = make_quick(cfg).train_dataloader.dataset
     assert "metainfo" not in dataset
     assert "person" in (tmp_path / "data" / dataset.ann_file).read_text()
+
+
+def test_images_of_other_classes_are_drawn_again(read_config, tmp_path: Path) -> None:
+    cfg = with_data_root(read_config("mask_rcnn_transxnet_t_coco"), str(tmp_path / "data"))
+    draw_data(cfg, tmp_path / "data", 2, 1, 0)
+    draw_data(with_classes(cfg, *drawn_classes("instances")), tmp_path / "data", 2, 1, 0)
+    content = json.loads((tmp_path / "data" / "annotations/instances_train2017.json").read_text())
+    assert [one["name"] for one in content["categories"]] == ["disc", "square", "triangle", "cross"]
