@@ -54,6 +54,18 @@ def test_a_model_of_no_classes_keeps_those_of_its_config(read_config, tmp_path: 
     assert "person" in (tmp_path / "data" / dataset.ann_file).read_text()
 
 
+def test_boxes_of_one_shape_suppress_each_other(read_config, tmp_path: Path) -> None:
+    cfg = read_config("mask_rcnn_transxnet_t_coco")
+    cfg.work_dir = str(tmp_path)
+    cfg.quick = dict(train_images=2, val_images=1)
+    quick = make_quick(cfg)
+    assert quick.model.test_cfg.rcnn.nms.iou_threshold == 0.2
+    assert quick.model.test_cfg.rpn.nms.iou_threshold == 0.7
+    cfg = with_classes(cfg, *drawn_classes("instances"))
+    real = make_quick(cfg, quick.train_dataloader.dataset.data_root)
+    assert real.model.test_cfg.rcnn.nms.iou_threshold == 0.5
+
+
 def test_images_of_other_classes_are_drawn_again(read_config, tmp_path: Path) -> None:
     cfg = with_data_root(read_config("mask_rcnn_transxnet_t_coco"), str(tmp_path / "data"))
     draw_data(cfg, tmp_path / "data", 2, 1, 0)
