@@ -75,6 +75,7 @@ setup(
             ".mim/model-index.yml",
             ".mim/configs/**/*",
             ".mim/tools/*",
+            "visualization/report.html",
         ]
     },
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -52,12 +53,14 @@ class File(NamedTuple):
         host: The model that it is of: a key of :data:`HOSTS`, or a config's path.
         write: What the file holds, from the tensors of that model.
         models: Those that take it: :func:`mmhybrid.apis.make_model`'s names, ``classifier of`` one.
+        size: Height and width of the image that they are compared on.
     """
 
     name: str
     host: str
     write: Callable[[Weights], dict[str, Any]]
     models: tuple[str, ...]
+    size: tuple[int, int] = (224, 224)
 
 
 def _both(backbone: str) -> tuple[str, str]:
@@ -125,8 +128,9 @@ def files() -> Iterator[File]:
     wrapped = (
         "DepthwiseShortcutBackbone(backbone={'type': 'mmdet.SwinTransformer'}, zero_init=True)"
     )
-    for name in ("mmdet's Swin-T", "mmpretrain's Swin-T"):
-        yield File(name, name, within("backbone.", "state_dict"), (swin,))
+    # mmdet's Swin, alone of all, shifts a window that its last map at 224 fits in.
+    for name, size in (("mmdet's Swin-T", (256, 320)), ("mmpretrain's Swin-T", (224, 224))):
+        yield File(name, name, within("backbone.", "state_dict"), (swin,), size)
     yield File("mmdet's Swin-T", "mmdet's Swin-T", within("", "state_dict"), (wrapped,))
     for size, arch in dict(t="tiny", s="small", b="base").items():
         backbone = f"TransXNet(arch='{arch}')"
@@ -164,7 +168,10 @@ def build(name: str) -> nn.Module:
 
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
-    """What goes into the last norm, which may be new, as (B, tokens, C)."""
+    """The last features, (B, tokens, C), normalised over C as by a last norm without weights.
+
+    The model's own may be new.
+    """
     modules = dict(model.named_modules())
     norm = next(modules[name] for name in LAST_NORMS if name in modules)
     kept: list[Tensor] = []
@@ -172,7 +179,8 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
         whole = hasattr(model, "with_neck")  # OpenMMLab's
         (model.backbone if whole else model)(x)
     y = kept[-1]
-    return y.flatten(1, -2) if y.shape[-1] == norm.weight.numel() else y.flatten(2).mT
+    y = y.flatten(1, -2) if y.shape[-1] == norm.weight.numel() else y.flatten(2).mT
+    return F.layer_norm(y, y.shape[-1:], eps=1e-6)
 
 
 def difference(host: nn.Module, model: nn.Module, x: Tensor, logits: bool) -> float:
@@ -192,8 +200,8 @@ def measure(types: Iterable[File]) -> Iterator[tuple[Any, ...]]:
     Raises:
         CheckpointError: A model does not take a file that it should.
     """
-    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for file in types:
+        x = torch.randn(1, 3, *file.size, generator=torch.Generator().manual_seed(0))
         host = random_init(build(file.host))
         host.train(False)  # not eval(): OpenMMLab's return nothing
         content = file.write(host.state_dict())
@@ -222,7 +230,8 @@ def write_table(folder: Path) -> str:
     about = (
         "What becomes of the tensors of each type of published file, and the largest difference, "
         "float32, between what the model computes and what the model does that the file is of: "
-        "of logits where a classifier is loaded, else of what goes into the last norm. The files "
+        "of logits where a classifier is loaded, else of the last features, normalised over "
+        "channels. Images have 224x224 pixels, for mmdet's Swin 256x320. The files "
         "have the published names and shapes and random values. Written by "
         "`python -m benchmarks weights`."
     )

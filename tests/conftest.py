@@ -9,6 +9,7 @@ import math
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 import zlib
@@ -361,3 +362,28 @@ def make_toy_config(folder: Path) -> Config:
             work_dir=str(folder / "run"),
         )
     )
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="see requirements/tests.txt")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium found (CHROMIUM=path names one)")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+@pytest.fixture(params=[390, 1280])
+def page(browser, request: pytest.FixtureRequest):
+    """A page of a phone's and of a screen's width, which must raise no error and fit in."""
+    page = browser.new_page(viewport=dict(width=request.param, height=900))
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("requestfailed", lambda failed: problems.append(failed.url))
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= request.param
+    assert problems == []
+    page.close()

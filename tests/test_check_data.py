@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 
-from mmhybrid.datasets.check_data import PROBLEMS, check_dataset, check_image
+from mmhybrid.datasets.check_data import PROBLEMS, check, check_before_training, check_image
+from mmhybrid.datasets.contact_sheet import draw_contact_sheet
+from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic.classification import accept_drawn_cifar, draw_cifar
 from mmhybrid.engine.runner.run_config import build_runner
@@ -45,27 +47,27 @@ def cut(path: Path, length: int | None = None) -> Path:
 # Each image's name, how to make it, and whether training reads it all the same; None where that
 # depends on the version of OpenCV.
 IMAGES = {
-    "missing image": ("absent.jpg", lambda path: path, False),
-    "empty file": ("empty.jpg", lambda path: cut(path, 0), False),
-    "unreadable image": ("short.png", lambda path: cut(path, 20), False),
-    "truncated image": ("half.jpg", cut, None),
-    "CMYK image": ("cmyk.jpg", lambda path: image(path, "CMYK"), True),
-    "16-bit image": ("deep.png", lambda path: image(path, "I;16"), True),
-    "palette image": ("palette.png", lambda path: image(path, "P"), True),
-    "image with transparency": ("clear.png", lambda path: image(path, "RGBA"), True),
-    "grey image": ("grey.jpg", lambda path: image(path, "L"), True),
-    "image turned by EXIF": ("turned.jpg", turned, True),
-    "image smaller than 32 pixels": ("small.png", lambda path: image(path, size=(20, 64)), True),
+    "missing-image": ("absent.jpg", lambda path: path, False),
+    "empty-file": ("empty.jpg", lambda path: cut(path, 0), False),
+    "unreadable-image": ("short.png", lambda path: cut(path, 20), False),
+    "truncated-image": ("half.jpg", cut, None),
+    "cmyk-image": ("cmyk.jpg", lambda path: image(path, "CMYK"), True),
+    "16-bit-image": ("deep.png", lambda path: image(path, "I;16"), True),
+    "palette-image": ("palette.png", lambda path: image(path, "P"), True),
+    "transparent-image": ("clear.png", lambda path: image(path, "RGBA"), True),
+    "grey-image": ("grey.jpg", lambda path: image(path, "L"), True),
+    "exif-turned": ("turned.jpg", turned, True),
+    "small-image": ("small.png", lambda path: image(path, size=(20, 64)), True),
 }
 
 
 def test_whole_image_is_not_found(tmp_path: Path) -> None:
     assert check_image(image(tmp_path / "whole.jpg"), (64, 48)) == []
-    ((found, _),) = check_image(tmp_path / "whole.jpg", (48, 64))
-    assert found == "image of another size than annotated"
+    ((found, *_),) = check_image(tmp_path / "whole.jpg", (48, 64))
+    assert found == "size-differs"
     # An image that is turned has the size that it is shown with.
-    ((found, _),) = check_image(turned(tmp_path / "turned.jpg"), (48, 64))
-    assert found == "image turned by EXIF"
+    ((found, *_),) = check_image(turned(tmp_path / "turned.jpg"), (48, 64))
+    assert found == "exif-turned"
 
 
 def folders(tmp_path: Path, **changes: Any) -> ConfigDict:
@@ -92,9 +94,10 @@ def test_image_is_found_and_training_survives_it(problem: str, tmp_path: Path, w
     built = DATASETS.build(folders(tmp_path))
     name, make, readable = IMAGES[problem]
     bad = make(tmp_path / "a" / name)
-    ((found, example),) = check_image(bad)
-    assert found == problem
-    assert str(bad) in example
+    (found,) = check_image(bad)
+    assert (found.code, found.image) == (problem, str(bad))
+    whole = problem == "truncated-image"  # what a header does not tell
+    assert [one.code for one in check_image(bad, header_only=True)] == [problem] * (not whole)
     built.data_list = None  # as if the image had become so after the list was made
     built.get_data_info = lambda index: dict(
         img_path=str(bad if index == 0 else tmp_path / "b" / "2.jpg"), gt_label=index % 2
@@ -202,16 +205,16 @@ def box(**changes: Any) -> dict[str, Any]:
 
 
 BOXES = {
-    "empty box": box(id=3, bbox=[5, 5, 0, 20]),
-    "box outside the image": box(id=3, bbox=[100, 5, 20, 20]),
-    "box that reaches beyond the image": box(id=3, bbox=[50, 5, 40, 20]),
-    "box that is no four numbers": box(id=3, bbox=[5, 5, float("nan"), 20]),
-    "crowd box": box(id=3, iscrowd=1, segmentation=dict(counts="", size=[48, 64])),
-    "box of an unknown category": box(id=3, category_id=7),
-    "box of an unknown image": box(id=3, image_id=9),
-    "object without a mask": box(id=3, segmentation=[]),
+    "empty-box": box(id=3, bbox=[5, 5, 0, 20]),
+    "box-outside": box(id=3, bbox=[100, 5, 20, 20]),
+    "box-cut": box(id=3, bbox=[50, 5, 40, 20]),
+    "bad-box": box(id=3, bbox=[5, 5, float("nan"), 20]),
+    "crowd-box": box(id=3, iscrowd=1, segmentation=dict(counts="", size=[48, 64])),
+    "unknown-class": box(id=3, category_id=7),
+    "unknown-image": box(id=3, image_id=9),
+    "no-outline": box(id=3, segmentation=[]),
 }
-NOT_TRAINED = {"box that is no four numbers", "object without a mask"}
+NOT_TRAINED = {"bad-box", "no-outline"}
 
 
 def coco(tmp_path: Path, *boxes: dict, names: tuple[str, ...] = ("cat", "dog")) -> ConfigDict:
@@ -235,17 +238,32 @@ def coco(tmp_path: Path, *boxes: dict, names: tuple[str, ...] = ("cat", "dog")) 
     )
 
 
-def found_in(dataset: ConfigDict, scope: str = "mmdet") -> dict[str, int]:
-    """How often each problem is found."""
-    return {finding.problem: finding.count for finding in check_dataset(dataset, scope)}
+def problems_of(dataset: ConfigDict) -> list[Finding]:
+    """What is found wrong with a training set."""
+    return [one for one in check({"train": dataset}) if one.code != "class-count"]
+
+
+def found_in(dataset: ConfigDict) -> dict[str, int]:
+    """The number of images that have each problem."""
+    return {finding.code: len(finding.images) for finding in problems_of(dataset)}
+
+
+def counts_in(dataset: ConfigDict, quick: bool = False) -> str:
+    (count,) = [one for one in check({"train": dataset}, quick) if one.code == "class-count"]
+    assert count.severity == "info"
+    return count.message
 
 
 @pytest.mark.parametrize("problem", BOXES)
 def test_box_is_found_and_training_survives_it(problem: str, tmp_path: Path) -> None:
     dataset = coco(tmp_path, BOXES[problem])
-    (found,) = check_dataset(dataset, "mmdet")
-    assert (found.problem, found.count) == (problem, 1)
-    assert "annotation 3" in found.examples[0]
+    (found,) = problems_of(dataset)
+    assert found.code == problem
+    assert ": 1, such as annotation 3 of image" in found.message
+    place = "boxes.json: annotation 3" if problem == "unknown-image" else "img/1.jpg"
+    assert found.images == [f"{tmp_path}/{place}"]
+    counted = 2 if problem in ("no-outline", "box-cut") else 1
+    assert f": cat {counted}, dog 1" in counts_in(dataset)
     if problem in NOT_TRAINED:
         return
     dataset.pipeline[1].with_mask = False
@@ -257,11 +275,11 @@ def test_box_is_found_and_training_survives_it(problem: str, tmp_path: Path) -> 
 
 
 def test_names_that_do_not_match_are_found_with_what_is_near(tmp_path: Path) -> None:
-    lacking, more = check_dataset(coco(tmp_path, names=("cat", "dogs")), "mmdet")
-    assert (lacking.problem, lacking.count) == ("class of the config that the file lacks", 1)
-    assert (more.problem, more.count) == ("category of the file that the config lacks", 1)
-    assert "'dog' is not in" in lacking.examples[0]
-    assert "it has 'dogs'" in lacking.examples[0]
+    lacking, more = problems_of(coco(tmp_path, names=("cat", "dogs")))
+    assert (lacking.code, lacking.severity) == ("class-not-in-file", "error")
+    assert (more.code, more.severity) == ("class-not-in-config", "warning")
+    assert ": 1: 'dog' is not in" in lacking.message
+    assert "it has 'dogs'" in lacking.message
 
 
 def test_images_without_boxes_and_named_twice_are_found(tmp_path: Path) -> None:
@@ -271,7 +289,8 @@ def test_images_without_boxes_and_named_twice_are_found(tmp_path: Path) -> None:
     content["annotations"] = content["annotations"][:1]
     content["images"].append(content["images"][0])
     path.write_text(json.dumps(content))
-    assert found_in(dataset) == {"image without a box": 1, "image named twice": 1}
+    expected = {"image-without-label": 1, "image-named-twice": 1, "class-without-image": 0}
+    assert found_in(dataset) == expected  # of three
 
 
 EMPTY = '{"images": [], "annotations": [], "categories": []}'
@@ -282,12 +301,12 @@ WITHOUT_A_NAME = EMPTY.replace("[]", '[{"id": 1}]', 1)
 def test_broken_annotation_file_is_found(content: str, tmp_path: Path) -> None:
     dataset = coco(tmp_path)
     (tmp_path / "boxes.json").write_text(content)
-    found = {one.problem: one for one in check_dataset(dataset, "mmdet")}
+    found = {one.code: one for one in problems_of(dataset)}
     if content != EMPTY:
-        assert list(found) == ["annotation file that cannot be read"]
-    one = found["no images" if content == EMPTY else "annotation file that cannot be read"]
-    assert one.count == 1
-    assert "boxes.json" in one.examples[0]
+        assert list(found) == ["bad-file"]
+    one = found["no-images" if content == EMPTY else "bad-file"]
+    assert one.images == [str(tmp_path / "boxes.json")]
+    assert one.severity == "error"
 
 
 # --- masks and labels -----------------------------------------------------------------------------
@@ -316,20 +335,20 @@ def labels(value: int = 1) -> np.ndarray:
 
 
 MASKS = {
-    "missing mask": None,
-    "mask of another size than its image": labels()[:40],
-    "mask in colour": np.stack([labels()] * 3, 2),
-    "label outside the classes": labels(7),
+    "missing-mask": None,
+    "mask-size": labels()[:40],
+    "colour-mask": np.stack([labels()] * 3, 2),
+    "unknown-value": np.where(np.arange(48)[:, None] == 40, 1, labels(7)),
 }
 
 
 @pytest.mark.parametrize("problem", MASKS)
 def test_mask_is_found(problem: str, tmp_path: Path) -> None:
-    assert found_in(masks(tmp_path, MASKS[problem]), "mmseg") == {problem: 1}
-    if problem == "missing mask":
+    assert found_in(masks(tmp_path, MASKS[problem])) == {problem: 1}
+    if problem == "missing-mask":
         with pytest.raises(UserError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
             load_or_replace(DATASETS.build(masks(tmp_path, None)), 0)
-    assert found_in(masks(tmp_path, labels()), "mmseg") == {}
+    assert found_in(masks(tmp_path, labels())) == {}
 
 
 def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warnings) -> None:
@@ -354,8 +373,11 @@ def test_masks_of_mmdet_have_labels_of_their_own(tmp_path: Path) -> None:
 def test_labels_of_a_classifier_are_found(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a/0.jpg 0\nb/2.jpg 5\n")
     options = dict(ann_file="list.txt", with_label=True, metainfo=dict(classes=("a", "b")))
-    found = found_in(folders(tmp_path, **options), "mmpretrain")
-    assert found == {"class label out of range": 1, "class without an image": 1}
+    out_of_range, without = problems_of(folders(tmp_path, **options))
+    assert (out_of_range.code, out_of_range.severity) == ("class-out-of-range", "error")
+    assert out_of_range.images == [str(tmp_path / "b" / "2.jpg")]
+    assert (without.code, without.severity) == ("class-without-image", "error")
+    assert without.message == "train: 1 of 2 classes never occur: b"
 
 
 def test_images_that_are_not_files_are_no_missing_ones(tmp_path: Path) -> None:
@@ -365,7 +387,11 @@ def test_images_that_are_not_files_are_no_missing_ones(tmp_path: Path) -> None:
     for split in ("test", "train"):
         rng = np.random.default_rng(0)
         draw_cifar(dict(dataset, split=split), list("0123456789"), tmp_path, 10, rng)
-    assert check_dataset(dataset, "mmpretrain") == []
+    init_default_scope("mmpretrain")
+    assert problems_of(dataset) == []
+    assert counts_in(dataset).endswith(
+        ": airplane 1, automobile 1, bird 1, cat 1, deer 1, dog 1, frog 1, horse 1, ship 1, truck 1"
+    )
 
 
 def test_problems_are_all_tested() -> None:
@@ -374,18 +400,246 @@ def test_problems_are_all_tested() -> None:
 
 
 def test_tool_lists_counts_and_examples(tmp_path: Path, run_tool, capsys) -> None:
-    dataset = coco(tmp_path, BOXES["empty box"], BOXES["crowd box"] | dict(id=4))
+    dataset = coco(tmp_path, BOXES["empty-box"], BOXES["crowd-box"] | dict(id=4))
     cut(tmp_path / "img" / "2.jpg", 0)
     cfg = Config(dict(default_scope="mmdet", model=dict(), train_dataloader=dict(dataset=dataset)))
     cfg.dump(tmp_path / "config.py")
     with pytest.raises(SystemExit) as end:
-        run_tool("check_data.py", tmp_path / "config.py")
+        run_tool("check_data.py", tmp_path / "config.py", "--json", tmp_path / "found.json")
     assert end.value.code == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "train: CocoDataset"
-    told = "empty file: training leaves it out and says so; evaluation stops"
-    assert lines[1].split(maxsplit=2) == ["ERROR", "1", told]
-    assert str(tmp_path / "img" / "2.jpg") in lines[2]
-    assert any("empty box" in line for line in lines)
-    assert any("crowd box" in line for line in lines)
-    assert lines[-1] == "1 errors"
+    told = "error: train: empty files (left out, and evaluation stops): 1"
+    assert lines[0] == f"{told} ({tmp_path / 'img' / '2.jpg'})"
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["warning", "info", "info"]
+    assert lines[1].startswith("warning: train: empty boxes (ignored): 1, such as annotation 3")
+    assert "crowd boxes" in lines[2]
+    assert lines[3] == "info: train: objects of each class: cat 1, dog 1"
+    assert lines[-1] == "1 errors, 1 warnings"
+    written = [Finding(**one) for one in json.loads((tmp_path / "found.json").read_text())]
+    assert list(map(str, written)) == lines[:-1]
+
+
+def test_tool_ends_well_where_nothing_is_wrong(tmp_path: Path, run_tool, capsys) -> None:
+    loader = dict(dataset=coco(tmp_path))
+    cfg = Config(dict(default_scope="mmdet", model=dict(), train_dataloader=loader))
+    cfg.dump(tmp_path / "config.py")
+    with pytest.raises(SystemExit) as end:
+        run_tool("check_data.py", tmp_path / "config.py", "--quick")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 errors, 0 warnings"
+
+
+# --- before training ------------------------------------------------------------------------------
+
+
+def run_on(train: ConfigDict, val: ConfigDict) -> Config:
+    """A config with all that the check looks at."""
+    scopes = dict(CocoDataset="mmdet", BaseSegDataset="mmseg", CustomDataset="mmpretrain")
+    loaders = dict(train_dataloader=dict(dataset=train), val_dataloader=dict(dataset=val))
+    return Config(dict(default_scope=scopes[train.type], **loaders))
+
+
+def repaint(folder: Path) -> None:
+    """Makes the images of a folder differ from those of all others."""
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        Image.new("RGB", (64, 48), (40 * number, 90, 200)).save(path)
+
+
+def of_boxes(tmp_path: Path, *boxes: dict, change: Any = None) -> Config:
+    train, val = coco(tmp_path / "train", *boxes), coco(tmp_path / "val")
+    repaint(tmp_path / "val")
+    if change:
+        path = tmp_path / "train" / "boxes.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    return run_on(train, val)
+
+
+def of_masks(tmp_path: Path, value: int) -> Config:
+    values = labels()
+    values[30] = value
+    train, val = masks(tmp_path / "train", values), masks(tmp_path / "val", labels())
+    repaint(tmp_path / "val")
+    return run_on(train, val)
+
+
+def with_a_copy(tmp_path: Path) -> Config:
+    cfg = of_boxes(tmp_path)
+    image(tmp_path / "train" / "img" / "1.jpg").rename(tmp_path / "val" / "img" / "2.jpg")
+    image(tmp_path / "train" / "img" / "1.jpg")
+    return cfg
+
+
+def without_a_class(content: dict) -> None:
+    for one in content["annotations"]:
+        one["category_id"] = 1
+
+
+def without_labels(content: dict) -> None:
+    content["annotations"] = [box(), box(id=2, category_id=2)]  # both in the first of two images
+
+
+def of_folders(tmp_path: Path, empty: str) -> Config:
+    train, val = folders(tmp_path / "train"), folders(tmp_path / "val")
+    repaint(tmp_path / "val")
+    for path in (tmp_path / "train" / empty).glob("*"):
+        path.unlink()
+    return run_on(train, val)
+
+
+WASTED = {
+    "class-without-image": lambda path: of_boxes(path, change=without_a_class),
+    "class-without-image in a folder": lambda path: of_folders(path, "b"),
+    "box-outside": lambda path: of_boxes(path, BOXES["box-outside"]),
+    "duplicate-across-splits": with_a_copy,
+    "unknown-value": lambda path: of_masks(path, 7),
+    "mostly-unlabelled": lambda path: of_boxes(path, change=without_labels),
+}
+
+
+@pytest.mark.parametrize("waste", WASTED)
+def test_what_would_waste_a_run_stops_it(waste: str, tmp_path: Path) -> None:
+    cfg, code = WASTED[waste](tmp_path), waste.split()[0]
+    with pytest.raises(UserError, match=f"ignore: {code}$") as told:
+        check_before_training(cfg)
+    (error,) = [one for one in check(cfg, quick=True) if one.severity == "error"]
+    assert error.code == code
+    assert f"  {error}" in str(told.value)
+    assert code not in [one.code for one in check_before_training(cfg, ignore=[code])]
+    assert code in [one.code for one in check(cfg)]  # the whole check finds it, too
+
+
+@pytest.mark.parametrize("make", [of_boxes, lambda path: of_masks(path, 1)])
+def test_good_data_do_not_stop_a_run(make, tmp_path: Path) -> None:
+    found = check_before_training(make(tmp_path))
+    assert [one.code for one in found] == ["class-count"] * 2
+
+
+def test_the_same_data_for_training_and_validation_stop_a_run(tmp_path: Path) -> None:
+    dataset = coco(tmp_path)
+    repaint(tmp_path)
+    with pytest.raises(UserError, match="val: 2 of 2 images are training images"):
+        check_before_training(run_on(dataset, dataset))
+
+
+def test_images_that_begin_alike_are_not_the_same(tmp_path: Path) -> None:
+    cfg = of_boxes(tmp_path)
+    content = image(tmp_path / "train" / "img" / "1.jpg").read_bytes() + bytes(5000)
+    (tmp_path / "train" / "img" / "1.jpg").write_bytes(content)
+    (tmp_path / "val" / "img" / "1.jpg").write_bytes(content[:-1] + b"1")
+    assert [one.code for one in check(cfg)] == ["class-count"] * 2
+
+
+def test_a_few_missing_images_stop_no_training(tmp_path: Path) -> None:
+    cfg = of_boxes(tmp_path)
+    (tmp_path / "train" / "img" / "1.jpg").unlink()
+    (found, *_) = check_before_training(cfg)
+    assert (found.code, found.severity) == ("missing-image", "warning")
+    (found, *_) = check(cfg)
+    assert (found.code, found.severity) == ("missing-image", "error")
+    (tmp_path / "val" / "img" / "1.jpg").unlink()
+    with pytest.raises(UserError, match="val: missing images"):
+        check_before_training(cfg)
+
+
+def test_a_few_classes_that_only_the_evaluation_has_stop_no_training(tmp_path: Path) -> None:
+    names = tuple(map(str, range(12)))
+    every = [box(id=10 + i, category_id=i) for i in range(1, 13)]
+    train, val = (
+        coco(tmp_path / part, *boxes, names=names)
+        for part, boxes in (("train", every[:-1]), ("val", every))
+    )
+    repaint(tmp_path / "val")
+    for dataset in (train, val):
+        dataset.metainfo.classes = names
+    (found,) = [one for one in check(run_on(train, val)) if one.severity != "info"]
+    assert (found.code, found.severity) == ("class-without-image", "warning")
+    assert found.message == "train: 1 of 12 classes never occur: 11"
+    (error,) = problems_of(train)  # it is nowhere
+    assert (error.code, error.severity) == ("class-without-image", "error")
+
+
+def test_labels_are_counted_as_training_sees_them(tmp_path: Path) -> None:
+    dataset = masks(tmp_path, labels())  # 0, 1 and 255
+    assert counts_in(dataset).endswith("masks of each class: ground 1, sky 1")
+    without_zero = ConfigDict(dataset, reduce_zero_label=True)
+    assert counts_in(without_zero).endswith("masks of each class: ground 1")
+    assert found_in(without_zero) == {"class-without-image": 0}
+
+
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+def test_labels_are_mapped_as_training_maps_them(reduce_zero_label: bool, tmp_path: Path) -> None:
+    class Named(DATASETS.get("mmseg.BaseSegDataset")):
+        METAINFO: ClassVar[dict] = dict(classes=("ground", "sky", "sea"))
+
+    changes = dict(type=Named, metainfo=dict(classes=("sea", "ground")))
+    changes["reduce_zero_label"] = reduce_zero_label
+    dataset = ConfigDict(masks(tmp_path, labels(2)), **changes)  # 0, 2 and 255
+    trained = load_or_replace(DATASETS.build(dataset), 0)["data_samples"].gt_sem_seg.data
+    # Without zero, 2 is sky, which the config leaves out.
+    expected = [] if reduce_zero_label else ["sea 1", "ground 1"]
+    assert len(trained.unique()) - 1 == len(expected)
+    assert counts_in(dataset).endswith(": " + (", ".join(expected) or "none"))
+
+
+def test_quick_check_reads_a_sample_of_the_masks(tmp_path: Path, monkeypatch) -> None:
+    dataset = masks(tmp_path, labels())
+    for number in range(1, 6):
+        image(tmp_path / "img" / f"{number}.jpg")
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / "ann" / f"{number}.png")
+    monkeypatch.setattr("mmhybrid.datasets.check_data.QUICK_MASKS", 3)
+    told = counts_in(dataset, quick=True)
+    assert "in the 3 masks that were read, of 6: ground 3" in told
+    assert counts_in(dataset, quick=True) == told
+    assert counts_in(dataset).endswith("each class: ground 6, sky 1")
+
+
+# --- contact sheet --------------------------------------------------------------------------------
+
+
+def shown_on(path: Path) -> np.ndarray:
+    sheet = np.array(Image.open(path))
+    assert max(sheet.shape) <= 1600
+    return sheet
+
+
+def test_contact_sheet_shows_boxes_and_masks(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, names=("cat", "dog"))
+    for name in ("1.jpg", "2.jpg"):
+        Image.new("RGB", (64, 48)).save(tmp_path / "img" / name)
+    dataset.metainfo.palette = [(250, 0, 0), (0, 0, 250)]
+    sheet = shown_on(draw_contact_sheet(dataset, tmp_path / "out" / "sheet.png"))
+    for colour in dataset.metainfo.palette:
+        assert (sheet == colour).all(-1).sum() > 500  # boxes and names
+        blended = np.abs(sheet.astype(int) - 0.45 * np.array(colour)).max(-1) < 3
+        assert blended.sum() > 3000  # the triangles of 20 x 20 pixels, enlarged six times
+
+
+def test_contact_sheet_shows_labels_as_trained(tmp_path: Path) -> None:
+    dataset = masks(tmp_path, labels(2))  # without zero, 2 is sky
+    Image.new("RGB", (64, 48)).save(tmp_path / "img" / "0.jpg")
+    dataset.reduce_zero_label = True
+    dataset.metainfo.palette = [(250, 0, 0), (0, 0, 250)]
+    sheet = shown_on(draw_contact_sheet(dataset, tmp_path / "sheet.png")).astype(int)
+    red, blue = (
+        np.abs(sheet - 0.55 * np.array(one)).max(-1) < 3 for one in dataset.metainfo.palette
+    )
+    assert red.sum() == 0
+    assert 0.8 < blue.sum() / (392 * 294 * 10 / 48) < 1.02  # ten rows of 48, but for the name
+
+
+def test_contact_sheet_of_classes(tmp_path: Path) -> None:
+    dataset = DATASETS.build(folders(tmp_path))
+    repaint(tmp_path)
+    cut(tmp_path / "a" / "0.jpg", 0)
+    sheets = [
+        shown_on(draw_contact_sheet(dataset, tmp_path / f"{most}.png", most)) for most in (2, 16)
+    ]
+    # Three images can be read; in order, so that colours are not swapped: BGR is read as RGB.
+    assert sheets[0].shape[1] < sheets[1].shape[1]
+    assert (np.abs(sheets[1].astype(int) - (120, 90, 200)).max(-1) < 4).sum() > 50_000
+    for path in tmp_path.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match="no image of the data set can be read"):
+        draw_contact_sheet(dataset, tmp_path / "none.png")

@@ -1,10 +1,6 @@
 """The leaderboard as a page: it sorts, shows charts and fits, in a browser."""
 
-import os
-import shutil
 from pathlib import Path
-
-import pytest
 
 from benchmarks import leaderboard
 from benchmarks.leaderboard_page import scatter, to_html
@@ -36,31 +32,6 @@ def test_a_chart_names_its_points() -> None:
     assert scatter(POINTS[1:], "flops") == ""
     crowd = [dict(POINTS[0], latency=300 + one / 100) for one in range(20)]
     assert 0 < scatter(crowd, "latency").count(">Ours-T</text>") < 20  # none over another
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="see requirements/tests.txt")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium found (CHROMIUM=path names one)")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-
-
-@pytest.fixture(params=[390, 1280])
-def page(browser, request: pytest.FixtureRequest):
-    """A page of a phone's and of a screen's width, which must raise no error and fit in."""
-    page = browser.new_page(viewport=dict(width=request.param, height=900))
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("requestfailed", lambda failed: problems.append(failed.url))
-    yield page
-    assert page.evaluate("document.documentElement.scrollWidth") <= request.param
-    assert problems == []
-    page.close()
 
 
 def test_page_sorts_and_charts(page) -> None:

@@ -250,6 +250,38 @@ def test_inputs_are_found_and_named_apart(tmp_path: Path) -> None:
         find_inputs([str(tmp_path / "none*.png")])
 
 
+def test_folders_are_searched_for_images_and_keep_their_names(tmp_path: Path) -> None:
+    wanted = ["a/x.PNG", "b/c/x.jpg", "b/ride.mp4", "b/ride/0.webp", "x.jpeg", "x.png", "y.d/z.bmp"]
+    for name in (*wanted, "notes.txt", "b/labels.json", ".git/x.png", "b/.x.png", "out/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {str(path.relative_to(tmp_path)): name for path, name in find(tmp_path)}
+    assert sorted(found) == sorted(wanted)
+    assert found["b/ride.mp4"] == "b/ride.mp4"  # b/ride/0 is another's
+    assert (found["x.png"], found["x.jpeg"]) == ("x.png", "x.jpeg")
+    assert (found["a/x.PNG"], found["b/c/x.jpg"]) == ("a/x", "b/c/x")
+    by_pattern = dict(find_inputs([str(tmp_path / "*" / "**" / "*.jpg")]))
+    assert by_pattern == {tmp_path / "b/c/x.jpg": "b/c/x"}
+    # What is named is taken, whatever it is called.
+    assert find_inputs([str(tmp_path / "notes.txt")]) == [(tmp_path / "notes.txt", "notes")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image"):
+        find_inputs([str(tmp_path / "empty")])
+
+
+def find(folder: Path) -> list[tuple[Path, str]]:
+    return find_inputs([str(folder)], leave_out=folder / "out")
+
+
+def test_equal_names_in_subfolders_do_not_overwrite_each_other(models, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / "in" / folder / "x.png", image(ord(folder)))
+    assert run(models[SEGMENTOR], [tmp_path / "in"], tmp_path / "out").done == 2
+    for folder in ("a", "b"):
+        assert (tmp_path / "out" / "labels" / folder / "x.png").exists()
+        assert (tmp_path / "out" / "images" / folder / "x.jpg").exists()
+
+
 def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) -> None:
     folder, out = tmp_path / "mixed", tmp_path / "out"
     for index in range(19):
@@ -257,14 +289,14 @@ def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) ->
     for name in ("03.jpg", "08.png"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "notes.txt").write_text("left out without a word, as no image by its name")
     with pytest.raises(SystemExit) as end:
         run_tool("predict.py", *models[CLASSIFIER], folder, "--out-dir", out, "--batch-size", 4)
     printed, errors = capsys.readouterr()
     assert end.value.code == 3, errors
-    assert "17 images done, 3 inputs not readable" in printed
+    assert "17 images done, 2 inputs not readable" in printed
     told = [line for line in errors.splitlines() if line.startswith("cannot read")]
-    for line, name in zip(told, ("03.jpg", "08.png", "notes.txt"), strict=True):
+    for line, name in zip(told, ("03.jpg", "08.png"), strict=True):
         assert line.startswith(f"cannot read {folder / name}: ")
     found = read(out)
     assert len(found) == len(list((out / "images").iterdir())) == 17

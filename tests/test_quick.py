@@ -4,8 +4,9 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, PARAM_SCHEDULERS, init_default_scope
 
 from mmhybrid.datasets.data_paths import check_data, with_data_root
 from mmhybrid.engine.runner import prepare_config as prepare
@@ -67,6 +68,28 @@ def test_images_of_all_classes_are_taken_from_real_data(read_config, tmp_path) -
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     labels = [dataset.get_data_info(index)["gt_label"] for index in range(len(dataset))]
     assert labels == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5, 96])
+def test_the_warm_up_ends_before_the_run(read_config, tmp_path, iterations: int) -> None:
+    cfg = read_config("semantic_fpn_dmformer_s_ade20k")
+    cfg.work_dir = str(tmp_path)
+    cfg.quick = dict(iterations=iterations, train_images=2, val_images=1)
+    cfg = make_quick(cfg)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedules = [
+        PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in cfg.param_scheduler
+    ]
+    rates = []
+    for _ in range(cfg.train_cfg.max_iters):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+    assert len(rates) == iterations
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) <= iterations / 2
+    assert 1 <= cfg.default_hooks.logger.interval <= 10
 
 
 def test_old_names_of_settings_go_on_working() -> None:

@@ -149,7 +149,8 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Path) -> tuple[Path, str]:
     """The work folder of a very small quick run, and what it printed."""
     cwd = tmp_path_factory.mktemp("quick")
-    output = start("train.py", small_config, "--quick", "--cfg-options", *TINY, cwd=cwd)
+    words = [small_config, "--quick", "--verbose", "--cfg-options", *TINY]
+    output = start("train.py", *words, cwd=cwd)
     return cwd / "work_dirs" / "mask_rcnn_small_quick", output
 
 
@@ -158,7 +159,10 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
 
     folder, output = trained
     assert (folder / "epoch_1.pth").stat().st_size > 1e6
-    assert (folder / "curves.png").stat().st_size > 1e4
+    assert "<svg" in (folder / "report.html").read_text()
+    page = json.loads((folder / "report.json").read_text())
+    assert (page["task"], page["problems"], page["images"]) == ("detection", [], 2)
+    assert sum(line["count"] for line in page["classes"]) > 0
     images = list((folder / "images").glob("*.png"))
     assert len(images) == 2
     for path in images:  # truth and prediction stand side by side
@@ -178,7 +182,7 @@ def test_quick_leaves_what_it_promises(trained: tuple[Path, str]) -> None:
 
 def test_testing_gives_the_metrics_of_the_run(trained, small_config, tmp_path) -> None:
     folder, output = trained
-    options = ["--quick", "--work-dir", folder, "--show-dir", tmp_path / "drawn"]
+    options = ["--quick", "--verbose", "--work-dir", folder, "--show-dir", tmp_path / "drawn"]
     options += ["--out", tmp_path / "predictions.pkl", "--cfg-options", *TINY]
     tested = start("test.py", small_config, folder / "epoch_1.pth", *options, cwd=tmp_path)
     assert final_metrics(tested) == final_metrics(output)
@@ -188,6 +192,7 @@ def test_testing_gives_the_metrics_of_the_run(trained, small_config, tmp_path) -
 
 def test_resume_continues_where_the_run_ended(trained, small_config, tmp_path) -> None:
     options = ["--quick", "--work-dir", tmp_path, "--resume", trained[0] / "epoch_1.pth"]
+    options += ["--verbose"]
     options += ["--cfg-options", "quick.iterations=4", *TINY[1:]]
     output = start("train.py", small_config, *options, cwd=tmp_path)
     assert "resumed epoch: 1, iter: 2" in output
@@ -198,7 +203,8 @@ def test_resume_continues_where_the_run_ended(trained, small_config, tmp_path) -
 
 def test_quick_on_real_images_and_testing_fused(shared, small_config, tmp_path) -> None:
     work = tmp_path / "run"
-    options = ["--quick", "--data-root", shared / "data" / "coco_sample", "--work-dir", work]
+    data = shared / "data" / "coco_sample"
+    options = ["--quick", "--verbose", "--data-root", data, "--work-dir", work]
     more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
     options += ["--cfg-options", *TINY, *more]
     output = start("train.py", small_config, *options, cwd=tmp_path)
@@ -219,7 +225,7 @@ def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
 
 
 def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Path) -> None:
-    words = [2, "--quick", "--work-dir", tmp_path, "--cfg-options", *TINY]
+    words = [2, "--quick", "--verbose", "--work-dir", tmp_path, "--cfg-options", *TINY]
     output = start("dist_train.sh", small_config, *words, cwd=tmp_path, PORT="29617")
     # Two processes of batch 2 go through the four images in one step.
     assert "Epoch(train) [1][1/1]" in output

@@ -68,6 +68,20 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def split_config(words: list[str]) -> tuple[str | None, list[str]]:
+    """``[CONFIG] CHECKPOINT MORE...`` as CONFIG, which may be left out, and the others.
+
+    Called after :func:`prepare`.
+    """
+    from mmhybrid.engine.runner.checkpoint_config import is_checkpoint
+    from mmhybrid.errors import UserError
+
+    config, others = (None, words) if is_checkpoint(words[0]) else (words[0], words[1:])
+    if not others:
+        raise UserError(f"name a checkpoint, after {config}")
+    return config, others
+
+
 class Renamed(argparse.Action):
     """The old name of an option, which goes on working for one version; ``dest`` has the new."""
 
@@ -93,8 +107,15 @@ def check_device(name: str | None) -> None:
         sys.exit(f"error: --device {name} cannot be used here, and cpu can: {reason}")
 
 
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``."""
+    told = "show all that OpenMMLab's packages log on the screen, not in the log file alone"
+    parser.add_argument("--verbose", action="store_true", help=told)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
+    add_verbose(parser)
     parser.add_argument(
         "--work-dir",
         help="folder to write to (default: work_dirs/CONFIG, with _FOLDER of --data and _quick)",

@@ -10,20 +10,23 @@ given, in float32.
 from __future__ import annotations
 
 import argparse
+import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare
+from command_line import Renamed, add_cfg_options, add_verbose, exit_on_user_error, prepare
 
 if TYPE_CHECKING:
     import torch
 
 EXAMPLES = """examples:
-  A whole segmentor, fused:
+  A whole model that train.py made, fused:
+    python tools/export_onnx.py work_dirs/upernet_transxnet_t_ade20k/best.pth --out upernet.onnx
+  Of weights that do not hold their config:
     python tools/export_onnx.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --out upernet.onnx
   The same, compared on images of one's own as well:
-    python tools/export_onnx.py CONFIG CHECKPOINT --out model.onnx --images FOLDER
+    python tools/export_onnx.py CHECKPOINT --out model.onnx --images FOLDER
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
@@ -39,9 +42,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
     parser.add_argument(
-        "checkpoint", nargs="?", help="file or address of the weights (default: random weights)"
+        "model",
+        help="checkpoint that holds its config, config file, or a backbone as in "
+        "\"TransXNet('tiny')\"",
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="file or address of the weights (default: the model's own, or else random weights)",
     )
     parser.add_argument("--out", required=True, help=".onnx file to write")
     parser.add_argument("--backbone", action="store_true", help="export the backbone alone")
@@ -81,6 +90,7 @@ def parse_args() -> argparse.Namespace:
         "that is larger; for labels, share of the pixels (default: %(default)s)",
     )
     add_cfg_options(parser)
+    add_verbose(parser)
     return parser.parse_args()
 
 
@@ -89,7 +99,10 @@ def main() -> None:
     args = parse_args()
 
     with exit_on_user_error():
-        export(args)
+        from mmhybrid.engine.console import readable_console
+
+        with readable_console(args.verbose):
+            export(args)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -97,6 +110,7 @@ def export(args: argparse.Namespace) -> None:
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.apis.models import first_backbone, init_model
     from mmhybrid.deploy.onnx_export import compare, export_onnx, random_images
+    from mmhybrid.engine.console import ProgressLine
     from mmhybrid.errors import UserError
 
     sizes = [_size(text) for text in args.check]
@@ -110,11 +124,18 @@ def export(args: argparse.Namespace) -> None:
         model = first_backbone(model, args.model)
     print(f"exporting {type(model).__name__} (takes about a minute) ...", flush=True)
     options = dict(fused=not args.no_fuse, boxes=args.boxes, safetensors=args.safetensors)
-    export_onnx(model, args.out, **options)
+    start = time.monotonic()
+
+    def report(step: str) -> None:
+        print(f"  {time.monotonic() - start:4.0f} s  {step}", flush=True)
+
+    export_onnx(model, args.out, report=report, **options)
     print(f"written: {args.out}", flush=True)
     shapes = [(1, 3, *sizes[0]), *((1 if args.boxes else 3, 3, *size) for size in sizes[1:])]
     noise = [random_images(model, shape) for shape in shapes]
-    rows = compare(model, args.out, chain(noise, map(_image, files)), boxes=args.boxes)
+    batches = chain(noise, map(_image, files))
+    line = ProgressLine(batches, "compare", total=len(noise) + len(files), unit="batch")
+    rows = compare(model, args.out, line, boxes=args.boxes)
     print("largest difference from PyTorch, and PyTorch's largest value:")
     for row in rows:
         shape = "x".join(map(str, row.shape))

@@ -3,8 +3,8 @@
 
 Writes into the output folder: images/ and videos/ with the predictions drawn; for boxes and masks
 predictions.json in COCO's format, for segmentation labels/ with one PNG an image, for
-classification predictions.json with the five best classes. What cannot be read is named and left
-out.
+classification predictions.json with the five best classes. Of a folder all images and videos are
+taken, those of its subfolders too. What cannot be read is named and left out.
 
 exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could not be read
 """
@@ -14,28 +14,37 @@ import sys
 
 from command_line import (
     add_cfg_options,
+    add_verbose,
     check_device,
     exit_on_user_error,
     prepare,
+    split_config,
 )
 
 EXAMPLES = """examples:
-  A folder of images:
+  A folder of images, with what train.py made:
+    python tools/predict.py work_dirs/mask_rcnn_transxnet_t_coco/best.pth images/
+  With weights that do not hold their config:
     python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT images/
   Some files, eight at a time, fused for speed:
-    python tools/predict.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT "street/*.jpg" \\
-        --batch-size 8 --fuse --out-dir street_labels
+    python tools/predict.py CHECKPOINT "street/*.jpg" --batch-size 8 --fuse --out-dir street_labels
   Frame after frame of a video, results alone:
-    python tools/predict.py CONFIG CHECKPOINT ride.mp4 --no-save-vis
+    python tools/predict.py CHECKPOINT ride.mp4 --no-save-vis
 """
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [CONFIG] CHECKPOINT INPUT ... [options]",
     )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="file or address of the weights")
+    parser.add_argument(
+        "model",
+        metavar="CHECKPOINT",
+        help="file or address of the weights; before it a config file, where it holds none",
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -60,6 +69,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--no-save-vis", action="store_true", help="draw no images")
     parser.add_argument("--no-save-pred", action="store_true", help="write no results")
+    add_verbose(parser)
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -71,19 +81,27 @@ def main() -> None:
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis import make_inferencer, predict
     from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.engine.console import readable_console
+    from mmhybrid.engine.runner.checkpoint_config import config_of
     from mmhybrid.engine.runner.run_config import existing_file, load_config
     from mmhybrid.errors import UserError
 
-    with exit_on_user_error():
+    with exit_on_user_error(), readable_console(args.verbose):
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
-        cfg = load_config(args.config, args.cfg_options)
-        existing_file(args.checkpoint, "checkpoint")
-        find_inputs(args.inputs)  # a wrong name is reported before the model is built
-        inferencer = make_inferencer(cfg, args.checkpoint, device=args.device, fused=args.fuse)
+        config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
+        if not inputs:
+            raise UserError("name the images, after the checkpoint")
+        if config is None:
+            cfg = config_of(checkpoint, args.cfg_options)
+        else:
+            cfg = load_config(config, args.cfg_options)
+            existing_file(checkpoint, "checkpoint")
+        find_inputs(inputs, args.out_dir)  # a wrong name is reported before the model is built
+        inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
             inferencer,
-            args.inputs,
+            inputs,
             args.out_dir,
             batch_size=args.batch_size,
             score_threshold=args.pred_score_thr,

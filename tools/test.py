@@ -5,18 +5,19 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare
+from command_line import add_common_arguments, exit_on_user_error, prepare, split_config
 
 EXAMPLES = """examples:
-  On the data set of the config:
-    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py \\
-        work_dirs/mask_rcnn_transxnet_t_coco/epoch_12.pth
-  What `train.py --quick` made, on its data:
-    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT --quick
+  What train.py made, with --quick too, on its own data:
+    python tools/test.py work_dirs/mask_rcnn_transxnet_t_coco/best.pth
   With images of the predictions:
-    python tools/test.py CONFIG CHECKPOINT --show-dir predictions
+    python tools/test.py CHECKPOINT --show-dir predictions
+  With a page of figures of each class and of the worst images:
+    python tools/test.py CHECKPOINT --report report
+  Of weights that do not hold their config:
+    python tools/test.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT
   For the leaderboard:
-    python tools/test.py CONFIG CHECKPOINT --result results/NAME.json
+    python tools/test.py CHECKPOINT --result results/NAME.json
 """
 
 
@@ -24,8 +25,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="file or address of the weights")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="file or address of the weights"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="use the data and the sizes of `train.py --quick`"
     )
@@ -42,6 +47,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--result",
         help="write the metrics with their origin to this JSON file, for the leaderboard",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        help="write a page, report.html, and report.json: figures of each class, what is taken for "
+        "what, the worst images",
     )
     parser.add_argument(
         "--published",
@@ -90,23 +101,45 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     with exit_on_user_error():
-        from mmengine.fileio import dump
-
-        from mmhybrid.deploy import FuseHook
-        from mmhybrid.engine.runner.prepare_config import prepare_test_config
-        from mmhybrid.engine.runner.results import write_test_result
-        from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.engine.console import readable_console
 
         check_files(args)
-        runner = build_runner(prepare_test_config(args))
-        if args.fuse:
-            runner.register_hook(FuseHook())
-        metrics = runner.test()
-        if args.out_item == "metrics" and runner.rank == 0:
-            dump(metrics, args.out)
-        if args.result:
-            about = dict(tta=args.tta, published=args.published)
-            write_test_result(args.result, metrics, runner, args.config, args.quick, **about)
+        with readable_console(args.verbose, tables=True):
+            test(args)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Tests, and writes what was asked for."""
+    from mmengine.fileio import dump
+
+    from mmhybrid.deploy import FuseHook
+    from mmhybrid.engine import ProgressHook
+    from mmhybrid.engine.hooks.report_hook import ReportHook
+    from mmhybrid.engine.runner.prepare_config import prepare_test_config
+    from mmhybrid.engine.runner.results import write_test_result
+    from mmhybrid.engine.runner.run_config import build_runner
+    from mmhybrid.visualization.report_page import write_page
+
+    words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
+    args.config, (args.checkpoint, *_) = split_config(words)
+    cfg = prepare_test_config(args)
+    runner = build_runner(cfg)
+    if args.fuse:
+        runner.register_hook(FuseHook())
+    if not args.verbose:
+        runner.register_hook(ProgressHook())
+    report = ReportHook()
+    if args.report:
+        runner.register_hook(report)
+    metrics = runner.test()
+    if args.out_item == "metrics" and runner.rank == 0:
+        dump(metrics, args.out)
+    if args.result:
+        about = dict(tta=args.tta, published=args.published)
+        quick = cfg.get("is_quick", False)
+        write_test_result(args.result, metrics, runner, cfg.filename, quick, **about)
+    if args.report:
+        write_page(runner, report, cfg.filename, args.report)
 
 
 if __name__ == "__main__":

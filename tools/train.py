@@ -81,18 +81,35 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
     with exit_on_user_error():
-        from mmhybrid.engine.runner.prepare_config import prepare_config
-        from mmhybrid.engine.runner.report import write_report
-        from mmhybrid.engine.runner.results import write_training_result
-        from mmhybrid.engine.runner.run_config import build_runner
+        from mmhybrid.engine.console import readable_console
 
-        runner = build_runner(prepare_config(args))
-        if args.quick:  # spare who watches MMEngine's two lines for each parameter
-            runner.logger.addFilter(lambda line: "paramwise_options" not in line.getMessage())
-        runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
+        with readable_console(args.verbose):
+            train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains, and writes what is said about the run."""
+    from mmhybrid.engine import ProgressHook
+    from mmhybrid.engine.hooks.report_hook import ReportHook
+    from mmhybrid.engine.runner.prepare_config import prepare_config
+    from mmhybrid.engine.runner.report import write_report
+    from mmhybrid.engine.runner.results import write_training_result
+    from mmhybrid.engine.runner.run_config import build_runner
+    from mmhybrid.engine.runner.verdict import verdict
+    from mmhybrid.visualization.report_page import write_page
+
+    runner = build_runner(prepare_config(args))
+    report = ReportHook()
+    runner.register_hook(report)
+    if not args.verbose:
+        runner.register_hook(ProgressHook())
+    runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     write_training_result(runner, args.config, args.quick)
+    write_page(runner, report, args.config)
     if args.quick and runner.rank == 0:
         write_report(runner)
+    if runner.rank == 0:
+        runner.logger.info(verdict(runner))
 
 
 if __name__ == "__main__":

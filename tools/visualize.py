@@ -13,10 +13,12 @@ from pathlib import Path
 from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
-  A trained segmentor and an image:
+  What train.py made, and an image:
+    python tools/visualize.py work_dirs/upernet_transxnet_t_ade20k/best.pth --image street.jpg
+  Weights that do not hold their config:
     python tools/visualize.py configs/upernet_transxnet_t_ade20k.py CHECKPOINT --image street.jpg
   Where the place 200 pixels from the left and 80 from the top looks:
-    python tools/visualize.py CONFIG CHECKPOINT --image street.jpg --place 200 80
+    python tools/visualize.py CHECKPOINT --image street.jpg --place 200 80
   A backbone with random weights, and a drawn image:
     python tools/visualize.py "TransXNet('tiny')" --out transxnet.jpg
 """
@@ -27,8 +29,10 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", help="config file, or a backbone as in \"TransXNet('tiny')\"")
-    add("checkpoint", nargs="?", help="file or address of the weights (default: random weights)")
+    model = "checkpoint that holds its config, config file, or a backbone as in "
+    add("model", help=model + "\"TransXNet('tiny')\"")
+    weights = "file or address of the weights (default: the model's own, or else random weights)"
+    add("checkpoint", nargs="?", help=weights)
     add("--image", help="image file (default: a drawn image)")
     add("--picture", dest="image", action=Renamed, help=argparse.SUPPRESS)
     add("--out", default="page.png", help=".png, .jpg or .pdf file to write (default: %(default)s)")
@@ -48,6 +52,7 @@ def main() -> None:
     from mmhybrid.apis.inputs import read_rgb
     from mmhybrid.apis.models import first_backbone, init_model
     from mmhybrid.datasets.synthetic.shapes import scene
+    from mmhybrid.engine.runner.checkpoint_config import is_checkpoint
     from mmhybrid.errors import UserError
     from mmhybrid.visualization.page import draw_page
 
@@ -66,7 +71,9 @@ def main() -> None:
             if not (0 <= x < width and 0 <= y < height):
                 raise UserError(f"--place {x} {y} is outside of the image, {width}x{height} pixels")
             model = init_model(args.model, args.checkpoint, args.cfg_options)
-            weights = Path(args.checkpoint).name if args.checkpoint else "random weights"
+            of_its_own = is_checkpoint(args.model)
+            weights = "its weights" if of_its_own else "random weights"
+            weights = Path(args.checkpoint).name if args.checkpoint else weights
             title = args.title or f"{Path(args.model).stem}, {weights}"
             place = ((y + 0.5) / height, (x + 0.5) / width)
             options = dict(title=title, place=place, short_side=args.short_side)

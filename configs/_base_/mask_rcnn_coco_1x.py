@@ -14,3 +14,4 @@ optim_wrapper = dict(
     # block, mlp.norm and the output norms. All else decays, other norms and biases too.
     paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
 )
+quick = dict(batch_size=2, iterations=120)  # --quick: many small steps learn sooner

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import logging
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -13,15 +15,17 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
-from mmengine.utils import ProgressBar
 
-from mmhybrid.apis.inputs import find_inputs, is_video, read_all
+from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
 from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
+from mmhybrid.engine.console import ProgressLine
 from mmhybrid.engine.runner.check_config import check_model
+from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -47,13 +51,17 @@ class Outcome:
 
 
 def make_inferencer(
-    cfg: Config, checkpoint: str, *, device: str | None = None, fused: bool = False
+    cfg: Config | str,
+    checkpoint: str | None = None,
+    *,
+    device: str | None = None,
+    fused: bool = False,
 ) -> Any:
     """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
 
     Args:
-        cfg (Config): Of a detector, segmentor or classifier.
-        checkpoint (str): File or address of the weights.
+        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it.
+        checkpoint (str, optional): File or address of the weights. Defaults to ``cfg``.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
         fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
 
@@ -61,10 +69,13 @@ def make_inferencer(
         UserError: The config is of another package, its model is wrong, or the weights do not fit.
 
     Example:
-        >>> from mmengine.config import Config
-        >>> cfg = Config.fromfile('configs/upernet_transxnet_t_ade20k.py')  # doctest: +SKIP
-        >>> inferencer = make_inferencer(cfg, 'upernet.pth', fused=True)  # doctest: +SKIP
+        >>> from mmhybrid.apis import make_inferencer
+        >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
+    if isinstance(cfg, str):
+        checkpoint, cfg = checkpoint or cfg, config_of(cfg)
+    elif note := size_note(cfg, checkpoint):
+        print_log(note, logger="current", level=logging.WARNING)
     scope = cfg.get("default_scope")
     if scope not in INFERENCERS:
         raise UserError(f"predicting needs a config of {', '.join(INFERENCERS)}, not {scope}")
@@ -98,7 +109,7 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    meta = read_address(checkpoint, "cpu").get("meta") or {}
+    meta = read_address(checkpoint, "meta").get("meta") or {}
     # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
     old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))
     trained_on = meta.get("dataset_meta") or old
@@ -148,8 +159,9 @@ def predict(
 
     Args:
         inferencer: From :func:`make_inferencer`.
-        names (Iterable[str]): Files, folders (of which every file is taken) and patterns such as
-            ``'images/**/*.jpg'``; a UserError where nothing is found for one.
+        names (Iterable[str]): Files, folders (of which all images and videos are taken, those of
+            subfolders too) and patterns such as ``'images/**/*.jpg'``; a UserError where nothing
+            is found for one.
         folder (str | Path): To write to.
         batch_size (int): Images at a time.
         score_threshold (float): Least score of boxes that are drawn; all are written.
@@ -161,18 +173,18 @@ def predict(
         Outcome(done=20, unreadable={})
     """
     folder = Path(folder)
-    files = find_inputs(names)
+    files = find_inputs(names, leave_out=folder)
     outcome = Outcome()
     meta = inferencer.model.dataset_meta
     collected = Results(folder, list(meta["classes"]), meta.get("category_ids"))
 
     def on_error(path: Path, reason: str) -> None:
         outcome.unreadable[str(path)] = reason
-        report(f"\ncannot read {path}: {reason}")
+        with ProgressLine.external_write_mode(file=sys.stderr):
+            report(f"cannot read {path}: {reason}")
 
-    bar = ProgressBar(len(files))
-    bar.start()
-    images_of: Counter[str] = Counter()  # by input: 1, or as many as a video has frames
+    line = ProgressLine(total=count_images(files), desc="predict", unit="image")
+    images_of: Counter[str] = Counter()  # by path: 1, or as many as a video has frames
     stream = read_all(files, on_error)
     while batch := list(islice(stream, batch_size)):
         samples = samples_of(inferencer, [image for _, _, image in batch])
@@ -181,15 +193,13 @@ def predict(
                 collected.add(path, name, image, sample)
             if images:
                 draw(inferencer, image, sample, folder / "images" / f"{name}.jpg", score_threshold)
-            source = name.partition("/")[0]
-            images_of[source] += 1
-            if images_of[source] == 1:
-                bar.update()
-    print(flush=True)
+            images_of[path.rpartition("#")[0] or path] += 1  # a frame's is VIDEO#NUMBER
+            line.update()
+    line.close()
     outcome.done = images_of.total()
     for path, name in files:
-        if images and is_video(path) and images_of[name]:
-            join_frames(path, name, folder, images_of[name])
+        if images and is_video(path) and images_of[str(path)]:
+            join_frames(path, name, folder, images_of[str(path)])
     if results:
         collected.write()
     return outcome

@@ -2,17 +2,20 @@
 
 import glob
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mmhybrid.errors import UserError
 
+IMAGES = (*IMG_EXTENSIONS, ".jfif", ".jp2", ".gif", ".avif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -21,30 +24,61 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def find_inputs(names: Iterable[str]) -> list[tuple[Path, str]]:
+def find_inputs(
+    names: Iterable[str], leave_out: str | Path | None = None
+) -> list[tuple[Path, str]]:
     """Expands folders and patterns to files, each with a unique name for its outputs.
 
-    Of a folder every file is taken, whatever it is; a name for which nothing is found is a
-    UserError.
+    Of a folder and its subfolders all files are taken that are images or videos by the ends of
+    their names, but none that is hidden and none in the folder ``leave_out``. The name of the
+    outputs is the file's without its end, after its path in the folder; where two would be alike,
+    their ends stay, or a number goes first. A name for which nothing is found is a UserError.
     """
-    files: list[Path] = []
+    files: dict[Path, str] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+            folder = path
+            found = sorted(one for one in path.rglob("*") if _is_wanted(one, path, leave_out))
         elif path.exists():
-            found = [path]
+            folder, found = path.parent, [path]
         else:
-            found = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).is_file())
+            folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+            found = sorted(Path(one) for one in glob.glob(name, recursive=True))
+            found = [one for one in found if one.is_file()]
         if not found:
             raise UserError(f"there is no image {name}")
-        files += found
-    files = list(dict.fromkeys(files))
-    stems = [path.stem for path in files]
-    return [
-        (path, path.stem if stems.count(path.stem) == 1 else f"{index:04d}_{path.name}")
-        for index, path in enumerate(files)
-    ]
+        for one in found:
+            files.setdefault(one, one.relative_to(folder).with_suffix("").as_posix())
+    alike = Counter(files.values())
+    folders = {one.as_posix() for output in alike for one in Path(output).parents}
+    whole = Counter(f"{output}{path.suffix}" for path, output in files.items())
+    named = []
+    for index, (path, output) in enumerate(files.items()):
+        # The frames of a video go to a folder of its name.
+        if alike[output] > 1 or (is_video(path) and output in folders):
+            output += path.suffix
+            output = output if whole[output] == 1 else f"{index:04d}_{path.name}"
+        named.append((path, output))
+    return named
+
+
+def _is_wanted(path: Path, folder: Path, leave_out: str | Path | None) -> bool:
+    return (
+        path.suffix.lower() in (*IMAGES, *VIDEOS)
+        and not any(part[0] == "." for part in path.relative_to(folder).parts)
+        and not (leave_out and path.resolve().is_relative_to(Path(leave_out).resolve()))
+        and path.is_file()
+    )
+
+
+def count_images(files: Iterable[tuple[Path, str]]) -> int:
+    """The number of images and, as the videos say it themselves, frames."""
+    total = 0
+    for path, _ in files:
+        frames = cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) if is_video(path) else 1
+        total += max(1, int(frames))
+    return total
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ from mmhybrid.apis.outputs import draw
 from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.engine.runner.results import write_training_result
-from mmhybrid.engine.runner.run_config import build_runner, load_config
+from mmhybrid.engine.runner.run_config import build_runner, existing_file, load_config
 from mmhybrid.errors import UserError
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
@@ -144,7 +144,7 @@ def predict(
         image (str | Path | np.ndarray | PIL.Image.Image | list): An image or video, a folder, a
             pattern, an array (H, W, 3) in RGB; or a list of paths.
         config (str | Path, optional): Of the checkpoint: a path, or the name of one of this
-            package. Defaults to ``config.py`` beside the checkpoint.
+            package. Defaults to the one that the checkpoint holds.
         score_threshold (float): Least score of objects. Defaults to 0.3.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
 
@@ -152,7 +152,7 @@ def predict(
         Prediction | list[Prediction]: One for an image; a list for anything else.
 
     Raises:
-        UserError: No such image or checkpoint, or no config beside it.
+        UserError: No such image or checkpoint, or the checkpoint holds no config.
 
     Example:
         >>> mmhybrid.predict("work_dirs/NAME/best.pth", "new.jpg").boxes  # doctest: +SKIP
@@ -161,8 +161,9 @@ def predict(
         inferencer = model._inferencer
     else:
         checkpoint = Path(model.checkpoint if isinstance(model, TrainedModel) else model)
-        path = config_path(str(config)) if config else _config_beside(checkpoint)
-        inferencer = make_inferencer(load_config(path), str(checkpoint), device=device)
+        existing_file(str(checkpoint), "checkpoint")
+        cfg = load_config(config_path(str(config))) if config else str(checkpoint)
+        inferencer = make_inferencer(cfg, str(checkpoint), device=device)
     if not isinstance(image, str | Path | list | tuple):
         array = np.asarray(image)[..., ::-1]
         return _predict_one(inferencer, np.ascontiguousarray(array), score_threshold)
@@ -193,15 +194,6 @@ def config_path(name: str) -> str:
             return str(file)
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
     raise UserError(f"there is no config {name}; those of this package: {', '.join(known)}")
-
-
-def _config_beside(checkpoint: Path) -> str:
-    file = checkpoint.parent / "config.py"
-    if not checkpoint.is_file():
-        raise UserError(f"there is no checkpoint {checkpoint}")
-    if not file.is_file():
-        raise UserError(f"there is no config.py beside {checkpoint}: name its config")
-    return str(file)
 
 
 def _metrics_of_best(runner: Runner) -> dict[str, float]:

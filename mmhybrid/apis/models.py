@@ -15,6 +15,7 @@ import mmhybrid  # noqa: F401  (registers the backbones)
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
+from mmhybrid.engine.runner.checkpoint_config import config_of, is_checkpoint
 from mmhybrid.engine.runner.run_config import load_config, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
@@ -28,9 +29,10 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
     """Makes a model, initialised as for training, without pretrained weights.
 
     Args:
-        name (str): A config's path; a class of mmhybrid's or OpenMMLab's registries, with its
-            arguments as in Python, ``TransXNet('small')`` or ``mmdet.SwinTransformer``; or a model
-            of timm, ``timm.resnet50``, which gives its feature maps unless ``features_only=False``.
+        name (str): A config's path, or a checkpoint's that holds its config; a class of mmhybrid's
+            or OpenMMLab's registries, with its arguments as in Python, ``TransXNet('small')`` or
+            ``mmdet.SwinTransformer``; or a model of timm, ``timm.resnet50``, which gives its
+            feature maps unless ``features_only=False``.
         options (dict, optional): Values by the keys of a config (``--cfg-options``).
 
     Raises:
@@ -40,6 +42,8 @@ def make_model(name: str, options: dict[str, Any] | None = None) -> nn.Module:
         >>> make_model("DWVisionTransformer(arch={'depth': 1})").feature_channels
         (48, 96, 192, 192)
     """
+    if is_checkpoint(name):
+        return model_of(config_of(name, options))
     if is_config(name):
         return model_of(load_config(name, options))
     if options:
@@ -71,8 +75,9 @@ def init_model(
 
     Args:
         name, options: See :func:`make_model`.
-        checkpoint (str, optional): File or address of the weights. By default, the model is filled
-            by :func:`random_init`: where training starts, LayerScale hides what most layers do.
+        checkpoint (str, optional): File or address of the weights. Defaults to ``name``, where that
+            is a checkpoint; else the model is filled by :func:`random_init`: where training starts,
+            LayerScale hides what most layers do.
 
     Raises:
         UserError: No such config, class or checkpoint, or the weights do not fit.
@@ -82,6 +87,8 @@ def init_model(
         False
     """
     model = revert_sync_batchnorm(make_model(name, options))
+    if checkpoint is None and is_checkpoint(name):
+        checkpoint = name
     if checkpoint is None:
         return random_init(model).eval()
     try:

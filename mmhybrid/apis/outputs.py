@@ -35,10 +35,11 @@ def draw(
 
 def join_frames(path: Path, name: str, folder: Path, count: int) -> None:
     """Writes the drawn frames FOLDER/images/NAME of a video as a video, at its own speed."""
-    (folder / "videos").mkdir(exist_ok=True)  # OpenCV is silent where it cannot write
+    target = folder / "videos" / f"{name}.mp4"
+    target.parent.mkdir(parents=True, exist_ok=True)  # OpenCV is silent where it cannot write
     mmcv.frames2video(
         str(folder / "images" / name),
-        str(folder / "videos" / f"{name}.mp4"),
+        str(target),
         fps=cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS),
         fourcc="mp4v",
         end=count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,7 @@ def export_onnx(
     boxes: bool = False,
     in_channels: int = 3,
     safetensors: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> None:
     """Writes a model as ONNX, for any batch, height and width.
 
@@ -66,6 +67,8 @@ def export_onnx(
         in_channels (int): Of the images.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
             name, and not into it.
+        report (Callable[[str], None], optional): Called at the start of each step with what it
+            does.
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
@@ -75,7 +78,7 @@ def export_onnx(
         >>> from mmhybrid.backbones import TransXNet
         >>> export_onnx(TransXNet('tiny'), 'transxnet.onnx')  # doctest: +SKIP
     """
-    path = Path(path)
+    path, report = Path(path), report or (lambda step: None)
     for module in model.modules():
         # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
         # mmpretrain have one each, and none need be there.
@@ -86,6 +89,7 @@ def export_onnx(
                 "works out the batch size in a way that torch.export takes for a constant. A Swin "
                 "that can be exported is mmhybrid's DWSwinTransformer"
             )
+    report("fusing the model" if fused else "copying the model")
     exportable = NamedOutputs(model, boxes)
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
@@ -94,8 +98,10 @@ def export_onnx(
     dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
     try:
         with torch.no_grad():
+            report("tracing it with torch.export")
             with ExportableOperations():
                 program = torch.export.export(exportable, (x,), dynamic_shapes=(dynamic,))
+            report("translating it to ONNX")
             onnx_program = torch.onnx.export(
                 program,
                 input_names=["image"],
@@ -108,6 +114,7 @@ def export_onnx(
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise OnnxExportError(f"{type(model).__name__} cannot be exported: {reason}") from error
+    report(f"writing {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if safetensors:
         import onnx_ir

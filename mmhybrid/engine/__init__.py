@@ -6,6 +6,7 @@ from mmhybrid.deprecation import renamed
 from mmhybrid.engine.hooks.compile_hook import CompileBackboneHook
 from mmhybrid.engine.hooks.durable_checkpoint_hook import DurableCheckpointHook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
+from mmhybrid.engine.hooks.progress_hook import ProgressHook
 from mmhybrid.engine.hooks.signal_hook import SignalHook
 from mmhybrid.engine.optimizers.layer_decay import (
     LayerwiseDecayOptimWrapperConstructor,
@@ -26,6 +27,7 @@ __all__ = [
     "EvaluationDataHook",
     "LayerwiseDecayOptimWrapperConstructor",
     "NonFiniteHook",
+    "ProgressHook",
     "ResumableBatchSampler",
     "ResumableEpochBasedTrainLoop",
     "ResumableIterBasedTrainLoop",

@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from mmhybrid.datasets.synthetic.shapes import choose_classes, scene, write_image
 
-WIDTH, HEIGHT, CATEGORIES, MOST_SHAPES = 320, 256, 4, 4
+WIDTH, HEIGHT, CATEGORIES, MOST_SHAPES = 480, 384, 4, 4
 
 
 def draw(dataset: dict, classes: Sequence[str], folder: Path, count: int, rng: Generator) -> None:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.datasets.synthetic import classification, coco, segmentation_map
+from mmhybrid.datasets.synthetic.shapes import CATEGORIES
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
@@ -28,6 +29,19 @@ DRAW = {
     "CIFAR100": classification.draw_cifar,
 }
 STAMP = "drawn.json"
+
+
+def drawn_classes(task: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names of what is drawn, and a colour (R, G, B) for each.
+
+    Args:
+        task (str): Of :class:`mmhybrid.datasets.prepared_data.PreparedData`. In a label map sky and
+            ground come first.
+    """
+    names, colours = zip(*CATEGORIES[: coco.CATEGORIES], strict=True)
+    if task == "segmentation":
+        return [*segmentation_map.BACKDROP, *names], [*segmentation_map.BACKDROP.values(), *colours]
+    return list(names), list(colours)
 
 
 def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -> None:
@@ -48,9 +62,9 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
         where = {key: dataset.get(key) for key in ("type", "ann_file", "data_prefix", "split")}
         count = train if loader == "train_dataloader" else held_out
         key = json.dumps(where, sort_keys=True, default=type_name)
-        plan.setdefault(key, (name, dataset, count))
+        plan.setdefault(key, (name, dataset, classes_of(dataset, cfg.default_scope), count))
 
-    stamp = json.dumps([seed, sorted((key, count) for key, (_, _, count) in plan.items())])
+    stamp = json.dumps([seed, sorted((key, *what) for key, (_, _, *what) in plan.items())])
     if _holds(folder, stamp):
         return
     if folder.exists() and not (folder / STAMP).exists():
@@ -63,9 +77,9 @@ def draw_data(cfg: Config, folder: Path, train: int, held_out: int, seed: int) -
     own = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
-    for key, (name, dataset, count) in plan.items():
+    for key, (name, dataset, classes, count) in plan.items():
         rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-        DRAW[name](dataset, classes_of(dataset, cfg.default_scope), own, count, rng)
+        DRAW[name](dataset, classes, own, count, rng)
     (own / STAMP).write_text(stamp)
     if folder.exists() and not _holds(folder, stamp):
         shutil.rmtree(folder)

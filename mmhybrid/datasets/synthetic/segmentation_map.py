@@ -11,6 +11,7 @@ from mmhybrid.datasets.synthetic.shapes import choose_classes, paint, place, tex
 
 WIDTH_ADE20K, WIDTH_CITYSCAPES, HEIGHT = 320, 512, 256
 CATEGORIES, MOST_SHAPES = 4, 4
+BACKDROP = {"sky": (120, 160, 200), "ground": (110, 95, 75)}  # RGB
 IGNORED = 255
 
 
@@ -21,8 +22,8 @@ def views(
     sky, ground, *things = choose_classes(len(classes), CATEGORIES + 2)
     for _ in range(count):
         horizon = int(HEIGHT * rng.uniform(0.35, 0.65))
-        image = texture(rng, width, HEIGHT, (120, 160, 200))
-        image[horizon:] = texture(rng, width, HEIGHT, (110, 95, 75))[horizon:]
+        image = texture(rng, width, HEIGHT, BACKDROP["sky"])
+        image[horizon:] = texture(rng, width, HEIGHT, BACKDROP["ground"])[horizon:]
         truth = np.full((HEIGHT, width), sky, np.uint8)
         truth[horizon:] = ground
         most = int(rng.integers(1, MOST_SHAPES + 1))

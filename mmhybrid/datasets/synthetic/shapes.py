@@ -51,8 +51,8 @@ def outline(name: str) -> np.ndarray:
 
 def texture(rng: Generator, width: int, height: int, colour: Sequence[int]) -> np.ndarray:
     """An RGB image (height, width, 3), float32: slow waves and fine grain around one colour."""
-    waves = rng.normal(0, 22, (6, 8, 3)).astype(np.float32)
-    waves = cv2.resize(waves, (width, height), interpolation=cv2.INTER_CUBIC)
+    waves = rng.normal(0, 16, (6, 8, 1)) + rng.normal(0, 8, (6, 8, 3))  # of light more than colour
+    waves = cv2.resize(waves.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 6, (height, width, 1)).astype(np.float32)
     return waves + grain + np.array(colour, np.float32)
 

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import shutil
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -21,12 +23,14 @@ from mmhybrid.engine.runner.accumulation import (
     is_accumulating,
     load_accumulated_gradients,
 )
+from mmhybrid.engine.runner.checkpoint_config import KEY, describe
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, CheckpointWriteError, read_checkpoint
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 from mmhybrid.weights.reading import mark_verified
 from mmhybrid.weights.writing import UNFINISHED, durable_file
 
+BEST = "best.pth"  # another name of MMEngine's best_METRIC_epoch_N.pth
 INTERRUPTED = "interrupted.pth"  # what a signal saves
 LAST_CHECKPOINT = "last_checkpoint"  # MMEngine's own name
 
@@ -40,7 +44,12 @@ class DurableCheckpointHook(CheckpointHook):
     logged; training goes on, keeps the one before it and tries again when the next is due, and once
     more at the end. Gradients that are being accumulated are saved too. While the run lasts,
     :func:`mmhybrid.enable_safe_checkpoints` holds.
+
+    The best one has weights alone and is ``best.pth`` too; ``save_best='auto'`` takes mIoU, or else
+    the first metric. Every checkpoint says its config, classes and origin as plain data.
     """
+
+    description: dict[str, Any] | None = None
 
     def before_run(self, runner: Runner) -> None:
         self.safe_checkpoints = enable_safe_checkpoints()
@@ -111,7 +120,7 @@ class DurableCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        if not self.save_best:
+        if not self.save_best or not self._choose_metric(runner, metrics):
             return
         # MMEngine removes the best one so far before it saves the next.
         before = dict(runner.message_hub.runtime_info)
@@ -128,8 +137,30 @@ class DurableCheckpointHook(CheckpointHook):
         finally:
             self.file_backend = backend
         several = getattr(self, "best_ckpt_path_dict", {}).values()
-        for path in set(removed) - {getattr(self, "best_ckpt_path", None), *several}:
+        kept = [getattr(self, "best_ckpt_path", None), *several]
+        if is_main_process() and (path := next(filter(None, kept), None)):
+            try:
+                _name_also(Path(path), Path(path).with_name(BEST))
+            except OSError as error:
+                runner.logger.error(f"{BEST} is not the best now, which is {path}: {error}")
+        for path in set(removed).difference(kept):
             self._remove(path)
+
+    def _choose_metric(self, runner: Runner, metrics: dict[str, float]) -> bool:
+        """Has ``'auto'`` mean one of these; False where nobody knows which value is better."""
+        if "auto" not in self.key_indicators:
+            return True
+        names = list(metrics)
+        chosen = next((name for name in names if name.endswith("mIoU")), names[0])
+        try:
+            self._init_rule(self.rules, [chosen])
+        except ValueError:
+            runner.logger.warning(
+                f"No best checkpoint is kept: is a high or a low {chosen} better? Say so with "
+                f"default_hooks.checkpoint.save_best={chosen} and .rule=greater or less"
+            )
+            self.save_best = None
+        return bool(self.save_best)
 
     def after_train(self, runner: Runner) -> None:
         if self.unsaved:
@@ -144,12 +175,30 @@ class DurableCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if "optimizer" in checkpoint and is_accumulating(runner):
+        if self.description is None:
+            self.description = describe(runner)
+        checkpoint["meta"][KEY] = self.description
+        if "optimizer" not in checkpoint:
+            checkpoint.pop("ema_state_dict", None)  # what EMAHook would go on from
+        elif is_accumulating(runner):
             checkpoint["accumulated_gradients"] = accumulated_gradients(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
             load_accumulated_gradients(runner, checkpoint.get("accumulated_gradients") or {})
+
+
+def _name_also(path: Path, name: Path) -> None:
+    """Gives a file another name too, in one step, and without a copy where the disk can."""
+    if not path.is_file() or (name.exists() and name.samefile(path)):
+        return
+    unfinished = name.with_name(name.name + UNFINISHED)
+    unfinished.unlink(missing_ok=True)
+    try:
+        os.link(path, unfinished)
+    except OSError:
+        shutil.copyfile(path, unfinished)
+    os.replace(unfinished, name)
 
 
 class _LaterRemover:
@@ -215,7 +264,8 @@ def _newest_whole_checkpoint(folder: Path) -> str | None:
         # The folder may have been moved, and its path may be relative to another folder.
         candidates = [Path(named), folder / Path(named).name]
     folders = {folder, *(path.parent for path in candidates)}
-    others = [path for one in folders for path in one.glob("*.pth") if "best_" not in path.name]
+    found = [path for one in folders for path in one.glob("*.pth")]
+    others = [path for path in found if "best_" not in path.name and path.name != BEST]
     candidates += sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
     tried: dict[Path, str] = {}
     for path in candidates:

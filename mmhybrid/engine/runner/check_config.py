@@ -175,7 +175,7 @@ def _check_classifier(cfg: Config) -> None:
         topk = node.get("topk") or 1
         if max([topk] if isinstance(topk, int) else topk) > classes:
             told = f"{where}: topk={topk}, but model.head has {classes} classes"
-            raise UserError(f"{told}. Set {where}.topk to numbers below {classes}.")
+            raise UserError(f"{told}. Set {where}.topk to numbers up to {classes}.")
 
 
 def _check_crops(cfg: Config) -> None:

@@ -1,5 +1,6 @@
 """From the arguments of a command line to a config; no step changes the one that it is given."""
 
+import logging
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.logging import print_log
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
+from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
@@ -50,13 +52,17 @@ def prepare_config(args: Namespace) -> Config:
     if cfg.get("load_from") and has_our_backbone(cfg):
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
     check_data(cfg, ("train_dataloader", "val_dataloader"))
-    cfg = for_its_processes(with_safeguards(cfg))
+    cfg = for_its_processes(with_best(with_safeguards(cfg)))
     check_config(cfg)
     return cfg
 
 
 def prepare_test_config(args: Namespace) -> Config:
     """The same of a test run, from the arguments of ``tools/test.py``."""
+    if args.quick and args.config is None:
+        raise UserError(
+            "a checkpoint has its own data and sizes: leave out --quick, or give CONFIG"
+        )
     cfg = with_options(without_pretrained(_load(args)), dict(load_from=args.checkpoint))
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
@@ -66,6 +72,8 @@ def prepare_test_config(args: Namespace) -> Config:
         cfg = with_output(cfg, args.out)
     if args.amp:
         cfg = with_options(cfg, {"test_cfg.fp16": True})
+    if args.config and (note := size_note(cfg, args.checkpoint)):
+        print_log(note, logger="current", level=logging.WARNING)
     check_data(cfg, ("test_dataloader",))
     cfg = for_its_processes(cfg)
     check_config(cfg)
@@ -74,14 +82,17 @@ def prepare_test_config(args: Namespace) -> Config:
 
 def _load(args: Namespace, is_training: bool = False) -> Config:
     """The config with its options, launcher, work folder and data, drawn if need be."""
-    cfg = load_config(args.config, args.cfg_options)
+    if args.config is None:
+        cfg = config_of(args.checkpoint, args.cfg_options)
+    else:
+        cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.data and args.data_root:
         raise UserError(
             "--data is a folder in any format, --data-root one in the config's: give one of them"
         )
     data_name = "_" + Path(args.data).resolve().name if args.data else ""
-    name = Path(args.config).stem + data_name + ("_quick" if args.quick else "")
+    name = Path(cfg.filename).stem + data_name + ("_quick" if args.quick else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
@@ -189,6 +200,15 @@ def with_safeguards(cfg: Config) -> Config:
         batches.setdefault("drop_last", drop_last)
     inner = dict(batch_sampler=batches) if batches else dict(drop_last=drop_last)
     loader.batch_sampler = dict(type="mmhybrid.ResumableBatchSampler", **inner)
+    return cfg
+
+
+def with_best(cfg: Config) -> Config:
+    """Keep the weights of the best evaluation as ``best.pth``."""
+    cfg = deepcopy(cfg)
+    checkpoint = cfg.default_hooks.checkpoint
+    if cfg.get("val_dataloader") and type_name(checkpoint or {}) == "DurableCheckpointHook":
+        checkpoint.setdefault("save_best", "auto")
     return cfg
 
 

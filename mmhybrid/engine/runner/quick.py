@@ -5,8 +5,10 @@ What changes:
 * Data: images of coloured shapes, drawn in the format that the config reads, unless
   ``--data`` or ``--data-root`` names real data. Loaders read in the main process.
 * Size: every size in pixels shrinks by one factor, so that the config's image size is ``size``.
-* Boxes: a second stage trains on 128 of an image's proposals instead of 512. Its cost does not
-  shrink with the image, and would be most of the run.
+* Classes: those of the shapes, unless the data are real. Boxes of one class that overlap by a fifth
+  are taken for one shape.
+* Boxes: a second stage trains on 32 of an image's proposals instead of 512, and looks at 100
+  instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
   of the run, then a cosine down to nothing.
 * Start: no pretrained weights. LayerScale starts at 0.1, since from 1e-5 the residuals would be
@@ -28,8 +30,10 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
-from mmhybrid.datasets.synthetic import draw_data
+from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
+from mmhybrid.engine.runner.classes import task_of, with_classes
+from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.engine.runner.run_config import map_values, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
@@ -83,14 +87,16 @@ def make_quick(cfg: Config, data_root: str | None = None, is_own: bool = False) 
                 f"To train on these: --data-root {root}",
                 logger="current",
             )
-        cfg = with_data_root(cfg, str(folder))
+        cfg = _with_drawn_classes(with_data_root(cfg, str(folder)))
         draw_data(cfg, folder, quick.train_images, quick.val_images, quick.seed)
+        _allow_any_classes(cfg)
+        _keep_one_box_a_shape(cfg)
     else:
         cfg = deepcopy(cfg) if is_own else with_data_root(cfg, data_root)
         check_data(cfg, LOADERS)
         quick.train_images = _take_some_images(cfg, quick.train_images)
     cfg = without_pretrained(cfg)
-    cfg.update(load_from=None, randomness=dict(seed=quick.seed))
+    cfg.update(load_from=None, randomness=dict(seed=quick.seed), is_quick=True)
     _shrink_loaders(cfg, quick.batch_size)
     _shrink_images(cfg, quick.size)
     _shorten(cfg, quick)
@@ -99,6 +105,35 @@ def make_quick(cfg: Config, data_root: str | None = None, is_own: bool = False) 
         if found and "layer_scale_init" in inspect.signature(found).parameters:
             backbone.layer_scale_init = 0.1
     return cfg
+
+
+def _with_drawn_classes(cfg: Config) -> Config:
+    """A config that learns what is drawn, by its own names."""
+    try:
+        return with_classes(cfg, *drawn_classes(task_of(cfg)))
+    except UserError as error:  # RPN, which tells no classes apart
+        print_log(
+            f"The shapes are called by names of the config's classes: {error}", logger="current"
+        )
+        return cfg
+
+
+def _allow_any_classes(cfg: Config) -> None:
+    """Reads label maps by the base of mmseg's data sets: the others refuse classes not theirs."""
+    for _, dataset in datasets_of(cfg):
+        if cfg.get("default_scope") == "mmseg" and dataset.get("metainfo"):
+            defaults, _ = arguments_of(type_of(dataset, DATASETS, "mmseg"))
+            for key in ("img_suffix", "seg_map_suffix", "reduce_zero_label"):
+                dataset.setdefault(key, defaults[key])
+            dataset["type"] = "BaseSegDataset"
+
+
+def _keep_one_box_a_shape(cfg: Config) -> None:
+    """Has boxes suppress each other sooner than in COCO: drawn shapes do not touch."""
+    test_cfg = cfg.model.get("test_cfg") or {}
+    for stage in (test_cfg, test_cfg.get("rcnn") or {}):
+        if stage.get("nms"):
+            stage.nms.iou_threshold = min(stage.nms.iou_threshold, 0.2)
 
 
 def _take_some_images(cfg: Config, most: int) -> int:
@@ -151,7 +186,10 @@ def _shrink_images(cfg: Config, size: int) -> None:
             parent[key] = map_values(parent[key], scaled)
     second_stages = (cfg.model.get("train_cfg") or {}).get("rcnn") or []
     for stage in second_stages if isinstance(second_stages, list) else [second_stages]:
-        stage.sampler.num = min(stage.sampler.num, 128)
+        stage.sampler.num = min(stage.sampler.num, 32)
+    proposals = (cfg.model.get("test_cfg") or {}).get("rpn") or {}
+    if "max_per_img" in proposals:
+        proposals.max_per_img = min(proposals.max_per_img, 100)
 
 
 def _shorten(cfg: Config, quick: QuickSettings) -> None:
@@ -168,21 +206,23 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     loop.pop("val_begin", None)
     loop.pop("dynamic_intervals", None)
 
-    warm_up = max(1, iterations // 10)
-    cosine = dict(begin=warm_up, end=iterations, T_max=max(1, iterations - warm_up))
-    cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up),
-        dict(type="CosineAnnealingLR", by_epoch=False, **cosine),
-    ]
+    # MMEngine's warm-up has its full rate in its last step: one of a single step would never leave
+    # the low rate that it starts from.
+    warm_up = iterations // 10 if iterations >= 20 else 0
+    cosine = dict(begin=warm_up, end=iterations, T_max=iterations - warm_up)
+    cfg.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
+    if warm_up:
+        linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
+        cfg.param_scheduler.insert(0, linear)
     cfg.optim_wrapper.optimizer.lr = quick.lr
     cfg.optim_wrapper.pop("accumulative_counts", None)
 
     cfg.setdefault("default_hooks", ConfigDict())
-    logger = dict(type="LoggerHook", interval=min(10, warm_up), log_metric_by_epoch=False)
+    logger = dict(type="LoggerHook", interval=min(10, max(1, warm_up)), log_metric_by_epoch=False)
     cfg.default_hooks.logger = logger
     checkpoint = cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
     if checkpoint:
-        checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=2)
+        checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
         if type_name(hook).endswith("EMAHook"):

@@ -1,4 +1,4 @@
-"""The report of a quick run: metrics, their curves, and images of predictions."""
+"""The summary of a quick run: metrics, and images of predictions."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
@@ -26,19 +25,18 @@ HEADLINES = {
 
 
 def write_report(runner: Runner) -> None:
-    """Write ``metrics.json``, ``curves.png`` and ``images``; log the last :func:`headlines`."""
+    """Write ``metrics.json`` and ``images``; log the last :func:`headlines`."""
     folder = Path(runner.work_dir).absolute()
     losses, metrics = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
     final = headlines(metrics[-1]) if metrics else {}
     content = dict(iterations=runner.iter, final=final, metrics=metrics, losses=losses)
     (folder / "metrics.json").write_text(json.dumps(content, indent=1))
-    draw_curves(losses, metrics, folder / "curves.png")
     draw_images(runner, folder / "images")
     table = "".join(f"{name:>16}  {value:.3f}\n" for name, value in final.items())
     runner.logger.info(
-        f"Done. On images that the model has not seen before:\n{table}"
+        f"On images that the model has not seen before:\n{table}"
         f"Images, truth and prediction side by side: {folder / 'images'}\n"
-        f"Losses and metrics: {folder / 'curves.png'}, {folder / 'metrics.json'}\n"
+        f"Losses and metrics: {folder / 'metrics.json'}\n"
         f"Checkpoints: {folder}"
     )
 
@@ -57,24 +55,6 @@ def headlines(metrics: dict[str, Any]) -> dict[str, float]:
         for key in metrics
         if key == ending or key.endswith("/" + ending)
     }
-
-
-def draw_curves(losses: list[dict], metrics: list[dict], path: Path) -> None:
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in sorted({key for line in losses for key in line if "loss" in key}):
-        points = [(line["step"], line[name]) for line in losses if name in line]
-        left.plot(*zip(*points, strict=True), label=name, lw=2.5 if name == "loss" else 1)
-    named = [(line["step"], headlines(line)) for line in metrics]
-    for label in dict.fromkeys(label for _, values in named for label in values):
-        points = [(step, values[label]) for step, values in named if label in values]
-        right.plot(*zip(*points, strict=True), "o-", label=label)
-    for axes, title in ((left, "Losses"), (right, "Metrics on held-out images")):
-        axes.set(xlabel="iteration", title=title, ylim=(0, None))
-        axes.grid(alpha=0.3)
-        if axes.get_lines():
-            axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
 
 
 @torch.no_grad()

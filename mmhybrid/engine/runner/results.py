@@ -48,7 +48,7 @@ def write_training_result(runner: Runner, config: str, quick: bool = False) -> P
     _, evaluations = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
     if not evaluations or runner.rank != 0:
         return None
-    origin = dict(type="trained", command=command(), seed=runner.seed, **_code_and_device(runner))
+    origin = training_origin(runner)
     about = _about(config, quick, runner.train_dataloader)
     info = runner.message_hub.runtime_info.items()
     saved = [Path(str(v)) for k, v in info if k == "last_ckpt" or k.startswith("best_ckpt")]
@@ -56,6 +56,11 @@ def write_training_result(runner: Runner, config: str, quick: bool = False) -> P
     file = Path(runner.work_dir) / "result.json"
     write_json(file, dict(about, metrics=evaluations[-1], origin=origin, checkpoints=checkpoints))
     return file
+
+
+def training_origin(runner: Runner) -> dict[str, Any]:
+    """The origin of weights that this process trains."""
+    return dict(type="trained", command=command(), seed=runner.seed, **_code_and_device(runner))
 
 
 def write_test_result(

@@ -52,7 +52,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     cfg = with_options(cfg, options)
     if scope and not cfg.get("default_scope"):
         cfg.default_scope = scope
-    _check_package(cfg.get("default_scope"))
+    check_package(cfg.get("default_scope"))
     return cfg
 
 
@@ -88,7 +88,7 @@ def map_values(node: Any, change: Callable[[str, Any], Any], key: str = "") -> A
     return change(key, node)
 
 
-def _check_package(scope: str | None) -> None:
+def check_package(scope: str | None) -> None:
     """Import the package whose classes the config uses, to report at once that it is missing."""
     if scope in (None, "mmengine"):
         return

@@ -1,0 +1,137 @@
+"""What can be wrong with data: codes, severities, and what training does with it."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mmhybrid.datasets.findings import Finding, Severity
+
+# code: (severity, what it is, what training does with it)
+PROBLEMS: dict[str, tuple[Severity, str, str]] = {
+    code: (severity, what, result)
+    for severity, problems in (
+        (
+            "error",
+            {
+                "missing-image": ("missing images", "left out, and evaluation stops"),
+                "empty-file": ("empty files", "left out, and evaluation stops"),
+                "unreadable-image": ("unreadable images", "left out, and evaluation stops"),
+                "truncated-image": ("truncated images", "left out, or an older OpenCV reads grey"),
+                "size-differs": (
+                    "images of another size than annotated",
+                    "their boxes lie in the wrong places",
+                ),
+                "bad-file": ("annotation files that cannot be read", "training stops"),
+                "no-images": ("no images", "training stops"),
+                "class-not-in-file": (
+                    "classes of the config that the file lacks",
+                    "nothing of them is learnt",
+                ),
+                "unknown-image": ("boxes of an unknown image", "ignored"),
+                "unknown-class": ("boxes of an unknown category", "ignored"),
+                "bad-box": ("boxes that are no four numbers", "training stops"),
+                "box-outside": ("boxes outside their image", "ignored"),
+                "no-outline": (
+                    "objects without a mask",
+                    "training of masks stops or learns an empty mask",
+                ),
+                "image-named-twice": ("images named twice", "one of the two counts"),
+                "missing-mask": ("missing masks", "left out, and evaluation stops"),
+                "mask-size": (
+                    "masks of another size than their image",
+                    "training stops, or learns wrong labels",
+                ),
+                "colour-mask": (
+                    "masks in colour",
+                    "labels are wrong; save class numbers in one channel",
+                ),
+                "unknown-value": ("masks with labels outside the classes", "pixels are ignored"),
+                "class-out-of-range": ("class labels out of range", "training stops"),
+            },
+        ),
+        (
+            "warning",
+            {
+                "16-bit-image": ("16-bit images", "reduced to 8 bits"),
+                "exif-turned": (
+                    "images turned by EXIF",
+                    "turned while they are read; annotations must agree",
+                ),
+                "class-not-in-config": (
+                    "categories of the file that the config lacks",
+                    "their boxes are ignored",
+                ),
+                "empty-box": ("empty boxes", "ignored"),
+                "box-cut": ("boxes that reach beyond their image", "cut at the border"),
+            },
+        ),
+        (
+            "info",
+            {
+                "small-image": ("images smaller than 32 pixels", "enlarged by Resize, if any"),
+                "cmyk-image": ("CMYK images", "read as RGB, with colours slightly off"),
+                "palette-image": ("palette images", "read as RGB"),
+                "transparent-image": ("images with transparency", "transparency is ignored"),
+                "grey-image": ("grey images", "read as RGB"),
+                "crowd-box": ("crowd boxes", "ignored in training, crowds in evaluation"),
+                "image-without-label": (
+                    "images without a label",
+                    "boxes: left out unless filter_cfg keeps them; masks: nothing is learnt",
+                ),
+            },
+        ),
+    )
+    for code, (what, result) in problems.items()
+}
+
+# What training leaves out. A few of many are no reason not to train.
+LEFT_OUT = {"missing-image", "empty-file", "unreadable-image", "truncated-image", "size-differs"}
+LEFT_OUT |= {"unknown-image", "unknown-class", "image-named-twice", "missing-mask"}
+MANY, FEW = 0.1, 3  # many: more than this share, and more than so many
+
+
+class Found(NamedTuple):
+    """One of ``PROBLEMS`` in an image, or in whatever else is named, and what is to be said of it.
+
+    ``image`` is empty where a class or a file as a whole has the problem.
+    """
+
+    code: str
+    image: str
+    detail: str = ""
+
+
+def findings_of(
+    found: Iterable[Found], split: str, images: int, few_are_left_out: bool
+) -> list[Finding]:
+    """One finding a code, of a split that has so many images.
+
+    Args:
+        few_are_left_out (bool): A few of ``LEFT_OUT`` are a warning.
+    """
+    by_code: dict[str, list[Found]] = defaultdict(list)
+    for one in found:
+        by_code[one.code].append(one)
+    findings = []
+    for code, these in by_code.items():
+        severity, what, result = PROBLEMS[code]
+        names = list(dict.fromkeys(one.image for one in these if one.image))
+        if few_are_left_out and code in LEFT_OUT and len(names) <= max(FEW, MANY * images):
+            severity = "warning"
+        details = [one.detail for one in these if one.detail]
+        message = f"{split}: {what} ({result})"
+        if code != "no-images":
+            message += f": {len(these):,}"
+        if names and details:  # the other images are named anyway
+            message += f", such as {details[0]}"
+        elif details:
+            message += f": {shortened(details, '; ')}"
+        findings.append(Finding(code, severity, message, names))
+    return findings
+
+
+def shortened(names: Iterable[str], separator: str = ", ", most: int = 10) -> str:
+    """Names in a row, and how many more there are."""
+    names = list(names)
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return separator.join([*names[:most], *more])
