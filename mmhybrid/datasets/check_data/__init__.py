@@ -102,7 +102,7 @@ def check_before_training(cfg: Config, ignore: Iterable[str] = ()) -> list[Findi
         told = "\n".join(f"  {one}" for one in errors)
         raise UserError(
             f"the run would be wasted on these data:\n{told}\n"
-            f"  If this is as it should be, ignore: {' '.join(codes)}"
+            f"  If this is as it should be: --ignore {' '.join(codes)}"
         )
     return found
 

@@ -11,6 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
+from mmhybrid.datasets.check_data import check_before_training
+from mmhybrid.datasets.contact_sheet import draw_contact_sheet
 from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
@@ -128,6 +130,13 @@ def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
         cfg = with_recipe(cfg, data.images["train"], best_metric(cfg))
     cfg = with_options(cfg, args.cfg_options)  # which have the last word
     if get_dist_info()[0] == 0:
+        for finding in check_before_training(cfg, args.ignore):
+            if finding.severity == "warning":
+                print_log(str(finding), "current", logging.WARNING)
+        sheet = Path(cfg.work_dir) / "labels.png"
+        _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
+        draw_contact_sheet(dataset, sheet, scope=cfg.get("default_scope"))
+        print_log(f"Images with their labels: {sheet}", logger="current")
         file = Path(cfg.work_dir) / "config.py"
         write_short_config(cfg, args.config, file)
         print_log(f"The config of this run: {file}", logger="current")
