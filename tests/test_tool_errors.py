@@ -65,7 +65,7 @@ REFUSED = {
     "options of no config": ("get_flops.py TransXNet --cfg-options a=1",
         "--cfg-options change a config"),
     "size of one number": (f'{VIT} --check 64', "--check takes sizes such as 480x640"),
-    "images for a backbone": (f'{VIT} --images .', "--images need a whole model"),
+    "images for a backbone": (f'{VIT} --images weights.pth', "--images need a whole model"),
 }
 # fmt: on
 
