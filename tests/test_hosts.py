@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer
 from mmhybrid.layers.window_attention import resize_bias_table
-from mmhybrid.weights import CheckpointError, LoadReport, load_checkpoint
+from mmhybrid.weights import CheckpointError, LoadReport, load_checkpoint, load_weights
 from mmhybrid.weights.converting import to_authors, to_ours
 from mmhybrid.weights.families import describe
 
@@ -361,6 +361,45 @@ def test_nothing_is_said_to_take_a_file_that_lacks_a_tensor(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"blocks\.0\.norm1") as error:
         load(DWVisionTransformer(arch=VIT, image_size=64, **HOST), weights, tmp_path)
     assert "takes it whole" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (7,)])
+@pytest.mark.parametrize("file", ["timm's ViT", "timm's CaiT", "Microsoft's", "mmdet's Swin"])
+def test_a_tensor_of_a_shape_that_nothing_has_is_refused(file, shape) -> None:
+    if file == "mmdet's Swin":
+        name, weights = "swin", mms("mmdet", "SwinTransformer", **SWIN).state_dict()
+    else:
+        name, write = FILES[file]
+        weights = write(TINY[name][0]().state_dict())
+        weights = weights.get("model", weights)
+    _, backbone, options, arch = TINY[name]
+    model = backbone(**options, arch=arch, **sized(64, backbone))
+    made_anew = r"head\.|^(cls_token|blocks_token_only)|index$|attn_mask$"
+    left = made_anew if name != "vit" else r"head\."
+    one_of_each = {re.sub(r"\d", "*", k): k for k in weights if not re.search(left, k)}
+    for key in list(one_of_each.values())[:: 1 if shape == () else 3]:
+        with pytest.raises(CheckpointError, match="does not fit"):
+            load_weights(model, {**weights, key: torch.ones(shape)}, logger="silent")
+
+
+@pytest.mark.parametrize("out_type", ["cls_token", "featmap"])
+def test_the_class_stage_of_cait(out_type) -> None:
+    model = DWCaiT(arch=CAIT, image_size=64, out_type=out_type, **FACEBOOK)
+    more = timms("cait_xxs24_224", **TIMM_CAIT, depth_token_only=3).state_dict()
+    none = {key: value for key, value in more.items() if "token" not in key}
+    assert describe(none) == "a classifier built on CaiT"
+    if out_type == "featmap":
+        for weights in (more, none):
+            assert_whole(
+                load_weights(model, weights, logger="silent"), left="head|token|cls_blocks"
+            )
+        return
+    with pytest.raises(
+        CheckpointError, match=r"lacks: cls_blocks\.2.*cls_depth': 3.*takes it whole"
+    ):
+        load_weights(model, more, logger="silent")
+    with pytest.raises(CheckpointError, match=r"not there: cls_blocks \(32\), cls_token \(1\)\. "):
+        load_weights(model, none, logger="silent")
 
 
 def test_others_are_not_taken_for_a_host(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,9 @@ WRAPPINGS: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "bare": lambda w: w,
     "state_dict": lambda w: {"state_dict": w, "optimizer": {"state": {}}, "epoch": 3},
     "model": lambda w: {"model": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+    "model_state": lambda w: {"model_state": w, "optimizer": {}},
+    "params": lambda w: {"params": plus_one(w), "params_ema": w},
+    "target_encoder": lambda w: {"encoder": plus_one(w), "target_encoder": under("module.", w)},
     "nested": lambda w: {"model": {"state_dict": w}},
     "module.": lambda w: {"state_dict": under("module.", w)},
     "backbone.": lambda w: {"state_dict": under("backbone.", w)},
@@ -239,6 +243,22 @@ def test_another_shape_is_refused(name: str, place: float) -> None:
     assert is_empty(model)
     report = load(model, weights, allow_partial=True)
     assert list(report.mismatched) == [other]
+
+
+@pytest.mark.parametrize("shape", [(), (7,)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_shape_that_nothing_has_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    model = model_of(name)
+    one_of_each = {re.sub(r"\d", "*", key): key for key in needed(name)}
+    for key in list(one_of_each.values())[::4]:
+        with pytest.raises(CheckpointError, match="does not fit"):
+            load(model, weights_of(name) | {key: torch.ones(shape)})
+
+
+def test_a_file_without_tables_of_positions_is_recognised() -> None:
+    weights = {k: v for k, v in weights_of("TransXNet").items() if "relative_pos" not in k}
+    with pytest.raises(CheckpointError, match=r"relative_pos_enc.* the weights of TransXNet\."):
+        load(model_of("TransXNet"), weights)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

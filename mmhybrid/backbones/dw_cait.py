@@ -98,7 +98,8 @@ class DWCaiT(DWPlainBackbone):
                     "blocks_token_only.": "cls_blocks.",
                 },
                 classifier={"norm.": "backbone.norm.", **LINEAR_HEAD},
-                signs=(r"blocks_token_only\.\d",),
+                # Dense maps need no class stage, and a file may have none.
+                signs=(r"blocks_token_only\.\d|^blocks\.\d+\.attn\.proj_l\.",),
             ),
         }
     )
@@ -227,6 +228,9 @@ class DWCaiT(DWPlainBackbone):
         if mixed == {""} and any(name.startswith("cls_blocks.") for name in weights):
             raise ArgumentError("the authors' class attention mixes heads where the others do")
         return super().to_published(weights, image_size)
+
+    def block_names(self) -> list[str]:
+        return super().block_names() + [f"cls_blocks.{i}" for i in range(len(self.cls_blocks))]
 
     def end_parts(self) -> list[Part]:
         class_stage = [] if self.cls_token is None else [self.cls_token, self.cls_blocks]

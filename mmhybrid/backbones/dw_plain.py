@@ -212,7 +212,7 @@ class DWPlainBackbone(HybridBackbone):
             state_dict[f"{prefix}patch_embed.weight"] = _patches(weight, self.patch_size)
         state_dict = self.from_published(state_dict, prefix)
         table, own = state_dict.get(f"{prefix}pos_embedding"), self.pos_embedding
-        if table is not None and own is not None and table.shape != own.shape:
+        if table is not None and table.ndim == 3 and own is not None and table.shape != own.shape:
             places = table.shape[1] - self.num_class_tokens
             if math.isqrt(places) ** 2 == places:
                 size = (self.grid_size,) * 2

@@ -296,9 +296,10 @@ class DWSwinTransformer(HybridBackbone):
         """
         for key in [key for key in weights if ".downsample.unfolded_" in key]:
             if key.startswith(prefix):
-                channels = weights.pop(key).unflatten(-1, (-1, 2, 2))
-                key = key.replace("unfolded_", "")
-                weights[key] = channels.transpose(-1, -3).flatten(-3)
+                weight = weights.pop(key)
+                if weight.ndim and weight.shape[-1] % 4 == 0:
+                    weight = weight.unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3)
+                weights[key.replace("unfolded_", "")] = weight
         return weights
 
     @classmethod
@@ -323,7 +324,7 @@ class DWSwinTransformer(HybridBackbone):
         state_dict = self.from_published(state_dict, prefix)
         for name, own in self.named_parameters(prefix.removesuffix(".")):
             table = state_dict.get(name)
-            if table is None or not name.endswith(".relative_position_bias_table"):
+            if table is None or table.ndim != 2 or "bias_table" not in name:
                 continue
             if table.shape != own.shape and math.isqrt(len(table)) ** 2 == len(table):
                 state_dict[name] = resize_bias_table(table, self.window_size)

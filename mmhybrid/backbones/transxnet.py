@@ -102,7 +102,7 @@ class TransXNet(HybridBackbone):
         "mmhybrid/backbones/transxnet.py",
         ("Dual Dynamic Token Mixer", "Input-dependent Depthwise Convolution"),
     )
-    signs = (r"relative_pos_enc\.\d", r"network\.\d+\.\d+\.token_mixer\.")
+    signs = (r"network\.\d+\.\d+\.token_mixer\.",)
     # Parts have the authors' names; only their classifier differs.
     published = (
         Published(
@@ -227,6 +227,8 @@ class TransXNet(HybridBackbone):
         for stage, own in enumerate(self.relative_pos_enc):
             key = f"{prefix}relative_pos_enc.{stage}"
             table = state_dict.get(key)
-            if table is not None and table.shape[:2] == own.shape[:2] != table.shape:
+            if table is None or table.ndim != own.ndim or table.shape == own.shape:
+                continue
+            if table.shape[:2] == own.shape[:2]:
                 state_dict[key] = F.interpolate(table, size=own.shape[-2:], mode="bicubic")
         return state_dict

@@ -8,7 +8,7 @@ from mmhybrid.backbones.base import is_backbone
 from mmhybrid.weights.entries import in_full_precision, without_wrappers
 from mmhybrid.weights.matching import backbones_of, fit, match_names
 from mmhybrid.weights.report import LoadReport
-from mmhybrid.weights.rule import Verdict, judge
+from mmhybrid.weights.rule import Refusal, Verdict, judge, told_backbone
 
 
 def compare(
@@ -27,9 +27,14 @@ def compare(
     names = match_names(weights, target, backbones, ema)
     ours = {new: weights[old] for new, old in names.items()}
     fitted = dict(ours)
+    failed = []
     for prefix, backbone in backbones.items():
         if is_backbone(backbone):
-            fitted = backbone.adapt_state_dict(fitted, prefix)
+            try:
+                fitted = backbone.adapt_state_dict(dict(fitted), prefix)
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                reason = f"a tensor has a shape that cannot be adapted ({error})"
+                failed.append(Refusal(told_backbone(backbone, prefix), reason, True))
     for key in fitted.keys() & target.keys():
         fitted[key] = fit(fitted[key], target[key])
     shapes = {
@@ -39,6 +44,7 @@ def compare(
     }
     report.mismatched = {key: both for key, both in shapes.items() if both[0] != both[1]}
     verdict = judge(model, backbones, target, fitted, report.mismatched)
+    verdict.refusals.extend(failed)
 
     report.left_out = verdict.left_out
     left_out = {key for key in fitted if key.startswith(tuple(f"{p}." for p in verdict.left_out))}

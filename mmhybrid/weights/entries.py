@@ -12,11 +12,11 @@ from mmhybrid.weights.errors import CheckpointError
 
 AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "teacher"),
-    *("teacher_state_dict", "momentum_encoder"),
+    *("teacher_state_dict", "momentum_encoder", "target_encoder", "params_ema"),
 )
 PLAIN = (
     *("state_dict", "model", "model_state_dict", "net", "network", "module", "student", "weights"),
-    *("student_state_dict", "backbone", "encoder"),
+    *("student_state_dict", "backbone", "encoder", "model_state", "model_weights", "params"),
 )
 # Names of modules in one file with those that they are the average of.
 AVERAGED_MODULE = re.compile(r"(^|[._])(teacher|ema|momentum|averaged|target)([._]|$)")

@@ -25,6 +25,7 @@ class Family(NamedTuple):
 # What users load by mistake. More special ones come first.
 FOREIGN = (
     Family("DW-ViT or DW-CaiT (mmhybrid's names)", (r"shortcuts\.\d+\.convs\.",)),
+    Family("Swin v2", (r"attn\.cpb_mlp\.",)),
     Family("ConvNeXt", (r"stages\.\d+\.\d+\.(dwconv|depthwise_conv)\.",)),
     Family("ConvNeXt (timm's names)", (r"stages\.\d+\.blocks\.\d+\.conv_dw\.",)),
     Family("VAN", (r"block\d\.\d+\.attn\.spatial_gating_unit\.",)),

@@ -160,8 +160,7 @@ def _refused(
     of_backbones = [one for one in verdict.refusals if one.of_backbone]
     told = of_backbones or verdict.refusals
     parts = "; ".join(f"{one.part}: {one.reason}" for one in told)
-    end = "" if parts.endswith("?") else "."
-    text = f"{report.source} does not fit {parts}{end} It seems to hold {describe(weights)}."
+    text = f"{report.source} does not fit {parts}. It seems to hold {describe(weights)}."
     if of_backbones:
         if call := suggestion(model, weights):
             text += f" {call} takes it whole."

@@ -112,13 +112,18 @@ def _judge_backbone(
         named = ", ".join(modules(other, own - other.keys()))
         reasons.append(
             f"{len(other)} have other shapes: {named}; {key} is {theirs} in the file and {ours} in "
-            "the model; is it another `arch`?"
+            "the model (is it another `arch`?)"
         )
     if more := _without_a_place(backbone, bare, left):
         reasons.append(f"the file has what the model lacks: {', '.join(modules(more, bare))}")
     if reasons:
-        name = f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"
-        verdict.refusals.append(Refusal(name, ". ".join(reasons), True))
+        refusal = Refusal(told_backbone(backbone, prefix), "; ".join(reasons), True)
+        verdict.refusals.append(refusal)
+
+
+def told_backbone(backbone: nn.Module, prefix: str) -> str:
+    """A backbone's class and place, in words."""
+    return f"{type(backbone).__name__} ({prefix.removesuffix('.') or 'the model'})"
 
 
 def parts_that_may_be_new(backbone: nn.Module, names: Iterable[str]) -> list[set[str]]:

@@ -1,6 +1,7 @@
 """Which model a checkpoint that was refused would fill."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,19 +22,22 @@ def suggestion(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     if family is not None and family.backbone is not None:
         likely[family.backbone] = None
     candidates = [
-        (backbone, options)
+        (backbone, partial(backbone.suggest, dict(bare)))
         for backbone in likely | dict.fromkeys(backbone_classes(Backbone))
-        if (options := backbone.suggest(dict(bare)))
     ]
-    candidates += [(one, options) for one in likely for options in _published_options(one)]
+    candidates += [
+        (one, partial(dict, options)) for one in likely for options in _published_options(one)
+    ]
     shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
-    for backbone, options in candidates:
+    for backbone, options_of in candidates:
         try:
+            if not (options := options_of()):
+                continue
             with torch.device("meta"):
                 candidate = backbone(**options)
             refusals = compare(candidate, shapes)[2].refusals
-        except (RuntimeError, TypeError, ValueError, KeyError):
-            continue  # of a class of somebody's own; this is no place for its errors
+        except (IndexError, RuntimeError, TypeError, ValueError, KeyError):
+            continue  # of a shape that is nobody's, or a class of somebody's own
         if not refusals:
             arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
             return f"{backbone.__name__}({arguments})"
