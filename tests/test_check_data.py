@@ -501,7 +501,7 @@ WASTED = {
 @pytest.mark.parametrize("waste", WASTED)
 def test_what_would_waste_a_run_stops_it(waste: str, tmp_path: Path) -> None:
     cfg, code = WASTED[waste](tmp_path), waste.split()[0]
-    with pytest.raises(UserError, match=f"ignore: {code}$") as told:
+    with pytest.raises(UserError, match=f"--ignore {code}$") as told:
         check_before_training(cfg)
     (error,) = [one for one in check(cfg, quick=True) if one.severity == "error"]
     assert error.code == code

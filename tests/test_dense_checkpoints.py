@@ -242,7 +242,7 @@ def test_fine_tuning_on_two_classes(start, shared, dense_checkpoint, run_python,
         total = sum(key.startswith("backbone.") for key in dense["state_dict"])
         new, named = 8, ["norm0", "norm2"]  # the output norms
     config = tiny_config("mask_rcnn", tmp_path, more)
-    words = [ROOT / "tools" / "train.py", config, "--no-validate", "--data-root"]
+    words = [ROOT / "tools" / "train.py", config, "--no-validate", "--verbose", "--data-root"]
     output = run_python(*words, shared / "data" / "coco_sample")
     report = output.partition(f"loaded {total - new} of {total} tensors")[2]
     assert str(path) in report.partition("\n")[0]

@@ -85,10 +85,10 @@ def test_quick_run_is_prepared(path: Path, tmp_path: Path) -> None:
     batches = cfg.train_dataloader.batch_sampler
     assert batches.type == "mmhybrid.ResumableBatchSampler"
     assert batches.batch_sampler.type.__name__ == "AspectRatioBatchSampler"
-    # Of 80 classes, only those of the shapes that are drawn occur.
     found = [(one.code, one.message.split(":")[0]) for one in check(cfg)]
-    codes = ["class-without-image", "class-count"]
-    assert sorted(found) == sorted((code, part) for code in codes for part in ("train", "val"))
+    # Two images do not show all four shapes.
+    rare = ("class-without-image", "val")
+    assert sorted(found) == [("class-count", "train"), ("class-count", "val"), rare]
 
 
 def test_what_is_wrong_is_told(path: Path) -> None:

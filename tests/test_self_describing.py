@@ -166,7 +166,10 @@ def test_testing_takes_the_config_of_the_checkpoint(checkpoint, run_tool, monkey
     monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.check_data", lambda *args: None)
     monkeypatch.setattr(
         "mmhybrid.engine.runner.run_config.build_runner",
-        lambda cfg: configs.append(cfg) or SimpleNamespace(rank=0, test=dict),
+        lambda cfg: (
+            configs.append(cfg)
+            or SimpleNamespace(rank=0, test=dict, register_hook=lambda hook: None)
+        ),
     )
     run_tool("test.py", checkpoint, "--cfg-options", "test_dataloader.batch_size=7")
     (cfg,) = configs

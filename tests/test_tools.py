@@ -83,6 +83,7 @@ def tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool):
     """tools/test.py in this process, with a runner that has metrics ready; ``runs`` grows by it."""
     tests = []
     runner = SimpleNamespace(rank=0, test=lambda: tests.append(1) or {"accuracy/top1": 50.0})
+    runner.register_hook = lambda hook: None
     monkeypatch.setattr("mmhybrid.engine.runner.run_config.build_runner", lambda cfg: runner)
     monkeypatch.setattr("mmhybrid.engine.runner.prepare_config.check_data", lambda *args: None)
     (tmp_path / "weights.pth").touch()
