@@ -1,6 +1,7 @@
 """Every backbone under every head: the channels fit, one step trains it, and it can be fused."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
@@ -151,8 +152,11 @@ def test_bases_of_heads_and_backbones_pair(head: str, name: str) -> None:
         assert changes["neck"]["in_channels"] == expected
 
 
-@pytest.mark.parametrize("name", TIMM)
-@pytest.mark.parametrize("head", ["retinanet_coco_1x", "mask_rcnn_coco_1x", "upernet_ade20k_160k"])
+# Each model under one head, and each head with some.
+TIMM_HEADS = ["retinanet_coco_1x", "mask_rcnn_coco_1x", "upernet_ade20k_160k"]
+
+
+@pytest.mark.parametrize(("name", "head"), zip(TIMM, itertools.cycle(TIMM_HEADS), strict=False))
 def test_one_step_trains_models_of_timm(head: str, name: str, capfd) -> None:
     options, channels = TIMM[name]
     # What is asked for is not downloaded to look at it, and looking is silent.

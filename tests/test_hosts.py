@@ -377,7 +377,7 @@ def test_a_tensor_of_a_shape_that_nothing_has_is_refused(file, shape) -> None:
     made_anew = r"head\.|^(cls_token|blocks_token_only)|index$|attn_mask$"
     left = made_anew if name != "vit" else r"head\."
     one_of_each = {re.sub(r"\d", "*", k): k for k in weights if not re.search(left, k)}
-    for key in list(one_of_each.values())[:: 1 if shape == () else 3]:
+    for key in list(one_of_each.values())[:: 3 if shape == () else 7]:
         with pytest.raises(CheckpointError, match="does not fit"):
             load_weights(model, {**weights, key: torch.ones(shape)}, logger="silent")
 

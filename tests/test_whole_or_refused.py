@@ -250,7 +250,7 @@ def test_another_shape_is_refused(name: str, place: float) -> None:
 def test_a_shape_that_nothing_has_is_refused(name: str, shape: tuple[int, ...]) -> None:
     model = model_of(name)
     one_of_each = {re.sub(r"\d", "*", key): key for key in needed(name)}
-    for key in list(one_of_each.values())[::9]:
+    for key in list(one_of_each.values())[::20]:
         with pytest.raises(CheckpointError, match="does not fit"):
             load(model, weights_of(name) | {key: torch.ones(shape)})
 
