@@ -172,6 +172,7 @@ def test_run_trains_on_what_is_left(toy_config, train, capfd) -> None:
     assert "Left out, because it cannot be read: 5.png (OSError" in "".join(capfd.readouterr())
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("loop", ["val", "test"])
 def test_evaluation_names_what_it_cannot_read(toy_config, loop, workers) -> None:
@@ -254,6 +255,7 @@ def counts_in(dataset: ConfigDict, quick: bool = False) -> str:
     return count.message
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("problem", BOXES)
 def test_box_is_found_and_training_survives_it(problem: str, tmp_path: Path) -> None:
     dataset = coco(tmp_path, BOXES[problem])

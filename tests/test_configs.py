@@ -36,6 +36,7 @@ def addresses_of(cfg: Config) -> set[str]:
     return {one for one in found if "://" in one}
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_and_its_parts_fit(name: str) -> None:
     cfg = read(name)
