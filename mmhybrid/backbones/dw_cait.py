@@ -161,12 +161,25 @@ class DWCaiT(DWPlainBackbone):
     ) -> None:
         settings = resolve_arch(arch, self.presets, defaults="xxs12")
         super().__init__(
-            *(settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp),
-            *(position_antialias, init_cfg),
+            settings,
+            patch_size,
+            out_type,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            position_antialias,
+            init_cfg,
         )
         self.build_parts(
-            *(in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg),
-            *(zero_init, norm_eps),
+            in_channels,
+            image_size,
+            position_embedding,
+            dw_kernel_sizes,
+            dw_span,
+            norm_cfg,
+            zero_init,
+            norm_eps,
         )
 
         def block(index: int, in_class_stage: bool = False, **dropping: float) -> TransformerBlock:

@@ -183,13 +183,26 @@ class DWVisionTransformer(DWPlainBackbone):
             raise ArgumentError("out_type='cls_token' needs class_token=True")
         settings = resolve_arch(arch, self.presets, defaults="tiny")
         super().__init__(
-            *(settings, patch_size, out_type, out_indices, frozen_stages, norm_eval, with_cp),
-            *(position_antialias, init_cfg),
+            settings,
+            patch_size,
+            out_type,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            position_antialias,
+            init_cfg,
         )
         self.num_class_tokens = int(class_token)
         self.build_parts(
-            *(in_channels, image_size, position_embedding, dw_kernel_sizes, dw_span, norm_cfg),
-            *(zero_init, norm_eps),
+            in_channels,
+            image_size,
+            position_embedding,
+            dw_kernel_sizes,
+            dw_span,
+            norm_cfg,
+            zero_init,
+            norm_eps,
         )
         dims, heads, ratio = self.embed_dims, settings["num_heads"], settings["mlp_ratio"]
         self.cls_token = nn.Parameter(torch.randn(1, 1, dims)) if class_token else None
