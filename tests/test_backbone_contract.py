@@ -15,6 +15,7 @@ import mmhybrid
 from mmhybrid import backbones
 from mmhybrid.backbones import HybridBackbone, backbone_classes
 from mmhybrid.backbones.base import resolve_arch
+from mmhybrid.deploy import fuse
 
 every_backbone = pytest.mark.parametrize(
     "backbone", backbone_classes(), ids=lambda backbone: backbone.__name__
@@ -238,3 +239,19 @@ def test_arch_is_a_name_its_beginning_or_a_dict() -> None:
     assert resolve_arch("s", {"s": dict(depth=3), "T0": {}}, "s") == dict(depth=3)
     assert resolve_arch("T0", {"s": dict(depth=3), "T0": {}}, "s") == {}
     assert resolve_arch(dict(depth=5), presets, "tiny") == dict(depth=5)
+
+
+@every_backbone
+@pytest.mark.parametrize("prepare", [copy.deepcopy, fuse], ids=["as trained", "fused"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*batching rule:UserWarning")
+def test_no_images_many_at_once_and_a_trace(backbone, prepare) -> None:
+    """As heads without boxes, torch.func and MMEngine's get_model_complexity_info call it."""
+    model = prepare(build(backbone).eval())
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(x)
+        for y, none in zip(expected, model(x[:0]), strict=True):
+            assert none.shape == (0, *y.shape[1:])
+        mapped = torch.func.vmap(lambda one: model(one[None]))(x)
+        torch.testing.assert_close(tuple(y.squeeze(1) for y in mapped), expected)
+        torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)

@@ -1,7 +1,10 @@
 """mmcv's kernels against slow ones: what its C++ and CUDA code says, in PyTorch's functions."""
 
+import importlib
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ mmcv_ext.apply()
 
 from mmcv import ops  # noqa: E402
 
+DOCS = Path(__file__).resolve().parents[1] / "docs/kernels.md"
 HALVES = [torch.float16, torch.bfloat16]
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
@@ -486,6 +490,26 @@ def test_deform_conv_in_steps_of_the_batch() -> None:
         ops.deform_conv2d(x, offset, weight, 1, 0, 1, 1, 1, False, 3)
 
 
+def test_modulated_deform_conv_reads_offsets_by_the_size_of_the_output(device: str) -> None:
+    """As mmcv's kernel does, and as mmdet's DyHead is trained with: those of the larger level."""
+
+    def first(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, : x.shape[1] * 25].reshape(len(x), -1, 5, 5)
+
+    x, offset, mask = torch.randn(2, 4, 5, 5), torch.randn(2, 36, 9, 9), torch.rand(2, 18, 9, 9)
+    inputs = [t.double() for t in (x, offset, mask, torch.randn(4, 4, 3, 3), torch.randn(4))]
+    conv = ops.modulated_deform_conv2d
+    sizes = (1, 1, 1, 1, 2)
+    check_with_gradients(
+        lambda *t: conv(*t, *sizes),
+        lambda x, offset, mask, *t: conv(x, first(offset), first(mask), *t, *sizes),
+        inputs,
+        device,
+    )
+    with pytest.raises(RuntimeError, match="offset"):
+        conv(x, offset[..., :3, :3], mask, *(t.float() for t in inputs[3:]), *sizes)
+
+
 @pytest.mark.parametrize(("kernel", "padding"), [((3, 3), (1, 1)), ((3, 1), (1, 0))])
 def test_masked_conv(kernel: tuple[int, int], padding: tuple[int, int], device: str) -> None:
     layer = ops.MaskedConv2d(3, 4, kernel, padding=padding).to(device)
@@ -513,3 +537,129 @@ def test_multi_scale_deformable_attention(device: str) -> None:
         [tensor.double() for tensor in inputs],
         device,
     )
+
+
+# ---------------------------------------------------------------- masks and features put together
+
+
+def slow_psa_mask(mask: Tensor, collect: bool, size: tuple[int, int]) -> Tensor:
+    batch, _, height, width = mask.shape
+    whole = {}
+    for h, w, y, x in np.ndindex(height, width, height, width):
+        i, j = y - h + (size[0] - 1) // 2, x - w + (size[1] - 1) // 2
+        if 0 <= i < size[0] and 0 <= j < size[1]:
+            whole[h, w, y, x] = mask[:, i * size[1] + j, h, w]
+        else:
+            whole[h, w, y, x] = mask.new_zeros(batch)
+    values = [
+        whole[(y, x, h, w) if collect else (h, w, y, x)]
+        for h, w, y, x in np.ndindex(height, width, height, width)
+    ]
+    return torch.stack(values, dim=1).view(batch, height * width, height, width)
+
+
+@pytest.mark.parametrize("psa_type", ["collect", "distribute"])
+@pytest.mark.parametrize("size", [(5, 3), (7, 9)])  # smaller than the map, and larger
+def test_psa_mask(psa_type: str, size: tuple[int, int], device: str) -> None:
+    mask = torch.randn(2, size[0] * size[1], 4, 5).double()
+    layer = ops.PSAMask(psa_type, size)
+    slow = lambda mask: slow_psa_mask(mask, psa_type == "collect", size)  # noqa: E731
+    check_with_gradients(layer, slow, [mask], device)
+
+
+def slow_carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
+    """By PyTorch's own unfold, which makes the map of kernel * kernel times the channels."""
+    height, width = features.shape[2:]
+    taps = F.unfold(features, kernel, padding=kernel // 2).unflatten(2, (height, width))
+    taps = taps.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    taps = taps.unflatten(1, (groups, -1, kernel**2))
+    return (taps * masks.unflatten(1, (groups, 1, -1))).sum(dim=3).flatten(1, 2)
+
+
+@pytest.mark.parametrize("function", [ops.carafe, ops.carafe_naive])
+@pytest.mark.parametrize(("kernel", "groups", "scale"), [(5, 1, 2), (3, 2, 3), (1, 1, 1)])
+def test_carafe(function, kernel: int, groups: int, scale: int, device: str) -> None:
+    features = torch.randn(2, 4, 3, 5).double()
+    masks = torch.randn(2, groups * kernel**2, 3 * scale, 5 * scale).double()
+    sizes = (kernel, groups, scale)
+    inputs, fast = (features, masks), lambda *t: function(*t, *sizes)
+    slow = lambda *t: slow_carafe(*t, *sizes)  # noqa: E731
+    if function is ops.carafe_naive and device == "cpu":
+        # mmcv's Python half asks for a GPU in the backward pass.
+        torch.testing.assert_close(fast(*inputs), slow(*inputs))
+    else:
+        check_with_gradients(fast, slow, inputs, device)
+
+
+def slow_deform_roi_pool(x, offset, rois, bins, scale, samples, gamma) -> Tensor:
+    """Bin by bin; differentiable by autograd. Boxes whose samples all lie within the map."""
+    (height, width), pooled = x.shape[2:], []
+    for k, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
+        sides = ((y2 - y1) * scale, (x2 - x1) * scale)
+        for i, j in np.ndindex(*bins):
+            places = []
+            for start, side, count, index, move in (
+                (y1, sides[0], bins[0], i, offset[k, 1, i, j]),
+                (x1, sides[1], bins[1], j, offset[k, 0, i, j]),
+            ):
+                size = side / count
+                number = samples or max(math.ceil(size), 1)
+                steps = (torch.arange(number).double() + 0.5) * size / number
+                places.append(start * scale - 0.5 + index * size + gamma * side * move + steps)
+            y, x_ = torch.meshgrid(*places, indexing="ij")
+            grid = torch.stack((2 * x_ / (width - 1) - 1, 2 * y / (height - 1) - 1), dim=-1)
+            value = F.grid_sample(x[int(image)][None], grid[None], align_corners=True)
+            pooled.append(value.mean(dim=(0, 2, 3)))
+    return torch.stack(pooled).view(len(rois), *bins, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_deform_roi_pool(samples: int, device: str) -> None:
+    x, bins = torch.randn(2, 3, 17, 33).double(), (2, 3)
+    boxes = torch.tensor(
+        [[0, 9.1, 8.3, 40.2, 20.4], [1, 12.7, 6.6, 25.3, 22.9], [1, 20, 9, 31, 17]]
+    )
+    boxes, offset = boxes.double(), torch.rand(3, 2, *bins).double() - 0.5
+    fast = lambda x, offset: ops.deform_roi_pool(  # noqa: E731
+        x, boxes.to(x), offset, bins, 0.5, samples, 0.1
+    )
+    slow = lambda x, offset: slow_deform_roi_pool(  # noqa: E731
+        x, offset, boxes, bins, 0.5, samples, 0.1
+    )
+    check_with_gradients(fast, slow, [x, offset], device)
+    aligned = ops.roi_align(x, boxes, bins, 0.5, samples, "avg", True)
+    found = ops.deform_roi_pool(x, boxes, None, bins, 0.5, samples, 0.1)
+    torch.testing.assert_close(found, aligned)
+
+
+def test_deform_roi_pool_at_the_border_and_without_size() -> None:
+    """Samples more than a pixel outside count as zero; a box without area pools to zeros."""
+    x = torch.randn(1, 2, 6, 6, requires_grad=True)
+    boxes = torch.tensor([[0, -6, -6, 3, 3], [0, 4, 4, 9, 9], [0, 3, 3, 3, 3], [0, 9, 9, 14, 14]])
+    boxes = boxes.float()
+    pooled = ops.deform_roi_pool(x, boxes, None, 2, 1.0, 0, 0.1)
+    torch.testing.assert_close(pooled, ops.roi_align(x, boxes, 2, 1.0, 0, "avg", True))
+    offset = torch.randn(4, 2, 2, 2, requires_grad=True)
+    ops.deform_roi_pool(x, boxes, offset, 2, 1.0, 0, 0.1).sum().backward()
+    assert x.grad.isfinite().all()
+    assert offset.grad.isfinite().all()
+    assert not offset.grad[2:].any()
+
+
+def test_modulated_deform_roi_pool_runs() -> None:
+    layer = ops.ModulatedDeformRoIPoolPack(3, output_channels=2, deform_fc_channels=8)
+    x = torch.randn(1, 2, 8, 8, requires_grad=True)
+    pooled = layer(x, torch.tensor([[0.0, 1, 1, 6, 5]]))
+    assert pooled.shape == (1, 2, 3, 3)
+    pooled.sum().backward()
+    assert x.grad.any()
+
+
+def test_the_table_in_the_docs_says_which_kernels_are_supplied() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (yes|no)\b", DOCS.read_text(), re.M)
+    written = {name: answer for names, answer in rows for name in re.findall(r"`(\w+)`", names)}
+    extension, missing = importlib.import_module("mmcv._ext"), ("nms_rotated", "nms_quadri")
+    for path in sorted(Path(ops.__file__).parent.glob("*.py")):
+        kernels = set(re.findall(r"ext_module\.(\w+)", path.read_text())) - {*missing}
+        supplied = {hasattr(extension, kernel) for kernel in kernels}
+        assert not kernels or supplied == {written[path.stem] == "yes"}, path.stem

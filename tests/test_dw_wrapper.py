@@ -205,3 +205,12 @@ def test_backbones_without_blocks_are_told() -> None:
     for tokens in (torch.randn(1, 24, 4, 4), torch.randn(1, 12, 24)):
         with pytest.raises(ValueError, match=r"cannot put .* around SwinBlock: .* size \(4, 4\)"):
             block(tokens, (4, 4))
+
+
+@pytest.mark.parametrize("name", ["mmdet.SwinTransformer", "mmpretrain.VisionTransformer"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_it_can_be_traced_as_its_host_can(name) -> None:
+    """As MMEngine's get_model_complexity_info does, and TensorBoard's graph."""
+    model, x = DepthwiseShortcutBackbone(config(name)).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_equal(torch.jit.trace(model, x, check_trace=False)(x), model(x))

@@ -234,7 +234,8 @@ def resize_positions(
     The result is (1, num_class_tokens + h * w, C); for (side, side) the values stay as they are.
     ``antialias`` resizes as timm does.
     """
-    side = round((table.shape[1] - num_class_tokens) ** 0.5)  # PyTorch 2.7 compiles no math.isqrt
+    # PyTorch 2.7 compiles no math.isqrt; torch.jit.trace has tensors for sizes.
+    side = round(int(table.shape[1] - num_class_tokens) ** 0.5)
     # No question whether the size fits already: an exported graph serves all sizes.
     grid = table[:, num_class_tokens:].transpose(1, 2).unflatten(2, (side, side))
     grid = F.interpolate(grid, size=size, mode="bicubic", antialias=antialias)

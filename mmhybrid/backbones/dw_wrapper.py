@@ -195,7 +195,11 @@ class _Bypass:
 
 def _is_size(value: Any) -> bool:
     is_pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return is_pair and all(isinstance(side, (int, torch.SymInt)) for side in value)
+    # torch.jit.trace has tensors of one number for sizes.
+    return is_pair and all(
+        isinstance(side, (int, torch.SymInt)) or (isinstance(side, Tensor) and side.ndim == 0)
+        for side in value
+    )
 
 
 def _find_stages(model: nn.Module) -> Iterator[list[str]]:

@@ -15,7 +15,10 @@ def prefer_channels_last(x: Tensor) -> Tensor:
     they are, otherwise they reorder them before and after. What follows keeps the format. On other
     devices the format of the input stays, so that ``model.to(memory_format=...)`` decides.
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return x
+    # Not contiguous(memory_format=...), which torch.func.vmap does not know.
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 class ChannelScale(nn.Conv2d):

@@ -35,9 +35,10 @@ def cut_windows(
     """
     rows, columns = count_of(height, window_size), count_of(width, window_size)
     shift = window_size // 2 if shifted else 0
-    # No branch on the size, so that one compiled graph serves all sizes.
-    down = shift * torch.sym_min(1, rows - 1)
-    right = shift * torch.sym_min(1, columns - 1)
+    # 0 for one window a side, 1 for more: no branch on the size, so that one compiled graph serves
+    # all sizes, and nothing that torch.jit.trace, to which sizes are tensors, does not know.
+    down = shift * (1 - 1 // rows)
+    right = shift * (1 - 1 // columns)
 
     place = torch.arange(rows * columns * window_size**2, device=device)
     window, inside = place // window_size**2, place % window_size**2
@@ -135,6 +136,7 @@ class WindowAttention(nn.Module):
             fold, mask = (1, 2), (windows.mask.to(bias.dtype)[:, None] + bias).flatten(0, 1)[None]
         q, k, v = (t.flatten(*fold) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        out = out.reshape(x.shape[0], -1, self.num_heads, size, q.shape[-1]).transpose(2, 3)
+        count = x.shape[1] // size  # no -1, which an empty batch leaves open
+        out = out.reshape(x.shape[0], count, self.num_heads, size, q.shape[-1]).transpose(2, 3)
         out = self.proj(out.flatten(3).flatten(1, 2))
         return out.index_select(1, windows.scatter)

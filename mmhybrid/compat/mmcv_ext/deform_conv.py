@@ -70,6 +70,19 @@ def _clear_border(
     grad_offset.view(shape).masked_fill_(outside.unsqueeze(4), 0)
 
 
+def _read(x: Tensor, output: Tensor) -> Tensor:
+    """The values of offsets or mask that mmcv's kernel reads: by the size of the output.
+
+    mmdet's DyHead hands over those of the next larger level, and is trained with what mmcv makes of
+    them: of each image the first values, as they lie in memory.
+    """
+    height, width = output.shape[-2:]
+    needed = x.shape[1] * height * width
+    if x.shape[-2:] == (height, width) or x[0].numel() < needed:
+        return x
+    return x.flatten(1)[:, :needed].view(len(x), -1, height, width)
+
+
 def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **sizes: int
 ) -> None:
@@ -122,6 +135,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Write the modulated convolution of `input` (B, C, H, W) into `output`."""
     bias = bias if with_bias else None
+    offset, mask = _read(offset, output), _read(mask, output)
     output.copy_(_forward(input, weight, offset, mask, bias, *_sizes_v2(sizes)))
 
 
@@ -143,7 +157,9 @@ def modulated_deform_conv_backward(
     **sizes: int,
 ) -> None:
     """Add the gradients of all inputs."""
+    offset, mask = _read(offset, grad_output), _read(mask, grad_output)
     gradients = _backward(grad_output, input, weight, offset, mask, *_sizes_v2(sizes))
+    grad_offset, grad_mask = _read(grad_offset, grad_output), _read(grad_mask, grad_output)
     targets = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
     for target, gradient in zip(targets[: 4 + with_bias], gradients, strict=False):
         target.add_(gradient)

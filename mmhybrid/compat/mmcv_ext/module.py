@@ -7,9 +7,18 @@ answers no.
 from typing import NoReturn
 
 from mmhybrid.compat.distribution_names import is_installed
-from mmhybrid.compat.mmcv_ext import deform_conv, focal_loss, misc, nms, roi
+from mmhybrid.compat.mmcv_ext import (
+    carafe,
+    deform_conv,
+    deform_roi_pool,
+    focal_loss,
+    misc,
+    nms,
+    psa_mask,
+    roi,
+)
 
-for _module in (deform_conv, focal_loss, misc, nms, roi):
+for _module in (carafe, deform_conv, deform_roi_pool, focal_loss, misc, nms, psa_mask, roi):
     for _name, _kernel in list(vars(_module).items()):
         # What the module defines itself, not what it imports.
         if getattr(_kernel, "__module__", None) == _module.__name__ and _name[0] != "_":
