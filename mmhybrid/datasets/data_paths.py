@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 
 from mmhybrid.errors import UserError
@@ -61,16 +62,48 @@ def _innermost(dataset: Any) -> Iterator[Any]:
 
 
 def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
-    """Names of the classes of a dataset: its ``metainfo``, or else what its type says."""
+    """Names of the classes of a dataset, in the order of their labels.
+
+    Those of its ``metainfo``, of its argument ``classes`` (mmpretrain), of its type, or of the
+    folders that it reads. A text is a file with a name a line, as MMEngine takes it.
+
+    Raises:
+        UserError: They are not known, or a text names no file.
+    """
+    found = type_of(dataset, DATASETS, scope)
+    own = getattr(found, "METAINFO", {})
     metainfo = dataset.get("metainfo") or {}
-    if "classes" not in metainfo:
-        metainfo = type_of(dataset, DATASETS, scope).METAINFO
-    if not metainfo.get("classes"):
+    given = dataset.get("classes") or metainfo.get("classes") or own.get("classes")
+    if isinstance(given, str):
+        if not os.path.isfile(given):
+            raise UserError(
+                f"the classes of a {type_name(dataset)} are the text {given!r}, and there is no "
+                f"such file with a name a line. A list of one class is written [{given!r}]"
+            )
+        given = list_from_file(given)
+    if not given and "CLASSES" in metainfo:
+        raise UserError(
+            f"the metainfo of a {type_name(dataset)} has CLASSES, which nothing reads: name them "
+            "classes, metainfo=dict(classes=[...])"
+        )
+    if not given and hasattr(found, "_find_samples") and not dataset.get("ann_file"):
+        given = _folders(dataset)
+    if not given:
         raise UserError(
             f"the classes of a {type_name(dataset)} are not known: name them in its config, "
             "metainfo=dict(classes=[...])"
         )
-    return tuple(metainfo["classes"])
+    return tuple(given)
+
+
+def _folders(dataset: Any) -> list[str]:
+    """Names of the folders of classes that mmpretrain's ``CustomDataset`` reads."""
+    prefix = dataset.get("data_prefix") or ""
+    prefix = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
+    folder = Path(dataset.get("data_root") or "", prefix)
+    if not dataset.get("with_label", True) or not folder.is_dir():
+        return []
+    return sorted(one.name for one in folder.iterdir() if one.is_dir())
 
 
 def with_data_root(cfg: Config, folder: str) -> Config:

@@ -58,6 +58,18 @@ def check_image(
     return found
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image as OpenCV reads it, turned by EXIF; None if it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(ORIENTATION, 1)
+                return image.size[::-1] if turned >= 5 else image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def images_in_both(some: list[str], others: list[str], workers: int = 4) -> list[str]:
     """Those of ``others`` that are, byte for byte, among ``some``; nearly no file is read whole."""
     with ThreadPoolExecutor(workers) as pool:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, Registry
 
-from mmhybrid.registry import type_of
+from mmhybrid.registry import type_name, type_of
 
 
 class Part(NamedTuple):
@@ -20,11 +20,13 @@ class Part(NamedTuple):
         node: The dictionary itself, which may be changed.
         scope: The package that its ``type`` is looked for in: of the ``_scope_`` of the closest
             dictionary around it, or else the config's ``default_scope``.
+        around: Names of the types of the dictionaries around it, the outermost first.
     """
 
     path: tuple[str | int, ...]
     node: dict[str, Any]
     scope: str | None
+    around: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -57,19 +59,21 @@ def parts_of(cfg: Config) -> Iterator[Part]:
 
     What is yielded may be changed: what stands in it then is what is walked next.
     """
-    yield from _parts((), cfg._cfg_dict, cfg.get("default_scope"))
+    yield from _parts(Part((), cfg._cfg_dict, cfg.get("default_scope")))
 
 
-def _parts(path: tuple[str | int, ...], node: Any, scope: str | None) -> Iterator[Part]:
+def _parts(part: Part) -> Iterator[Part]:
+    path, node, scope, around = part
     if isinstance(node, dict):
         scope = node.get("_scope_", scope)
-        yield Part(path, node, scope)
+        yield Part(path, node, scope, around)
+        around = (*around, type_name(node))
         children = list(node.items())
     else:
         children = list(enumerate(node))
     for key, child in children:
         if isinstance(child, dict | list | tuple):
-            yield from _parts((*path, key), child, scope)
+            yield from _parts(Part((*path, key), child, scope, around))
 
 
 def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:

@@ -1,0 +1,156 @@
+"""The classes in every place of a config, compared before training."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmhybrid.datasets.data_paths import classes_of, datasets_of
+from mmhybrid.engine.runner.classes import OTHER_CLASSES, OUT_OF_REACH
+from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
+
+# Heads whose ``num_classes`` is not that of the data, by the name of their class or of a base.
+OTHER_HEADS = ("STDCHead", "RPNHead")
+
+
+class Classes(NamedTuple):
+    """Classes in one place.
+
+    Attributes:
+        where: The place, as in ``model.roi_head.bbox_head``.
+        number: How many there are.
+        names: In the order of their labels; none where the place has a number alone.
+    """
+
+    where: str
+    number: int
+    names: tuple[str, ...] = ()
+
+
+def classes_in(cfg: Config) -> Iterator[Classes]:
+    """Yields the classes of every data set, head, metric and mix of labels of a config.
+
+    Raises:
+        UserError: The classes of a data set are no list.
+    """
+    scope = cfg.get("default_scope")
+    counted: dict[str, int] = {}
+    for loader, dataset in datasets_of(cfg):
+        counted[loader] = counted.get(loader, -1) + 1
+        where = f"{loader}.dataset" + (f" {counted[loader] + 1}" if counted[loader] else "")
+        if (names := known_classes(dataset, scope)) is not None:
+            yield Classes(where, len(names), names)
+    for part in parts_of(cfg):
+        if part.path[:1] == ("model",) and (number := _number(part)) is not None:
+            yield Classes(part.where, number)
+
+
+def known_classes(dataset: Any, scope: str | None) -> tuple[str, ...] | None:
+    """The classes of a data set; None where its type or its folders would have to be asked."""
+    metainfo = dataset.get("metainfo") or {}
+    if "Panoptic" in type_name(dataset):
+        return None  # things and stuff have heads of their own
+    try:
+        return classes_of(dataset, scope)
+    except UserError:
+        if isinstance(metainfo.get("classes"), str) or "CLASSES" in metainfo:
+            raise
+        return None
+
+
+def _number(part: Part) -> int | None:
+    """The number of classes of a head, where that is the number of the data's."""
+    if not (part.key == "head" or part.key.endswith("_head")) or set(part.path) & set(OTHER_CLASSES):
+        return None
+    given = part.given
+    if given.get("class_agnostic") or part.bases() & set(OTHER_HEADS):
+        return None  # one mask for all classes
+    number = given.get("num_classes")
+    if number is None and (found := part.found()) is not None:
+        number = arguments_of(found)[0].get("num_classes")
+    return number if type(number) is int and number > 0 else None
+
+
+def check_classes(cfg: Config) -> None:
+    """Compares the classes of the data with those of the evaluation and of the heads.
+
+    Raises:
+        UserError: Two places disagree; a class more in a classifier or a segmentor is logged.
+    """
+    bases = {base for part in parts_of(cfg) if part.path[:1] == ("model",) for base in part.bases()}
+    if bases & OUT_OF_REACH.keys():
+        return  # classes are told by a text, or there are none
+    places = list(classes_in(cfg))
+    heads = [one for one in places if not one.names]
+    if "BaseClassifier" in bases and heads:
+        _check_classifier(cfg, heads[0].number)
+    named = {one.where: one for one in places if one.names}
+    train = [one for one in named.values() if one.where.startswith("train_dataloader")]
+    if train:
+        most = max(train, key=lambda one: one.number)
+        for other in train:
+            if most.names[: other.number] != other.names:
+                raise UserError(_differ(most, other))
+        others = [one for one in named.values() if one.where.startswith("val_dataloader")]
+        for other in others:
+            if other.names != most.names:
+                raise UserError(_differ(most, other))
+    reference = max(train or named.values(), key=lambda one: one.number, default=None)
+    if reference is None:
+        return
+    for head in heads:
+        _compare(cfg, head, reference)
+
+
+def _check_classifier(cfg: Config, classes: int) -> None:
+    """What has to fit the number of classes of a classifier, beside its head."""
+    for part in parts_of(cfg):
+        node, is_model = part.node, part.path[:1] == ("model",)
+        number, topk = node.get("num_classes"), part.given.get("topk")
+        mixes = node.get("batch_augments") or (cfg.model.get("train_cfg") or {}).get("augments")
+        if part.key == "data_preprocessor" and mixes and number not in (None, classes):
+            raise UserError(
+                f"{part.where}: num_classes={number}, which mixes labels, but model.head has "
+                f"{classes} classes. Set {part.where}.num_classes={classes}."
+            )
+        counts = node.get("cal_acc") if is_model else type_name(node) == "Accuracy"
+        if counts and topk and max([topk] if isinstance(topk, int) else topk) > classes:
+            raise UserError(
+                f"{part.where}: topk={topk}, but there are {classes} classes. Set "
+                f"{part.where}.topk to numbers up to {classes}."
+            )
+
+
+def _differ(one: Classes, other: Classes) -> str:
+    first, second = (f"{list(names[:10])}" for names in (one.names, other.names))
+    if one.number > 10 or other.number > 10:
+        position = next(
+            (i for i, pair in enumerate(zip(one.names, other.names)) if pair[0] != pair[1]),
+            min(one.number, other.number),
+        )
+        first, second = (
+            f"{len(names)} classes, number {position} of which is {names[position:][:1]}"
+            for names in (one.names, other.names)
+        )
+    return (
+        f"{one.where} and {other.where} have other classes: {first} and {second}. A label is the "
+        "place of a class in its list: give both the same metainfo=dict(classes=[...])"
+    )
+
+
+def _compare(cfg: Config, head: Classes, data: Classes) -> None:
+    if head.number == data.number:
+        return
+    told = (
+        f"{head.where}: num_classes={head.number}, but {data.where} has {data.number} classes"
+    )
+    if head.number < data.number or cfg.get("default_scope") == "mmdet":
+        raise UserError(
+            f"{told}. Set {head.where}.num_classes={data.number}, or name the classes to train in "
+            "the dataset's metainfo=dict(classes=[...])."
+        )
+    print_log(told, logger="current", level=logging.WARNING)
