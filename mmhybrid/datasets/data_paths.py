@@ -1,5 +1,6 @@
 """Where the data of a config lies, and what to say when it does not lie there."""
 
+import logging
 import os
 from collections.abc import Iterator
 from copy import deepcopy
@@ -8,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from mmhybrid.errors import UserError
@@ -149,7 +151,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     Raises:
         UserError: One is missing. Says which, how to get the data, and what works without.
     """
-    for _, dataset in datasets_of(cfg, loaders):
+    for loader, dataset in datasets_of(cfg, loaders):
         for path in _paths(dataset):
             if "://" not in path and not os.path.exists(path):
                 root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)
@@ -162,6 +164,29 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                     "  If it lies elsewhere: --data-root FOLDER\n"
                     "  To try without: --quick draws a small data set and needs none."
                 )
+        if loader != "train_dataloader":
+            _check_metrics(loader.replace("dataloader", "evaluator"), cfg, dataset)
+
+
+def _check_metrics(name: str, cfg: Config, dataset: Any) -> None:
+    """Whether the annotation files of metrics are there, and those of the data."""
+    metrics = cfg.get(name) or []
+    read = dataset.get("ann_file")
+    if not isinstance(read, str) or not read:
+        return
+    read = os.path.join(dataset.get("data_root") or "", read)
+    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        path = metric.get("ann_file") if isinstance(metric, dict) else None
+        if not isinstance(path, str) or "://" in path:
+            continue
+        if not os.path.exists(path):
+            raise UserError(
+                f"{name}: ann_file={path} does not exist. The data are read from {read}: set "
+                f"{name}.ann_file={read}"
+            )
+        if os.path.realpath(path) != os.path.realpath(read):
+            told = f"{name}: ann_file={path}, but the data are read from {read}"
+            print_log(told, logger="current", level=logging.WARNING)
 
 
 def _paths(dataset: Any) -> Iterator[str]:

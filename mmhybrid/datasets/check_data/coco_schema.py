@@ -90,6 +90,9 @@ def mend(
 
     Yields:
         What was found, mended or not.
+
+    Raises:
+        ValueError: An image or a category cannot be used.
     """
     for part, fields in FIELDS.items():
         kept = []
@@ -103,6 +106,8 @@ def mend(
                 yield Found("flat-outline", name_of(part, row))
             for field, type_ in fields.items():
                 code, detail = _mend_field(part, row, field, type_, size_of)
+                if code == "bad-entry" and part != "annotations":
+                    raise ValueError(f"{part}[{number}]: {detail}")
                 if code:
                     where = name_of(part, row)
                     yield Found(code, where, f"{where}: {detail}")

@@ -67,7 +67,10 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                     "masks of another size than their image",
                     "training stops, or learns wrong labels",
                 ),
-                "failing-sample": ("samples at which a step of the pipeline fails", "training stops"),
+                "failing-sample": (
+                    "samples at which a step of the pipeline fails",
+                    "training stops",
+                ),
                 "colour-mask": (
                     "masks in colour",
                     "labels are wrong; save class numbers in one channel",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -64,7 +65,9 @@ def known_classes(dataset: Any, scope: str | None) -> tuple[str, ...] | None:
 
 def _number(part: Part) -> int | None:
     """The number of classes of a head, where that is the number of the data's."""
-    if not (part.key == "head" or part.key.endswith("_head")) or set(part.path) & set(OTHER_CLASSES):
+    if not (part.key == "head" or part.key.endswith("_head")) or set(part.path) & set(
+        OTHER_CLASSES
+    ):
         return None
     given = part.given
     if given.get("class_agnostic") or part.bases() & set(OTHER_HEADS):
@@ -126,28 +129,20 @@ def _check_classifier(cfg: Config, classes: int) -> None:
 
 
 def _differ(one: Classes, other: Classes) -> str:
-    first, second = (f"{list(names[:10])}" for names in (one.names, other.names))
-    if one.number > 10 or other.number > 10:
-        position = next(
-            (i for i, pair in enumerate(zip(one.names, other.names)) if pair[0] != pair[1]),
-            min(one.number, other.number),
-        )
-        first, second = (
-            f"{len(names)} classes, number {position} of which is {names[position:][:1]}"
-            for names in (one.names, other.names)
-        )
+    pairs = enumerate(zip_longest(one.names, other.names))
+    place = next((i for i, (first, second) in pairs if first != second), 0)
     return (
-        f"{one.where} and {other.where} have other classes: {first} and {second}. A label is the "
-        "place of a class in its list: give both the same metainfo=dict(classes=[...])"
+        f"{one.where} has {one.number} classes and {other.where} {other.number}; number {place} is "
+        f"{[*one.names[place : place + 1]]} in one and {[*other.names[place : place + 1]]} in the "
+        "other. A label is the place of a class in its list: give both the same "
+        "metainfo=dict(classes=[...])"
     )
 
 
 def _compare(cfg: Config, head: Classes, data: Classes) -> None:
     if head.number == data.number:
         return
-    told = (
-        f"{head.where}: num_classes={head.number}, but {data.where} has {data.number} classes"
-    )
+    told = f"{head.where}: num_classes={head.number}, but {data.where} has {data.number} classes"
     if head.number < data.number or cfg.get("default_scope") == "mmdet":
         raise UserError(
             f"{told}. Set {head.where}.num_classes={data.number}, or name the classes to train in "

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +79,16 @@ def check_model(cfg: Config) -> None:
 
 def _check_run(cfg: Config) -> None:
     """Whether there is all that a run needs; of a model alone nothing is asked."""
-    needed = dict(
-        train=("train_dataloader", "train_cfg", "optim_wrapper"),
-        val=("val_dataloader", "val_cfg", "val_evaluator"),
-        test=("test_dataloader", "test_cfg", "test_evaluator"),
-    )
-    for loop, names in needed.items():
-        given = [name for name in names if cfg.get(name) is not None]
-        lacking = [name for name in names if name not in given]
-        if given and lacking and given != ["optim_wrapper"]:
+    for names in (
+        ("train_dataloader", "train_cfg", "optim_wrapper"),
+        ("val_dataloader", "val_cfg", "val_evaluator"),
+        ("test_dataloader", "test_cfg", "test_evaluator"),
+    ):
+        lacking = [name for name in names if cfg.get(name) is None]
+        if lacking and len(lacking) < len(names):
             raise UserError(
-                f"{lacking[0]} is missing: {loop}ing needs {', '.join(names)} "
-                f"{'' if loop == 'train' else 'or none of them '}in the config"
-                .replace("valing", "validating")
+                f"{' and '.join(lacking)} is None or missing: of {', '.join(names)} a config needs "
+                "all or none"
             )
 
 
@@ -114,9 +111,10 @@ def _check_file(part: Part) -> None:
     """Whether the weights that a part of the model names are there."""
     node = part.node
     file = node.get("checkpoint") if type_name(node) == "Pretrained" else None
-    if part.path[:1] == ("model",) and isinstance(file, str):
-        if "://" not in file and not Path(file).expanduser().is_file():
-            raise UserError(f"{part.where}: there is no checkpoint {file}")
+    if part.path[:1] != ("model",) or not isinstance(file, str) or "://" in file:
+        return
+    if not Path(file).expanduser().is_file():
+        raise UserError(f"{part.where}: there is no checkpoint {file!r}")
 
 
 def _registry_of(part: Part) -> Registry | None:
@@ -135,6 +133,8 @@ def _registry_of(part: Part) -> Registry | None:
 
 def _check_names(part: Part, registry: Registry) -> None:
     found, name = part.found(registry), type_name(part.node)
+    if found is None and registry is root.METRICS:
+        found = part.found(root.EVALUATOR)
     if found is None:
         with registry.switch_scope_and_registry(part.scope) as here:
             known = [*here.module_dict, *registry.module_dict]
@@ -186,16 +186,29 @@ def _check_channels(cfg: Config) -> None:
                 raise ArgumentError(f"{inner.where} ({found.__name__}): {error}") from error
         keys = ["neck"] if part.node.get("neck") else ["decode_head", "auxiliary_head"]
         for key in keys:
-            given = part.node.get(key)
-            for number, near in enumerate(given if isinstance(given, list | tuple) else [given]):
-                steps = (key, number) if isinstance(given, list | tuple) else (key,)
-                if isinstance(near, dict):
-                    where = Part((*part.path, *steps), near, None).where
-                    _compare_channels(where, near, list(backbone.feature_channels))
+            near = part.node.get(key)
+            # Of several necks the first takes the maps.
+            several = near[:1] if key == "neck" and isinstance(near, list | tuple) else near
+            for steps, one in _numbered(key, several):
+                where = Part((*part.path, *steps), one, None).where
+                _compare_channels(where, one, list(backbone.feature_channels))
+
+
+def _numbered(key: str, given: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """A dictionary, or those in a list, each with the steps that lead to it."""
+    if isinstance(given, dict):
+        yield (key,), given
+    elif isinstance(given, list | tuple):
+        yield from (((key, i), one) for i, one in enumerate(given) if isinstance(one, dict))
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
     expected, index = part.get("in_channels"), part.get("in_index")
+    for key, inner in part.items():
+        if isinstance(inner, dict) and "in_index" in inner:  # a head in a head
+            _compare_channels(f"{where}.{key}", inner, given)
+    if index is None and isinstance(expected, int) and len(given) == 1:
+        expected = [expected]
     if index is not None:
         indices = index if isinstance(index, list | tuple) else [index]
         if any(one >= len(given) for one in indices):

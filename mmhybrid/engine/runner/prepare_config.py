@@ -18,6 +18,7 @@ from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoin
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.data_folder import with_folder
+from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.recipe import with_recipe
@@ -53,10 +54,11 @@ def prepare_config(args: Namespace) -> Config:
         cfg = with_resume(cfg, args.resume)
     if cfg.get("load_from") and has_our_backbone(cfg):
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
-    check_data(cfg, ("train_dataloader", "val_dataloader"))
-    cfg = for_its_processes(with_best(with_safeguards(cfg)))
+    read = ("train_dataloader", "val_dataloader")
+    check_data(cfg, read)
     check_config(cfg)
-    return cfg
+    cfg = with_mended_annotations(cfg, read)
+    return for_its_processes(with_best(with_safeguards(cfg)))
 
 
 def prepare_test_config(args: Namespace) -> Config:
@@ -77,9 +79,8 @@ def prepare_test_config(args: Namespace) -> Config:
     if args.config and (note := size_note(cfg, args.checkpoint)):
         print_log(note, logger="current", level=logging.WARNING)
     check_data(cfg, ("test_dataloader",))
-    cfg = for_its_processes(cfg)
     check_config(cfg)
-    return cfg
+    return for_its_processes(with_mended_annotations(cfg, ("test_dataloader",)))
 
 
 def _load(args: Namespace, is_training: bool = False) -> Config:
