@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +13,15 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmhybrid.datasets.check_data import PROBLEMS, check, check_before_training, check_image
 from mmhybrid.datasets.contact_sheet import draw_contact_sheet
 from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic.classification import accept_drawn_cifar, draw_cifar
+from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.errors import UserError
 
@@ -309,6 +313,152 @@ def test_broken_annotation_file_is_found(content: str, tmp_path: Path) -> None:
     one = found["no-images" if content == EMPTY else "bad-file"]
     assert one.images == [str(tmp_path / "boxes.json")]
     assert one.severity == "error"
+
+
+def rewrite(tmp_path: Path, change: Any) -> dict[str, Any]:
+    """Changes the annotations that :func:`coco` wrote."""
+    path = tmp_path / "boxes.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return content
+
+
+def to_all(part: str, **changes: Any) -> Any:
+    """A change of all entries of a part; ``...`` takes a field out."""
+
+    def change(content: dict) -> None:
+        for row in content[part]:
+            row.update(changes)
+            for field in [field for field, value in changes.items() if value is ...]:
+                del row[field]
+
+    return change
+
+
+def as_text(content: dict) -> None:
+    for row in content["annotations"]:
+        row.update(image_id=str(row["image_id"]), bbox=list(map(str, row["bbox"])), area="400")
+    for row in content["images"]:
+        row.update(width="64", height="48")
+
+
+MENDED_CASES = {
+    "without area": ("missing-field", to_all("annotations", area=...)),
+    "without iscrowd": ("missing-field", to_all("annotations", iscrowd=...)),
+    "without id": ("missing-field", to_all("annotations", id=...)),
+    "id that is no number": ("missing-field", to_all("annotations", id="first")),
+    "without a height": ("missing-field", to_all("images", height=...)),
+    "width of null": ("missing-field", to_all("images", width=None)),
+    "numbers as text": ("number-as-text", as_text),
+    "the same id": ("repeated-id", to_all("annotations", id=7)),
+    "id of 0": ("repeated-id", lambda content: content["annotations"][0].update(id=0)),
+    "flat outline": ("flat-outline", to_all("annotations", segmentation=[5, 5, 25, 5, 25, 25])),
+    "pairs": ("flat-outline", to_all("annotations", segmentation=[[5, 5], [25, 5], [25, 25]])),
+    "list of pairs": (
+        "flat-outline",
+        to_all("annotations", segmentation=[[[5, 5], [25, 5], [25, 25]]]),
+    ),
+    "order": ("category-order", lambda content: content["categories"].reverse()),
+}
+
+
+@pytest.mark.parametrize("case", MENDED_CASES)
+def test_annotations_are_mended_in_a_copy(case: str, tmp_path: Path) -> None:
+    code, change = MENDED_CASES[case]
+    dataset = coco(tmp_path)
+    rewrite(tmp_path, change)
+    (found,) = problems_of(dataset)
+    assert (found.code, found.severity) == (code, "error")
+    metric = dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json"))
+    cfg = Config(dict(default_scope="mmdet", work_dir=str(tmp_path / "run"), val_evaluator=metric))
+    cfg.val_dataloader = dict(dataset=dataset)
+    mended = with_mended_annotations(cfg, ("val_dataloader",))
+    assert mended.val_evaluator.ann_file == mended.val_dataloader.dataset.ann_file
+    assert problems_of(mended.val_dataloader.dataset) == []
+    built = DATASETS.build(mended.val_dataloader.dataset)
+    assert [one["instances"][0]["bbox_label"] for one in map(built.get_data_info, (0, 1))] == [0, 1]
+    truth = COCO(mended.val_evaluator.ann_file)
+    rows = truth.loadAnns(truth.getAnnIds())
+    same = [dict(one, score=0.9, segmentation=truth.annToRLE(one)) for one in rows]
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval(truth, truth.loadRes(deepcopy(same)), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        assert evaluation.eval["precision"][:, :, :, 0, 2].min() == pytest.approx(1)
+
+
+def test_byte_order_mark_is_told_and_left_out(tmp_path: Path) -> None:
+    dataset = coco(tmp_path)
+    file = tmp_path / "boxes.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (found,) = problems_of(dataset)
+    assert (found.code, found.severity) == ("byte-order-mark", "warning")
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    cfg = with_mended_annotations(cfg, ("train_dataloader",))
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 2
+
+
+STOPPED = {
+    "bad-entry": (to_all("annotations", category_id=...), r"annotations without category_id"),
+    "bad-box": (to_all("annotations", bbox=[5, 5, 20]), r"bbox=\[5, 5, 20\]"),
+    "bad-file": (to_all("images", file_name=...), r"images without file_name"),
+    "class-named-twice": (
+        lambda content: content["categories"].append(dict(id=3, name="cat")),
+        r"two categories have.*'cat'",
+    ),
+    "no-images": (
+        to_all("categories", name="car"),
+        r"2 have no object of the classes \['cat', 'dog'\], where the file has \['car', 'car'\]",
+    ),
+    "bad-outline": (to_all("annotations", segmentation=[[5, 5, 25, 25]]), "no polygon of three"),
+    "bad-outline of seven numbers": (
+        to_all("annotations", segmentation=[[5, 5, 25, 5, 25, 25, 7]]),
+        "no polygon of three",
+    ),
+    "bad-outline of none": (to_all("annotations", segmentation=[[]]), "no polygon of three"),
+    "bad-outline of another size": (
+        to_all("annotations", segmentation=dict(size=[64, 48], counts=[0, 64 * 48])),
+        "no run lengths",
+    ),
+    "no-outline": (to_all("annotations", segmentation=...), "objects without a mask"),
+}
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_what_cannot_be_mended_stops_a_run_before_it_starts(case: str, tmp_path: Path) -> None:
+    change, told = STOPPED[case]
+    code = case.split()[0]
+    dataset = coco(tmp_path)
+    dataset.filter_cfg = dict(filter_empty_gt=True)
+    rewrite(tmp_path, change)
+    assert code in [one.code for one in problems_of(dataset) if one.severity == "error"]
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    with pytest.raises(UserError, match=f"annotations would stop:\n.*{told}"):
+        with_mended_annotations(cfg, ("val_dataloader",))
+    if code == "bad-outline":  # training leaves these objects out, and it is told how many
+        with_mended_annotations(cfg, ("train_dataloader",))
+
+
+def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, box(id=3, ignore=1), box(id=4, area=0))
+    dataset.filter_cfg = dict(min_size=60)
+    found = {one.code: one.message for one in problems_of(dataset)}
+    assert set(found) == {"no-images", "image-left-out", "marked-ignore", "empty-box"}
+    assert "min_size (left out): 2" in found["image-left-out"]
+    assert "of 2 images none is left" in found["no-images"]
+
+
+def test_classes_that_the_file_lacks_do_not_shift_the_others(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, names=("cat", "dog"))
+    dataset.metainfo.classes = ("ant", "cat", "dog")
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    cfg = with_mended_annotations(cfg, ("train_dataloader",))
+    built = DATASETS.build(cfg.train_dataloader.dataset)
+    assert [one["instances"][0]["bbox_label"] for one in map(built.get_data_info, (0, 1))] == [1, 2]
 
 
 # --- masks and labels -----------------------------------------------------------------------------

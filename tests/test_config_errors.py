@@ -61,7 +61,7 @@ WRONG = {
     "fewer classes in a head": (dict(model__roi_head__bbox_head__num_classes=20),
         "bbox_head: num_classes=20, but the training data has 80 classes"),
     "unknown transform": (dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
-        r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
+        r"dataset.pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
     "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
         r"RandomFlip has no argument 'probb'; did you mean 'prob'"),
     "unknown optimizer": (dict(optim_wrapper__optimizer__type="AdmaW"),

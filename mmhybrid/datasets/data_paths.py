@@ -164,29 +164,32 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                     "  If it lies elsewhere: --data-root FOLDER\n"
                     "  To try without: --quick draws a small data set and needs none."
                 )
-        if loader != "train_dataloader":
-            _check_metrics(loader.replace("dataloader", "evaluator"), cfg, dataset)
 
 
-def _check_metrics(name: str, cfg: Config, dataset: Any) -> None:
-    """Whether the annotation files of metrics are there, and those of the data."""
-    metrics = cfg.get(name) or []
-    read = dataset.get("ann_file")
-    if not isinstance(read, str) or not read:
-        return
-    read = os.path.join(dataset.get("data_root") or "", read)
-    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-        path = metric.get("ann_file") if isinstance(metric, dict) else None
-        if not isinstance(path, str) or "://" in path:
+def check_metrics(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look whether the annotation files that metrics read are there; logs where it is another.
+
+    Raises:
+        UserError: One is missing: it was left as it was while the data set was changed.
+    """
+    for loader, dataset in datasets_of(cfg, loaders):
+        name = loader.replace("dataloader", "evaluator")
+        metrics, read = cfg.get(name) or [], dataset.get("ann_file")
+        if not isinstance(read, str) or not read:
             continue
-        if not os.path.exists(path):
-            raise UserError(
-                f"{name}: ann_file={path} does not exist. The data are read from {read}: set "
-                f"{name}.ann_file={read}"
-            )
-        if os.path.realpath(path) != os.path.realpath(read):
-            told = f"{name}: ann_file={path}, but the data are read from {read}"
-            print_log(told, logger="current", level=logging.WARNING)
+        read = os.path.join(dataset.get("data_root") or "", read)
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            path = metric.get("ann_file") if isinstance(metric, dict) else None
+            if not isinstance(path, str) or "://" in path:
+                continue
+            if not os.path.exists(path):
+                raise UserError(
+                    f"{name}: ann_file={path} does not exist. The data are read from {read}: set "
+                    f"{name}.ann_file={read}"
+                )
+            if os.path.realpath(path) != os.path.realpath(read):
+                told = f"{name}: ann_file={path}, but the data are read from {read}"
+                print_log(told, logger="current", level=logging.WARNING)
 
 
 def _paths(dataset: Any) -> Iterator[str]:
@@ -195,7 +198,12 @@ def _paths(dataset: Any) -> Iterator[str]:
         return
     name = type_name(dataset)
     prefix = dataset.get("data_prefix") or dataset.get("split") or ""
-    below = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    below = [prefix] if isinstance(prefix, str) else [one for one in prefix.values() if one]
+    if isinstance(dataset.get("ann_file"), list | tuple):
+        raise UserError(
+            f"ann_file of a {name} is a list, and it reads one file: join several data sets with "
+            "type='ConcatDataset', datasets=[...]"
+        )
     if name in ("CIFAR10", "CIFAR100"):
         below = ["cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"]
         if dataset.get("download", True):  # mmpretrain fetches the files itself

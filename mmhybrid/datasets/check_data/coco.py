@@ -97,16 +97,18 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
         if one["id"] not in with_boxes:
             found.append(Found("image-without-label", file))
     options = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
-    smallest, left = options.get("min_size", 0), 0
-    for one, file in zip(images, contents.images, strict=True):
-        is_small = min(sizes[one["id"]]) < smallest
-        if is_small:
-            found.append(Found("image-left-out", file))
-        left += not is_small and (one["id"] in with_classes or not options.get("filter_empty_gt"))
-    if images and not left:
-        told = f"none of {len(images):,} images of {path} has an object of the classes"
+    kept = [one for one in images if min(sizes[one["id"]]) >= options.get("min_size", 0)]
+    kept_ids = {one["id"] for one in kept}
+    found += [
+        Found("image-left-out", name_of("images", one))
+        for one in images
+        if one["id"] not in kept_ids
+    ]
+    without = len(kept_ids - with_classes) if options.get("filter_empty_gt") else 0
+    if images and without == len(kept_ids):
         own = [name for name in names if name not in added]
-        told = f"{told} {list(classes[:10])}; the file has {own[:10]}"
+        told = f"of {len(images):,} images none is left: {without:,} have no object of the classes"
+        told = f"{told} {list(classes[:10])}, where the file has {own[:10]}"
         found.append(Found("no-images", str(path), told))
     return contents
 

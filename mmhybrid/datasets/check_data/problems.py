@@ -97,7 +97,7 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                     "categories of the file that the config lacks",
                     "their boxes are ignored",
                 ),
-                "empty-box": ("boxes smaller than a pixel or with an area of 0", "ignored"),
+                "empty-box": ("empty boxes", "ignored"),
                 "marked-ignore": ("boxes that are marked to be ignored", "ignored"),
                 "box-cut": ("boxes that reach beyond their image", "cut at the border"),
             },
@@ -105,6 +105,11 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
         (
             "info",
             {
+                "not-checked": ("data sets whose samples this check does not know", "not checked"),
+                "labels-not-checked": (
+                    "data sets whose labels this check does not know",
+                    "images alone are checked",
+                ),
                 "small-image": ("images smaller than 32 pixels", "enlarged by Resize, if any"),
                 "cmyk-image": ("CMYK images", "read as RGB, with colours slightly off"),
                 "palette-image": ("palette images", "read as RGB"),

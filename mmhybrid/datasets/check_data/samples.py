@@ -47,8 +47,12 @@ def read_samples(dataset: Any, scope: str | None, header_only: bool) -> Contents
     load_image = _loader(dataset, scope, False)
     load_mask = _loader(dataset, scope, True) if hasattr(built, "ignore_index") else None
     for index in range(len(built)):
-        info = built.get_data_info(index)
-        path = info.get("img_path")
+        try:
+            info = built.get_data_info(index)
+            path = info.get("img_path")
+        except Exception:  # of videos, whose samples are frames; of pairs of images
+            contents.found.append(Found("not-checked", "", type_name(dataset)))
+            return contents
         if path is not None:
             contents.images.append(path)
         image = partial(_check_image, info, None if header_only else load_image, header_only)
@@ -64,6 +68,10 @@ def read_samples(dataset: Any, scope: str | None, header_only: bool) -> Contents
             contents.checks.append(image)
         if "segments_info" not in info:
             _count(info, str(path or index), contents)
+    if contents.unit is None and contents.checks:
+        contents.found.append(Found("labels-not-checked", "", type_name(dataset)))
+    elif not contents.images and len(built) and contents.unit is None:
+        contents.found.append(Found("not-checked", "", type_name(dataset)))
     if contents.unit == "segments":
         _leave_out_missing_categories(contents, built)
     return contents

@@ -1,6 +1,7 @@
 """The classes in every place of a config, compared before training."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -16,13 +17,14 @@ from mmhybrid.registry import type_name
 
 # Heads whose ``num_classes`` is not that of the data, by the name of their class or of a base.
 OTHER_HEADS = ("STDCHead", "RPNHead")
+DATA = dict(train_dataloader="training", val_dataloader="validation", test_dataloader="test")
 
 
 class Classes(NamedTuple):
     """Classes in one place.
 
     Attributes:
-        where: The place, as in ``model.roi_head.bbox_head``.
+        where: The place, as in ``model.roi_head.bbox_head`` or ``the training data``.
         number: How many there are.
         names: In the order of their labels; none where the place has a number alone.
     """
@@ -39,10 +41,10 @@ def classes_in(cfg: Config) -> Iterator[Classes]:
         UserError: The classes of a data set are no list.
     """
     scope = cfg.get("default_scope")
-    counted: dict[str, int] = {}
+    counted: Counter[str] = Counter()
     for loader, dataset in datasets_of(cfg):
-        counted[loader] = counted.get(loader, -1) + 1
-        where = f"{loader}.dataset" + (f" {counted[loader] + 1}" if counted[loader] else "")
+        counted[loader] += 1
+        where = f"the {DATA[loader]} data" + (f" {counted[loader]}" if counted[loader] > 1 else "")
         if (names := known_classes(dataset, scope)) is not None:
             yield Classes(where, len(names), names)
     for part in parts_of(cfg):
@@ -92,13 +94,13 @@ def check_classes(cfg: Config) -> None:
     if "BaseClassifier" in bases and heads:
         _check_classifier(cfg, heads[0].number)
     named = {one.where: one for one in places if one.names}
-    train = [one for one in named.values() if one.where.startswith("train_dataloader")]
+    train = [one for one in named.values() if one.where.startswith("the training")]
     if train:
         most = max(train, key=lambda one: one.number)
         for other in train:
             if most.names[: other.number] != other.names:
                 raise UserError(_differ(most, other))
-        others = [one for one in named.values() if one.where.startswith("val_dataloader")]
+        others = [one for one in named.values() if one.where.startswith("the validation")]
         for other in others:
             if other.names != most.names:
                 raise UserError(_differ(most, other))
@@ -123,7 +125,7 @@ def _check_classifier(cfg: Config, classes: int) -> None:
         counts = node.get("cal_acc") if is_model else type_name(node) == "Accuracy"
         if counts and topk and max([topk] if isinstance(topk, int) else topk) > classes:
             raise UserError(
-                f"{part.where}: topk={topk}, but there are {classes} classes. Set "
+                f"{part.where}: topk={topk}, but model.head has {classes} classes. Set "
                 f"{part.where}.topk to numbers up to {classes}."
             )
 

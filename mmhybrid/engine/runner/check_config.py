@@ -90,6 +90,10 @@ def _check_run(cfg: Config) -> None:
                 f"{' and '.join(lacking)} is None or missing: of {', '.join(names)} a config needs "
                 "all or none"
             )
+    for name in filter(cfg.get, LOADERS):
+        for key in ("dataset", "sampler"):
+            if key not in cfg[name] and not (key == "sampler" and "batch_sampler" in cfg[name]):
+                raise UserError(f"{name} has no {key}")
 
 
 def _check_start(address: str | None, resume: bool | None) -> None:

@@ -13,7 +13,13 @@ from mmengine.logging import print_log
 
 from mmhybrid.datasets.check_data import check_before_training
 from mmhybrid.datasets.contact_sheet import draw_contact_sheet
-from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
+from mmhybrid.datasets.data_paths import (
+    LOADERS,
+    check_data,
+    check_metrics,
+    datasets_of,
+    with_data_root,
+)
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
@@ -55,8 +61,9 @@ def prepare_config(args: Namespace) -> Config:
     if cfg.get("load_from") and has_our_backbone(cfg):
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
     read = ("train_dataloader", "val_dataloader")
-    check_data(cfg, read)
     check_config(cfg)
+    check_data(cfg, read)
+    check_metrics(cfg, read)
     cfg = with_mended_annotations(cfg, read)
     return for_its_processes(with_best(with_safeguards(cfg)))
 
@@ -78,8 +85,9 @@ def prepare_test_config(args: Namespace) -> Config:
         cfg = with_options(cfg, {"test_cfg.fp16": True})
     if args.config and (note := size_note(cfg, args.checkpoint)):
         print_log(note, logger="current", level=logging.WARNING)
-    check_data(cfg, ("test_dataloader",))
     check_config(cfg)
+    check_data(cfg, ("test_dataloader",))
+    check_metrics(cfg, ("test_dataloader",))
     return for_its_processes(with_mended_annotations(cfg, ("test_dataloader",)))
 
 

@@ -133,7 +133,7 @@ def existing_file(path: str, what: str) -> str:
 
 def has_our_backbone(cfg: Config) -> bool:
     """Whether the backbone of the model is of mmhybrid or written for it."""
-    backbone = cfg.model.get("backbone")
+    backbone = (cfg.get("model") or {}).get("backbone")
     found = backbone and type_of(backbone, MODELS, cfg.get("default_scope"))
     return isinstance(found, type) and issubclass(found, Backbone)
 
