@@ -13,6 +13,7 @@ from torchvision.models import resnet18
 
 import mmhybrid
 from mmhybrid.backbones import XFormer
+from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
 from mmhybrid.engine.runner.run_config import load_config
@@ -64,6 +65,34 @@ WRONG = {
         r"dataset.pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
     "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
         r"RandomFlip has no argument 'probb'; did you mean 'prob'"),
+    "unknown argument of a data set": (dict(train_dataloader__dataset__clases=["cat"]),
+        "train_dataloader.dataset: CocoDataset has no argument 'clases'.* It takes ann_file"),
+    "unknown metric": (dict(val_evaluator__type="CocoMetrics"),
+        "val_evaluator: there is no type 'CocoMetrics'; did you mean 'CocoMetric'"),
+    "unknown hook": (dict(default_hooks__logger__type="LogHook"),
+        "default_hooks.logger: there is no type 'LogHook'; did you mean 'LoggerHook'"),
+    "unknown argument of a schedule": (dict(param_scheduler__0__start_facto=0.1),
+        r"param_scheduler\[0\]: LinearLR has no argument 'start_facto'; did you mean"),
+    "no training loop": (dict(train_cfg=None),
+        "train_cfg is None or missing: of train_dataloader, train_cfg, optim_wrapper"),
+    "no optimizer": (dict(optim_wrapper=None), "optim_wrapper is None or missing"),
+    "validation without a metric": (dict(val_evaluator=None), "val_evaluator is None or missing"),
+    "no sampler": (dict(train_dataloader__sampler=dict(_delete_=True)),
+        "train_dataloader.sampler is empty or missing"),
+    "checkpoint to start from": (dict(load_from="absent.pth"),
+        "load_from: there is no checkpoint absent.pth"),
+    "weights of a part": (
+        dict(model__neck__init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="none.pth")),
+        "model.neck.init_cfg: there is no checkpoint 'none.pth'"),
+    "one class as a text": (dict(train_dataloader__dataset__metainfo=dict(classes="person")),
+        r"are the text 'person', and there is no such file .* is written \['person'\]"),
+    "classes under an old name": (dict(train_dataloader__dataset__metainfo=dict(CLASSES=["a"])),
+        "metainfo of a CocoDataset has CLASSES, which nothing reads"),
+    "classes of training alone": (
+        dict(train_dataloader__dataset__metainfo=dict(classes=["a", "b"])),
+        "the training data has 2 classes and the validation data 80; number 0 is"),
+    "more classes in a head": (dict(model__roi_head__bbox_head__num_classes=81),
+        "bbox_head: num_classes=81, but the training data has 80 classes"),
     "unknown optimizer": (dict(optim_wrapper__optimizer__type="AdmaW"),
         "optim_wrapper.optimizer: there is no type 'AdmaW'; did you mean 'AdamW'"),
     "unknown argument of the optimizer": (dict(optim_wrapper__optimizer__weight_deacy=0.1),
@@ -78,6 +107,65 @@ def test_wrong_config(case: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         check_config(config(**options))
     assert "\n" not in str(error.value)
+
+
+def joined(cfg: Config, *classes: tuple[str, ...]) -> Config:
+    """A config whose training data are several data sets with classes of their own."""
+    one = cfg.train_dataloader.dataset
+    parts = [dict(one, metainfo=dict(classes=names)) for names in classes]
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=parts)
+    cfg.val_dataloader.dataset.metainfo = dict(classes=classes[0])
+    for head in cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head:
+        head.num_classes = len(classes[0])
+    return cfg
+
+
+def test_joined_data_sets_agree_in_their_labels() -> None:
+    check_config(joined(config(), ("cat", "dog"), ("cat",)))
+    with pytest.raises(UserError, match=r"training data 2 1; number 0 is \['cat'\] in one and"):
+        check_config(joined(config(), ("cat", "dog"), ("dog",)))
+
+
+def test_classes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    cfg = joined(config(), ("cat", "dog"))
+    for _, dataset in datasets_of(cfg):
+        dataset.metainfo = dict(classes=str(tmp_path / "names.txt"))
+    check_config(cfg)
+    (tmp_path / "names.txt").write_text("cat\n")
+    with pytest.raises(UserError, match="num_classes=2, but the training data has 1 classes"):
+        check_config(cfg)
+
+
+def test_what_an_argument_means_is_known() -> None:
+    agnostic = dict(num_classes=1, class_agnostic=True)
+    check_config(config(model__roi_head__mask_head=agnostic))  # one mask for all classes
+    steps = dict(type="RandomResize", scale=(64, 64), keep_ratio=True, resize_typ="Resize")
+    with mock.patch("mmhybrid.engine.runner.check_config.print_log") as log:
+        check_config(config(train_dataloader__dataset__pipeline__2=dict(steps, _delete_=True)))
+    ((told,),) = [call.args for call in log.call_args_list if "RandomResize" in call.args[0]]
+    assert "no argument 'resize_typ'; did you mean 'resize_type'" in told  # not of keep_ratio
+
+
+def test_parts_at_any_depth_are_checked() -> None:
+    name = "upernet_transxnet_t_ade20k"
+    head = config(name).model.decode_head
+    for wrong, told in (
+        (dict(in_channels=[1, 2, 3, 4]), r"generate_head: in_channels=\[1, 2, 3, 4\], but"),
+        (dict(num_classes=4), "generate_head: num_classes=4, but the training data has 150"),
+        (dict(type="UPerHed"), "generate_head: there is no type 'UPerHed'; did you mean 'UPerH"),
+    ):
+        cfg = config(name)
+        update = dict(type="KernelUpdateHead", num_classes=150)
+        cfg.model.decode_head = dict(
+            type="IterativeDecodeHead",
+            num_stages=1,
+            num_classes=150,
+            kernel_update_head=[update],
+            kernel_generate_head=head | wrong,
+        )
+        with pytest.raises(UserError, match=told):
+            check_config(cfg)
 
 
 def test_segmentation_head_that_does_not_fit() -> None:
@@ -157,6 +245,11 @@ def test_missing_base_batch_size() -> None:
 
 
 UNREADABLE = {
+    "an older OpenMMLab's": (
+        "model = dict(type='FasterRCNN')\ndata = dict(samples_per_gpu=2, train=dict())\n",
+        {},
+        "is written for mmdet 2, mmseg 0 or mmcls 0",
+    ),
     "no Python": ("model = dict(type='FasterRCNN'\n", {}, r"leaf\.py.*line 1"),
     "no base config": ("_base_ = ['./absent.py']\n", {}, r"leaf\.py.*absent\.py"),
     "option that does not fit": (

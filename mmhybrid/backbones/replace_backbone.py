@@ -50,6 +50,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     """
     if "backbone" not in model and isinstance(model.get("detector"), Mapping):  # SoftTeacher's
         return {"detector": replace_backbone(model["detector"], backbone)}
+    if "backbone" not in model and "image_encoder" in model:  # SAN's
+        raise ArgumentError(f"a {type_name(model)} has an image_encoder in a backbone's place")
     given = model.get("neck")
     neck, levels = given[0] if isinstance(given, list | tuple) else given, 4
     changes: dict[str, Any] = {"pretrained": None} if "pretrained" in model else {}

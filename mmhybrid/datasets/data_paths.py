@@ -83,7 +83,7 @@ def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
                 f"such file with a name a line. A list of one class is written [{given!r}]"
             )
         given = list_from_file(given)
-    if not given and "CLASSES" in metainfo:
+    if "CLASSES" in metainfo and "classes" not in metainfo:
         raise UserError(
             f"the metainfo of a {type_name(dataset)} has CLASSES, which nothing reads: name them "
             "classes, metainfo=dict(classes=[...])"
@@ -151,7 +151,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     Raises:
         UserError: One is missing. Says which, how to get the data, and what works without.
     """
-    for loader, dataset in datasets_of(cfg, loaders):
+    for _, dataset in datasets_of(cfg, loaders):
         for path in _paths(dataset):
             if "://" not in path and not os.path.exists(path):
                 root = dataset.get("data_root") or cfg.get("data_root") or os.path.dirname(path)

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, Registry
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.datasets.data_paths import LOADERS, datasets_of
 from mmhybrid.engine.runner.check_classes import check_classes
-from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
+from mmhybrid.engine.runner.config_parts import Part, arguments_of, ends_closed, parts_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights.catalogue import SCHEME, get_weights
@@ -92,8 +92,8 @@ def _check_run(cfg: Config) -> None:
             )
     for name in filter(cfg.get, LOADERS):
         for key in ("dataset", "sampler"):
-            if key not in cfg[name] and not (key == "sampler" and "batch_sampler" in cfg[name]):
-                raise UserError(f"{name} has no {key}")
+            if not cfg[name].get(key):
+                raise UserError(f"{name}.{key} is empty or missing")
 
 
 def _check_start(address: str | None, resume: bool | None) -> None:
@@ -143,15 +143,15 @@ def _check_names(part: Part, registry: Registry) -> None:
         with registry.switch_scope_and_registry(part.scope) as here:
             known = [*here.module_dict, *registry.module_dict]
         hint = _suggestion(name, known)
-        if not hint and _lacks_multimodal(part.scope):
-            hint = ": mmpretrain has some only beside packages that are not installed. Install them"
-            hint += ' with pip install "mmpretrain[multimodal]"'
+        if _lacks_multimodal(part.scope):
+            hint += ". Some of mmpretrain's are there only beside packages that are not installed: "
+            hint += 'pip install "mmpretrain[multimodal]"'
         raise UserError(f"{part.where}: there is no type {name!r}{hint}")
     known, is_open = arguments_of(found)
     taken = ("type", "_scope_", *TAKEN_OUT.get(registry, ()))
     for name in (one for one in part.node if one not in (*known, *taken)):
         told = f"{part.where}: {type_name(found)} has no argument {name!r}"
-        if not is_open:
+        if not is_open or (registry not in (MODELS, root.TRANSFORMS) and ends_closed(found)):
             hint = _suggestion(name, known)
             raise UserError(f"{told}{hint}. It takes {', '.join(sorted(known))}.")
         # Of what it hands on as **kwargs nothing is known but that this is nearly one of its own.

@@ -83,16 +83,31 @@ def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:
     ``**kwargs`` are the arguments of the next one.
     """
     defaults: dict[str, Any] = {}
-    is_open = False
+    lists = _parameters(found)
+    for p in (p for parameters in lists for p in parameters):
+        if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            defaults.setdefault(p.name, p.default)
+    return defaults, bool(lists) and _hands_on(lists[0])
+
+
+def ends_closed(found: Any) -> bool:
+    """Whether the last of the constructors that ``**kwargs`` reach takes no others."""
+    lists = _parameters(found)
+    return bool(lists) and not _hands_on(lists[-1])
+
+
+def _parameters(found: Any) -> list[list[inspect.Parameter]]:
+    """The parameters of a function, or of a constructor and of those that it hands on to."""
+    lists = []
     for one in found.__mro__ if inspect.isclass(found) else [found]:
         function = vars(one).get("__init__") if inspect.isclass(found) else one
         if function is None or one in (object, torch.nn.Module):
             continue
-        parameters = list(inspect.signature(function).parameters.values())
-        for p in parameters:
-            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                defaults.setdefault(p.name, p.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        lists.append(list(inspect.signature(function).parameters.values()))
+        if not _hands_on(lists[-1]):
             break  # what is left over would have gone to the next constructor
-        is_open = True
-    return defaults, is_open
+    return lists
+
+
+def _hands_on(parameters: list[inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
