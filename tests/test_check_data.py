@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
@@ -22,7 +23,7 @@ from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic.classification import accept_drawn_cifar, draw_cifar
 from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
-from mmhybrid.engine.runner.run_config import build_runner
+from mmhybrid.engine.runner.run_config import build_loops, build_runner
 from mmhybrid.errors import UserError
 
 
@@ -501,6 +502,181 @@ def test_mask_is_found(problem: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
             load_or_replace(DATASETS.build(masks(tmp_path, None)), 0)
     assert found_in(masks(tmp_path, labels())) == {}
+
+
+def test_mask_is_compared_with_the_image_as_it_is_read(tmp_path: Path) -> None:
+    turned(tmp_path / "img" / "0.jpg")  # 64x48 pixels in the file, read as 48x64
+    lying = masks(tmp_path, labels())
+    turned(tmp_path / "img" / "0.jpg")
+    assert "mask-size" in found_in(lying)
+    standing = masks(tmp_path, labels().T)
+    turned(tmp_path / "img" / "0.jpg")
+    assert found_in(standing) == {"exif-turned": 1}
+
+
+def test_masks_of_0_and_255_never_show_the_second_class(tmp_path: Path) -> None:
+    (found,) = problems_of(masks(tmp_path, labels(255)))
+    assert (found.code, found.severity) == ("class-without-image", "error")
+    assert "never occur: sky; 1 masks have pixels of the label 255, which is ig" in found.message
+
+
+def test_labels_beyond_eight_bits_are_found(tmp_path: Path) -> None:
+    dataset = masks(tmp_path, labels())
+    deep = labels().astype(np.uint16)
+    deep[-1] = 256  # which mmseg reads as 0
+    Image.fromarray(deep).save(tmp_path / "ann" / "0.png")
+    (found,) = problems_of(dataset)
+    assert found.code == "unknown-value"
+    assert "[256]" in found.message
+
+
+@TRANSFORMS.register_module()
+class LoadRaw(BaseTransform):
+    """Reads images of a format of its own: twelve pixels, one byte each."""
+
+    def transform(self, results: dict) -> dict:
+        content = np.frombuffer(Path(results["img_path"]).read_bytes(), np.uint8)
+        return results | dict(img=content.reshape(3, 4))
+
+
+def test_the_loader_of_the_pipeline_decides_what_can_be_read(tmp_path: Path) -> None:
+    dataset = folders(tmp_path)
+    for path in tmp_path.rglob("*.jpg"):
+        path.write_bytes(bytes(12))
+    assert found_in(dataset) == {"unreadable-image": 4}
+    dataset.pipeline[0] = dict(type="LoadRaw")
+    assert found_in(dataset) == {}
+    (tmp_path / "a" / "0.jpg").write_bytes(bytes(7))
+    assert found_in(dataset) == {"unreadable-image": 1}
+
+
+def test_a_mistake_in_a_loader_is_no_unreadable_image(tmp_path: Path, warnings) -> None:
+    dataset = coco(tmp_path, box(id=3, segmentation=None))
+    with pytest.raises(RuntimeError, match=r"LoadAnnotations fails at .*1.jpg \(KeyError: 'mask'"):
+        load_or_replace(DATASETS.build(dataset), 0)
+    assert warnings == []
+    dataset = folders(tmp_path / "own")
+    dataset.pipeline[0] = dict(type="LoadWrong")
+    (found,) = problems_of(dataset)
+    assert (found.code, len(found.images)) == ("failing-sample", 4)
+    assert "LoadWrong: KeyError 'file'" in found.message
+
+
+@TRANSFORMS.register_module()
+class LoadWrong(BaseTransform):
+    """Asks for what mmdet 2 called so."""
+
+    def transform(self, results: dict) -> dict:
+        return results["file"]
+
+
+def panoptic(tmp_path: Path, segments: tuple[int, ...] = (1, 2)) -> ConfigDict:
+    """One image with a person and a road, whose mask has these numbers of segments."""
+    image(tmp_path / "img" / "1.jpg")
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[:24, :, 0], colours[24:, :, 0] = segments
+    (tmp_path / "ann").mkdir()
+    Image.fromarray(colours).save(tmp_path / "ann" / "1.png")
+    names = dict(person=1, road=0)
+    content = dict(
+        images=[dict(id=1, file_name="1.jpg", width=64, height=48)],
+        annotations=[
+            dict(
+                image_id=1,
+                file_name="1.png",
+                segments_info=[
+                    dict(id=i, category_id=i, area=1536, bbox=[0, 0, 64, 24], iscrowd=0)
+                    for i in (1, 2)
+                ],
+            )
+        ],
+        categories=[dict(id=i, name=n, isthing=names[n]) for i, n in enumerate(names, 1)],
+    )
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    init_default_scope("mmdet")
+    return ConfigDict(
+        type="CocoPanopticDataset",
+        data_root=str(tmp_path),
+        ann_file="panoptic.json",
+        data_prefix=dict(img="img/", seg="ann/"),
+        metainfo=dict(classes=("person", "road"), thing_classes=["person"], stuff_classes=["road"]),
+        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadPanopticAnnotations")],
+    )
+
+
+def test_panoptic_data_are_checked(tmp_path: Path) -> None:
+    assert problems_of(panoptic(tmp_path / "right")) == []
+    assert "segments of each class: person 1, road 1" in counts_in(panoptic(tmp_path / "counted"))
+    (found,) = problems_of(panoptic(tmp_path / "wrong", segments=(1, 9)))
+    assert found.code == "unknown-value"
+    assert "has segments [9] that are not annotated" in found.message
+    dataset = panoptic(tmp_path / "few")
+    dataset.metainfo.classes = ("ant", "person", "road")
+    assert [one.code for one in problems_of(dataset)][-1] == "category-missing"
+
+
+def test_data_sets_that_are_not_known_are_named(tmp_path: Path) -> None:
+    class Captions(BaseDataset):
+        def load_data_list(self) -> list[dict]:
+            return [dict(img_path=str(tmp_path / "0.jpg"), caption="a cat")]
+
+    class Words(Captions):
+        def load_data_list(self) -> list[dict]:
+            return [dict(text="a cat")]
+
+    image(tmp_path / "0.jpg")
+    for type_, code in ((Captions, "labels-not-checked"), (Words, "not-checked")):
+        (found,) = problems_of(ConfigDict(type=type_))
+        assert (found.code, found.severity) == (code, "info")
+        assert type_.__name__ in found.message
+
+
+def of_classes(tmp_path: Path, train: str, val: str, **changes: Any) -> Config:
+    """Folders of classes, one a letter."""
+    parts = {}
+    for split, names in dict(train=train, val=val).items():
+        for name in names:
+            image(tmp_path / split / name / f"{split}.jpg", size=(64, 48 + len(split)))
+        prefix = dict(data_root=str(tmp_path), data_prefix=split)
+        parts[split] = ConfigDict(type="CustomDataset", pipeline=[], **prefix, **changes)
+    init_default_scope("mmpretrain")
+    return run_on(parts["train"], parts["val"])
+
+
+def test_folder_that_validation_lacks_shifts_the_labels(tmp_path: Path) -> None:
+    (found,) = [one for one in check(of_classes(tmp_path, "abc", "ac")) if one.severity == "error"]
+    assert found.code == "classes-differ"
+    assert "val: " in found.message
+    assert "label 1 is ('c',) here and ('b',) in training" in found.message
+
+
+def test_names_in_another_order_than_the_folders_are_found(tmp_path: Path) -> None:
+    found = check(of_classes(tmp_path, "abc", "abc", metainfo=dict(classes=["c", "b", "a"])))
+    told = [one.message for one in found if one.code == "classes-differ"]
+    assert "the folders are ['a', 'b', 'c'], the classes ['c', 'b', 'a']" in told[0]
+
+
+@pytest.mark.parametrize("line", ["a/0.jpg,0", "a/0.jpg\t0", "0 a/0.jpg", "a/0.jpg"])
+def test_list_of_labels_that_cannot_be_read_is_told_in_a_sentence(line, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"a/1.jpg 0\n{line}\n")
+    dataset = folders(tmp_path, ann_file="list.txt", with_label=True)
+    told = r"CustomDataset cannot be read: .*list.txt, line 2: .* is no name of a file, a blank and"
+    with pytest.raises(UserError, match=told):
+        check({"train": dataset})
+
+
+def test_data_sets_are_built_before_training_starts(tmp_path: Path, toy_config) -> None:
+    for name, told in (
+        ("folders", r"CustomDataset cannot be read: .*Found 0 files in subfolders"),
+        ("masks", r"BaseSegDataset has no image: nothing is found in its folders"),
+    ):
+        dataset = dict(folders=folders, masks=lambda path: masks(path, labels()))[name](tmp_path)
+        for path in tmp_path.rglob("*.jpg"):
+            path.unlink()
+        toy_config.train_dataloader.dataset = dataset
+        toy_config.default_scope = dict(folders="mmpretrain", masks="mmseg")[name]
+        with pytest.raises(UserError, match=told):
+            build_loops(build_runner(toy_config), ("train", "val"))
 
 
 def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warnings) -> None:

@@ -131,7 +131,7 @@ def _loader(dataset: Any, scope: str | None, annotations: bool) -> Load | None:
 def _check_image(info: dict[str, Any], load: Load | None, header_only: bool) -> list[Found]:
     """Reads an image as the pipeline does, and looks for what is remarkable of it."""
     path = info["img_path"]
-    own = load is not None and type_name(load.transforms[0]) != "LoadImageFromFile"
+    own = load is not None and type(load.transforms[0]).__name__ != "LoadImageFromFile"
     found = [] if own and Path(path).is_file() else check_image(Path(path), None, header_only)
     known = {"missing-image", "empty-file", "unreadable-image", "truncated-image"}
     if load is None or known & {one.code for one in found if one.code != "unreadable-image"}:

@@ -173,7 +173,12 @@ def build_loops(runner: Runner, loops: tuple[str, ...]) -> None:
         if getattr(runner, f"_{loop}_loop") is None:
             continue
         try:
-            getattr(runner, f"{loop}_loop")
+            dataset = getattr(runner, f"{loop}_loop").dataloader.dataset
+            if isinstance(getattr(dataset, "metainfo", None), list):
+                # mmdet's ConcatDataset of parts that know more and fewer classes: check_config has
+                # made sure that the longest list holds for all.
+                dataset._metainfo = max(dataset.metainfo, key=lambda one: len(one["classes"]))
+                runner.visualizer.dataset_meta = dataset.metainfo
         except UserError:
             raise
         except Exception as error:
