@@ -32,6 +32,7 @@ NOT_HERE = re.compile(r"there is no checkpoint|pip install|cannot be imported")
 WRONG = {
     "faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py": "CocoMetric has no argument 'eval_mode'",
     "bytetrack_yolox_x_8xb4-amp-80e_crowdhuman-mot20train_test-mot20test.py": "MOTChallengeMetrics",
+    "voc0712.py": "train_dataloader.sampler is empty or missing",
     "fcos_swinb_fpn_8x4_sample1e-3_mstrain_v3det_2x.py": "FPN has no argument",
 }
 # The same by what is said: MMEngine's Runner and mmseg's stack_batch refuse these too, and the
