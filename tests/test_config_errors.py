@@ -1,7 +1,7 @@
 """What is wrong with a config is said in one sentence, with the values seen and allowed."""
 
 import hashlib
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,10 +13,10 @@ from torchvision.models import resnet18
 
 import mmhybrid
 from mmhybrid.backbones import XFormer
-from mmhybrid.datasets.data_paths import datasets_of
+from mmhybrid.datasets.data_paths import check_metrics, datasets_of
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
-from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.engine.runner.run_config import build_runner, load_config
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
 from mmhybrid.weights.downloading import load_url
@@ -294,15 +294,29 @@ def test_download_with_another_sha256(tmp_path) -> None:
         load_url(f"{url}#sha256=12", tmp_path / "cache", progress=False)
 
 
-def test_table_of_bad_input_names_tests_that_exist() -> None:
-    tests = Path(__file__).parent
-    lines = (tests.parent / "docs" / "bad_input.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| ") and "test_" in line]
-    assert len(rows) >= 40
-    for row in rows:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)(?:\[([^\]]*)\])?`", row)
-        assert named, row
-        for file, function, parameter in named:
-            text = (tests / file).read_text()
-            assert f"def {function}(" in text, row
-            assert not parameter or f'"{parameter}"' in text, row
+def test_metric_of_other_data(tmp_path: Path, monkeypatch) -> None:
+    cfg = config()
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    cfg.val_dataloader.dataset.update(data_root=str(tmp_path), ann_file="val.json")
+    check_metrics_of = partial(check_metrics, cfg, ("val_dataloader",))
+    told = (
+        rf"val_evaluator: ann_file=.* does not exist. The data are read from .*: set .*{tmp_path}"
+    )
+    with pytest.raises(UserError, match=told):
+        check_metrics_of()
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.datasets.data_paths.print_log", log)
+    cfg.val_evaluator.ann_file = str(tmp_path / "train.json")
+    check_metrics_of()
+    assert "train.json, but the data are read from" in log.call_args.args[0]
+    cfg.val_evaluator.ann_file = str(tmp_path / "val.json")
+    check_metrics_of()
+    assert log.call_count == 1
+
+
+def test_missing_package_of_a_visualizer(toy_config) -> None:
+    backends = [dict(type="NeptuneVisBackend")]
+    toy_config.visualizer = dict(type="Visualizer", vis_backends=backends, save_dir="absent")
+    with pytest.raises(UserError, match=r"needs what is not installed: .*neptune"):
+        build_runner(toy_config)
