@@ -25,7 +25,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
 
     A neck with ``in_channels`` says by their number how many of the last stages it takes; those
     below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it, and
-    without that a head takes the last map, or as many of the last as it has ``in_channels``. The
+    without that a head takes the last map, or as many of the last as it has ``in_channels``. Of a
+    classifier the ``head`` tells the channels, and a neck between, which pools, has none. The
     backbone returns those stages, of strides up to 32, unless it has ``out_indices`` of its own.
 
     A ``TIMMBackbone`` needs no more than ``model_name``: it gets ``features_only=True`` and those
@@ -58,6 +59,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
     if neck is not None and "in_channels" in neck:
         taken = neck["in_channels"]
         levels = 1 if isinstance(taken, int) else len(taken) - neck.get("start_level", 0)
+    elif _takes_one_map(model):
+        levels = 1
     elif neck is not None or "decode_head" not in model:
         raise ArgumentError(
             f"cannot fit a backbone to a {model.get('type')}: it has neither a neck with "
@@ -69,7 +72,7 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         inner = inner["backbone"]
     channels = _fit_stages(backbone, inner, levels)
     changes["backbone"] = dict(backbone, _delete_=True)
-    if neck is not None:
+    if neck is not None and "in_channels" in neck:
         if len(channels) != levels:
             raise ArgumentError(
                 f"the neck takes {levels} maps, the backbone gives {len(channels)}: change the "
@@ -85,6 +88,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         if neck is not given:  # MMEngine replaces a list, and merges no necks in it
             changes["neck"] = [neck | changes["neck"], *given[1:]]
         return changes
+    if _takes_one_map(model):
+        return changes | {"head": dict(in_channels=channels[-1])}
     for name in ("decode_head", "auxiliary_head"):
         head = model.get(name)
         if isinstance(head, list | tuple):  # MMEngine replaces a list, and merges no heads in it
@@ -92,6 +97,13 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         elif head is not None:
             changes[name] = _head_changes(head, channels)
     return changes
+
+
+def _takes_one_map(model: Mapping[str, Any]) -> bool:
+    """Whether the model is a classifier that pools the last map, whose channels its head tells."""
+    head = model.get("head")
+    pools = bool(model.get("neck"))
+    return pools and isinstance(head, Mapping) and isinstance(head.get("in_channels"), int)
 
 
 def _head_changes(head: Mapping[str, Any], channels: Sequence[int]) -> dict[str, Any]:

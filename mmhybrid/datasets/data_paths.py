@@ -82,7 +82,13 @@ def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
                 f"the classes of a {type_name(dataset)} are the text {given!r}, and there is no "
                 f"such file with a name a line. A list of one class is written [{given!r}]"
             )
-        given = list_from_file(given)
+        names = list_from_file(given)
+        if odd := [name for name in names if not name.strip() or name != name.strip("\ufeff \t")]:
+            raise UserError(
+                f"{given}: {odd[0]!r} is no name of a class: there are blanks around it, an empty "
+                "line, or a byte-order mark, which would be part of the name"
+            )
+        given = names
     if "CLASSES" in metainfo and "classes" not in metainfo:
         raise UserError(
             f"the metainfo of a {type_name(dataset)} has CLASSES, which nothing reads: name them "

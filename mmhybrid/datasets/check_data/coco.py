@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 
 from mmhybrid.datasets.check_data.coco_schema import ADDED, is_polygon, mend, read_json
 from mmhybrid.datasets.check_data.contents import Contents
-from mmhybrid.datasets.check_data.images import check_image, size_of
+from mmhybrid.datasets.check_data.images import check_image, size_of, turns_images
 from mmhybrid.datasets.check_data.problems import MENDED, Found
 from mmhybrid.registry import type_of
 
@@ -41,7 +41,7 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
     path = root / dataset["ann_file"]
     folder = dataset.get("data_prefix") or {}
     folder = folder if isinstance(folder, str) else folder.get("img", folder.get("img_path", ""))
-    place = {}
+    place, turns = {}, turns_images(dataset)
 
     def name_of(part: str, row: dict[str, Any]) -> str:
         if part == "annotations":
@@ -55,7 +55,7 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
             for row in content["images"]
             if isinstance(row, dict) and isinstance(row.get("id"), int | str)
         }
-        found += mend(content, classes, name_of, lambda name: size_of(root / folder / name))
+        found += mend(content, classes, name_of, lambda name: size_of(root / folder / name, turns))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{path}: {type(error).__name__} {error}"
         return Contents(found=[Found("bad-file", str(path), reason)])
@@ -93,7 +93,7 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
     with_classes = {one["image_id"] for one in boxes if categories.get(one["category_id"]) in known}
     for one, file in zip(images, contents.images, strict=True):
         size = tuple(map(int, sizes[one["id"]]))
-        contents.checks.append(partial(check_image, Path(file), size, header_only))
+        contents.checks.append(partial(check_image, Path(file), size, header_only, turns))
         if one["id"] not in with_boxes:
             found.append(Found("image-without-label", file))
     options = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
@@ -105,6 +105,8 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
         if one["id"] not in kept_ids
     ]
     without = len(kept_ids - with_classes) if options.get("filter_empty_gt") else 0
+    if images and not contents.counts and without < len(kept_ids):
+        found.append(Found("no-objects", str(path), f"of {len(boxes):,}"))
     if images and without == len(kept_ids):
         own = [name for name in names if name not in added]
         told = f"of {len(images):,} images none is left: {without:,} have no object of the classes"

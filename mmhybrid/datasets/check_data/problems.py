@@ -25,6 +25,7 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                 ),
                 "bad-file": ("annotation files that cannot be read", "training stops"),
                 "no-images": ("no images", "training stops"),
+                "no-objects": ("data without an object to learn", "nothing is learnt"),
                 "class-not-in-file": (
                     "classes of the config that the file lacks",
                     "nothing of them is learnt",

@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 from mmhybrid.datasets.check_data.contents import Contents
-from mmhybrid.datasets.check_data.images import check_image, size_of
+from mmhybrid.datasets.check_data.images import check_image, size_of, turns_images
 from mmhybrid.datasets.check_data.problems import Found
 from mmhybrid.datasets.sample_loading import BROKEN_FILE
 from mmhybrid.errors import UserError
@@ -44,6 +44,7 @@ def read_samples(dataset: Any, scope: str | None, header_only: bool) -> Contents
     if set(folders) & set(names) and folders != list(names):
         told = f"the folders are {folders[:10]}, the classes {list(names[:10])}"
         contents.found.append(Found("classes-differ", "", told))
+    turns = turns_images(dataset)
     load_image = _loader(dataset, scope, False)
     load_mask = _loader(dataset, scope, True) if hasattr(built, "ignore_index") else None
     for index in range(len(built)):
@@ -55,14 +56,15 @@ def read_samples(dataset: Any, scope: str | None, header_only: bool) -> Contents
             return contents
         if path is not None:
             contents.images.append(path)
-        image = partial(_check_image, info, None if header_only else load_image, header_only)
+        load = None if header_only else load_image
+        image = partial(_check_image, info, load, header_only, turns)
         if "segments_info" in info:
             _count_segments(info, contents)
             contents.checks.append(partial(_check_segments, info, image))
         elif info.get("seg_map_path") is not None and hasattr(built, "ignore_index"):
             contents.unit = "masks"
             contents.checks.append(
-                partial(_check_mask, info, built.ignore_index, contents, image, load_mask)
+                partial(_check_mask, info, built.ignore_index, contents, image, load_mask, turns)
             )
         elif path is not None:
             contents.checks.append(image)
@@ -128,11 +130,15 @@ def _loader(dataset: Any, scope: str | None, annotations: bool) -> Load | None:
         return Compose(steps) if steps else None
 
 
-def _check_image(info: dict[str, Any], load: Load | None, header_only: bool) -> list[Found]:
+def _check_image(
+    info: dict[str, Any], load: Load | None, header_only: bool, turns: bool
+) -> list[Found]:
     """Reads an image as the pipeline does, and looks for what is remarkable of it."""
     path = info["img_path"]
     own = load is not None and type(load.transforms[0]).__name__ != "LoadImageFromFile"
-    found = [] if own and Path(path).is_file() else check_image(Path(path), None, header_only)
+    found = (
+        [] if own and Path(path).is_file() else check_image(Path(path), None, header_only, turns)
+    )
     known = {"missing-image", "empty-file", "unreadable-image", "truncated-image"}
     if load is None or known & {one.code for one in found if one.code != "unreadable-image"}:
         return found
@@ -175,6 +181,7 @@ def _check_mask(
     contents: Contents,
     check: Callable[[], list[Found]],
     load: Load | None,
+    turns: bool,
 ) -> list[Found]:
     """Reads a mask as the pipeline does, with its labels lowered and mapped."""
     found = check()
@@ -196,7 +203,7 @@ def _check_mask(
     if labels.ndim != 2:
         return [*found, Found("colour-mask", path, f"{path} has {labels.shape[2]} channels")]
     height, width = labels.shape
-    size = size_of(Path(info["img_path"]))  # of what cannot be read, check_image says so
+    size = size_of(Path(info["img_path"]), turns)  # of what cannot be read, check_image says so
     if size not in (None, (width, height)):
         sizes = f"{width}x{height} pixels, its image {size[0]}x{size[1]}"
         found.append(Found("mask-size", path, f"{path} has {sizes}"))

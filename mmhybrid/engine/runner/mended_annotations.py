@@ -18,7 +18,10 @@ from mmhybrid.errors import UserError
 
 # What ends a run in its first batch or evaluation, or gives labels that are wrong.
 STOPS = {"bad-file", "bad-entry", "bad-box", "no-images", "class-named-twice"}
-STOPS_MASKS = {"train": {"no-outline"}, "evaluation": {"no-outline", "bad-outline"}}
+STOPS_IN = {
+    "train": {"no-outline", "no-objects"},
+    "evaluation": {"no-outline", "bad-outline"},
+}
 # What is no loss; `tools/check_data.py` tells it.
 SILENT = {"crowd-box", "class-not-in-config", "box-cut", "image-without-label"}
 ADVICE = "`python tools/check_data.py CONFIG` lists all"
@@ -67,7 +70,7 @@ def with_mended_annotations(cfg: Config, loaders: tuple[str, ...]) -> Config:
 
 
 def _stop(found: list[Found], split: str, images: int) -> None:
-    stops = STOPS | STOPS_MASKS["train" if split == "train" else "evaluation"]
+    stops = STOPS | STOPS_IN["train" if split == "train" else "evaluation"]
     these = [one for one in found if one.code in stops]
     if these:
         told = "\n".join(f"  {one}" for one in findings_of(these, split, images, False))
