@@ -413,6 +413,7 @@ STOPPED = {
         to_all("categories", name="car"),
         r"2 have no object of the classes \['cat', 'dog'\], where the file has \['car', 'car'\]",
     ),
+    "no-objects": (to_all("annotations", area=0), "without an object to learn"),
     "bad-outline": (to_all("annotations", segmentation=[[5, 5, 25, 25]]), "no polygon of three"),
     "bad-outline of seven numbers": (
         to_all("annotations", segmentation=[[5, 5, 25, 5, 25, 25, 7]]),
@@ -437,8 +438,9 @@ def test_what_cannot_be_mended_stops_a_run_before_it_starts(case: str, tmp_path:
     assert code in [one.code for one in problems_of(dataset) if one.severity == "error"]
     cfg = run_on(dataset, dataset)
     cfg.work_dir = str(tmp_path / "run")
+    loader = "train_dataloader" if code == "no-objects" else "val_dataloader"
     with pytest.raises(UserError, match=f"annotations would stop:\n.*{told}"):
-        with_mended_annotations(cfg, ("val_dataloader",))
+        with_mended_annotations(cfg, (loader,))
     if code == "bad-outline":  # training leaves these objects out, and it is told how many
         with_mended_annotations(cfg, ("train_dataloader",))
 
@@ -512,6 +514,8 @@ def test_mask_is_compared_with_the_image_as_it_is_read(tmp_path: Path) -> None:
     standing = masks(tmp_path, labels().T)
     turned(tmp_path / "img" / "0.jpg")
     assert found_in(standing) == {"exif-turned": 1}
+    standing.pipeline[0].color_type = "unchanged"  # which reads it as it is stored
+    assert found_in(standing) == {"mask-size": 1}
 
 
 def test_masks_of_0_and_255_never_show_the_second_class(tmp_path: Path) -> None:

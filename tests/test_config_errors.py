@@ -132,6 +132,10 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     for _, dataset in datasets_of(cfg):
         dataset.metainfo = dict(classes=str(tmp_path / "names.txt"))
     check_config(cfg)
+    for content in ("\ufeffcat\ndog\n", "cat\n\ndog\n", "cat \ndog"):
+        (tmp_path / "names.txt").write_text(content)
+        with pytest.raises(UserError, match="is no name of a class"):
+            check_config(cfg)
     (tmp_path / "names.txt").write_text("cat\n")
     with pytest.raises(UserError, match="num_classes=2, but the training data has 1 classes"):
         check_config(cfg)

@@ -273,6 +273,10 @@ def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
             dict(decode_head=dict(kernel_generate_head=dict(in_channels=7, in_index=2), stages=1)),
             dict(decode_head=dict(kernel_generate_head=dict(in_channels=128))),
         ),
+        (  # a classifier's head, after a neck that pools
+            dict(neck=dict(type="GlobalAveragePooling"), head=dict(in_channels=2048)),
+            dict(head=dict(in_channels=160)),
+        ),
         (  # SoftTeacher's model in a model
             dict(type="SoftTeacher", detector=dict(neck=dict(in_channels=[1]))),
             dict(detector=dict(neck=dict(in_channels=[160]))),

@@ -166,7 +166,7 @@ def _judge_labels(
         told = f"{split}: {len(without):,} of {total:,} images have no label"
         findings.append(Finding("mostly-unlabelled", severity, told, without))
     unused = [name for name in classes if not counts[name]]
-    if unused and (often or contents.unit != "objects"):
+    if unused and (often or contents.shown):
         few = evaluated.issuperset(unused) and len(unused) < RARE * len(classes)
         told = f"{split}: {len(unused):,} of {len(classes):,} classes never occur{sampled}"
         told = f"{told}: {shortened(unused)}"
