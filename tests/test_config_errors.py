@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
@@ -14,6 +15,7 @@ from torchvision.models import resnet18
 import mmhybrid
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
+from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
 from mmhybrid.engine.runner.run_config import build_runner, load_config
@@ -139,6 +141,23 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\n")
     with pytest.raises(UserError, match="num_classes=2, but the training data has 1 classes"):
         check_config(cfg)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda **meta: dict(dataset_meta=meta)])
+def test_classes_of_the_checkpoint_are_compared(wrap, tmp_path: Path, monkeypatch) -> None:
+    cfg = joined(config(), ("cat", "dog"))
+    cfg.test_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
+    cfg.load_from = str(tmp_path / "weights.pth")
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.engine.runner.check_classes.print_log", log)
+    for names, count in ((("cat", "dog"), 0), (("dog", "cat"), 1), (("ant", "dog"), 2)):
+        torch.save(dict(state_dict={}, meta=wrap(CLASSES=names)), cfg.load_from)
+        check_checkpoint(cfg, ("train_dataloader",))
+        assert log.call_count == count
+    assert "number 0 is 'ant' there and 'cat' here" in log.call_args.args[0]
+    torch.save(dict(state_dict={}, meta=wrap(CLASSES=("dog", "cat"))), cfg.load_from)
+    with pytest.raises(UserError, match=r"trained on other classes .* Give the data its order"):
+        check_checkpoint(cfg, ("test_dataloader",))
 
 
 def test_what_an_argument_means_is_known() -> None:

@@ -24,12 +24,12 @@ from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
+from mmhybrid.engine.runner.check_classes import trained_on
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
-from mmhybrid.weights.loading import read_address
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
 INFERENCERS = {
@@ -109,12 +109,9 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    meta = read_address(checkpoint, "meta").get("meta") or {}
-    # mmdet 2 and mmseg 0 save the two by themselves, in capitals; the first of mmdet 3 both ways.
-    saved = meta.get("dataset_meta") or meta
-    trained_on = {key.lower(): value for key, value in saved.items() if isinstance(key, str)}
-    if trained_on.get("classes"):
-        return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
+    saved = trained_on(checkpoint)
+    if "classes" in saved:
+        return dict(classes=saved["classes"], palette=saved.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     given = dataset.get("metainfo") or {}
     if "classes" not in given:

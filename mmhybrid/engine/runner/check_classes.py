@@ -14,6 +14,7 @@ from mmhybrid.engine.runner.classes import OTHER_CLASSES, OUT_OF_REACH
 from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
+from mmhybrid.weights.loading import read_address
 
 # Heads whose ``num_classes`` is not that of the data, by the name of their class or of a base.
 OTHER_HEADS = ("STDCHead", "RPNHead")
@@ -128,6 +129,42 @@ def _check_classifier(cfg: Config, classes: int) -> None:
                 f"{part.where}: topk={topk}, but model.head has {classes} classes. Set "
                 f"{part.where}.topk to numbers up to {classes}."
             )
+
+
+def trained_on(address: str) -> dict[str, Any]:
+    """Classes and palette that a checkpoint says it was trained on; empty where it says nothing.
+
+    mmdet 2 and mmseg 0 save the two by themselves, in capitals; the first of mmdet 3 both ways.
+    """
+    meta = read_address(address, "meta").get("meta") or {}
+    saved = meta.get("dataset_meta") or meta
+    saved = {key.lower(): value for key, value in saved.items() if isinstance(key, str)}
+    return {key: saved[key] for key in ("classes", "palette") if saved.get(key)}
+
+
+def check_checkpoint(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Compares the classes that the weights of ``load_from`` know with those of the data.
+
+    Other classes are logged: training learns them.
+
+    Raises:
+        UserError: The data to test on have the same classes in another order.
+    """
+    address = cfg.get("load_from")
+    known = [known_classes(one, cfg.get("default_scope")) for _, one in datasets_of(cfg, loaders)]
+    if not address or "://" in address or not known or not known[0]:
+        return
+    names, data = tuple(trained_on(address).get("classes") or ()), known[0]
+    if not names or names == data or len(names) != len(data):
+        return  # of another number the layers of the classes are left new, and that is said
+    place = next(i for i, pair in enumerate(zip(names, data, strict=True)) if pair[0] != pair[1])
+    told = (
+        f"{address} was trained on other classes than {DATA[loaders[0]]} has: number {place} is "
+        f"{names[place]!r} there and {data[place]!r} here"
+    )
+    if loaders == ("test_dataloader",) and set(names) == set(data):
+        raise UserError(f"{told}. Give the data its order, metainfo=dict(classes=[...])")
+    print_log(told, logger="current", level=logging.WARNING)
 
 
 def _differ(one: Classes, other: Classes) -> str:

@@ -21,6 +21,7 @@ from mmhybrid.datasets.data_paths import (
     with_data_root,
 )
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.data_folder import with_folder
@@ -64,7 +65,9 @@ def prepare_config(args: Namespace) -> Config:
     check_config(cfg)
     check_data(cfg, read)
     check_metrics(cfg, read)
-    cfg = with_mended_annotations(cfg, read)
+    check_checkpoint(cfg, read[:1])
+    if not args.data:  # those of --data are written by this package
+        cfg = with_mended_annotations(cfg, read)
     return for_its_processes(with_best(with_safeguards(cfg)))
 
 
@@ -88,6 +91,7 @@ def prepare_test_config(args: Namespace) -> Config:
     check_config(cfg)
     check_data(cfg, ("test_dataloader",))
     check_metrics(cfg, ("test_dataloader",))
+    check_checkpoint(cfg, ("test_dataloader",))
     return for_its_processes(with_mended_annotations(cfg, ("test_dataloader",)))
 
 
