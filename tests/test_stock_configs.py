@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmhybrid.engine.runner.run_config import load_config
+
 sweep = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "config_sweep.py")))
 
 # One of each way to write a model: heads in lists and in heads, masks of one class, wrapped models,
@@ -47,8 +49,9 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_stock_config_passes(path: Path) -> None:
-    assert sweep.check(path, with_ours=False) == "right"
-    assert sweep.check(path, with_ours=True) in ("right", "no place")
+    cfg = load_config(str(path))
+    assert sweep.check(cfg, with_ours=False) == "right"
+    assert sweep.check(cfg, with_ours=True) in ("right", "no place")
 
 
 def test_sample_is_there() -> None:
@@ -58,6 +61,6 @@ def test_sample_is_there() -> None:
 @pytest.mark.parametrize("name", sweep.WRONG)
 def test_stock_config_that_cannot_run_is_refused_in_a_sentence(name: str) -> None:
     path = next(path for path in sweep.paths_of("mmdet") if path.name == name)
-    told = sweep.check(path, with_ours=False)
+    told = sweep.check(load_config(str(path)), with_ours=False)
     assert told.startswith("refused: ")
     assert sweep.WRONG[name] in told
