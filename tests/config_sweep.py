@@ -32,6 +32,8 @@ NOT_HERE = re.compile(r"there is no checkpoint|pip install|cannot be imported")
 # Configs that cannot run as they are in the wheels, and what is said of them.
 WRONG = {
     "faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py": "CocoMetric has no argument 'eval_mode'",
+    "minigpt-4_baichuan-7b_caption.py": "test_dataloader.sampler is empty or missing",
+    "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280.py": "training crops to (512, 1024)",
     "voc0712.py": "train_dataloader.sampler is empty or missing",
     "fcos_swinb_fpn_8x4_sample1e-3_mstrain_v3det_2x.py": "FPN has no argument",
 }
