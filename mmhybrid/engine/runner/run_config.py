@@ -170,7 +170,7 @@ def build_loops(runner: Runner, loops: tuple[str, ...]) -> None:
         UserError: A data set cannot be read, a metric not be made, or a package is missing.
     """
     for loop in loops:
-        if getattr(runner, f"_{loop}_loop") is None:
+        if getattr(runner, f"_{loop}_loop", None) is None:
             continue
         try:
             dataset = getattr(runner, f"{loop}_loop").dataloader.dataset
