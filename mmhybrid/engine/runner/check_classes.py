@@ -14,6 +14,7 @@ from mmhybrid.engine.runner.classes import OTHER_CLASSES, OUT_OF_REACH
 from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
+from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.loading import read_address
 
 # Heads whose ``num_classes`` is not that of the data, by the name of their class or of a base.
@@ -154,7 +155,10 @@ def check_checkpoint(cfg: Config, loaders: tuple[str, ...]) -> None:
     known = [known_classes(one, cfg.get("default_scope")) for _, one in datasets_of(cfg, loaders)]
     if not address or "://" in address or not known or not known[0]:
         return
-    names, data = tuple(trained_on(address).get("classes") or ()), known[0]
+    try:
+        names, data = tuple(trained_on(address).get("classes") or ()), known[0]
+    except (CheckpointError, OSError):
+        return  # whoever loads it says so
     if not names or names == data or len(names) != len(data):
         return  # of another number the layers of the classes are left new, and that is said
     place = next(i for i, pair in enumerate(zip(names, data, strict=True)) if pair[0] != pair[1])
