@@ -41,7 +41,8 @@ WRONG = {
 WRONG_KINDS = re.compile(
     r"of \w+_dataloader, \w+, \w+ a config needs all or none"
     r"|no type 'MOTChallengeMetrics'|one of size and size_divisor must say"
-    r"|data_preprocessor: size=.*, but training crops to|num_classes=21843, but the training data has 1000"
+    r"|data_preprocessor: size=.*, but training crops to"
+    r"|num_classes=21843, but the training data has 1000"
 )
 
 

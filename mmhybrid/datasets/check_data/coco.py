@@ -105,7 +105,7 @@ def read_coco(dataset: Any, classes: tuple[str, ...], header_only: bool) -> Cont
         if one["id"] not in kept_ids
     ]
     without = len(kept_ids - with_classes) if options.get("filter_empty_gt") else 0
-    if images and not contents.counts and without < len(kept_ids):
+    if boxes and not contents.counts and without < len(kept_ids):
         found.append(Found("no-objects", str(path), f"of {len(boxes):,}"))
     if images and without == len(kept_ids):
         own = [name for name in names if name not in added]
