@@ -36,11 +36,12 @@ WRONG = {
     "voc0712.py": "train_dataloader.sampler is empty or missing",
     "fcos_swinb_fpn_8x4_sample1e-3_mstrain_v3det_2x.py": "FPN has no argument",
 }
-# The same by what is said: MMEngine's Runner and mmseg's stack_batch stop at these too; classes are
-# those of ImageNet-21k under the data set of ImageNet-1k; images are padded to more than crops.
+# The same by what is said: MMEngine's Runner and mmseg's stack_batch stop at these too; classes
+# are those of ImageNet-21k under the data set of ImageNet-1k; images are padded to more than crops.
 WRONG_KINDS = re.compile(
     r"of \w+_dataloader, \w+, \w+ a config needs all or none"
-    r"|_dataloader.sampler is empty or missing|no type 'MOTChallengeMetrics'|one of size and size_divisor must say"
+    r"|_dataloader.sampler is empty or missing|no type 'MOTChallengeMetrics'"
+    r"|one of size and size_divisor must say"
     r"|data_preprocessor: size=.*, but training crops to"
     r"|num_classes=21843, but the training data has 1000"
 )
