@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,15 +11,19 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmhybrid.datasets.check_data import PROBLEMS, check, check_before_training, check_image
 from mmhybrid.datasets.contact_sheet import draw_contact_sheet
 from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic.classification import accept_drawn_cifar, draw_cifar
-from mmhybrid.engine.runner.run_config import build_runner
+from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
+from mmhybrid.engine.runner.run_config import build_loops, build_runner
 from mmhybrid.errors import UserError
 
 
@@ -311,6 +316,154 @@ def test_broken_annotation_file_is_found(content: str, tmp_path: Path) -> None:
     assert one.severity == "error"
 
 
+def rewrite(tmp_path: Path, change: Any) -> dict[str, Any]:
+    """Changes the annotations that :func:`coco` wrote."""
+    path = tmp_path / "boxes.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return content
+
+
+def to_all(part: str, **changes: Any) -> Any:
+    """A change of all entries of a part; ``...`` takes a field out."""
+
+    def change(content: dict) -> None:
+        for row in content[part]:
+            row.update(changes)
+            for field in [field for field, value in changes.items() if value is ...]:
+                del row[field]
+
+    return change
+
+
+def as_text(content: dict) -> None:
+    for row in content["annotations"]:
+        row.update(image_id=str(row["image_id"]), bbox=list(map(str, row["bbox"])), area="400")
+    for row in content["images"]:
+        row.update(width="64", height="48")
+
+
+MENDED_CASES = {
+    "without area": ("missing-field", to_all("annotations", area=...)),
+    "without iscrowd": ("missing-field", to_all("annotations", iscrowd=...)),
+    "without id": ("missing-field", to_all("annotations", id=...)),
+    "id that is no number": ("missing-field", to_all("annotations", id="first")),
+    "without a height": ("missing-field", to_all("images", height=...)),
+    "width of null": ("missing-field", to_all("images", width=None)),
+    "numbers as text": ("number-as-text", as_text),
+    "the same id": ("repeated-id", to_all("annotations", id=7)),
+    "id of 0": ("repeated-id", lambda content: content["annotations"][0].update(id=0)),
+    "flat outline": ("flat-outline", to_all("annotations", segmentation=[5, 5, 25, 5, 25, 25])),
+    "pairs": ("flat-outline", to_all("annotations", segmentation=[[5, 5], [25, 5], [25, 25]])),
+    "list of pairs": (
+        "flat-outline",
+        to_all("annotations", segmentation=[[[5, 5], [25, 5], [25, 25]]]),
+    ),
+    "order": ("category-order", lambda content: content["categories"].reverse()),
+}
+
+
+@pytest.mark.parametrize("case", MENDED_CASES)
+def test_annotations_are_mended_in_a_copy(case: str, tmp_path: Path) -> None:
+    code, change = MENDED_CASES[case]
+    dataset = coco(tmp_path)
+    rewrite(tmp_path, change)
+    (found,) = problems_of(dataset)
+    assert (found.code, found.severity) == (code, "error")
+    metric = dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json"))
+    cfg = Config(dict(default_scope="mmdet", work_dir=str(tmp_path / "run"), val_evaluator=metric))
+    cfg.val_dataloader = dict(dataset=dataset)
+    mended = with_mended_annotations(cfg, ("val_dataloader",))
+    assert mended.val_evaluator.ann_file == mended.val_dataloader.dataset.ann_file
+    assert problems_of(mended.val_dataloader.dataset) == []
+    built = DATASETS.build(mended.val_dataloader.dataset)
+    assert [one["instances"][0]["bbox_label"] for one in map(built.get_data_info, (0, 1))] == [0, 1]
+    truth = COCO(mended.val_evaluator.ann_file)
+    rows = truth.loadAnns(truth.getAnnIds())
+    same = [dict(one, score=0.9, segmentation=truth.annToRLE(one)) for one in rows]
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval(truth, truth.loadRes(deepcopy(same)), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        assert evaluation.eval["precision"][:, :, :, 0, 2].min() == pytest.approx(1)
+
+
+def test_byte_order_mark_is_told_and_left_out(tmp_path: Path) -> None:
+    dataset = coco(tmp_path)
+    file = tmp_path / "boxes.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (found,) = problems_of(dataset)
+    assert (found.code, found.severity) == ("byte-order-mark", "warning")
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    cfg = with_mended_annotations(cfg, ("train_dataloader",))
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 2
+
+
+STOPPED = {
+    "bad-entry": (to_all("annotations", category_id=...), r"annotations without category_id"),
+    "bad-box": (to_all("annotations", bbox=[5, 5, 20]), r"bbox=\[5, 5, 20\]"),
+    "bad-file": (to_all("images", file_name=...), r"images without file_name"),
+    "class-named-twice": (
+        lambda content: content["categories"].append(dict(id=3, name="cat")),
+        r"two categories have.*'cat'",
+    ),
+    "no-images": (
+        to_all("categories", name="car"),
+        r"2 have no object of the classes \['cat', 'dog'\], where the file has \['car', 'car'\]",
+    ),
+    "no-objects": (to_all("annotations", area=0), "without an object to learn"),
+    "bad-outline": (to_all("annotations", segmentation=[[5, 5, 25, 25]]), "no polygon of three"),
+    "bad-outline of seven numbers": (
+        to_all("annotations", segmentation=[[5, 5, 25, 5, 25, 25, 7]]),
+        "no polygon of three",
+    ),
+    "bad-outline of none": (to_all("annotations", segmentation=[[]]), "no polygon of three"),
+    "bad-outline of another size": (
+        to_all("annotations", segmentation=dict(size=[64, 48], counts=[0, 64 * 48])),
+        "no run lengths",
+    ),
+    "no-outline": (to_all("annotations", segmentation=...), "objects without a mask"),
+}
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_what_cannot_be_mended_stops_a_run_before_it_starts(case: str, tmp_path: Path) -> None:
+    change, told = STOPPED[case]
+    code = case.split()[0]
+    dataset = coco(tmp_path)
+    dataset.filter_cfg = dict(filter_empty_gt=True)
+    rewrite(tmp_path, change)
+    assert code in [one.code for one in problems_of(dataset) if one.severity == "error"]
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    loader = "train_dataloader" if code == "no-objects" else "val_dataloader"
+    with pytest.raises(UserError, match=f"annotations would stop:\n.*{told}"):
+        with_mended_annotations(cfg, (loader,))
+    if code == "bad-outline":  # training leaves these objects out, and it is told how many
+        with_mended_annotations(cfg, ("train_dataloader",))
+
+
+def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, box(id=3, ignore=1), box(id=4, area=0))
+    dataset.filter_cfg = dict(min_size=60)
+    found = {one.code: one.message for one in problems_of(dataset)}
+    assert set(found) == {"no-images", "image-left-out", "marked-ignore", "empty-box"}
+    assert "min_size (left out): 2" in found["image-left-out"]
+    assert "of 2 images none is left" in found["no-images"]
+
+
+def test_classes_that_the_file_lacks_do_not_shift_the_others(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, names=("cat", "dog"))
+    dataset.metainfo.classes = ("ant", "cat", "dog")
+    cfg = run_on(dataset, dataset)
+    cfg.work_dir = str(tmp_path / "run")
+    cfg = with_mended_annotations(cfg, ("train_dataloader",))
+    built = DATASETS.build(cfg.train_dataloader.dataset)
+    assert [one["instances"][0]["bbox_label"] for one in map(built.get_data_info, (0, 1))] == [1, 2]
+
+
 # --- masks and labels -----------------------------------------------------------------------------
 
 
@@ -351,6 +504,183 @@ def test_mask_is_found(problem: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cannot be read.*0\.jpg.*FileNotFoundError"):
             load_or_replace(DATASETS.build(masks(tmp_path, None)), 0)
     assert found_in(masks(tmp_path, labels())) == {}
+
+
+def test_mask_is_compared_with_the_image_as_it_is_read(tmp_path: Path) -> None:
+    turned(tmp_path / "img" / "0.jpg")  # 64x48 pixels in the file, read as 48x64
+    lying = masks(tmp_path, labels())
+    turned(tmp_path / "img" / "0.jpg")
+    assert "mask-size" in found_in(lying)
+    standing = masks(tmp_path, labels().T)
+    turned(tmp_path / "img" / "0.jpg")
+    assert found_in(standing) == {"exif-turned": 1}
+    standing.pipeline[0].color_type = "unchanged"  # which reads it as it is stored
+    assert found_in(standing) == {"mask-size": 1}
+
+
+def test_masks_of_0_and_255_never_show_the_second_class(tmp_path: Path) -> None:
+    (found,) = problems_of(masks(tmp_path, labels(255)))
+    assert (found.code, found.severity) == ("class-without-image", "error")
+    assert "never occur: sky; 1 masks have pixels of the label 255, which is ig" in found.message
+
+
+def test_labels_beyond_eight_bits_are_found(tmp_path: Path) -> None:
+    dataset = masks(tmp_path, labels())
+    deep = labels().astype(np.uint16)
+    deep[-1] = 256  # which mmseg reads as 0
+    Image.fromarray(deep).save(tmp_path / "ann" / "0.png")
+    (found,) = problems_of(dataset)
+    assert found.code == "unknown-value"
+    assert "[256]" in found.message
+
+
+@TRANSFORMS.register_module()
+class LoadRaw(BaseTransform):
+    """Reads images of a format of its own: twelve pixels, one byte each."""
+
+    def transform(self, results: dict) -> dict:
+        content = np.frombuffer(Path(results["img_path"]).read_bytes(), np.uint8)
+        return results | dict(img=content.reshape(3, 4))
+
+
+def test_the_loader_of_the_pipeline_decides_what_can_be_read(tmp_path: Path) -> None:
+    dataset = folders(tmp_path)
+    for path in tmp_path.rglob("*.jpg"):
+        path.write_bytes(bytes(12))
+    assert found_in(dataset) == {"unreadable-image": 4}
+    dataset.pipeline[0] = dict(type="LoadRaw")
+    assert found_in(dataset) == {}
+    (tmp_path / "a" / "0.jpg").write_bytes(bytes(7))
+    assert found_in(dataset) == {"unreadable-image": 1}
+
+
+def test_a_mistake_in_a_loader_is_no_unreadable_image(tmp_path: Path, warnings) -> None:
+    dataset = coco(tmp_path, box(id=3, segmentation=None))
+    with pytest.raises(RuntimeError, match=r"LoadAnnotations fails at .*1.jpg \(KeyError: 'mask'"):
+        load_or_replace(DATASETS.build(dataset), 0)
+    assert warnings == []
+    dataset = folders(tmp_path / "own")
+    dataset.pipeline[0] = dict(type="LoadWrong")
+    (found,) = problems_of(dataset)
+    assert (found.code, len(found.images)) == ("failing-sample", 4)
+    assert "LoadWrong: KeyError 'file'" in found.message
+
+
+@TRANSFORMS.register_module()
+class LoadWrong(BaseTransform):
+    """Asks for what mmdet 2 called so."""
+
+    def transform(self, results: dict) -> dict:
+        return results["file"]
+
+
+def panoptic(tmp_path: Path, segments: tuple[int, ...] = (1, 2)) -> ConfigDict:
+    """One image with a person and a road, whose mask has these numbers of segments."""
+    image(tmp_path / "img" / "1.jpg")
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[:24, :, 0], colours[24:, :, 0] = segments
+    (tmp_path / "ann").mkdir()
+    Image.fromarray(colours).save(tmp_path / "ann" / "1.png")
+    names = dict(person=1, road=0)
+    content = dict(
+        images=[dict(id=1, file_name="1.jpg", width=64, height=48)],
+        annotations=[
+            dict(
+                image_id=1,
+                file_name="1.png",
+                segments_info=[
+                    dict(id=i, category_id=i, area=1536, bbox=[0, 0, 64, 24], iscrowd=0)
+                    for i in (1, 2)
+                ],
+            )
+        ],
+        categories=[dict(id=i, name=n, isthing=names[n]) for i, n in enumerate(names, 1)],
+    )
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    init_default_scope("mmdet")
+    return ConfigDict(
+        type="CocoPanopticDataset",
+        data_root=str(tmp_path),
+        ann_file="panoptic.json",
+        data_prefix=dict(img="img/", seg="ann/"),
+        metainfo=dict(classes=("person", "road"), thing_classes=["person"], stuff_classes=["road"]),
+        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadPanopticAnnotations")],
+    )
+
+
+def test_panoptic_data_are_checked(tmp_path: Path) -> None:
+    assert problems_of(panoptic(tmp_path / "right")) == []
+    assert "segments of each class: person 1, road 1" in counts_in(panoptic(tmp_path / "counted"))
+    (found,) = problems_of(panoptic(tmp_path / "wrong", segments=(1, 9)))
+    assert found.code == "unknown-value"
+    assert "has segments [9] that are not annotated" in found.message
+    dataset = panoptic(tmp_path / "few")
+    dataset.metainfo.classes = ("ant", "person", "road")
+    assert [one.code for one in problems_of(dataset)][-1] == "category-missing"
+
+
+def test_data_sets_that_are_not_known_are_named(tmp_path: Path) -> None:
+    class Captions(BaseDataset):
+        def load_data_list(self) -> list[dict]:
+            return [dict(img_path=str(tmp_path / "0.jpg"), caption="a cat")]
+
+    class Words(Captions):
+        def load_data_list(self) -> list[dict]:
+            return [dict(text="a cat")]
+
+    image(tmp_path / "0.jpg")
+    for type_, code in ((Captions, "labels-not-checked"), (Words, "not-checked")):
+        (found,) = problems_of(ConfigDict(type=type_))
+        assert (found.code, found.severity) == (code, "info")
+        assert type_.__name__ in found.message
+
+
+def of_classes(tmp_path: Path, train: str, val: str, **changes: Any) -> Config:
+    """Folders of classes, one a letter."""
+    parts = {}
+    for split, names in dict(train=train, val=val).items():
+        for name in names:
+            image(tmp_path / split / name / f"{split}.jpg", size=(64, 48 + len(split)))
+        prefix = dict(data_root=str(tmp_path), data_prefix=split)
+        parts[split] = ConfigDict(type="CustomDataset", pipeline=[], **prefix, **changes)
+    init_default_scope("mmpretrain")
+    return run_on(parts["train"], parts["val"])
+
+
+def test_folder_that_validation_lacks_shifts_the_labels(tmp_path: Path) -> None:
+    (found,) = [one for one in check(of_classes(tmp_path, "abc", "ac")) if one.severity == "error"]
+    assert found.code == "classes-differ"
+    assert "val: " in found.message
+    assert "label 1 is ('c',) here and ('b',) in training" in found.message
+
+
+def test_names_in_another_order_than_the_folders_are_found(tmp_path: Path) -> None:
+    found = check(of_classes(tmp_path, "abc", "abc", metainfo=dict(classes=["c", "b", "a"])))
+    told = [one.message for one in found if one.code == "classes-differ"]
+    assert "the folders are ['a', 'b', 'c'], the classes ['c', 'b', 'a']" in told[0]
+
+
+@pytest.mark.parametrize("line", ["a/0.jpg,0", "a/0.jpg\t0", "0 a/0.jpg", "a/0.jpg"])
+def test_list_of_labels_that_cannot_be_read_is_told_in_a_sentence(line, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"a/1.jpg 0\n{line}\n")
+    dataset = folders(tmp_path, ann_file="list.txt", with_label=True)
+    told = r"CustomDataset cannot be read: .*list.txt, line 2: .* is no name of a file, a blank and"
+    with pytest.raises(UserError, match=told):
+        check({"train": dataset})
+
+
+def test_data_sets_are_built_before_training_starts(tmp_path: Path, toy_config) -> None:
+    for name, told in (
+        ("folders", r"CustomDataset cannot be read: .*Found 0 files in subfolders"),
+        ("masks", r"BaseSegDataset has no image: nothing is found in its folders"),
+    ):
+        dataset = dict(folders=folders, masks=lambda path: masks(path, labels()))[name](tmp_path)
+        for path in tmp_path.rglob("*.jpg"):
+            path.unlink()
+        toy_config.train_dataloader.dataset = dataset
+        toy_config.default_scope = dict(folders="mmpretrain", masks="mmseg")[name]
+        with pytest.raises(UserError, match=told):
+            build_loops(build_runner(toy_config), ("train", "val"))
 
 
 def test_labels_outside_the_classes_are_ignored_in_training(tmp_path: Path, warnings) -> None:

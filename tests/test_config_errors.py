@@ -1,21 +1,24 @@
 """What is wrong with a config is said in one sentence, with the values seen and allowed."""
 
 import hashlib
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
 
 import mmhybrid
 from mmhybrid.backbones import XFormer
+from mmhybrid.datasets.data_paths import check_metrics, datasets_of
+from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
-from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.engine.runner.run_config import build_runner, load_config
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
 from mmhybrid.weights.downloading import load_url
@@ -61,9 +64,37 @@ WRONG = {
     "fewer classes in a head": (dict(model__roi_head__bbox_head__num_classes=20),
         "bbox_head: num_classes=20, but the training data has 80 classes"),
     "unknown transform": (dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
-        r"train_dataloader, pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
+        r"dataset.pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
     "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
         r"RandomFlip has no argument 'probb'; did you mean 'prob'"),
+    "unknown argument of a data set": (dict(train_dataloader__dataset__clases=["cat"]),
+        "train_dataloader.dataset: CocoDataset has no argument 'clases'.* It takes ann_file"),
+    "unknown metric": (dict(val_evaluator__type="CocoMetrics"),
+        "val_evaluator: there is no type 'CocoMetrics'; did you mean 'CocoMetric'"),
+    "unknown hook": (dict(default_hooks__logger__type="LogHook"),
+        "default_hooks.logger: there is no type 'LogHook'; did you mean 'LoggerHook'"),
+    "unknown argument of a schedule": (dict(param_scheduler__0__start_facto=0.1),
+        r"param_scheduler\[0\]: LinearLR has no argument 'start_facto'; did you mean"),
+    "no training loop": (dict(train_cfg=None),
+        "train_cfg is None or missing: of train_dataloader, train_cfg, optim_wrapper"),
+    "no optimizer": (dict(optim_wrapper=None), "optim_wrapper is None or missing"),
+    "validation without a metric": (dict(val_evaluator=None), "val_evaluator is None or missing"),
+    "no sampler": (dict(train_dataloader__sampler=dict(_delete_=True)),
+        "train_dataloader.sampler is empty or missing"),
+    "checkpoint to start from": (dict(load_from="absent.pth"),
+        "load_from: there is no checkpoint absent.pth"),
+    "weights of a part": (
+        dict(model__neck__init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="none.pth")),
+        "model.neck.init_cfg: there is no checkpoint 'none.pth'"),
+    "one class as a text": (dict(train_dataloader__dataset__metainfo=dict(classes="person")),
+        r"are the text 'person', and there is no such file .* is written \['person'\]"),
+    "classes under an old name": (dict(train_dataloader__dataset__metainfo=dict(CLASSES=["a"])),
+        "metainfo of a CocoDataset has CLASSES, which nothing reads"),
+    "classes of training alone": (
+        dict(train_dataloader__dataset__metainfo=dict(classes=["a", "b"])),
+        "the training data has 2 classes and the validation data 80; number 0 is"),
+    "more classes in a head": (dict(model__roi_head__bbox_head__num_classes=81),
+        "bbox_head: num_classes=81, but the training data has 80 classes"),
     "unknown optimizer": (dict(optim_wrapper__optimizer__type="AdmaW"),
         "optim_wrapper.optimizer: there is no type 'AdmaW'; did you mean 'AdamW'"),
     "unknown argument of the optimizer": (dict(optim_wrapper__optimizer__weight_deacy=0.1),
@@ -78,6 +109,86 @@ def test_wrong_config(case: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         check_config(config(**options))
     assert "\n" not in str(error.value)
+
+
+def joined(cfg: Config, *classes: tuple[str, ...]) -> Config:
+    """A config whose training data are several data sets with classes of their own."""
+    one = cfg.train_dataloader.dataset
+    parts = [dict(one, metainfo=dict(classes=names)) for names in classes]
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=parts)
+    cfg.val_dataloader.dataset.metainfo = dict(classes=classes[0])
+    for head in cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head:
+        head.num_classes = len(classes[0])
+    return cfg
+
+
+def test_joined_data_sets_agree_in_their_labels() -> None:
+    check_config(joined(config(), ("cat", "dog"), ("cat",)))
+    with pytest.raises(UserError, match=r"training data 2 1; number 0 is \['cat'\] in one and"):
+        check_config(joined(config(), ("cat", "dog"), ("dog",)))
+
+
+def test_classes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    cfg = joined(config(), ("cat", "dog"))
+    for _, dataset in datasets_of(cfg):
+        dataset.metainfo = dict(classes=str(tmp_path / "names.txt"))
+    check_config(cfg)
+    for content in ("\ufeffcat\ndog\n", "cat\n\ndog\n", "cat \ndog"):
+        (tmp_path / "names.txt").write_text(content)
+        with pytest.raises(UserError, match="is no name of a class"):
+            check_config(cfg)
+    (tmp_path / "names.txt").write_text("cat\n")
+    with pytest.raises(UserError, match="num_classes=2, but the training data has 1 classes"):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda **meta: dict(dataset_meta=meta)])
+def test_classes_of_the_checkpoint_are_compared(wrap, tmp_path: Path, monkeypatch) -> None:
+    cfg = joined(config(), ("cat", "dog"))
+    cfg.test_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
+    cfg.load_from = str(tmp_path / "weights.pth")
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.engine.runner.check_classes.print_log", log)
+    for names, count in ((("cat", "dog"), 0), (("dog", "cat"), 1), (("ant", "dog"), 2)):
+        torch.save(dict(state_dict={}, meta=wrap(CLASSES=names)), cfg.load_from)
+        check_checkpoint(cfg, ("train_dataloader",))
+        assert log.call_count == count
+    assert "number 0 is 'ant' there and 'cat' here" in log.call_args.args[0]
+    torch.save(dict(state_dict={}, meta=wrap(CLASSES=("dog", "cat"))), cfg.load_from)
+    with pytest.raises(UserError, match=r"trained on other classes .* Give the data its order"):
+        check_checkpoint(cfg, ("test_dataloader",))
+
+
+def test_what_an_argument_means_is_known() -> None:
+    agnostic = dict(num_classes=1, class_agnostic=True)
+    check_config(config(model__roi_head__mask_head=agnostic))  # one mask for all classes
+    steps = dict(type="RandomResize", scale=(64, 64), keep_ratio=True, resize_typ="Resize")
+    with mock.patch("mmhybrid.engine.runner.check_config.print_log") as log:
+        check_config(config(train_dataloader__dataset__pipeline__2=dict(steps, _delete_=True)))
+    ((told,),) = [call.args for call in log.call_args_list if "RandomResize" in call.args[0]]
+    assert "no argument 'resize_typ'; did you mean 'resize_type'" in told  # not of keep_ratio
+
+
+def test_parts_at_any_depth_are_checked() -> None:
+    name = "upernet_transxnet_t_ade20k"
+    head = config(name).model.decode_head
+    for wrong, told in (
+        (dict(in_channels=[1, 2, 3, 4]), r"generate_head: in_channels=\[1, 2, 3, 4\], but"),
+        (dict(num_classes=4), "generate_head: num_classes=4, but the training data has 150"),
+        (dict(type="UPerHed"), "generate_head: there is no type 'UPerHed'; did you mean 'UPerH"),
+    ):
+        cfg = config(name)
+        update = dict(type="KernelUpdateHead", num_classes=150)
+        cfg.model.decode_head = dict(
+            type="IterativeDecodeHead",
+            num_stages=1,
+            num_classes=150,
+            kernel_update_head=[update],
+            kernel_generate_head=head | wrong,
+        )
+        with pytest.raises(UserError, match=told):
+            check_config(cfg)
 
 
 def test_segmentation_head_that_does_not_fit() -> None:
@@ -157,6 +268,11 @@ def test_missing_base_batch_size() -> None:
 
 
 UNREADABLE = {
+    "an older OpenMMLab's": (
+        "model = dict(type='FasterRCNN')\ndata = dict(samples_per_gpu=2, train=dict())\n",
+        {},
+        "is written for mmdet 2, mmseg 0 or mmcls 0",
+    ),
     "no Python": ("model = dict(type='FasterRCNN'\n", {}, r"leaf\.py.*line 1"),
     "no base config": ("_base_ = ['./absent.py']\n", {}, r"leaf\.py.*absent\.py"),
     "option that does not fit": (
@@ -201,15 +317,29 @@ def test_download_with_another_sha256(tmp_path) -> None:
         load_url(f"{url}#sha256=12", tmp_path / "cache", progress=False)
 
 
-def test_table_of_bad_input_names_tests_that_exist() -> None:
-    tests = Path(__file__).parent
-    lines = (tests.parent / "docs" / "bad_input.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| ") and "test_" in line]
-    assert len(rows) >= 40
-    for row in rows:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)(?:\[([^\]]*)\])?`", row)
-        assert named, row
-        for file, function, parameter in named:
-            text = (tests / file).read_text()
-            assert f"def {function}(" in text, row
-            assert not parameter or f'"{parameter}"' in text, row
+def test_metric_of_other_data(tmp_path: Path, monkeypatch) -> None:
+    cfg = config()
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    cfg.val_dataloader.dataset.update(data_root=str(tmp_path), ann_file="val.json")
+    check_metrics_of = partial(check_metrics, cfg, ("val_dataloader",))
+    told = (
+        rf"val_evaluator: ann_file=.* does not exist. The data are read from .*: set .*{tmp_path}"
+    )
+    with pytest.raises(UserError, match=told):
+        check_metrics_of()
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.datasets.data_paths.print_log", log)
+    cfg.val_evaluator.ann_file = str(tmp_path / "train.json")
+    check_metrics_of()
+    assert "train.json, but the data are read from" in log.call_args.args[0]
+    cfg.val_evaluator.ann_file = str(tmp_path / "val.json")
+    check_metrics_of()
+    assert log.call_count == 1
+
+
+def test_missing_package_of_a_visualizer(toy_config) -> None:
+    backends = [dict(type="NeptuneVisBackend")]
+    toy_config.visualizer = dict(type="Visualizer", vis_backends=backends, save_dir="absent")
+    with pytest.raises(UserError, match=r"needs what is not installed: .*neptune"):
+        build_runner(toy_config)

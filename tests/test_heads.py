@@ -246,6 +246,8 @@ def test_stages_up_to_stride_32_are_chosen(backbone: dict, out_indices: tuple) -
 
 
 def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has an image_encoder in a backbone's place"):
+        mmhybrid.replace_backbone(dict(image_encoder={}, decode_head={}), dict(type="XFormer"))
     with pytest.raises(ValueError, match=r"cannot fit a backbone to a DETR.* by hand"):
         mmhybrid.replace_backbone(dict(type="DETR", neck=dict(type="X")), dict(type="XFormer"))
     last = dict(type="XFormer", out_indices=(3,))
@@ -254,6 +256,38 @@ def test_a_model_that_does_not_tell_its_channels_is_an_error() -> None:
     head = dict(type="SegformerHead", in_channels=[1, 2], in_index=[0, 1])
     with pytest.raises(ValueError, match="SegformerHead takes more maps than the backbone gives"):
         mmhybrid.replace_backbone(dict(decode_head=head), last)
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        (  # YOLOF's, which takes one map
+            dict(neck=dict(type="DilatedEncoder", in_channels=2048)),
+            dict(neck=dict(in_channels=160)),
+        ),
+        (  # two necks, of which the first takes the maps
+            dict(neck=[dict(type="FPN", in_channels=[1, 2, 3]), dict(type="DyHead")]),
+            dict(neck=[dict(type="FPN", in_channels=[96, 128, 160]), dict(type="DyHead")]),
+        ),
+        (  # K-Net's heads in a head
+            dict(decode_head=dict(kernel_generate_head=dict(in_channels=7, in_index=2), stages=1)),
+            dict(decode_head=dict(kernel_generate_head=dict(in_channels=128))),
+        ),
+        (  # a classifier's head, after a neck that pools
+            dict(neck=dict(type="GlobalAveragePooling"), head=dict(in_channels=2048)),
+            dict(head=dict(in_channels=160)),
+        ),
+        (  # SoftTeacher's model in a model
+            dict(type="SoftTeacher", detector=dict(neck=dict(in_channels=[1]))),
+            dict(detector=dict(neck=dict(in_channels=[160]))),
+        ),
+    ],
+)
+def test_every_place_that_takes_maps_is_fitted(model: dict, changed: dict) -> None:
+    changes = mmhybrid.replace_backbone(model, dict(type="XFormer"))
+    inner = changes.get("detector", changes)
+    assert inner.pop("backbone")["out_indices"][-1] == 3
+    assert changes == changed
 
 
 def test_heads_are_fitted_one_by_one() -> None:

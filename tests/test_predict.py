@@ -103,6 +103,42 @@ def read(folder: Path) -> list[dict]:
     return json.loads((folder / "predictions.json").read_text())
 
 
+def test_one_image_that_fails_loses_none_of_the_others(models, tmp_path: Path) -> None:
+    for name, content in dict(a=None, b=np.zeros((8, 4000, 3), np.uint8), c=None).items():
+        write(tmp_path / "in" / f"{name}.png", content)
+    told: list[str] = []
+    options = dict(images=False, batch_size=2, report=told.append)
+    outcome = run(models[DETECTOR], [tmp_path / "in"], tmp_path / "out", **options)
+    assert (outcome.done, [Path(one).name for one in outcome.unreadable]) == (2, ["b.png"])
+    assert "b.png: " in told[0]
+    assert [Path(one["file_name"]).name for one in read(tmp_path / "out")["images"]] == [
+        "a.png",
+        "c.png",
+    ]
+    with pytest.raises(cv2.error):  # there is nothing else: it may be a bug
+        run(models[DETECTOR], [tmp_path / "in" / "b.png"], tmp_path / "none", images=False)
+
+
+def test_what_was_done_is_kept_where_a_run_is_stopped(models, tmp_path: Path, monkeypatch) -> None:
+    def stop(*args, **options) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmhybrid.apis.inferencer.draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(models[DETECTOR], [write(tmp_path / "a.png")], tmp_path / "out")
+    assert len(read(tmp_path / "out")["images"]) == 1
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda **meta: dict(dataset_meta=meta)])
+def test_class_names_of_older_checkpoints(wrap, models, tmp_path: Path) -> None:
+    config, weights = models[CLASSIFIER]
+    names = tuple(f"class {i}" for i in range(10))
+    content = torch.load(weights) | dict(meta=wrap(CLASSES=names, PALETTE=None))
+    torch.save(content, tmp_path / "old.pth")
+    inferencer, _ = inferencer_of(config, tmp_path / "old.pth")
+    assert inferencer.model.dataset_meta["classes"] == names
+
+
 def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> None:
     inferencer, seen = inferencer_of(*models[SEGMENTOR])
     assert len(inferencer.model.dataset_meta["classes"]) == 150

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from command_line import add_cfg_options, exit_on_user_error, prepare
@@ -56,9 +57,17 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.datasets.check_data import check
-    from mmhybrid.datasets.data_paths import LOADERS, check_data, with_data_root
+    from mmhybrid.datasets.check_data import SEVERITIES, check
+    from mmhybrid.datasets.data_paths import (
+        LOADERS,
+        check_data,
+        check_metrics,
+        with_data_root,
+    )
+    from mmhybrid.datasets.findings import Finding
+    from mmhybrid.engine.runner.check_classes import check_classes
     from mmhybrid.engine.runner.run_config import load_config
+    from mmhybrid.errors import UserError
 
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
@@ -66,11 +75,23 @@ def main() -> None:
             cfg = with_data_root(cfg, args.data_root)
         check_data(cfg, LOADERS)
         findings = check(cfg, args.quick, LOADERS, args.most, args.workers)
+        # What a run would be refused for, beside the data themselves.
+        for code, severity, look in (
+            ("metric-of-other-data", "warning", partial(check_metrics, cfg, LOADERS)),
+            ("classes-differ", "error", partial(check_classes, cfg)),
+        ):
+            try:
+                look()
+            except UserError as error:
+                findings.append(Finding(code, severity, str(error)))
+        findings.sort(key=lambda one: SEVERITIES.index(one.severity))
     for finding in findings:
         print(finding)
     if args.json:
         Path(args.json).write_text(json.dumps([asdict(one) for one in findings], indent=1) + "\n")
     counts = Counter(finding.severity for finding in findings)
+    if not counts["error"] + counts["warning"]:
+        print("nothing is wrong")
     print(f"{counts['error']} errors, {counts['warning']} warnings")
     sys.exit(1 if counts["error"] else 0)
 

@@ -117,7 +117,7 @@ def test(args: argparse.Namespace) -> None:
     from mmhybrid.engine.hooks.report_hook import ReportHook
     from mmhybrid.engine.runner.prepare_config import prepare_test_config
     from mmhybrid.engine.runner.results import write_test_result
-    from mmhybrid.engine.runner.run_config import build_runner
+    from mmhybrid.engine.runner.run_config import build_loops, build_runner
     from mmhybrid.visualization.report_page import write_page
 
     words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
@@ -131,6 +131,7 @@ def test(args: argparse.Namespace) -> None:
     report = ReportHook()
     if args.report:
         runner.register_hook(report)
+    build_loops(runner, ("test",))
     metrics = runner.test()
     if args.out_item == "metrics" and runner.rank == 0:
         dump(metrics, args.out)

@@ -94,7 +94,7 @@ def train(args: argparse.Namespace) -> None:
     from mmhybrid.engine.runner.prepare_config import prepare_config
     from mmhybrid.engine.runner.report import write_report
     from mmhybrid.engine.runner.results import write_training_result
-    from mmhybrid.engine.runner.run_config import build_runner
+    from mmhybrid.engine.runner.run_config import build_loops, build_runner
     from mmhybrid.engine.runner.verdict import verdict
     from mmhybrid.visualization.report_page import write_page
 
@@ -103,6 +103,7 @@ def train(args: argparse.Namespace) -> None:
     runner.register_hook(report)
     if not args.verbose:
         runner.register_hook(ProgressHook())
+    build_loops(runner, ("train", "val"))
     runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     write_training_result(runner, args.config, args.quick)
     write_page(runner, report, args.config)

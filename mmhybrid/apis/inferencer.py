@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -24,12 +24,12 @@ from mmhybrid.apis.outputs import Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
+from mmhybrid.engine.runner.check_classes import trained_on
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
-from mmhybrid.weights.loading import read_address
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
 INFERENCERS = {
@@ -109,12 +109,9 @@ def make_inferencer(
 
 def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    meta = read_address(checkpoint, "meta").get("meta") or {}
-    # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
-    old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))
-    trained_on = meta.get("dataset_meta") or old
-    if trained_on.get("classes"):
-        return dict(classes=trained_on["classes"], palette=trained_on.get("palette"))
+    saved = trained_on(checkpoint)
+    if "classes" in saved:
+        return dict(classes=saved["classes"], palette=saved.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
     given = dataset.get("metainfo") or {}
     if "classes" not in given:
@@ -186,23 +183,54 @@ def predict(
     line = ProgressLine(total=count_images(files), desc="predict", unit="image")
     images_of: Counter[str] = Counter()  # by path: 1, or as many as a video has frames
     stream = read_all(files, on_error)
-    while batch := list(islice(stream, batch_size)):
-        samples = samples_of(inferencer, [image for _, _, image in batch])
-        for (path, name, image), sample in zip(batch, samples, strict=True):
-            if results:
-                collected.add(path, name, image, sample)
-            if images:
-                draw(inferencer, image, sample, folder / "images" / f"{name}.jpg", score_threshold)
-            images_of[path.rpartition("#")[0] or path] += 1  # a frame's is VIDEO#NUMBER
-            line.update()
-    line.close()
+    failures: list[Exception] = []
+
+    def on_failure(path: str, error: Exception) -> None:
+        failures.append(error)
+        on_error(Path(path), f"{type(error).__name__}: {error}")
+
+    try:
+        while batch := list(islice(stream, batch_size)):
+            for (path, name, image), sample in _predicted(inferencer, batch, on_failure):
+                if results:
+                    collected.add(path, name, image, sample)
+                if images:
+                    target = folder / "images" / f"{name}.jpg"
+                    draw(inferencer, image, sample, target, score_threshold)
+                images_of[path.rpartition("#")[0] or path] += 1  # a frame's is VIDEO#NUMBER
+                line.update()
+    finally:  # what was done until then is kept, whatever ends it
+        line.close()
+        if results:
+            collected.write()
     outcome.done = images_of.total()
+    if failures and not outcome.done:
+        raise failures[0]  # it is not the images
     for path, name in files:
         if images and is_video(path) and images_of[str(path)]:
             join_frames(path, name, folder, images_of[str(path)])
-    if results:
-        collected.write()
     return outcome
+
+
+def _predicted(
+    inferencer: Any,
+    batch: Sequence[tuple[str, str, np.ndarray]],
+    on_failure: Callable[[str, Exception], None],
+) -> Iterator[tuple[tuple[str, str, np.ndarray], Any]]:
+    """Yields the images of a batch with their data samples, without those at which it fails.
+
+    Of an image of 4000 x 8 pixels, for one, ``Resize`` may leave none.
+    """
+    try:
+        samples = samples_of(inferencer, [image for _, _, image in batch])
+    except Exception as error:
+        if len(batch) == 1:
+            on_failure(batch[0][0], error)
+            return
+        for one in batch:
+            yield from _predicted(inferencer, [one], on_failure)
+    else:
+        yield from zip(batch, samples, strict=True)
 
 
 def samples_of(inferencer: Any, images: list[np.ndarray]) -> list[Any]:

@@ -18,7 +18,7 @@ from mmhybrid.apis.outputs import draw
 from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.engine.runner.results import write_training_result
-from mmhybrid.engine.runner.run_config import build_runner, existing_file, load_config
+from mmhybrid.engine.runner.run_config import build_loops, build_runner, existing_file, load_config
 from mmhybrid.errors import UserError
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
@@ -118,6 +118,7 @@ def train(
     with enable_safe_checkpoints():
         cfg = prepare_config(args)
         runner = build_runner(cfg)
+        build_loops(runner, ("train", "val"))
         runner.train()
     write_training_result(runner, args.config, quick)
     known = runner.message_hub.runtime_info

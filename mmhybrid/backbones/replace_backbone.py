@@ -25,7 +25,8 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
 
     A neck with ``in_channels`` says by their number how many of the last stages it takes; those
     below its ``start_level`` are left out. Without a neck the heads' ``in_index`` says it, and
-    without that a head takes the last map, or as many of the last as it has ``in_channels``. The
+    without that a head takes the last map, or as many of the last as it has ``in_channels``. Of a
+    classifier the ``head`` tells the channels, and a neck between, which pools, has none. The
     backbone returns those stages, of strides up to 32, unless it has ``out_indices`` of its own.
 
     A ``TIMMBackbone`` needs no more than ``model_name``: it gets ``features_only=True`` and those
@@ -48,11 +49,18 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         >>> replace_backbone(model, dict(type='TransXNet', arch='tiny'))['neck']
         {'in_channels': [48, 96, 224, 448]}
     """
-    neck, levels = model.get("neck"), 4
+    if "backbone" not in model and isinstance(model.get("detector"), Mapping):  # SoftTeacher's
+        return {"detector": replace_backbone(model["detector"], backbone)}
+    if "backbone" not in model and "image_encoder" in model:  # SAN's
+        raise ArgumentError(f"a {type_name(model)} has an image_encoder in a backbone's place")
+    given = model.get("neck")
+    neck, levels = given[0] if isinstance(given, list | tuple) else given, 4
     changes: dict[str, Any] = {"pretrained": None} if "pretrained" in model else {}
     if neck is not None and "in_channels" in neck:
         taken = neck["in_channels"]
-        levels = len(taken) - neck.get("start_level", 0)
+        levels = 1 if isinstance(taken, int) else len(taken) - neck.get("start_level", 0)
+    elif _takes_one_map(model):
+        levels = 1
     elif neck is not None or "decode_head" not in model:
         raise ArgumentError(
             f"cannot fit a backbone to a {model.get('type')}: it has neither a neck with "
@@ -64,24 +72,57 @@ def replace_backbone(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> d
         inner = inner["backbone"]
     channels = _fit_stages(backbone, inner, levels)
     changes["backbone"] = dict(backbone, _delete_=True)
-    if neck is not None:
+    if neck is not None and "in_channels" in neck:
         if len(channels) != levels:
             raise ArgumentError(
                 f"the neck takes {levels} maps, the backbone gives {len(channels)}: change the "
                 "backbone's out_indices"
             )
-        deepest_first = taken[0] > taken[-1]  # YOLOv3's neck
-        changes["neck"] = dict(in_channels=channels[::-1] if deepest_first else channels)
+        if isinstance(taken, int):
+            changes["neck"] = dict(in_channels=channels[0])
+        else:
+            deepest_first = taken[0] > taken[-1]  # YOLOv3's neck
+            changes["neck"] = dict(in_channels=channels[::-1] if deepest_first else channels)
         if neck.get("start_level", 0) > 0:
             changes["neck"]["start_level"] = 0
+        if neck is not given:  # MMEngine replaces a list, and merges no necks in it
+            changes["neck"] = [neck | changes["neck"], *given[1:]]
         return changes
+    if _takes_one_map(model):
+        return changes | {"head": dict(in_channels=channels[-1])}
     for name in ("decode_head", "auxiliary_head"):
         head = model.get(name)
         if isinstance(head, list | tuple):  # MMEngine replaces a list, and merges no heads in it
-            changes[name] = [dict(one, in_channels=_in_channels(one, channels)) for one in head]
+            changes[name] = [_merged(one, _head_changes(one, channels)) for one in head]
         elif head is not None:
-            changes[name] = dict(in_channels=_in_channels(head, channels))
+            changes[name] = _head_changes(head, channels)
     return changes
+
+
+def _takes_one_map(model: Mapping[str, Any]) -> bool:
+    """Whether the model is a classifier that pools the last map, whose channels its head tells."""
+    head = model.get("head")
+    pools = bool(model.get("neck"))
+    return pools and isinstance(head, Mapping) and isinstance(head.get("in_channels"), int)
+
+
+def _head_changes(head: Mapping[str, Any], channels: Sequence[int]) -> dict[str, Any]:
+    """Channels of a head, or of the heads inside of it that take maps of the backbone: K-Net's."""
+    if "in_channels" in head or "in_index" in head:
+        return dict(in_channels=_in_channels(head, channels))
+    inner = {
+        key: _head_changes(one, channels)
+        for key, one in head.items()
+        if isinstance(one, Mapping) and "in_index" in one
+    }
+    return inner or dict(in_channels=_in_channels(head, channels))
+
+
+def _merged(head: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(head) | {
+        key: _merged(head[key], one) if isinstance(one, Mapping) else one
+        for key, one in changes.items()
+    }
 
 
 def _fit_stages(backbone: dict[str, Any], inner: dict[str, Any], levels: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Where the data of a config lies, and what to say when it does not lie there."""
 
+import logging
 import os
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from mmhybrid.errors import UserError
@@ -61,16 +64,54 @@ def _innermost(dataset: Any) -> Iterator[Any]:
 
 
 def classes_of(dataset: Any, scope: str | None) -> tuple[str, ...]:
-    """Names of the classes of a dataset: its ``metainfo``, or else what its type says."""
+    """Names of the classes of a dataset, in the order of their labels.
+
+    Those of its ``metainfo``, of its argument ``classes`` (mmpretrain), of its type, or of the
+    folders that it reads. A text is a file with a name a line, as MMEngine takes it.
+
+    Raises:
+        UserError: They are not known, or a text names no file.
+    """
+    found = type_of(dataset, DATASETS, scope)
+    own = getattr(found, "METAINFO", {})
     metainfo = dataset.get("metainfo") or {}
-    if "classes" not in metainfo:
-        metainfo = type_of(dataset, DATASETS, scope).METAINFO
-    if not metainfo.get("classes"):
+    given = dataset.get("classes") or metainfo.get("classes") or own.get("classes")
+    if isinstance(given, str):
+        if not os.path.isfile(given):
+            raise UserError(
+                f"the classes of a {type_name(dataset)} are the text {given!r}, and there is no "
+                f"such file with a name a line. A list of one class is written [{given!r}]"
+            )
+        names = list_from_file(given)
+        if odd := [name for name in names if not name.strip() or name != name.strip("\ufeff \t")]:
+            raise UserError(
+                f"{given}: {odd[0]!r} is no name of a class: there are blanks around it, an empty "
+                "line, or a byte-order mark, which would be part of the name"
+            )
+        given = names
+    if "CLASSES" in metainfo and "classes" not in metainfo:
+        raise UserError(
+            f"the metainfo of a {type_name(dataset)} has CLASSES, which nothing reads: name them "
+            "classes, metainfo=dict(classes=[...])"
+        )
+    if not given and hasattr(found, "_find_samples") and not dataset.get("ann_file"):
+        given = _folders(dataset)
+    if not given:
         raise UserError(
             f"the classes of a {type_name(dataset)} are not known: name them in its config, "
             "metainfo=dict(classes=[...])"
         )
-    return tuple(metainfo["classes"])
+    return tuple(given)
+
+
+def _folders(dataset: Any) -> list[str]:
+    """Names of the folders of classes that mmpretrain's ``CustomDataset`` reads."""
+    prefix = dataset.get("data_prefix") or ""
+    prefix = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
+    folder = Path(dataset.get("data_root") or "", prefix)
+    if not dataset.get("with_label", True) or not folder.is_dir():
+        return []
+    return sorted(one.name for one in folder.iterdir() if one.is_dir())
 
 
 def with_data_root(cfg: Config, folder: str) -> Config:
@@ -131,13 +172,44 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                 )
 
 
+def check_metrics(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look whether the annotation files that metrics read are there; logs where it is another.
+
+    Raises:
+        UserError: One is missing: it was left as it was while the data set was changed.
+    """
+    for loader, dataset in datasets_of(cfg, loaders):
+        name = loader.replace("dataloader", "evaluator")
+        metrics, read = cfg.get(name) or [], dataset.get("ann_file")
+        if not isinstance(read, str) or not read:
+            continue
+        read = os.path.join(dataset.get("data_root") or "", read)
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            path = metric.get("ann_file") if isinstance(metric, dict) else None
+            if not isinstance(path, str) or "://" in path:
+                continue
+            if not os.path.exists(path):
+                raise UserError(
+                    f"{name}: ann_file={path} does not exist. The data are read from {read}: set "
+                    f"{name}.ann_file={read}"
+                )
+            if os.path.realpath(path) != os.path.realpath(read):
+                told = f"{name}: ann_file={path}, but the data are read from {read}"
+                print_log(told, logger="current", level=logging.WARNING)
+
+
 def _paths(dataset: Any) -> Iterator[str]:
     """Every file and folder that a dataset reads from this machine, and addresses."""
     if (dataset.get("backend_args") or {}).get("backend", "local") != "local":
         return
     name = type_name(dataset)
     prefix = dataset.get("data_prefix") or dataset.get("split") or ""
-    below = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    below = [prefix] if isinstance(prefix, str) else [one for one in prefix.values() if one]
+    if isinstance(dataset.get("ann_file"), list | tuple):
+        raise UserError(
+            f"ann_file of a {name} is a list, and it reads one file: join several data sets with "
+            "type='ConcatDataset', datasets=[...]"
+        )
     if name in ("CIFAR10", "CIFAR100"):
         below = ["cifar-10-batches-py" if name == "CIFAR10" else "cifar-100-python"]
         if dataset.get("download", True):  # mmpretrain fetches the files itself

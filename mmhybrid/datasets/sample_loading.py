@@ -3,16 +3,23 @@
 import functools
 import logging
 import random
+import struct
 import traceback
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from PIL import Image
 
 from mmhybrid.errors import UserError
 
+# What the decoders of images raise at a broken file; mmcv asserts that OpenCV gave an image.
+BROKEN_FILE = (OSError, EOFError, SyntaxError, ValueError, AssertionError, cv2.error, zlib.error)
+BROKEN_FILE += (struct.error, MemoryError, Image.DecompressionBombError)
 MOST_UNREADABLE = 10  # samples one after the other, before a run gives up
 ADVICE = "`python tools/check_data.py CONFIG` lists what is wrong with the data."
 
@@ -25,9 +32,10 @@ def load(dataset: Any, index: int) -> Any:
     """Loads a sample.
 
     Raises:
-        UnreadableError: A transform raised whose class, or one that it derives from, is called
-            ``Load...``, or the data set itself raised an ``OSError``.
-        RuntimeError: Every other error: a mistake in a transform or a data set.
+        UnreadableError: The file cannot be read: a transform whose class, or one that it derives
+            from, is called ``Load...`` raised what decoders raise at broken files, or the data set
+            itself raised an ``OSError``.
+        RuntimeError: Every other error: a mistake in a transform, a data set or the annotations.
     """
     try:
         return dataset[index]
@@ -40,7 +48,8 @@ def load(dataset: Any, index: int) -> Any:
         transform = next((one for one in owners if issubclass(one, BaseTransform)), None)
         if transform is None and not isinstance(error, OSError):
             raise RuntimeError(f"the data set fails at {sample}") from error
-        if transform is None or any(one.__name__.startswith("Load") for one in transform.__mro__):
+        loads = transform is None or any(one.__name__[:4] == "Load" for one in transform.__mro__)
+        if loads and isinstance(error, BROKEN_FILE):
             raise UnreadableError(sample) from error
         raise RuntimeError(f"{transform.__name__} fails at {sample}") from error
 
@@ -89,7 +98,10 @@ def _name_unreadable(dataset: Any) -> None:
 def _without_unknown_labels(dataset: Any, index: int, sample: Any) -> Any:
     """Ignores the pixels of a segmentation mask whose label is not that of a class."""
     truth = getattr(sample.get("data_samples"), "gt_sem_seg", None) if sample else None
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    metainfo = getattr(dataset, "metainfo", None) or {}
+    if not isinstance(metainfo, Mapping):  # of mmdet's ConcatDataset, whose parts have their own
+        return sample
+    classes = metainfo.get("classes")
     # mmsegmentation's masks are called so; mmdet's, of things and stuff, have labels of their own.
     if truth is None or "data" not in truth or not classes:
         return sample

@@ -7,13 +7,13 @@ can be found (``problems``).
 import random
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 
-from mmhybrid.datasets.check_data.coco import read_coco
+from mmhybrid.datasets.check_data.coco import is_coco, read_coco
 from mmhybrid.datasets.check_data.contents import Contents
 from mmhybrid.datasets.check_data.images import check_image, images_in_both
 from mmhybrid.datasets.check_data.problems import PROBLEMS, Found, findings_of, shortened
@@ -21,7 +21,6 @@ from mmhybrid.datasets.check_data.samples import read_samples
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
 from mmhybrid.datasets.findings import Finding
 from mmhybrid.errors import UserError
-from mmhybrid.registry import type_name
 
 QUICK_IMAGES, QUICK_MASKS, SEED = 2000, 200, 0
 LEAK = 0.01  # share of an evaluation's images that may be training images, too
@@ -78,10 +77,13 @@ def check(
             read.append((split, contents, found))
             seen[source] = contents.images
         images.setdefault(split, []).extend(seen[source])
+    trained = next((one.names for split, one, _ in read if split == "train"), ())
+    for split, contents, _ in read:
+        findings += _other_classes(trained, contents.names, split)
     evaluated = {name for split, one, _ in read if split != "train" for name in +one.counts}
     for split, contents, found in read:
         findings += _judge_labels(contents, found, split, evaluated)
-    findings += _leaks(images, workers)
+    findings += _leaks(images, workers, quick)
     return sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), -len(one.images)))
 
 
@@ -108,7 +110,7 @@ def check_before_training(cfg: Config, ignore: Iterable[str] = ()) -> list[Findi
 
 
 def _read(dataset: Any, scope: str | None, header_only: bool) -> Contents:
-    if type_name(dataset) == "CocoDataset" and dataset.get("ann_file"):
+    if is_coco(dataset, scope):
         return read_coco(dataset, classes_of(dataset, scope), header_only)
     return read_samples(dataset, scope, header_only)
 
@@ -129,6 +131,17 @@ def _open(contents: Contents, quick: bool, most: int | None, workers: int) -> li
     for labels in contents.shown:
         contents.counts.update(contents.classes[label] for label in labels.tolist())
     return found
+
+
+def _other_classes(trained: tuple[str, ...], names: tuple[str, ...], split: str) -> list[Finding]:
+    """Whether the labels of a split are those of training: a label is a place in the list."""
+    places = [i for i, pair in enumerate(zip_longest(trained, names)) if pair[0] != pair[1]]
+    # Of several training sets one may know the first classes alone.
+    if not trained or not names or not places or (split == "train" and places[0] == len(names)):
+        return []
+    severity, what, result = PROBLEMS["classes-differ"]
+    told = f"{split}: {what} ({result}): label {places[0]} is {names[places[0] :][:1]} here and"
+    return [Finding("classes-differ", severity, f"{told} {trained[places[0] :][:1]} in training")]
 
 
 def _judge_labels(
@@ -153,22 +166,30 @@ def _judge_labels(
         told = f"{split}: {len(without):,} of {total:,} images have no label"
         findings.append(Finding("mostly-unlabelled", severity, told, without))
     unused = [name for name in classes if not counts[name]]
-    if unused and often:
+    if unused and (often or contents.shown):
         few = evaluated.issuperset(unused) and len(unused) < RARE * len(classes)
         told = f"{split}: {len(unused):,} of {len(classes):,} classes never occur{sampled}"
         told = f"{told}: {shortened(unused)}"
+        for label, masks in contents.ignored.items():
+            told += f"; {masks:,} masks have pixels of the label {label}, which is ignored"
         severity = "warning" if sampled or few else severity
         findings.append(Finding("class-without-image", severity, told))
     return findings
 
 
-def _leaks(images: dict[str, list[str]], workers: int) -> list[Finding]:
-    """Images of an evaluation that are trained on: its metric tells nothing of new images."""
+def _leaks(images: dict[str, list[str]], workers: int, quick: bool) -> list[Finding]:
+    """Images of an evaluation that are trained on: its metric tells nothing of new images.
+
+    Where all are, a config may mean it, as a trial of whether a model learns; before a training on
+    data of one's own it is an error.
+    """
     findings = []
     for split in sorted(images.keys() - {"train"}):
         common = images_in_both(images.get("train", []), images[split], workers)
         if common:
             severity = "error" if len(common) > LEAK * len(images[split]) else "warning"
+            if len(common) == len(images[split]) and not quick:
+                severity = "info"
             told = f"{split}: {len(common):,} of {len(images[split]):,} images are training images"
             findings.append(Finding("duplicate-across-splits", severity, told, common))
     return findings

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,12 +25,22 @@ MODES = {
 }
 
 
+def turns_images(dataset: Any) -> bool:
+    """Whether the pipeline of a data set reads images turned by EXIF, as OpenCV does by default."""
+    steps = [one for one in dataset.get("pipeline") or [] if isinstance(one, dict)]
+    flag = str(steps[0].get("color_type", "color")) if steps else "color"
+    return flag != "unchanged" and not flag.endswith("ignore_orientation")
+
+
 def check_image(
-    path: Path, size: tuple[int, int] | None = None, header_only: bool = False
+    path: Path,
+    size: tuple[int, int] | None = None,
+    header_only: bool = False,
+    turns: bool = True,
 ) -> list[Found]:
     """Reads an image as far as it goes, or its header alone, which tells nothing of its end.
 
-    ``size`` is the (width, height) of the annotations.
+    ``size`` is the (width, height) of the annotations, ``turns`` whether EXIF turns the image.
     """
     name = str(path)
     if not path.is_file() or path.stat().st_size == 0:
@@ -39,7 +50,7 @@ def check_image(
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 mode, shape = image.mode, image.size
-                turned = image.getexif().get(ORIENTATION, 1)
+                turned = image.getexif().get(ORIENTATION, 1) if turns else 1
                 if not header_only:
                     image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -56,6 +67,18 @@ def check_image(
         sizes = f"{width}x{height} pixels, the annotations say {size[0]}x{size[1]}"
         found.append(Found("size-differs", name, f"{name} has {sizes}"))
     return found
+
+
+def size_of(path: Path, turns: bool = True) -> tuple[int, int] | None:
+    """Width and height of an image as it is read, turned by EXIF or not; None if it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(ORIENTATION, 1) if turns else 1
+                return image.size[::-1] if turned >= 5 else image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def images_in_both(some: list[str], others: list[str], workers: int = 4) -> list[str]:

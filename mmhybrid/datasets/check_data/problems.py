@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from mmhybrid.datasets.findings import Finding, Severity
 
+MENDED_COPY = "train.py and test.py mend it in a copy, other programs stop or go wrong"
+
 # code: (severity, what it is, what training does with it)
 PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     code: (severity, what, result)
@@ -23,9 +25,34 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                 ),
                 "bad-file": ("annotation files that cannot be read", "training stops"),
                 "no-images": ("no images", "training stops"),
+                "no-objects": ("data without an object to learn", "nothing is learnt"),
                 "class-not-in-file": (
                     "classes of the config that the file lacks",
                     "nothing of them is learnt",
+                ),
+                "bad-entry": (
+                    "entries of annotation files that lack what cannot be known",
+                    "training stops",
+                ),
+                "missing-field": ("entries without a field that is always read", MENDED_COPY),
+                "number-as-text": ("numbers written as text", MENDED_COPY),
+                "repeated-id": ("annotations whose id is 0 or another's", MENDED_COPY),
+                "category-order": (
+                    "categories in another order than the classes, by which names are swapped",
+                    MENDED_COPY,
+                ),
+                "class-named-twice": (
+                    "classes that two categories have",
+                    "labels after them are wrong",
+                ),
+                "classes-differ": (
+                    "classes in another order or number than those of training",
+                    "labels are wrong",
+                ),
+                "flat-outline": ("outlines that are no list of lists of numbers", MENDED_COPY),
+                "bad-outline": (
+                    "outlines with a part that is no polygon of three points and no run lengths",
+                    "ignored in training, and evaluation stops",
                 ),
                 "unknown-image": ("boxes of an unknown image", "ignored"),
                 "unknown-class": ("boxes of an unknown category", "ignored"),
@@ -41,6 +68,10 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                     "masks of another size than their image",
                     "training stops, or learns wrong labels",
                 ),
+                "failing-sample": (
+                    "samples at which a step of the pipeline fails",
+                    "training stops",
+                ),
                 "colour-mask": (
                     "masks in colour",
                     "labels are wrong; save class numbers in one channel",
@@ -53,6 +84,12 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
             "warning",
             {
                 "16-bit-image": ("16-bit images", "reduced to 8 bits"),
+                "byte-order-mark": ("files that begin with a byte-order mark", MENDED_COPY),
+                "category-missing": (
+                    "classes that the file lacks",
+                    "the labels of those after them move up",
+                ),
+                "image-left-out": ("images smaller than filter_cfg.min_size", "left out"),
                 "exif-turned": (
                     "images turned by EXIF",
                     "turned while they are read; annotations must agree",
@@ -62,12 +99,18 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
                     "their boxes are ignored",
                 ),
                 "empty-box": ("empty boxes", "ignored"),
+                "marked-ignore": ("boxes that are marked to be ignored", "ignored"),
                 "box-cut": ("boxes that reach beyond their image", "cut at the border"),
             },
         ),
         (
             "info",
             {
+                "not-checked": ("data sets whose samples this check does not know", "not checked"),
+                "labels-not-checked": (
+                    "data sets whose labels this check does not know",
+                    "images alone are checked",
+                ),
                 "small-image": ("images smaller than 32 pixels", "enlarged by Resize, if any"),
                 "cmyk-image": ("CMYK images", "read as RGB, with colours slightly off"),
                 "palette-image": ("palette images", "read as RGB"),
@@ -87,6 +130,8 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
 # What training leaves out. A few of many are no reason not to train.
 LEFT_OUT = {"missing-image", "empty-file", "unreadable-image", "truncated-image", "size-differs"}
 LEFT_OUT |= {"unknown-image", "unknown-class", "image-named-twice", "missing-mask"}
+# What a copy of the annotations is written for.
+MENDED = {code for code, (_, _, result) in PROBLEMS.items() if result == MENDED_COPY}
 MANY, FEW = 0.1, 3  # many: more than this share, and more than so many
 
 

@@ -4,39 +4,71 @@ import difflib
 import inspect
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, OPTIMIZERS, TRANSFORMS, Registry
+from mmengine.registry import MODELS, Registry
 
 from mmhybrid.backbones import HybridBackbone
-from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
-from mmhybrid.engine.runner.config_parts import arguments_of
+from mmhybrid.datasets.data_paths import LOADERS, datasets_of
+from mmhybrid.engine.runner.check_classes import check_classes
+from mmhybrid.engine.runner.config_parts import Part, arguments_of, ends_closed, parts_of
 from mmhybrid.errors import ArgumentError, UserError
-from mmhybrid.registry import type_name, type_of
+from mmhybrid.registry import type_name
 from mmhybrid.weights.catalogue import SCHEME, get_weights
 
-PARTS = ("backbone", "neck", "data_preprocessor")
+# Parts of a model that are built with all that stands in them, by their keys; nothing else is.
+MODULES = ("model", "backbone", "neck", "data_preprocessor", "head", "detector", "module")
 ENDINGS = ("_head", "_roi_extractor")
-CLASSIFYING = ("head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
+# The registries of what is not in the model, by keys.
+REGISTRIES = {
+    "dataset": root.DATASETS,
+    "datasets": root.DATASETS,
+    "pipeline": root.TRANSFORMS,
+    "transforms": root.TRANSFORMS,
+    "sampler": root.DATA_SAMPLERS,
+    "batch_sampler": root.DATA_SAMPLERS,
+    "val_evaluator": root.METRICS,
+    "test_evaluator": root.METRICS,
+    "optim_wrapper": root.OPTIM_WRAPPERS,
+    "optimizer": root.OPTIMIZERS,
+    "param_scheduler": root.PARAM_SCHEDULERS,
+    "custom_hooks": root.HOOKS,
+    "visualizer": root.VISUALIZERS,
+    "vis_backends": root.VISBACKENDS,
+    "train_cfg": root.LOOPS,
+    "val_cfg": root.LOOPS,
+    "test_cfg": root.LOOPS,
+}
+ROOTS = {*LOADERS, "val_evaluator", "test_evaluator", "optim_wrapper", "param_scheduler"}
+ROOTS |= {"default_hooks", "custom_hooks", "visualizer", "train_cfg", "val_cfg", "test_cfg"}
+# What MMEngine takes out of an argument list before it calls the class.
+TAKEN_OUT = {
+    root.OPTIM_WRAPPERS: ("constructor", "paramwise_cfg"),
+    root.PARAM_SCHEDULERS: ("convert_to_iter_based",),
+    root.HOOKS: ("priority",),
+    root.LOOPS: ("by_epoch",),
+}
+CLOSE = 0.85  # likeness of a name that can only be a slip of the pen
 
 
 def check_config(cfg: Config) -> None:
     """Raise a UserError where a name does not exist or two parts do not fit together."""
-    scope = cfg.get("default_scope")
-    for where, node, inner in _model_parts("model", cfg.model, scope):
-        _check_names(where, node, MODELS, inner)
-    for loader, dataset in datasets_of(cfg, LOADERS):
-        for number, node in enumerate(dataset.get("pipeline") or []):
-            _check_names(f"{loader}, pipeline[{number}]", node, TRANSFORMS, scope)
-    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer")
-    _check_names("optim_wrapper.optimizer", optimizer, OPTIMIZERS, scope)
+    if not cfg.get("model"):
+        raise UserError("the config has no model")
+    _check_run(cfg)
+    for part in parts_of(cfg):
+        if (registry := _registry_of(part)) is not None:
+            _check_names(part, registry)
+        if cfg.get("train_dataloader"):
+            _check_file(part)
     _check_channels(cfg)
-    _check_classes(cfg)
-    _check_start(str(cfg.get("load_from")), cfg.get("resume"))
-    _check_classifier(cfg)
+    check_classes(cfg)
+    _check_start(cfg.get("load_from"), cfg.get("resume"))
     _check_crops(cfg)
 
 
@@ -45,7 +77,30 @@ def check_model(cfg: Config) -> None:
     check_config(Config(dict(model=cfg.model, default_scope=cfg.get("default_scope"))))
 
 
-def _check_start(address: str, resume: bool | None) -> None:
+def _check_run(cfg: Config) -> None:
+    """Whether there is all that a run needs; of a model alone nothing is asked."""
+    for names in (
+        ("train_dataloader", "train_cfg", "optim_wrapper"),
+        ("val_dataloader", "val_cfg", "val_evaluator"),
+        ("test_dataloader", "test_cfg", "test_evaluator"),
+    ):
+        lacking = [name for name in names if cfg.get(name) is None]
+        if lacking and len(lacking) < len(names):
+            raise UserError(
+                f"{' and '.join(lacking)} is None or missing: of {', '.join(names)} a config needs "
+                "all or none"
+            )
+    for name in filter(cfg.get, LOADERS):
+        for key in ("dataset", "sampler"):
+            if not cfg[name].get(key):
+                raise UserError(f"{name}.{key} is empty or missing")
+
+
+def _check_start(address: str | None, resume: bool | None) -> None:
+    if not address:
+        return
+    if "://" not in address and not Path(address).expanduser().is_file():
+        raise UserError(f"load_from: there is no checkpoint {address}")
     if not address.startswith(SCHEME):
         return
     get_weights(address)
@@ -56,61 +111,108 @@ def _check_start(address: str, resume: bool | None) -> None:
         )
 
 
-def _model_parts(where: str, node: Any, scope: str | None = None) -> Iterator[tuple]:
-    """Place, config and scope of the model and of its parts, at any depth."""
-    if isinstance(node, list | tuple):
-        for number, one in enumerate(node):
-            yield from _model_parts(f"{where}[{number}]", one, scope)
-    elif isinstance(node, dict):
-        scope = node.get("_scope_", scope)
-        yield where, node, scope
-        for key, value in node.items():
-            if key in (*PARTS, "head") or key.endswith(ENDINGS):
-                yield from _model_parts(f"{where}.{key}", value, scope)
-
-
-def _check_names(where: str, node: Any, root: Registry, scope: str | None) -> None:
-    if not isinstance(node, dict) or "type" not in node:
+def _check_file(part: Part) -> None:
+    """Whether the weights that a part of the model names are there."""
+    node = part.node
+    file = node.get("checkpoint") if type_name(node) == "Pretrained" else None
+    if part.path[:1] != ("model",) or not isinstance(file, str) or "://" in file:
         return
-    part = type_of(node, root, scope)
-    if part is None:
-        with root.switch_scope_and_registry(scope) as registry:
-            known = [*registry.module_dict, *root.module_dict]
-        name = node["type"]
-        raise UserError(f"{where}: there is no type {name!r}{_suggestion(name, known)}")
-    known, is_open = arguments_of(part)
-    for name in (one for one in node if one not in (*known, "type", "_scope_")):
-        message = f"{where}: {type_name(part)} has no argument {name!r}{_suggestion(name, known)}"
-        if not is_open:
-            raise UserError(f"{message}. It takes {', '.join(sorted(known))}.")
-        print_log(message, logger="current", level=logging.WARNING)
+    if not Path(file).expanduser().is_file():
+        raise UserError(f"{part.where}: there is no checkpoint {file!r}")
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _registry_of(part: Part) -> Registry | None:
+    """The registry that a part is built from, as far as it is built from what stands there."""
+    first, key = part.path[0] if part.path else "", part.key
+    if "type" not in part.node or "Albu" in part.around:
+        return None
+    if first in ("model", "data_preprocessor"):
+        return MODELS if key in MODULES or key.endswith(ENDINGS) else None
+    if first not in ROOTS:
+        return None
+    if first == "default_hooks":
+        return root.HOOKS if len(part.path) == 2 else None
+    return REGISTRIES.get(key)
+
+
+def _check_names(part: Part, registry: Registry) -> None:
+    found, name = part.found(registry), type_name(part.node)
+    if found is None and registry is root.METRICS:
+        found = part.found(root.EVALUATOR)
+    if found is None:
+        with registry.switch_scope_and_registry(part.scope) as here:
+            known = [*here.module_dict, *registry.module_dict]
+        hint = _suggestion(name, known)
+        if _lacks_multimodal(part.scope):
+            hint += ". Some of mmpretrain's are there only beside packages that are not installed: "
+            hint += 'pip install "mmpretrain[multimodal]"'
+        raise UserError(f"{part.where}: there is no type {name!r}{hint}")
+    known, is_open = arguments_of(found)
+    taken = ("type", "_scope_", *TAKEN_OUT.get(registry, ()))
+    for name in (one for one in part.node if one not in (*known, *taken)):
+        told = f"{part.where}: {type_name(found)} has no argument {name!r}"
+        if not is_open or (registry not in (MODELS, root.TRANSFORMS) and ends_closed(found)):
+            hint = _suggestion(name, known)
+            raise UserError(f"{told}{hint}. It takes {', '.join(sorted(known))}.")
+        # Of what it hands on as **kwargs nothing is known but that this is nearly one of its own.
+        if hint := _suggestion(name, known, CLOSE):
+            print_log(told + hint, logger="current", level=logging.WARNING)
+
+
+def _lacks_multimodal(scope: str | None) -> bool:
+    if scope != "mmpretrain":
+        return False
+    from mmpretrain.utils.dependency import WITH_MULTIMODAL
+
+    return not WITH_MULTIMODAL
+
+
+def _suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _check_channels(cfg: Config) -> None:
-    node = cfg.model.get("backbone")
-    if not isinstance(node, dict):
-        return
-    found = type_of(node, MODELS, cfg.get("default_scope"))
-    if not (inspect.isclass(found) and issubclass(found, HybridBackbone)):
-        return
-    with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        try:
-            with torch.device("meta"):
-                backbone = registry.build(dict(node, init_cfg=None))
-        except ArgumentError as error:
-            raise ArgumentError(f"model.backbone ({found.__name__}): {error}") from error
-    for key in ["neck"] if cfg.model.get("neck") else ["decode_head", "auxiliary_head"]:
-        for where, part, _ in _model_parts(f"model.{key}", cfg.model.get(key)):
-            _compare_channels(where, part, list(backbone.feature_channels))
+    """Whether what stands beside a backbone of ours takes the maps that it gives."""
+    for part in parts_of(cfg):
+        node = part.node.get("backbone") if part.path[:1] == ("model",) else None
+        if not isinstance(node, dict) or "type" not in node:
+            continue
+        inner = Part((*part.path, "backbone"), node, node.get("_scope_", part.scope))
+        found = inner.found()
+        if not (inspect.isclass(found) and issubclass(found, HybridBackbone)):
+            continue
+        with MODELS.switch_scope_and_registry(part.scope) as registry:
+            try:
+                with torch.device("meta"):
+                    backbone = registry.build(dict(node, init_cfg=None))
+            except ArgumentError as error:
+                raise ArgumentError(f"{inner.where} ({found.__name__}): {error}") from error
+        keys = ["neck"] if part.node.get("neck") else ["decode_head", "auxiliary_head"]
+        for key in keys:
+            near = part.node.get(key)
+            # Of several necks the first takes the maps.
+            several = near[:1] if key == "neck" and isinstance(near, list | tuple) else near
+            for steps, one in _numbered(key, several):
+                where = Part((*part.path, *steps), one, None).where
+                _compare_channels(where, one, list(backbone.feature_channels))
+
+
+def _numbered(key: str, given: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """A dictionary, or those in a list, each with the steps that lead to it."""
+    if isinstance(given, dict):
+        yield (key,), given
+    elif isinstance(given, list | tuple):
+        yield from (((key, i), one) for i, one in enumerate(given) if isinstance(one, dict))
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
     expected, index = part.get("in_channels"), part.get("in_index")
+    for key, inner in part.items():
+        if isinstance(inner, dict) and "in_index" in inner:  # a head in a head
+            _compare_channels(f"{where}.{key}", inner, given)
+    if index is None and isinstance(expected, int) and len(given) == 1:
+        expected = [expected]
     if index is not None:
         indices = index if isinstance(index, list | tuple) else [index]
         if any(one >= len(given) for one in indices):
@@ -127,55 +229,6 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
             f"{where}: in_channels={list(expected)}, but model.backbone gives {given} channels. "
             f"Set {where}.in_channels={given}, or change model.backbone.out_indices."
         )
-
-
-def _check_classes(cfg: Config) -> None:
-    for _, dataset in datasets_of(cfg, ("train_dataloader",)):
-        if "Panoptic" in type_name(dataset):
-            continue  # its heads share the classes
-        try:
-            classes = len(classes_of(dataset, cfg.get("default_scope")))
-        except (UserError, AttributeError):
-            continue  # folders name them, or a data set of one's own
-        for where, part, _ in _model_parts("model", cfg.model):
-            number = part.get("num_classes")
-            key = where.rpartition(".")[2].partition("[")[0]
-            if key not in CLASSIFYING or not isinstance(number, int) or number == classes:
-                continue
-            message = f"{where}: num_classes={number}, but the training data has {classes} classes"
-            if number < classes:
-                raise UserError(
-                    f"{message}. Set {where}.num_classes={classes}, or name the classes to train "
-                    "in the dataset's metainfo=dict(classes=[...])."
-                )
-            print_log(message, logger="current")
-
-
-def _check_classifier(cfg: Config) -> None:
-    """What has to fit the classes of a classifier's head, beside the data."""
-    head = cfg.model.get("head")
-    classes = head.get("num_classes") if isinstance(head, dict) else None
-    if cfg.get("default_scope") != "mmpretrain" or not isinstance(classes, int):
-        return
-    preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    mixes = (cfg.model.get("train_cfg") or {}).get("augments") or preprocessor.get("batch_augments")
-    number = preprocessor.get("num_classes")
-    if mixes and number not in (None, classes):
-        raise UserError(
-            f"data_preprocessor: num_classes={number}, which mixes labels, but model.head has "
-            f"{classes} classes. Set data_preprocessor.num_classes={classes}."
-        )
-    places = {"model.head": head} if head.get("cal_acc") else {}
-    for name in ("val_evaluator", "test_evaluator"):
-        metrics = cfg.get(name) or []
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-            if type_name(metric) == "Accuracy":
-                places[name] = metric
-    for where, node in places.items():
-        topk = node.get("topk") or 1
-        if max([topk] if isinstance(topk, int) else topk) > classes:
-            told = f"{where}: topk={topk}, but model.head has {classes} classes"
-            raise UserError(f"{told}. Set {where}.topk to numbers up to {classes}.")
 
 
 def _check_crops(cfg: Config) -> None:

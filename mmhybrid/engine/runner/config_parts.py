@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, Registry
 
-from mmhybrid.registry import type_of
+from mmhybrid.registry import type_name, type_of
 
 
 class Part(NamedTuple):
@@ -20,11 +20,13 @@ class Part(NamedTuple):
         node: The dictionary itself, which may be changed.
         scope: The package that its ``type`` is looked for in: of the ``_scope_`` of the closest
             dictionary around it, or else the config's ``default_scope``.
+        around: Names of the types of the dictionaries around it, the outermost first.
     """
 
     path: tuple[str | int, ...]
     node: dict[str, Any]
     scope: str | None
+    around: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -57,19 +59,21 @@ def parts_of(cfg: Config) -> Iterator[Part]:
 
     What is yielded may be changed: what stands in it then is what is walked next.
     """
-    yield from _parts((), cfg._cfg_dict, cfg.get("default_scope"))
+    yield from _parts(Part((), cfg._cfg_dict, cfg.get("default_scope")))
 
 
-def _parts(path: tuple[str | int, ...], node: Any, scope: str | None) -> Iterator[Part]:
+def _parts(part: Part) -> Iterator[Part]:
+    path, node, scope, around = part
     if isinstance(node, dict):
         scope = node.get("_scope_", scope)
-        yield Part(path, node, scope)
+        yield Part(path, node, scope, around)
+        around = (*around, type_name(node))
         children = list(node.items())
     else:
         children = list(enumerate(node))
     for key, child in children:
         if isinstance(child, dict | list | tuple):
-            yield from _parts((*path, key), child, scope)
+            yield from _parts(Part((*path, key), child, scope, around))
 
 
 def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:
@@ -79,16 +83,31 @@ def arguments_of(found: Any) -> tuple[dict[str, Any], bool]:
     ``**kwargs`` are the arguments of the next one.
     """
     defaults: dict[str, Any] = {}
-    is_open = False
+    lists = _parameters(found)
+    for p in (p for parameters in lists for p in parameters):
+        if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            defaults.setdefault(p.name, p.default)
+    return defaults, bool(lists) and _hands_on(lists[0])
+
+
+def ends_closed(found: Any) -> bool:
+    """Whether the last of the constructors that ``**kwargs`` reach takes no others."""
+    lists = _parameters(found)
+    return bool(lists) and not _hands_on(lists[-1])
+
+
+def _parameters(found: Any) -> list[list[inspect.Parameter]]:
+    """The parameters of a function, or of a constructor and of those that it hands on to."""
+    lists = []
     for one in found.__mro__ if inspect.isclass(found) else [found]:
         function = vars(one).get("__init__") if inspect.isclass(found) else one
         if function is None or one in (object, torch.nn.Module):
             continue
-        parameters = list(inspect.signature(function).parameters.values())
-        for p in parameters:
-            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                defaults.setdefault(p.name, p.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        lists.append(list(inspect.signature(function).parameters.values()))
+        if not _hands_on(lists[-1]):
             break  # what is left over would have gone to the next constructor
-        is_open = True
-    return defaults, is_open
+    return lists
+
+
+def _hands_on(parameters: list[inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -13,11 +13,19 @@ from mmengine.logging import print_log
 
 from mmhybrid.datasets.check_data import check_before_training
 from mmhybrid.datasets.contact_sheet import draw_contact_sheet
-from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
+from mmhybrid.datasets.data_paths import (
+    LOADERS,
+    check_data,
+    check_metrics,
+    datasets_of,
+    with_data_root,
+)
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.data_folder import with_folder
+from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.recipe import with_recipe
@@ -53,10 +61,14 @@ def prepare_config(args: Namespace) -> Config:
         cfg = with_resume(cfg, args.resume)
     if cfg.get("load_from") and has_our_backbone(cfg):
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
-    check_data(cfg, ("train_dataloader", "val_dataloader"))
-    cfg = for_its_processes(with_best(with_safeguards(cfg)))
+    read = ("train_dataloader", "val_dataloader")
     check_config(cfg)
-    return cfg
+    check_data(cfg, read)
+    check_metrics(cfg, read)
+    check_checkpoint(cfg, read[:1])
+    if not args.data:  # those of --data are written by this package
+        cfg = with_mended_annotations(cfg, read)
+    return for_its_processes(with_best(with_safeguards(cfg)))
 
 
 def prepare_test_config(args: Namespace) -> Config:
@@ -76,10 +88,11 @@ def prepare_test_config(args: Namespace) -> Config:
         cfg = with_options(cfg, {"test_cfg.fp16": True})
     if args.config and (note := size_note(cfg, args.checkpoint)):
         print_log(note, logger="current", level=logging.WARNING)
-    check_data(cfg, ("test_dataloader",))
-    cfg = for_its_processes(cfg)
     check_config(cfg)
-    return cfg
+    check_data(cfg, ("test_dataloader",))
+    check_metrics(cfg, ("test_dataloader",))
+    check_checkpoint(cfg, ("test_dataloader",))
+    return for_its_processes(with_mended_annotations(cfg, ("test_dataloader",)))
 
 
 def _load(args: Namespace, is_training: bool = False) -> Config:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
+from mmengine.evaluator import BaseMetric
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
 from mmhybrid.backbones.family import Backbone
+from mmhybrid.datasets.check_data.samples import why_unreadable
+from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.errors import UserError
-from mmhybrid.registry import type_of
+from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
@@ -37,10 +41,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise UserError(f"there is no config file {path}.{hint}")
     try:
         cfg = Config.fromfile(path)
-        # A model with a class as its type is of the package of the class, or of one of its bases.
-        bases = getattr((cfg.get("model") or {}).get("type"), "__mro__", ())
-        packages = [base.__module__.partition(".")[0] for base in bases]
-        scope = cfg.get("default_scope") or next((p for p in packages if p in PACKAGES), None)
+        scope = cfg.get("default_scope") or _package_of(cfg.get("model") or {})
     except ModuleNotFoundError as error:
         reason = f"{path} cannot be read: {error}. Install what is missing: {INSTALL}"
         raise UserError(reason) from error
@@ -49,11 +50,29 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     except FileNotFoundError as error:
         missing = error.filename or error
         raise UserError(f"{path} inherits from a config that does not exist: {missing}") from error
+    if isinstance(cfg.get("data"), dict) and not cfg.get("train_dataloader"):
+        raise UserError(
+            f"{path} is written for mmdet 2, mmseg 0 or mmcls 0: what was `data`, `optimizer` and "
+            "`runner` is now train_dataloader, optim_wrapper and train_cfg. Inherit from the "
+            "config of the same name of today's package, as in _base_ = 'mmdet::...'"
+        )
     cfg = with_options(cfg, options)
     if scope and not cfg.get("default_scope"):
         cfg.default_scope = scope
     check_package(cfg.get("default_scope"))
     return cfg
+
+
+def _package_of(model: Any) -> str | None:
+    """The package of a model without ``default_scope``: that of its class or of a base of it."""
+    given = model.get("type")
+    if isinstance(given, str) and MODELS.get(given) is None:
+        for package in PACKAGES:
+            check_package(package)
+            if MODELS.get(f"{package}.{given}") is not None:
+                return package
+    packages = [base.__module__.partition(".")[0] for base in getattr(given, "__mro__", ())]
+    return next((package for package in packages if package in PACKAGES), None)
 
 
 def with_options(cfg: Config, options: dict[str, Any] | None) -> Config:
@@ -114,7 +133,7 @@ def existing_file(path: str, what: str) -> str:
 
 def has_our_backbone(cfg: Config) -> bool:
     """Whether the backbone of the model is of mmhybrid or written for it."""
-    backbone = cfg.model.get("backbone")
+    backbone = (cfg.get("model") or {}).get("backbone")
     found = backbone and type_of(backbone, MODELS, cfg.get("default_scope"))
     return isinstance(found, type) and issubclass(found, Backbone)
 
@@ -134,9 +153,48 @@ def without_pretrained(cfg: Config) -> Config:
 def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    except ImportError as error:  # such as that of a visualizer
+        raise UserError(f"the config needs what is not installed: {error}") from error
     runner.register_hook(EvaluationDataHook())
     return runner
+
+
+def build_loops(runner: Runner, loops: tuple[str, ...]) -> None:
+    """Builds the data sets and metrics of ``"train"``, ``"val"`` or ``"test"``.
+
+    A Runner builds them when it trains, each with errors of its own.
+
+    Raises:
+        UserError: A data set cannot be read, a metric not be made, or a package is missing.
+    """
+    for loop in loops:
+        if getattr(runner, f"_{loop}_loop", None) is None:
+            continue
+        try:
+            dataset = getattr(runner, f"{loop}_loop").dataloader.dataset
+            if isinstance(getattr(dataset, "metainfo", None), list):
+                # mmdet's ConcatDataset of parts that know more and fewer classes: check_config has
+                # made sure that the longest list holds for all.
+                dataset._metainfo = max(dataset.metainfo, key=lambda one: len(one["classes"]))
+                runner.visualizer.dataset_meta = dataset.metainfo
+        except UserError:
+            raise
+        except Exception as error:
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            makers = [type(frame.f_locals.get("self")) for frame in reversed(frames)]
+            bases = (torch.utils.data.Dataset, BaseMetric)
+            made = next((one for one in makers if issubclass(one, bases)), None)
+            if made is None and not isinstance(error, ImportError):
+                raise
+            loader = runner.cfg.get(f"{loop}_dataloader") or {}
+            if made is None or issubclass(made, BaseMetric):
+                name = made.__name__ if made else "a part"
+                raise UserError(f"{name} of {loop}ing cannot be made: {error}") from error
+            parts = [one for _, one in datasets_of(runner.cfg, (f"{loop}_dataloader",))]
+            part = next((one for one in parts if type_name(one) == made.__name__), loader)
+            raise why_unreadable(part if part is not loader else {"type": made}, error) from error
 
 
 def connect_processes(cfg: Config) -> None:
