@@ -87,6 +87,7 @@ setup(
         "cls": CLS,
         "onedl": requirements("onedl"),
         "export": requirements("export"),
+        "timm": ["timm>=1.0"],
         "docs": requirements("docs"),
         "dev": requirements("openmmlab", "export", "docs", "tests"),
     },
