@@ -78,6 +78,7 @@ setup(
             "visualization/report.html",
         ]
     },
+    entry_points={"console_scripts": ["mmhybrid=mmhybrid.__main__:main"]},
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each
     # other. The extras name them.
     install_requires=requirements("runtime"),
