@@ -14,7 +14,7 @@ from mmengine import registry as root
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-MODULE2PACKAGE["mmhybrid"] = "mmhybrid"  # whose configs `_base_ = "mmhybrid::NAME.py"` finds
+MODULE2PACKAGE["mmhybrid"] = "mmhybrid"  # for `_base_ = "mmhybrid::_base_/..."`
 
 
 def _child(parent: Registry, *locations: str) -> Registry:

@@ -89,7 +89,7 @@ def test_a_tool_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
 def test_a_config_inherits_from_one_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     config = tmp_path / "own.py"
     config.write_text(
-        "_base_ = 'mmhybrid::transxnet_t_imagenet.py'\ntrain_cfg = dict(max_epochs=7)"
+        "_base_ = 'mmhybrid::_base_/../transxnet_t_imagenet.py'\ntrain_cfg = dict(max_epochs=7)"
     )
     code = "import mmhybrid; from mmengine import Config; c = Config.fromfile('own.py');"
     code += "print(c.model.backbone.type, c.train_cfg.max_epochs)"
