@@ -89,6 +89,7 @@ setup(
         "onedl": requirements("onedl"),
         "export": requirements("export"),
         "timm": ["timm>=1.0"],
+        "hub": ["huggingface_hub>=0.24", "safetensors>=0.4"],
         "docs": requirements("docs"),
         "dev": requirements("openmmlab", "export", "docs", "tests"),
     },

@@ -96,7 +96,7 @@ def make_inferencer(
     if fused:
         inferencer.model = fuse(inferencer.model)
     saved = getattr(inferencer.model, "dataset_meta", None) or {}
-    meta = _dataset_meta(cfg, checkpoint)
+    meta = dataset_meta_of(cfg, checkpoint)
     if scope == "mmdet":
         meta["category_ids"] = saved.get("category_ids") or _category_ids(cfg, meta["classes"])
     inferencer.model.dataset_meta = meta
@@ -107,7 +107,7 @@ def make_inferencer(
     return inferencer
 
 
-def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
+def dataset_meta_of(cfg: Config, checkpoint: str) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
     meta = read_address(checkpoint, "meta").get("meta") or {}
     # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
