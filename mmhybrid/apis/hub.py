@@ -177,6 +177,9 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Modu
         UserError: There is no such folder or repository, or it holds no such model.
 
     Example:
+        >>> from_pretrained("no folder")
+        Traceback (most recent call last):
+        mmhybrid.errors.UserError: no folder is no folder, and not found on the Hub: ...
         >>> mmhybrid.from_pretrained("NAME")  # doctest: +SKIP
     """
     file = Path(name) / WEIGHTS

@@ -39,6 +39,10 @@ class Prediction:
         masks (np.ndarray, optional): (N, H, W) bool.
         label_map (np.ndarray, optional): (H, W) int, the class of each pixel.
         path (str): Of the image, ``''`` for an array.
+
+    Example:
+        >>> Prediction(Image.new("RGB", (4, 3)), ["cat", "dog"], [0.9, 0.1]).labels[0]
+        'cat'
     """
 
     image: Image.Image
