@@ -19,6 +19,7 @@ __all__ = [
     "MODELS",
     "__version__",
     "backbones",
+    "collect_env",
     "enable_safe_checkpoints",
     "from_pretrained",
     "list_weights",
@@ -30,6 +31,7 @@ __all__ = [
 
 # Imported when they are asked for: they need much.
 LATER = {
+    "collect_env": "mmhybrid.apis.environment",
     "from_pretrained": "mmhybrid.apis.hub",
     "predict": "mmhybrid.apis.journey",
     "train": "mmhybrid.apis.journey",
