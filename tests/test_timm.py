@@ -234,6 +234,8 @@ def test_pretrained_weights_come_by_our_own_loader(published: nn.Module, x: Tens
         torch.testing.assert_close(model(x), published(x), rtol=0, atol=0)
     model = timm.create_model("test_mini", pretrained=True, num_classes=3).eval()
     torch.testing.assert_close(model.forward_features(x), published.forward_features(x))
+    grey = timm.create_model("test_mini", pretrained=True, in_chans=1).eval()
+    torch.testing.assert_close(grey(x[:, :1]), published(x[:, :1].expand(-1, 3, -1, -1)))
     features = timm.create_model("test_mini", pretrained=True, features_only=True).eval()
     torch.testing.assert_close(features(x)[-1], published.forward_features(x))
     with pytest.raises(RuntimeError, match="No pretrained weights"):
@@ -308,3 +310,19 @@ def test_a_step_of_torchvisions_faster_rcnn(name: str, x: Tensor) -> None:
     boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0]])
     losses = model(list(x), [dict(boxes=boxes, labels=torch.tensor([1]))] * 2)
     step(model, sum(losses.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [  # as the papers count them; of the families with shortcuts, their hosts'
+        *(("transxnet_tiny", 12.8), ("transxnet_small", 26.9), ("transxnet_base", 48.0)),
+        *(("dw_vit_tiny", 5.7), ("dw_swin_tiny", 28.3), ("dw_cait_xxs24", 12.0)),
+    ],
+)
+def test_full_size(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        features = timm.create_model(name, features_only=True)
+    counted = sum(one.numel() for one in model.parameters()) / 1e6
+    assert counted == pytest.approx(millions, rel=0.02)
+    assert len(features.feature_info.channels()) == 4
