@@ -85,6 +85,24 @@ def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> 
     assert model.dataset_meta == dict(classes=CLASSES, palette=None)
 
 
+@pytest.mark.parametrize("name", ["mask_rcnn_dmformer_s_coco", "semantic_fpn_dmformer_s_ade20k"])
+def test_a_detector_and_a_segmentor(name: str, read_config: Any, tmp_path: Path) -> None:
+    cfg = read_config(name)
+    cfg.model.backbone.update(arch=dict(DMFormer.test_options["arch"]), init_cfg=None)
+    cfg.model.neck.in_channels = [16, 32, 48, 64]
+    model = model_of(cfg)
+    write_checkpoint(dict(state_dict=model.state_dict()), tmp_path / "last.pth")
+    out = publish(str(tmp_path / "last.pth"), tmp_path / "out", cfg=cfg)
+    again = mmhybrid.from_pretrained(out)
+    assert type(again) is type(model)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert len(again.dataset_meta["classes"]) == {"mask": 80, "sema": 150}[name[:4]]
+    kept = checkpoint_config.config_of(str(out / "model.safetensors"))
+    sizes = checkpoint_config.pipeline_sizes(kept)  # tuples stay tuples
+    assert repr(sizes) == repr(checkpoint_config.pipeline_sizes(cfg))
+    assert any(isinstance(size, tuple) for size in sizes.values())
+
+
 def test_the_folder_is_complete(folder: Path, config: Path) -> None:
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
