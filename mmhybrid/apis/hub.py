@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from mmhybrid.apis.inferencer import dataset_meta_of
+from mmhybrid.apis.inferencer import dataset_meta
 from mmhybrid.apis.models import init_model, model_of
 from mmhybrid.engine.runner.checkpoint_config import (
     OF_TRAINING,
@@ -77,7 +77,7 @@ def publish(
     else:
         described = {**described, **describe_config(cfg)}
     described["config"] = {k: v for k, v in described["config"].items() if k not in OF_TRAINING}
-    described |= plain(dataset_meta_of(cfg, checkpoint))
+    described |= plain(dataset_meta(cfg, checkpoint))
     model = model_of(cfg)
     try:
         load_checkpoint(model, checkpoint)
