@@ -78,6 +78,7 @@ setup(
             "visualization/report.html",
         ]
     },
+    entry_points={"console_scripts": ["mmhybrid=mmhybrid.__main__:main"]},
     # No OpenMMLab package: mmcv and mmcv-lite, or mmengine and a fork of it, would overwrite each
     # other. The extras name them.
     install_requires=requirements("runtime"),
@@ -87,6 +88,8 @@ setup(
         "cls": CLS,
         "onedl": requirements("onedl"),
         "export": requirements("export"),
+        "timm": ["timm>=1.0"],
+        "hub": ["huggingface_hub>=0.24", "safetensors>=0.4"],
         "docs": requirements("docs"),
         "dev": requirements("openmmlab", "export", "docs", "tests"),
     },

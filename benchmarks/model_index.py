@@ -131,7 +131,8 @@ def _published_at(address: str) -> Row:
 
 def _entry(stem: str, cost: Row, figures: list[Row]) -> Row:
     name = parse_config_name(stem)
-    about = {"Parameters": cost["parameters"], "FLOPs": cost["flops"], "Input Size": cost["size"]}
+    about = {"Parameters": cost["parameters"], "FLOPs": cost["flops"]}
+    about["Input Size"] = "x".join(map(str, cost["size"]))  # mim takes no list of numbers
     entry: Row = {
         "Name": stem,
         "In Collection": collection_of(name),
@@ -166,9 +167,12 @@ def read_costs(root: Path) -> dict[str, Row]:
     def read(name: str) -> Any:
         return yaml.safe_load((root / name).read_text(encoding="utf-8"))
 
-    keys = dict(parameters="Parameters", flops="FLOPs", size="Input Size")
     return {
-        entry["Name"]: {key: entry["Metadata"][name] for key, name in keys.items()}
+        entry["Name"]: dict(
+            parameters=entry["Metadata"]["Parameters"],
+            flops=entry["Metadata"]["FLOPs"],
+            size=[int(side) for side in entry["Metadata"]["Input Size"].split("x")],
+        )
         for file in read("model-index.yml")["Import"]
         for entry in read(file)["Models"]
     }

@@ -25,6 +25,7 @@ MODULES = (
     "mmhybrid.deploy",
     "mmhybrid.engine",
     "mmhybrid.analysis",
+    "mmhybrid.timm",
 )
 HEAD = """# Public API
 

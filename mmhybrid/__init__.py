@@ -19,7 +19,9 @@ __all__ = [
     "MODELS",
     "__version__",
     "backbones",
+    "collect_env",
     "enable_safe_checkpoints",
+    "from_pretrained",
     "list_weights",
     "load_checkpoint",
     "predict",
@@ -27,11 +29,18 @@ __all__ = [
     "train",
 ]
 
+# Imported when they are asked for: they need much.
+LATER = {
+    "collect_env": "mmhybrid.apis.environment",
+    "from_pretrained": "mmhybrid.apis.hub",
+    "predict": "mmhybrid.apis.journey",
+    "train": "mmhybrid.apis.journey",
+}
 OLD_NAMES = {"with_backbone": "mmhybrid.replace_backbone", "checkpoints": "mmhybrid.weights"}
 _renamed = renamed(__name__, OLD_NAMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("predict", "train"):  # imported when they are asked for: they need much
-        return getattr(importlib.import_module("mmhybrid.apis.journey"), name)
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
     return _renamed(name)

@@ -11,7 +11,10 @@ from functools import partial
 from typing import Any
 
 from mmengine import registry as root
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
+
+MODULE2PACKAGE["mmhybrid"] = "mmhybrid"  # for `_base_ = "mmhybrid::_base_/..."`
 
 
 def _child(parent: Registry, *locations: str) -> Registry:

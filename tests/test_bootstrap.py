@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +86,20 @@ def test_a_stack_is_not_installed_over_the_other(
 def test_unknown_stack(bootstrap: ModuleType, environment: str) -> None:
     with pytest.raises(SystemExit, match="no stack mmlab; take one of: onedl, openmmlab"):
         bootstrap.main(environment, "mmlab")
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--no-such-option"])
+def test_an_option_is_no_folder(
+    word: str, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", word])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(root / "tools" / "bootstrap.py"), run_name="__main__")
+    told = capsys.readouterr().out or exit.value.code
+    assert "bootstrap.py FOLDER [STACK]" in told
+    assert (exit.value.code == 0) == (word != "--no-such-option")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.process

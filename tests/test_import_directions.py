@@ -25,6 +25,8 @@ MAY_IMPORT = {
     **dict.fromkeys(("weights", "datasets", "analysis"), BASIC | {"backbones", "layers"}),
     "checkpoints": BASIC | {"weights"},  # an old name
     "compat": BASIC | {"weights"},
+    "__main__": BASIC | {"engine"},
+    "timm": BASIC | {"weights", "backbones"},
     "deploy": BASIC | DATA,
     "engine": BASIC | DATA | {"deploy"},
     **dict.fromkeys(("apis", "visualization"), BASIC | DATA | {"deploy", "engine"}),

@@ -138,6 +138,17 @@ def test_figures_of_the_catalogue_are_entered_where_there_is_none_of_a_paper() -
     )
 
 
+def test_mim_takes_every_value() -> None:
+    """It joins lists as text, and takes text and numbers."""
+    for name in read("model-index.yml")["Import"]:
+        content = read(name)
+        for entry in (*content["Collections"], *content["Models"]):
+            for key, value in entry["Metadata"].items():
+                parts = value if isinstance(value, list) else [value]
+                most = str if isinstance(value, list) else str | int | float
+                assert all(isinstance(one, most) for one in parts), f"{entry['Name']}: {key}"
+
+
 def test_every_backbone_has_a_paper() -> None:
     ours = [c for c in backbone_classes() if c.__module__.startswith("mmhybrid.")]
     assert len(ours) >= 6

@@ -78,7 +78,27 @@ def test_a_tool_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     code = "import mmhybrid; print(mmhybrid.__file__)"
     found = subprocess.run([sys.executable, "-c", code], **options)
     assert found.stdout.strip() == str(wheel / "mmhybrid" / "__init__.py"), found.stderr
-    tool = wheel / "mmhybrid" / ".mim" / "tools" / "get_flops.py"
-    done = subprocess.run([sys.executable, str(tool), "DWVisionTransformer('tiny')"], **options)
-    assert done.returncode == 0, done.stderr
-    assert "Params:" in done.stdout
+    tool = [str(wheel / "mmhybrid" / ".mim" / "tools" / "get_flops.py")]
+    for start in (tool, ["-m", "mmhybrid", "get"]):
+        words = [sys.executable, *start, "DWVisionTransformer('tiny')"]
+        done = subprocess.run(words, **options)
+        assert done.returncode == 0, done.stderr
+        assert "Params:" in done.stdout
+
+
+def test_a_config_inherits_from_one_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    config = tmp_path / "own.py"
+    name = "mmhybrid::_base_/../transxnet_t_imagenet.py"
+    config.write_text(f"_base_ = __import__('mmhybrid') and {name!r}\nwork_dir = 'here'\n")
+    code = "from mmengine import Config; c = Config.fromfile('own.py');"
+    code += "print(c.model.backbone.type, c.work_dir)"
+    options = dict(cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(wheel)}, timeout=300)
+    assert subprocess.check_output([sys.executable, "-c", code], **options).split() == [
+        b"TransXNet",
+        b"here",
+    ]
+
+
+def test_the_command_is_installed(wheel: Path) -> None:
+    (info,) = wheel.glob("*.dist-info")
+    assert "mmhybrid = mmhybrid.__main__:main" in (info / "entry_points.txt").read_text()

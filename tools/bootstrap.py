@@ -94,6 +94,9 @@ def run(command):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit(0)
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     main(os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) == 3 else "openmmlab")

@@ -96,7 +96,7 @@ def make_inferencer(
     if fused:
         inferencer.model = fuse(inferencer.model)
     saved = getattr(inferencer.model, "dataset_meta", None) or {}
-    meta = _dataset_meta(cfg, checkpoint)
+    meta = dataset_meta(cfg, checkpoint)
     if scope == "mmdet":
         meta["category_ids"] = saved.get("category_ids") or _category_ids(cfg, meta["classes"])
     inferencer.model.dataset_meta = meta
@@ -107,9 +107,9 @@ def make_inferencer(
     return inferencer
 
 
-def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
+def dataset_meta(cfg: Config, checkpoint: str | None) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    saved = trained_on(checkpoint)
+    saved = trained_on(checkpoint) if checkpoint else {}
     if "classes" in saved:
         return dict(classes=saved["classes"], palette=saved.get("palette"))
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)))

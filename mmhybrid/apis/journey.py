@@ -15,6 +15,7 @@ from PIL import Image
 from mmhybrid.apis.inferencer import make_inferencer, samples_of
 from mmhybrid.apis.inputs import find_inputs, read_all
 from mmhybrid.apis.outputs import draw
+from mmhybrid.engine.runner.named_configs import config_path
 from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.engine.runner.results import write_training_result
@@ -23,7 +24,6 @@ from mmhybrid.errors import UserError
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
 TIMES = ("step", "data_time", "time")  # in a line of an evaluation, beside the metrics
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -39,6 +39,10 @@ class Prediction:
         masks (np.ndarray, optional): (N, H, W) bool.
         label_map (np.ndarray, optional): (H, W) int, the class of each pixel.
         path (str): Of the image, ``''`` for an array.
+
+    Example:
+        >>> Prediction(Image.new("RGB", (4, 3)), ["cat", "dog"], [0.9, 0.1]).labels[0]
+        'cat'
     """
 
     image: Image.Image
@@ -175,26 +179,6 @@ def predict(
         for path, _, pixels in read_all(find_inputs(names), _refuse)
     ]
     return found[0] if is_single and len(found) == 1 else found
-
-
-def config_path(name: str) -> str:
-    """The file of a config: its path, or its name in this package.
-
-    Raises:
-        UserError: There is none.
-
-    Example:
-        >>> config_path("mask_rcnn_transxnet_t_coco").endswith("coco.py")
-        True
-    """
-    if Path(name).is_file():
-        return name
-    folders = [PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs"]
-    for folder in folders:
-        if (file := folder / f"{Path(name).stem}.py").is_file():
-            return str(file)
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
-    raise UserError(f"there is no config {name}; those of this package: {', '.join(known)}")
 
 
 def _metrics_of_best(runner: Runner) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What every backbone of this package promises."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
@@ -62,12 +62,17 @@ class HybridBackbone(Backbone):
     Attributes:
         test_options (Mapping[str, Any]): Constructor arguments of a model of a few milliseconds.
         presets (Mapping[str, Mapping]): Settings of each ``arch``, by its name.
+        classifier_options (Mapping[str, Any]): Constructor arguments of a classifier's backbone,
+            beside ``out_indices=(-1,)``.
         depths (Sequence[int] | None): Blocks of each stage, built or not. Defaults to those built.
         feature_channels, feature_strides (tuple[int, ...]): Of each returned map.
+        stage_channels, stage_strides (tuple[int, ...]): Of each map that
+            :meth:`forward_intermediates` can give.
     """
 
     test_options: Mapping[str, Any] = MappingProxyType({})
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    classifier_options: Mapping[str, Any] = MappingProxyType({})
     depths: Sequence[int] | None = None
 
     def __init__(
@@ -90,21 +95,36 @@ class HybridBackbone(Backbone):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.stage_channels, self.stage_strides = tuple(channels), tuple(strides)
         self.feature_channels = tuple(channels[i] for i in self.out_indices)
         self.feature_strides = tuple(strides[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, in_channels, H, W), sides of at least 32, to one (B, C, h, w) an output."""
+        return tuple(self._stage_maps(x, self.out_indices))
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last output of :meth:`forward`, and the maps of these stages, in rising order.
+
+        A map has an output norm where its stage is among ``out_indices``.
+        """
+        last = self.out_indices[-1]
+        *maps, output = self._stage_maps(x, {*indices, last})
+        return output, [*maps, output] if last in indices else maps
+
+    def _stage_maps(self, x: Tensor, indices: Collection[int]) -> list[Tensor]:
         self.check_input(x)
         x = self.stem(x)
-        outputs = []
+        maps = []
         for index, stage in enumerate(self.get_stages()):
             if stage.downsample is not None:
                 x = stage.downsample(x)
             x = self.run_stage(index, stage, x)
-            if index in self.out_indices:
-                outputs.append(self.output_of(stage, x))
-        return tuple(outputs)
+            if index in indices:
+                maps.append(self.output_of(stage, x))
+        return maps
 
     def get_stages(self) -> list[Stage]:
         """The stages that are built."""

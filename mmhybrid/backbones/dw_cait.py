@@ -122,6 +122,7 @@ class DWCaiT(DWPlainBackbone):
                 )
             ),
             host="CaiT-XXS24",
+            preprocessing=MappingProxyType(dict(crop_pct=1.0)),
         ),
     )
     test_options = MappingProxyType(dict(arch=dict(embed_dims=48, depth=4)))
@@ -207,16 +208,11 @@ class DWCaiT(DWPlainBackbone):
             self.cls_blocks.extend(block(i, True) for i in range(settings["cls_depth"]))
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
-        tokens, size = self.embed_patches(x)
-        tokens = self.run_blocks(tokens, size)
-        if self.out_type == "featmap":
-            return self.feature_maps(tokens, size, x.shape[-2:])
-        cls_token = self.cls_token.to(tokens).repeat(x.shape[0], 1, 1)
+    def class_vector(self, tokens: Tensor) -> Tensor:
+        cls_token = self.cls_token.to(tokens).repeat(tokens.shape[0], 1, 1)
         for block in self.cls_blocks:
             cls_token = self.run_block(block, cls_token, tokens)
-        return (self.norm(cls_token[:, 0]),)
+        return self.norm(cls_token[:, 0])
 
     @classmethod
     def suggest(cls, weights: Weights) -> dict[str, Any] | None:

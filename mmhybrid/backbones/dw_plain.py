@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ class DWPlainBackbone(HybridBackbone):
     paper = DW_PAPER
     one_sided = r"^pyramid\."
     may_be_new = (r"shortcuts\.", r"pyramid\.levels\.(\d)\.")
+    classifier_options = MappingProxyType(dict(out_type="cls_token"))
+    no_weight_decay = ("cls_token$", "pos_embedding$")
     num_class_tokens = 0  # among the tokens that the blocks take
 
     def __init__(
@@ -121,8 +124,40 @@ class DWPlainBackbone(HybridBackbone):
         self.pyramid = None
         if self.out_type == "cls_token":
             self.feature_channels, self.feature_strides = (dims,), ()
+            self.stage_channels, self.stage_strides = (dims,), (self.patch_size,)
         else:
             self.pyramid = SimpleFeaturePyramid(dims, self.out_indices)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
+        tokens, size = self.run_tokens(x)
+        if self.out_type == "cls_token":
+            return (self.class_vector(tokens),)
+        return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last output of :meth:`forward`, and levels of the pyramid.
+
+        For ``out_type='cls_token'``, which has no pyramid, index 0 is the map of the last block's
+        patches, (B, C, h, w), before the output norm.
+        """
+        if self.out_type == "cls_token":
+            tokens, size = self.run_tokens(x)
+            patches = tokens[:, self.num_class_tokens :].transpose(1, 2).unflatten(2, size)
+            return self.class_vector(tokens), [patches for _ in indices]
+        levels = dict(zip(self.out_indices, self(x), strict=True))
+        return levels[self.out_indices[-1]], [levels[index] for index in indices]
+
+    def run_tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Maps images to all tokens after the blocks, class tokens first, and the grid's (h, w)."""
+        tokens, size = self.embed_patches(x)
+        return self.run_blocks(tokens, size), size
+
+    def class_vector(self, tokens: Tensor) -> Tensor:
+        """Maps all tokens after the blocks to the normalised class token, (B, C)."""
+        return self.norm(tokens[:, 0])
 
     def embed_patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Maps (B, in_channels, H, W) to tokens (B, h * w, C) and their (h, w)."""

@@ -172,6 +172,7 @@ class DWSwinTransformer(HybridBackbone):
             host="Swin-T",
         ),
     )
+    no_weight_decay = (r"relative_position_bias_table$",)
     one_sided = r"\.(relative_position_index|attn_mask)$"  # made anew from the sizes
     may_be_new = (r"norm(\d)\.", r"layers\.\d+\.shortcuts\.")
     test_options = MappingProxyType(dict(arch=dict(embed_dims=24, depths=(2, 2, 2, 2))))
@@ -267,7 +268,8 @@ class DWSwinTransformer(HybridBackbone):
 
     def output_of(self, stage: Stage, x: TokensOfMap) -> Tensor:
         tokens, size = x
-        return stage.output(tokens).transpose(1, 2).unflatten(2, size).contiguous()
+        tokens = super().output_of(stage, tokens)
+        return tokens.transpose(1, 2).unflatten(2, size).contiguous()
 
     @classmethod
     def suggest(cls, weights: Weights) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from mmhybrid.layers.transformer_block import TransformerBlock
 
 TIMM = "https://huggingface.co/timm"
 DINO = "https://dl.fbaipublicfiles.com/dino"
+AUGREG = MappingProxyType(dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
 HOST = MappingProxyType(dict(qkv_bias=True, norm_eps=1e-6, position_antialias=True, zero_init=True))
 
 
@@ -128,6 +129,7 @@ class DWVisionTransformer(DWPlainBackbone):
             "Apache-2.0",
             MappingProxyType(dict(arch="tiny", **HOST)),
             host="ViT-T/16",
+            preprocessing=AUGREG,
         ),
         PretrainedWeights(
             "dw_vit_small.augreg_in21k_ft_in1k",
@@ -137,6 +139,7 @@ class DWVisionTransformer(DWPlainBackbone):
             "Apache-2.0",
             MappingProxyType(dict(arch="small", **HOST)),
             host="ViT-S/16",
+            preprocessing=AUGREG,
         ),
         PretrainedWeights(
             "dw_vit_small.dino",
@@ -219,16 +222,12 @@ class DWVisionTransformer(DWPlainBackbone):
         )
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""
+    def run_tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         tokens, size = self.embed_patches(x)
         if self.cls_token is not None:
             cls_tokens = self.cls_token.to(tokens).expand(x.shape[0], -1, -1)
             tokens = torch.cat([cls_tokens, tokens], dim=1)
-        tokens = self.run_blocks(tokens, size)
-        if self.out_type == "cls_token":
-            return (self.norm(tokens[:, 0]),)
-        return self.feature_maps(tokens[:, self.num_class_tokens :], size, x.shape[-2:])
+        return self.run_blocks(tokens, size), size
 
     def stem_parts(self) -> list[Part]:
         return [*super().stem_parts(), *([] if self.cls_token is None else [self.cls_token])]

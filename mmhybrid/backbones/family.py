@@ -60,6 +60,9 @@ class PretrainedWeights(NamedTuple):
         host (str): The plain model whose weights they are. Defaults to ``''``: the class's own.
         sha256 (str): What the file's SHA-256 starts with. Defaults to ``''``: not published.
         other_url (str): Where to look if there is no file at ``url``. Defaults to ``''``: nowhere.
+        preprocessing (Mapping[str, Any]): ``mean`` and ``std`` of colours from 0 to 1 and
+            ``crop_pct``, the side of the central crop over that of the image, where they are not
+            ImageNet's usual ones and 0.9.
     """
 
     name: str
@@ -72,6 +75,7 @@ class PretrainedWeights(NamedTuple):
     host: str = ""
     sha256: str = ""
     other_url: str = ""
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
 
 
 class Backbone(BaseModule):
@@ -89,6 +93,8 @@ class Backbone(BaseModule):
         may_be_new (tuple[str, ...]): Regular expressions of our names, matched at their beginning,
             of parts that a checkpoint may lack, as a whole: all names that one expression
             matches with the same groups are one part.
+        no_weight_decay (tuple[str, ...]): Regular expressions, found in the names of
+            parameters that should not decay, beside biases and what is flat.
     """
 
     family: str
@@ -99,6 +105,7 @@ class Backbone(BaseModule):
     one_sided: str = "(?!)"  # nothing
     pretrained: tuple[PretrainedWeights, ...] = ()
     may_be_new: tuple[str, ...] = ()
+    no_weight_decay: tuple[str, ...] = ()
 
     def __init__(self, init_cfg: dict | list[dict] | None = None) -> None:
         given = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []

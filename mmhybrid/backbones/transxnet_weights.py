@@ -47,6 +47,7 @@ def published_weights() -> tuple[PretrainedWeights, ...]:
             options=dict(arch=ARCHS[size]),
             # At 384 pixels no config of ours evaluates.
             config=f"transxnet_{size}_imagenet" if end == "in1k" else "",
+            preprocessing=dict(crop_pct=0.95) if size == "b" else {},
         )
         for size, end, file, accuracy in IMAGENET
     ]

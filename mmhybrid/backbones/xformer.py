@@ -141,6 +141,8 @@ class XFormer(HybridBackbone):
         ("Cross Feature Attention",),
     )
     signs = (r"stages\.\d+\.\d+\.fusion\.",)
+    classifier_options = MappingProxyType(dict(head_channels=640))
+    no_weight_decay = (r"temperature$", r"attention\.scale$")
     # fmt: off
     test_options = MappingProxyType(dict(arch=dict(
         stem_channels=(8, 16), channels=(16, 24, 32, 40), mobile_depths=(1, 1, 1, 1),
@@ -230,6 +232,7 @@ class XFormer(HybridBackbone):
                 channels[-1], head_channels, 1, norm_cfg=norm_cfg, activation=activation_class()
             )
             self.feature_channels = (*self.feature_channels[:-1], head_channels)
+            self.stage_channels = (*self.stage_channels[:-1], head_channels)
         init_convolutions(self)
         init_truncated(self, nn.Linear)
         self.freeze_stages()

@@ -6,6 +6,7 @@ of the file bounds the memory, whatever the file declares.
 """
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -18,6 +19,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
+from mmhybrid.weights.json_text import loads
 from mmhybrid.weights.pickles import as_protocol_2, check_pickle, refuse, safe_globals
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
@@ -255,17 +257,27 @@ def _read_legacy(file: BinaryIO, name: str, map_location: Any) -> Any:
 
 
 def _read_safetensors(file: BinaryIO, name: str, map_location: Any) -> dict[str, torch.Tensor]:
-    """A header in JSON and the bytes; it cannot hold a program."""
+    """A header in JSON and the bytes; it cannot hold a program.
+
+    The header of what :func:`mmhybrid.apis.publish` writes describes the model, as ``meta`` does.
+    """
     try:
         import safetensors.torch
     except ImportError:
         raise CheckpointError(f"{name}: reading it needs `pip install safetensors`") from None
     try:
-        tensors = safetensors.torch.load(file.read())
+        content = file.read()
+        tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise DamagedCheckpointError(
             f"{name} is no whole safetensors file ({error}). Copy or download it again."
         ) from None
     if isinstance(map_location, (str, torch.device)):
-        return {key: tensor.to(map_location) for key, tensor in tensors.items()}
-    return tensors
+        tensors = {key: tensor.to(map_location) for key, tensor in tensors.items()}
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    text = (header.get("__metadata__") or {}).get("mmhybrid")
+    if text is None:
+        return tensors
+    described = loads(text)
+    dataset_meta = dict(classes=described.get("classes"), palette=described.get("palette"))
+    return dict(state_dict=tensors, meta=dict(mmhybrid=described, dataset_meta=dataset_meta))

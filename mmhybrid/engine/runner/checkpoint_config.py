@@ -58,12 +58,9 @@ def describe(runner: Runner) -> dict[str, Any]:
     metainfo = getattr(runner.train_dataloader.dataset, "metainfo", {})
     loaded = [name for name in ("torch", *IMPORTED) if name in sys.modules]
     content = dict(
-        name=f"{Path(cfg.filename or runner.experiment_name).stem}.py",
-        task=_task(cfg),
-        config=cfg.to_dict(),
+        **_of_config(cfg, cfg.filename or runner.experiment_name),
         classes=metainfo.get("classes"),
         palette=metainfo.get("palette"),
-        sizes=pipeline_sizes(cfg),
         origin=training_origin(runner),
         versions={name: str(sys.modules[name].__version__) for name in loaded},
     )
@@ -72,6 +69,16 @@ def describe(runner: Runner) -> dict[str, Any]:
     except TypeError as error:
         print_log(f"Checkpoints of this run will not hold its config: {error}", logger="current")
         return {}
+
+
+def describe_config(cfg: Config) -> dict[str, Any]:
+    """The part of :func:`describe` that a config says; TypeError where it holds something else."""
+    return plain(_of_config(cfg, cfg.filename or "config"))
+
+
+def _of_config(cfg: Config, name: str) -> dict[str, Any]:
+    name = f"{Path(name).stem}.py"
+    return dict(name=name, task=_task(cfg), config=cfg.to_dict(), sizes=pipeline_sizes(cfg))
 
 
 def _task(cfg: Config) -> str | None:

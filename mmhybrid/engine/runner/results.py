@@ -52,7 +52,7 @@ def write_training_result(runner: Runner, config: str, quick: bool = False) -> P
     about = _about(config, quick, runner.train_dataloader)
     info = runner.message_hub.runtime_info.items()
     saved = [Path(str(v)) for k, v in info if k == "last_ckpt" or k.startswith("best_ckpt")]
-    checkpoints = {path.name: _sha256(path) for path in saved if path.is_file()}
+    checkpoints = {path.name: sha256_of_file(path) for path in saved if path.is_file()}
     file = Path(runner.work_dir) / "result.json"
     write_json(file, dict(about, metrics=evaluations[-1], origin=origin, checkpoints=checkpoints))
     return file
@@ -93,7 +93,7 @@ def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict
     """That of the training whose ``result.json`` beside a checkpoint has its SHA-256; else
     ``'converted'`` where it has an address or is published."""
     file = Path(checkpoint)
-    digest = _sha256(file) if file.is_file() else "not kept"
+    digest = sha256_of_file(file) if file.is_file() else "not kept"
     # Nothing may be there, or not the record of a training.
     with suppress(OSError, ValueError, TypeError, KeyError):
         training = json.loads(file.with_name("result.json").read_text("utf-8"))
@@ -104,7 +104,8 @@ def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict
     return origin | dict(sha256=digest, command=command(), **made_by)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

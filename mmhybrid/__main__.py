@@ -1,0 +1,49 @@
+"""The command ``mmhybrid``, also ``python -m mmhybrid``: the tools, wherever they are installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mmhybrid.engine.runner.named_configs import named_config
+
+PACKAGE = Path(__file__).resolve().parent
+NO_COMMANDS = ("bootstrap", "command_line")
+
+
+def tools() -> dict[str, Path]:
+    """The tools by their names, in the wheel or in the checkout."""
+    folders = (PACKAGE / ".mim" / "tools", PACKAGE.parent / "tools")
+    files = next(found for one in folders if (found := sorted(one.glob("*.py"))))
+    return {file.stem: file for file in files if file.stem not in NO_COMMANDS}
+
+
+def main() -> None:
+    """Runs ``mmhybrid TOOL ARGUMENTS...`` as ``python tools/TOOL.py ARGUMENTS...``.
+
+    A tool's name may be shortened to its first word, ``export`` for ``export_onnx``. The first
+    argument may be a config of this package by its name.
+    """
+    name, *words = sys.argv[1:] or ["--help"]
+    name = name.replace("-", "_")
+    files = tools()
+    file = files.get(name) or next(
+        (files[one] for one in files if one.startswith(f"{name}_")), None
+    )
+    if file is None:
+        usage = f"usage: mmhybrid {{{','.join(files)}}} ...\n\n`mmhybrid TOOL --help` says more."
+        if name in ("__help", "_h"):
+            print(usage)
+            return
+        sys.exit(f"{usage}\n\nerror: there is no tool {name}")
+    if words and not Path(words[0]).exists():
+        words[0] = named_config(words[0]) or words[0]
+    command = [sys.executable, str(file), *words]
+    # A process of its own: the tool sets what must be set before PyTorch is imported.
+    if os.name == "nt":
+        sys.exit(subprocess.call(command))
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""A model as a folder that others can load, on a disk or on the Hugging Face Hub."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from mmhybrid.apis.inferencer import dataset_meta
+from mmhybrid.apis.models import init_model, model_of
+from mmhybrid.engine.runner.checkpoint_config import (
+    OF_TRAINING,
+    config_of,
+    describe_config,
+    plain,
+    read_description,
+)
+from mmhybrid.engine.runner.results import sha256_of_file, write_json
+from mmhybrid.engine.runner.run_config import existing_file
+from mmhybrid.errors import UserError
+from mmhybrid.weights import CheckpointError, load_checkpoint
+from mmhybrid.weights.json_text import dumps
+from mmhybrid.weights.writing import durable_file
+
+WEIGHTS = "model.safetensors"
+
+
+def publish(
+    checkpoint: str,
+    folder: str | Path,
+    *,
+    cfg: Config | None = None,
+    result: str | Path | None = None,
+    images: Iterable[str | Path] = (),
+    deploy: str | Path | None = None,
+    license: str | None = None,
+) -> Path:
+    """Writes a folder that the Hugging Face Hub and :func:`from_pretrained` take.
+
+    It has the weights with their description (``model.safetensors``), the config as a file of plain
+    values (``config.py``), all else that is known (``config.json``) and a card (``README.md``).
+
+    Args:
+        checkpoint: File or address. Averaged weights are taken where there are some.
+        folder: To write to.
+        cfg: Defaults to the config that the checkpoint holds.
+        result: What ``tools/test.py CHECKPOINT --result FILE`` wrote. Defaults to ``result.json``
+            beside the checkpoint, where that is of this file.
+        images: To show in the card.
+        deploy: Folder of ``tools/export_onnx.py`` to go along.
+        license: SPDX identifier of the weights' licence. Defaults to None: the card names none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The weights do not fit the config, or the result is of other weights.
+
+    Example:
+        >>> from mmhybrid.apis import publish
+        >>> publish("work_dirs/NAME/best.pth", "NAME", license="Apache-2.0")  # doctest: +SKIP
+    """
+    _check_installed("safetensors", "huggingface_hub")
+    from safetensors.torch import save
+
+    from mmhybrid.apis.model_card import make_card
+
+    existing_file(checkpoint, "checkpoint")
+    described = {} if "://" in checkpoint else read_description(checkpoint)
+    if cfg is None:
+        cfg = config_of(checkpoint)
+    else:
+        described = {**described, **describe_config(cfg)}
+    described["config"] = {k: v for k, v in described["config"].items() if k not in OF_TRAINING}
+    described |= plain(dataset_meta(cfg, checkpoint))
+    model = model_of(cfg)
+    try:
+        load_checkpoint(model, checkpoint)
+    except (CheckpointError, OSError) as error:
+        raise UserError(str(error)) from error
+    record = _record(checkpoint, result)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of their own each: safetensors takes no tensors that share memory.
+    tensors = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    with durable_file(folder / WEIGHTS) as file:
+        file.write(save(tensors, {"format": "pt", "mmhybrid": dumps(described)}))
+    values = (
+        f"{k} = {pformat(v, width=100, compact=True, sort_dicts=False)}"
+        for k, v in described["config"].items()
+    )
+    (folder / "config.py").write_text("\n".join(values) + "\n", encoding="utf-8")
+    about = {key: value for key, value in described.items() if key != "config"}
+    write_json(folder / "config.json", dict(about, model_type="mmhybrid", result=record))
+    shown = [_copied(image, folder / "images") for image in images]
+    if deploy:
+        shutil.copytree(deploy, folder / "deploy", dirs_exist_ok=True)
+    card = make_card(model, described, record, [one.name for one in shown], license, checkpoint)
+    card.save(folder / "README.md")
+    return folder
+
+
+def _check_installed(*packages: str) -> None:
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(f"the Hub needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def _copied(file: str | Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copy(existing_file(str(file), "image"), folder))
+
+
+def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | None:
+    """The result of this file; None where there is none.
+
+    That of a training has the figures of its last evaluation, hence is of the last checkpoint.
+    """
+    file = Path(result or Path(checkpoint).with_name("result.json"))
+    if not file.is_file():
+        if result:
+            raise UserError(f"there is no result {result}")
+        return None
+    record = json.loads(file.read_text("utf-8"))
+    digest = sha256_of_file(Path(checkpoint)) if Path(checkpoint).is_file() else None
+    saved = {k: v for k, v in record.get("checkpoints", {}).items() if not k.startswith("best")}
+    if digest in saved.values():
+        return record
+    if not result:
+        return None
+    known = record["origin"].get("sha256", digest)  # not of those that were trained here
+    if record.get("checkpoints") or known != digest:
+        raise UserError(f"{result} is the result of other weights than {checkpoint}")
+    return record
+
+
+def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
+    """Uploads a folder of :func:`publish` to the Hub, to a repository that is made if need be.
+
+    Args:
+        folder: The folder.
+        repo: ``NAME`` or ``ORGANISATION/NAME``. The token is huggingface_hub's.
+        private: Whether a new repository is private. Defaults to False.
+
+    Returns:
+        The address of the commit.
+
+    Example:
+        >>> upload("NAME", "me/NAME")  # doctest: +SKIP
+    """
+    from huggingface_hub import HfApi, ModelCard
+
+    ModelCard.load(Path(folder) / "README.md").validate()  # asks the Hub
+    api = HfApi()
+    repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+    return api.upload_folder(repo_id=repo, folder_path=folder).commit_url
+
+
+def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Module:
+    """The model of a folder of :func:`publish`, or of such a repository of the Hub.
+
+    Nothing that is read is executed: the config is data, whose types must be registered classes.
+    Tools take the file ``model.safetensors`` of the folder as they take any checkpoint.
+
+    Args:
+        name: Folder, or name of the repository.
+        revision: Branch, tag or commit of the repository. Defaults to None: the newest.
+
+    Returns:
+        The model with its weights, in evaluation mode; ``dataset_meta`` has the classes.
+
+    Raises:
+        UserError: There is no such folder or repository, or it holds no such model.
+
+    Example:
+        >>> from_pretrained("no folder")
+        Traceback (most recent call last):
+        mmhybrid.errors.UserError: no folder is no folder, and not found on the Hub: ...
+        >>> mmhybrid.from_pretrained("NAME")  # doctest: +SKIP
+    """
+    file = Path(name) / WEIGHTS
+    if not Path(name).is_dir():
+        _check_installed("huggingface_hub")
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            file = Path(hf_hub_download(str(name), WEIGHTS, revision=revision))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise UserError(f"{name} is no folder, and not found on the Hub: {error}") from error
+    model = init_model(str(existing_file(str(file), "model")))
+    described = read_description(str(file))
+    model.dataset_meta = {key: described.get(key) for key in ("classes", "palette")}
+    return model

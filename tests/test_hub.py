@@ -1,0 +1,332 @@
+"""A published folder: what it holds, that it is read back whole and safely, and its upload."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from mmengine.config import Config
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import mmhybrid
+from mmhybrid.apis import init_model, make_inferencer, publish, upload
+from mmhybrid.apis.models import model_of
+from mmhybrid.backbones import DMFormer
+from mmhybrid.engine.runner import checkpoint_config
+from mmhybrid.engine.runner.run_config import load_config
+from mmhybrid.errors import UserError
+from mmhybrid.weights import CheckpointError, write_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = ("circle", "square")
+METRICS = {"accuracy/top1": 87.5, "time": 0.1}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "shapes.py"
+    arch = dict(DMFormer.test_options["arch"], _delete_=True)
+    path.write_text(
+        f"""
+_base_ = {str(ROOT / "configs" / "dmformer_s_imagenet.py")!r}
+model = dict(backbone=dict(arch={arch!r}), head=dict(in_channels=64, num_classes=2, topk=(1,)))
+test_dataloader = dict(dataset=dict(
+    _delete_=True, type="CustomDataset", data_root="nowhere", metainfo=dict(classes={CLASSES!r}),
+    pipeline=[dict(type="LoadImageFromFile"), dict(type="Resize", scale=(48, 48)),
+              dict(type="PackInputs")]))
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    """A checkpoint as tools/train.py leaves it, and its model."""
+    folder, cfg = tmp_path_factory.mktemp("run"), load_config(str(config))
+    dataset = SimpleNamespace(metainfo=dict(classes=CLASSES, palette=None))
+    loader, model = SimpleNamespace(dataset=dataset), model_of(cfg).eval()
+    runner = SimpleNamespace(cfg=cfg, seed=3, train_dataloader=loader, model=model)
+    meta = dict(mmhybrid=checkpoint_config.describe(runner), dataset_meta=dataset.metainfo)
+    path = folder / "epoch_1.pth"
+    write_checkpoint(dict(meta=meta, state_dict=model.state_dict()), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    result = dict(type="run", config="shapes", dataset="CustomDataset", quick=False)
+    result |= dict(metrics=METRICS, checkpoints={path.name: digest})
+    result["origin"] = dict(type="trained", command="python tools/train.py shapes.py", commit="c1")
+    (folder / "result.json").write_text(json.dumps(result))
+    return path, model
+
+
+@pytest.fixture(scope="module")
+def folder(trained: tuple[Path, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("published")
+    Image.new("RGB", (8, 8)).save(out / "seen.png")
+    (out / "export").mkdir()
+    (out / "export" / "model.onnx").write_bytes(b"onnx")
+    more = dict(images=[out / "seen.png"], deploy=out / "export", license="Apache-2.0")
+    return publish(str(trained[0]), out / "shapes", **more)
+
+
+def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> None:
+    model, x = mmhybrid.from_pretrained(folder), torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)
+    assert not model.training
+    assert model.dataset_meta == dict(classes=CLASSES, palette=None)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_dmformer_s_coco", "semantic_fpn_dmformer_s_ade20k"])
+def test_a_detector_and_a_segmentor(name: str, read_config: Any, tmp_path: Path) -> None:
+    cfg = read_config(name)
+    cfg.model.backbone.update(arch=dict(DMFormer.test_options["arch"]), init_cfg=None)
+    cfg.model.neck.in_channels = [16, 32, 48, 64]
+    model = model_of(cfg)
+    write_checkpoint(dict(state_dict=model.state_dict()), tmp_path / "last.pth")
+    out = publish(str(tmp_path / "last.pth"), tmp_path / "out", cfg=cfg)
+    again = mmhybrid.from_pretrained(out)
+    assert type(again) is type(model)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert len(again.dataset_meta["classes"]) == {"mask": 80, "sema": 150}[name[:4]]
+    kept = checkpoint_config.config_of(str(out / "model.safetensors"))
+    sizes = checkpoint_config.pipeline_sizes(kept)  # tuples stay tuples
+    assert repr(sizes) == repr(checkpoint_config.pipeline_sizes(cfg))
+    assert any(isinstance(size, tuple) for size in sizes.values())
+
+
+def test_the_folder_is_complete(folder: Path, config: Path) -> None:
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *("README.md", "config.json", "config.py", "deploy/model.onnx", "images/seen.png"),
+        "model.safetensors",
+    }
+    flat, full = (load_config(str(path)) for path in (folder / "config.py", config))
+    assert flat.to_dict() == {
+        key: value
+        for key, value in full.to_dict().items()
+        if key not in checkpoint_config.OF_TRAINING
+    }
+    about = json.loads((folder / "config.json").read_text())
+    assert (about["model_type"], about["name"], about["result"]["metrics"]) == (
+        *("mmhybrid", "shapes.py"),
+        METRICS,
+    )
+
+
+def test_tools_take_the_weights_without_a_config(folder: Path, trained: tuple) -> None:
+    file = str(folder / "model.safetensors")
+    assert checkpoint_config.config_of(file).model.backbone.type == "DMFormer"
+    inferencer = make_inferencer(file, device="cpu")
+    assert tuple(inferencer.model.dataset_meta["classes"]) == CLASSES
+    with_config = init_model(str(folder / "config.py"), file)
+    x = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(with_config(x), trained[1](x), rtol=0, atol=0)
+
+
+def test_the_card_says_what_leaderboards_read(folder: Path) -> None:
+    card = ModelCard.load(folder / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.dataset_name) == ("image-classification", "CustomDataset")
+    assert (result.metric_type, result.metric_name) == ("accuracy", "accuracy/top1")
+    assert result.metric_value == 87.5
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "mmhybrid")
+    for said in ("DMFormer", "python tools/train.py shapes.py", "2 classes", "images/seen.png"):
+        assert said in card.text
+
+
+def test_metrics_are_of_these_weights_or_not_there(
+    trained: tuple, config: Path, tmp_path: Path
+) -> None:
+    checkpoint, _ = trained
+    best = tmp_path / "best.pth"  # another file than that of the last evaluation
+    write_checkpoint(dict(state_dict=trained[1].state_dict()), best)
+    (tmp_path / "result.json").write_bytes(checkpoint.with_name("result.json").read_bytes())
+    cfg = load_config(str(config))
+    card = ModelCard.load(publish(str(best), tmp_path / "out", cfg=cfg) / "README.md")
+    assert card.data.eval_results is None
+    assert "None is known." in card.text
+    assert "Licence of the weights: not stated" in card.text
+    with pytest.raises(UserError, match="the result of other weights"):
+        publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "result.json")
+    evaluated = dict(type="run", dataset="CustomDataset", quick=True, metrics={"accuracy/top1": 1})
+    evaluated["origin"] = dict(type="evaluated", sha256="0" * 64, command="c")
+    (tmp_path / "own.json").write_text(json.dumps(evaluated))
+    with pytest.raises(UserError, match="the result of other weights"):
+        publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
+    evaluated["origin"]["sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
+    (tmp_path / "own.json").write_text(json.dumps(evaluated))
+    publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.eval_results[0].dataset_name == (
+        "CustomDataset, drawn or shrunk for a quick run"
+    )
+
+
+def test_other_weights_are_not_published(trained: tuple, config: Path, tmp_path: Path) -> None:
+    options = {"model.backbone.arch.depths": (1, 1, 1, 1)}
+    cfg = load_config(str(config), options)
+    with pytest.raises(UserError, match="the file has what the model lacks"):
+        publish(str(trained[0]), tmp_path / "out", cfg=cfg)
+    assert not (tmp_path / "out").exists()
+
+
+def with_description(folder: Path, text: str, target: Path) -> Path:
+    target.mkdir()
+    save_file(
+        load_file(folder / "model.safetensors"), target / "model.safetensors", {"mmhybrid": text}
+    )
+    return target
+
+
+def test_nothing_of_it_is_executed(folder: Path, tmp_path: Path) -> None:
+    touch = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
+    with pytest.raises(CheckpointError, match="damaged"):
+        mmhybrid.from_pretrained(with_description(folder, touch, tmp_path / "a"))
+    hostile = json.dumps(
+        dict(name="a.py", config=dict(model=dict(type="os.system", command="touch ran")))
+    )
+    with pytest.raises(UserError, match=r"no registered class|may import"):
+        mmhybrid.from_pretrained(with_description(folder, hostile, tmp_path / "b"))
+    for deep in ("[" * 100000, '{"a":' * 100000, "1", "[]"):
+        with pytest.raises((CheckpointError, UserError)):
+            mmhybrid.from_pretrained(with_description(folder, deep, tmp_path / f"c{len(deep)}"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_missing_is_told(
+    trained: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmhybrid.apis.hub.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install safetensors huggingface_hub"):
+        publish(str(trained[0]), tmp_path / "out")
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        mmhybrid.from_pretrained("me/shapes")
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the Hub as an upload and a download ask for."""
+
+    protocol_version = "HTTP/1.1"
+    commit = "0" * 40
+
+    def answer(self, content: Any = None, status: int = 200, **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        asked = self.server.asked
+        asked.append(self.path)
+        if self.path == "/api/validate-yaml":
+            self.server.card = json.loads(sent)
+            self.answer(dict(errors=[], warnings=[]))
+        elif self.path == "/api/repos/create":
+            repo = json.loads(sent)
+            self.answer(dict(url=f"http://{self.headers['Host']}/me/{repo['name']}"))
+        elif "/preupload/" in self.path:
+            files = [
+                dict(one, uploadMode="regular", shouldIgnore=False)
+                for one in json.loads(sent)["files"]
+            ]
+            self.answer(dict(files=files))
+        elif "/commit/" in self.path:
+            for line in map(json.loads, sent.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.files[line["value"]["path"]] = content
+            self.answer(
+                dict(
+                    commitUrl=f"http://{self.headers['Host']}/me/shapes/commit/{self.commit}",
+                    commitOid=self.commit,
+                )
+            )
+        else:
+            self.answer(dict(error="unknown"), 404)
+
+    def do_GET(self) -> None:
+        name = self.path.partition("/resolve/")[2].partition("/")[2]
+        if name not in self.server.files:
+            return self.answer(dict(error="unknown"), 404, X_Error_Code="EntryNotFound")
+        content = self.server.files[name]
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        self.answer(content, X_Repo_Commit=self.commit, ETag=etag)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.files, server.asked = {}, []
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    # The library reads them from the environment when it is imported.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr(
+        huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_uploaded_and_loaded_by_its_name(folder: Path, trained: tuple, hub: Any) -> None:
+    assert upload(folder, "me/shapes").endswith(FakeHub.commit)
+    assert set(hub.files) == {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    }
+    assert hub.card == dict(repoType="model", content=(folder / "README.md").read_text())
+    model, x = mmhybrid.from_pretrained("me/shapes"), torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)
+    for missing in ("me/nothing/more", "no folder"):
+        with pytest.raises(UserError, match="not found on the Hub"):
+            mmhybrid.from_pretrained(missing)
+    hub.files.clear()
+    with pytest.raises(UserError, match="not found on the Hub"):
+        mmhybrid.from_pretrained("me/empty")
+
+
+def test_the_tool(
+    run_tool: Any, trained: tuple, config: Path, tmp_path: Path, hub: Any, capsys: Any
+) -> None:
+    for words in ([trained[0]], [config, trained[0]]):
+        out = tmp_path / f"out{len(words)}"
+        run_tool("publish.py", *words, "--out", out, "--repo", "me/shapes")
+        printed = capsys.readouterr()
+        assert f"written: {out}" in printed.out
+        assert "/commit/" in printed.out
+        assert "--license" in printed.err
+        assert Config.fromfile(out / "config.py").model.head.num_classes == 2
+
+
+@pytest.mark.process
+def test_in_another_process(folder: Path, trained: tuple, run_python: Any, tmp_path: Path) -> None:
+    """Which knows nothing but the package and the folder."""
+    x = torch.randn(1, 3, 48, 48)
+    torch.save(x, tmp_path / "x.pt")
+    code = "import mmhybrid, torch; m = mmhybrid.from_pretrained({!r})\n"
+    code += "torch.save(m(torch.load('x.pt')).detach(), 'y.pt')"
+    (tmp_path / "load.py").write_text(code.format(str(folder)))
+    run_python("load.py")
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), trained[1](x), rtol=0, atol=0)
