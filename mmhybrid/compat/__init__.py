@@ -3,10 +3,12 @@
 from mmhybrid.compat import (
     distribution_names,
     hue_jitter,
+    inferencers,
     mmcv_ext,
     optimizer_names,
     package_metadata,
     reading_checkpoints,
+    resuming,
 )
 
 
@@ -19,3 +21,5 @@ def apply() -> None:
     mmcv_ext.apply()
     hue_jitter.apply()
     reading_checkpoints.apply()
+    resuming.apply()
+    inferencers.apply()
