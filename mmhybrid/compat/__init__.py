@@ -9,6 +9,8 @@ from mmhybrid.compat import (
     package_metadata,
     reading_checkpoints,
     resuming,
+    spawned_workers,
+    transformers_version,
 )
 
 
@@ -23,3 +25,5 @@ def apply() -> None:
     reading_checkpoints.apply()
     resuming.apply()
     inferencers.apply()
+    spawned_workers.apply()
+    transformers_version.apply()
