@@ -53,6 +53,8 @@ MODULES = (
     "mmengine.runner.checkpoint",
     "mmengine.hooks.ema_hook",
     "mmengine.model.weight_init",
+    "mmengine.runner.runner",
+    "mmengine.infer.infer",
 )
 # Every attribute of these modules and of the classes in them, a function by where it is written.
 STATE = """
@@ -94,6 +96,11 @@ print(json.dumps(state))
 # What `import mmhybrid` changes there, and why.
 CHANGED_BY_IMPORT = {
     "scheme ": "MMEngine's own checkpoints, which PyTorch refuses since 2.6, are read all the same",
+    "mmengine.runner.runner.Runner.resume": "it executes a text of the checkpoint, and has its "
+    "paths removed",
+    "mmengine.runner.runner.Runner.build_dataloader": "spawned workers import "
+    "mmdet before mmhybrid",
+    "mmengine.infer.infer.BaseInferencer._init_model": "it executes a text of the checkpoint",
     "scheme mmhybrid://": "weights of the catalogue, by MMEngine's own extension point",
     "initializers": "init_cfg=dict(type='Pretrained') knows the authors' names for our backbones",
 }

@@ -52,7 +52,7 @@ def _differing(runner: Runner, checkpoint: Mapping[str, Any]) -> list[str]:
     ):
         if keys:
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            problems.append(f"{told} {', '.join(sorted(keys)[:SHOWN])}{more}")
+            problems.append(f"{told} {', '.join(one[:80] for one in sorted(keys)[:SHOWN])}{more}")
     saved, wrapper = checkpoint["optimizer"], runner.optim_wrapper
     groups = [saved.get("param_groups")] if isinstance(saved, Mapping) else [None]
     if hasattr(wrapper, "optimizer") and groups[0] is not None:
