@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
@@ -67,6 +67,8 @@ class DurableCheckpointHook(CheckpointHook):
             _in_main_process(lock_work_dir, runner.work_dir)
             weakref.finalize(runner, unlock_work_dir, runner.work_dir)
             go_on_without_logs(runner)
+            # Before others take up what is loaded. The list is being gone through: it gets another.
+            runner._hooks = [_ResumableCheck(), *runner._hooks]
             loop.run = self._while_safe(runner.work_dir)(loop.run)
             if runner._resume and runner._load_from is None:
                 # MMEngine takes the path in last_checkpoint, which may be another folder's.
@@ -225,8 +227,15 @@ class DurableCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
-            check_resumable(runner, checkpoint)
             load_accumulated_gradients(runner, checkpoint.get("accumulated_gradients") or {})
+
+
+class _ResumableCheck(Hook):
+    """Refuses what a run cannot go on from exactly."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if runner._resume:
+            check_resumable(runner, checkpoint)
 
 
 def _name_also(path: Path, name: Path) -> None:
