@@ -661,23 +661,25 @@ def test_classes_that_the_program_allows_are_read(made, zipped, named, tmp_path,
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_bits_of_complex_numbers_are_kept(zipped, tmp_path):
-    value = torch.randn(3, dtype=torch.complex64)
-    path = save(
-        [value.conj(), value.conj().imag], tmp_path / "a.pth", _use_new_zipfile_serialization=zipped
-    )
+    one, other = torch.randn(2, 3, dtype=torch.complex64).clone().unbind()
+    saved = [one.conj(), other.clone().conj().imag]
+    path = save(saved, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     conjugated, negated = read_checkpoint(path)
     assert conjugated.is_conj()
     assert negated.is_neg()
-    assert torch.equal(conjugated, value.conj())
-    assert torch.equal(negated, value.conj().imag)
+    assert torch.equal(conjugated, saved[0])
+    assert torch.equal(negated, saved[1])
 
 
-def test_dicts_with_defaults_keep_them(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_dicts_with_defaults_keep_them(protocol, tmp_path):
     shared = collections.defaultdict(list, a=[1])
     inner = collections.defaultdict(int)
     value = dict(one=shared, two=(shared, [inner]), three=collections.OrderedDict(a=inner))
-    read = read_checkpoint(save(value, tmp_path / "a.pth"))
+    value["four"] = collections.defaultdict(str)
+    read = read_checkpoint(save(value, tmp_path / "a.pth", pickle_protocol=protocol))
     assert read == value
+    assert read["four"]["new"] == ""
     assert read["one"]["new"] == []
     assert read["two"][0] is read["one"]
     assert read["two"][1][0]["new"] == 0

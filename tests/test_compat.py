@@ -70,7 +70,7 @@ def described(value, deep=True):
         return code.co_filename + ":" + code.co_name
     if isinstance(value, dict):
         return {{str(key): described(each) for key, each in value.items()}} if deep else "a dict"
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return sorted(str(described(each, False)) for each in value) if deep else "a list"
     name = str(getattr(value, "__module__", "")) + "." + str(getattr(value, "__qualname__", ""))
     return name if "." in name[1:] else repr(value).partition(" at 0x")[0]

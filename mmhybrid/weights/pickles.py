@@ -101,6 +101,7 @@ NAMED = {
     "torch.nn.parameter.Parameter",
     "numpy.ndarray",
     *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str", "bool")),
+    *("builtins.long", "builtins.unicode"),  # int and str in protocol 2
     *(f"{HISTORY}.{name}" for name in STATISTICS),
     *(f"torch.{k}" for k, v in vars(torch).items() if isinstance(v, torch.dtype | torch.qscheme)),
     *STORAGE_BYTES,
