@@ -684,3 +684,15 @@ def test_dicts_with_defaults_keep_them(protocol, tmp_path):
     assert read["two"][0] is read["one"]
     assert read["two"][1][0]["new"] == 0
     assert type(read["three"]["a"]) is collections.defaultdict
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    """What one allows PyTorch to look up must not be taken from another."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    value = contents()["history"]
+    paths = [save(value, tmp_path / f"{i}.pth") for i in range(4)]
+    before = torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(same(value, read) for read in pool.map(read_checkpoint, paths * 25))
+    assert torch.serialization.get_safe_globals() == before

@@ -27,6 +27,7 @@ EVALUATING = ("RFSearchHook", "CameraMotionCompensation")
 OUTPUTS = (
     *("out_dir", "out_file", "out_file_path", "outfile_prefix", "output_dir", "save_dir"),
     *("show_dir", "test_out_dir", "queue_path", "tmpdir", "collect_dir", "format_dir"),
+    *("dir_name", "json_trace_path", "log_dir", "work_dir"),
 )
 PICKLES = (".pkl", ".pickle")
 LONGEST_TEXT = 2**20  # characters

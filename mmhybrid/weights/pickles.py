@@ -238,10 +238,14 @@ def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, An
 
 
 def _names_of_the_program() -> set[str]:
-    """What it has told PyTorch to allow."""
+    """What it has told PyTorch to allow, and is not judged here anyway.
+
+    Another thread may be reading a file at this moment, with what is allowed for that.
+    """
     given = torch.serialization.get_safe_globals()
     pairs = (one if isinstance(one, tuple) else (one, None) for one in given)
-    return {name or f"{one.__module__}.{one.__qualname__}" for one, name in pairs}
+    names = {name or f"{one.__module__}.{one.__qualname__}" for one, name in pairs}
+    return names - CALLED - NAMED - {name for _, name in safe_globals()}
 
 
 def _check_unfolded(nodes: Sequence[Made | Nest], most: int) -> None:

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import struct
+import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from mmhybrid.weights.pickles import (
 )
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
+# PyTorch's list of what is allowed belongs to the process, and so to all of its threads.
+_one_at_a_time = threading.Lock()
 LEGACY_MAGIC_NUMBER = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 TAR_MAGIC = 257  # the place of 'ustar' in the header of a tar
 WHAT_WAS_SAVED = 3  # of the pickles of a file from before PyTorch 1.6
@@ -135,20 +138,20 @@ def _load(file: BinaryIO, map_location: Any) -> Any:
         defaults[id(made)] = made, factory
         return made
 
-    names = [name for name in safe_globals() if name not in torch.serialization.get_safe_globals()]
-    names.append((make_default, "collections.defaultdict"))
+    names = [*safe_globals(), (make_default, "collections.defaultdict")]
     statistics = dict(HistoryBuffer._statistics_methods)
     file.seek(0)
     try:
-        with torch.serialization.safe_globals(names):
+        with _one_at_a_time, torch.serialization.safe_globals(names):
             loaded = torch.load(file, map_location, weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         # Its advice, which follows the reason, is not to be taken.
         refuse(str(error).strip().partition("WeightsUnpickler error: ")[2].partition("\n")[0])
     finally:
         # What is restored of a HistoryBuffer would replace the class's own functions.
-        HistoryBuffer._statistics_methods.clear()
-        HistoryBuffer._statistics_methods.update(statistics)
+        if HistoryBuffer._statistics_methods != statistics:
+            HistoryBuffer._statistics_methods.clear()
+            HistoryBuffer._statistics_methods.update(statistics)
     return _with_defaults(loaded, defaults, {}) if defaults else loaded
 
 
