@@ -476,3 +476,41 @@ def test_a_record_of_a_run_that_is_deep_hides_no_checkpoint(tmp_path) -> None:
     write_checkpoint(dict(state_dict={}), tmp_path / "a.pth")
     (tmp_path / "result.json").write_text("[" * 100_000)
     assert _checkpoint_origin(str(tmp_path / "a.pth"), False)["type"] == "evaluated"
+
+
+# --- what is no harm ------------------------------------------------------------------------------
+
+CONFIGS = [
+    "retinanet_transxnet_t_coco",
+    "semantic_fpn_transxnet_t_ade20k",
+    "transxnet_t_imagenet",
+]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_that_mmengine_has_written_is_read_as_it_was(name) -> None:
+    from mmhybrid.weights.config_data import checked_config, config_from_text
+
+    cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
+    read = config_from_text(cfg.pretty_text, name)
+    assert Config(read).to_dict() == cfg.to_dict()
+    assert checked_config(read)["model"] == read["model"]
+
+
+def test_an_inferencer_takes_a_plain_config_from_a_file(tmp_path) -> None:
+    import numpy as np
+    from mmdet.apis import DetInferencer
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = Config.fromfile(ROOT / "configs" / f"{CONFIGS[0]}.py")
+    init_default_scope("mmdet")
+    cfg.model.backbone = dict(type="XFormer", **XFormer.test_options, out_indices=(1, 2, 3))
+    cfg.model.neck.in_channels = list(XFormer(**XFormer.test_options).feature_channels[1:])
+    cfg.model.backbone = Config(dict(one=cfg.model.backbone)).one
+    weights = MODELS.build(cfg.model).state_dict()
+    hub = dict(runtime_info=dict(cfg=cfg.pretty_text))
+    meta = dict(dataset_meta=dict(classes=("cat",) * 80, palette=[(0, 0, 0)] * 80))
+    write_checkpoint(dict(state_dict=weights, message_hub=hub, meta=meta), tmp_path / "a.pth")
+    inferencer = DetInferencer(weights=str(tmp_path / "a.pth"), device="cpu", show_progress=False)
+    found = inferencer(np.zeros((64, 64, 3), np.uint8))["predictions"][0]
+    assert set(found) == {"labels", "scores", "bboxes"}

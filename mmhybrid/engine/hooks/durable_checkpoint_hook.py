@@ -328,7 +328,8 @@ def _newest_whole_checkpoint(folder: Path) -> str | None:
     progress: dict[Path, tuple[int, str]] = {}  # iteration and run
     tried: dict[Path, str] = {}
     for path in folder.glob("*.pth"):
-        if ("best_" in path.name or path.name == BEST) and path.name != named:
+        is_best = "best_" in path.name or path.name == BEST
+        if not path.is_file() or (is_best and path.name != named):
             continue
         try:
             found = _progress_in(path)

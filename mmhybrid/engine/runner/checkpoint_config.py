@@ -199,11 +199,12 @@ def size_note(cfg: Config, checkpoint: str) -> str:
             described = read_description(checkpoint)
     if not described.get("config"):
         return ""
-    mine, theirs = plain(pipeline_sizes(cfg)), described.get("sizes") or {}
+    mine, theirs = plain(pipeline_sizes(cfg)), described.get("sizes")
+    theirs = theirs if isinstance(theirs, dict) else {}
     differing = [
         f"{key}={theirs.get(key)} there and {mine.get(key)} in the config"
         for key in sorted({*mine, *theirs})
-        if json.dumps(mine.get(key)) != json.dumps(theirs.get(key))
+        if json.dumps(mine.get(key)) != json.dumps(theirs.get(key), default=str)
     ]
     if not differing:
         return ""
