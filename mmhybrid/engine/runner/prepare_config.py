@@ -107,7 +107,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         existing_file(args.checkpoint, "checkpoint")
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a GPU, and PyTorch sees none")
-    if is_training and cfg.launcher == "none":
+    if is_training and cfg.launcher == "none" and Path(cfg.work_dir).is_dir():
         # Before anything is written there; the run itself takes the lock when it begins.
         lock_work_dir(cfg.work_dir)
         unlock_work_dir(cfg.work_dir)
