@@ -400,7 +400,7 @@ TRIED = {
         "test_durable_checkpoints.py::test_training_survives_a_disk_that_is_full_for_a_while"
     ],
     "full disk at the end of a run": [
-        "test_durable_checkpoints.py::test_run_whose_end_cannot_be_saved_fails"
+        "test_runs_and_folders.py::test_the_end_of_a_run_is_saved_elsewhere_where_its_folder_is_full"
     ],
     "folder without permission": [
         "test_durable_checkpoints.py::test_folder_without_permission_is_told"
@@ -414,6 +414,39 @@ TRIED = {
     ],
     "download with another SHA-256 than in its address": [
         "test_config_errors.py::test_download_with_another_sha256"
+    ],
+    "the temporary folder is full too": [
+        "test_durable_checkpoints.py::test_run_whose_end_cannot_be_saved_fails"
+    ],
+    "log that cannot be written, or a server for it that fails": [
+        "test_runs_and_folders.py::test_training_goes_on_without_its_log"
+    ],
+    "work folder moved or removed during a run": [
+        "test_runs_and_folders.py::test_training_goes_on_where_its_folder_is_gone"
+    ],
+    "second training in a work folder": [
+        "test_runs_and_folders.py::test_two_trainings_in_one_folder"
+    ],
+    "`last_checkpoint` missing, no text, a folder, of a removed file": [
+        "test_runs_and_folders.py::test_the_newest_is_told_by_its_iteration"
+    ],
+    "copied run folder": [
+        "test_runs_and_folders.py::test_a_copied_folder_goes_on_from_its_own_files"
+    ],
+    "`--resume FILE` without optimizer or schedule, or of another model": [
+        "test_runs_and_folders.py::test_what_cannot_go_on_exactly_is_told_before_it_starts"
+    ],
+    "`--resume FILE` of another run, or of a hostile one": [
+        "test_hostile_files.py::test_resuming_removes_nothing_that_the_run_has_not_written"
+    ],
+    "small file that unfolds to something huge, or takes for ever": [
+        "test_hostile_files.py::test_every_path_refuses_it_soon"
+    ],
+    "checkpoint whose config is a program, resumed from": [
+        "test_hostile_files.py::test_resuming_runs_no_text_of_a_file"
+    ],
+    "checkpoint whose config is a program, in an inferencer without a config": [
+        "test_hostile_files.py::test_an_inferencer_runs_no_text_of_a_file"
     ],
 }
 

@@ -624,3 +624,75 @@ def test_this_file_needs_no_module_of_openmmlab_but_mmengine():
     code = "import sys, mmhybrid.weights; print('mmdet' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- values as torch.load gives them --------------------------------------------------------------
+
+
+class Mine:
+    """A class of the program that reads the file."""
+
+    def __init__(self, *given):
+        self.given = given
+
+
+class MyReduced(Mine):
+    def __reduce__(self):
+        return type(self), self.given
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("made", [Mine(1, "a"), MyReduced(1, "a"), MyReduced(torch.ones(2))])
+@pytest.mark.parametrize("named", [True, False])
+def test_classes_that_the_program_allows_are_read(made, zipped, named, tmp_path, safe_checkpoints):
+    from mmengine.runner.checkpoint import _load_checkpoint
+
+    kind = type(made)
+    path = save(dict(meta=dict(x=made)), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    full = f"{kind.__module__}.{kind.__qualname__}"
+    with torch.serialization.safe_globals([(kind, full) if named else kind]):
+        for read in (read_checkpoint, functools.partial(_load_checkpoint, map_location="cpu")):
+            found = read(str(path))["meta"]["x"]
+            assert type(found) is kind
+            assert same(found.given, made.given)
+    with pytest.raises(UnsafeCheckpointError, match=kind.__name__):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_bits_of_complex_numbers_are_kept(zipped, tmp_path):
+    one, other = torch.randn(2, 3, dtype=torch.complex64).clone().unbind()
+    saved = [one.conj(), other.clone().conj().imag]
+    path = save(saved, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    conjugated, negated = read_checkpoint(path)
+    assert conjugated.is_conj()
+    assert negated.is_neg()
+    assert torch.equal(conjugated, saved[0])
+    assert torch.equal(negated, saved[1])
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_dicts_with_defaults_keep_them(protocol, tmp_path):
+    shared = collections.defaultdict(list, a=[1])
+    inner = collections.defaultdict(int)
+    value = dict(one=shared, two=(shared, [inner]), three=collections.OrderedDict(a=inner))
+    value["four"] = collections.defaultdict(str)
+    read = read_checkpoint(save(value, tmp_path / "a.pth", pickle_protocol=protocol))
+    assert read == value
+    assert read["four"]["new"] == ""
+    assert read["one"]["new"] == []
+    assert read["two"][0] is read["one"]
+    assert read["two"][1][0]["new"] == 0
+    assert type(read["three"]["a"]) is collections.defaultdict
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    """What one allows PyTorch to look up must not be taken from another."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    value = contents()["history"]
+    paths = [save(value, tmp_path / f"{i}.pth") for i in range(4)]
+    before = torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(same(value, read) for read in pool.map(read_checkpoint, paths * 25))
+    assert torch.serialization.get_safe_globals() == before

@@ -5,9 +5,12 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
+import types
 import urllib.error
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +56,8 @@ MODULES = (
     "mmengine.runner.checkpoint",
     "mmengine.hooks.ema_hook",
     "mmengine.model.weight_init",
+    "mmengine.runner.runner",
+    "mmengine.infer.infer",
 )
 # Every attribute of these modules and of the classes in them, a function by where it is written.
 STATE = """
@@ -65,7 +70,7 @@ def described(value, deep=True):
         return code.co_filename + ":" + code.co_name
     if isinstance(value, dict):
         return {{str(key): described(each) for key, each in value.items()}} if deep else "a dict"
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return sorted(str(described(each, False)) for each in value) if deep else "a list"
     name = str(getattr(value, "__module__", "")) + "." + str(getattr(value, "__qualname__", ""))
     return name if "." in name[1:] else repr(value).partition(" at 0x")[0]
@@ -94,6 +99,11 @@ print(json.dumps(state))
 # What `import mmhybrid` changes there, and why.
 CHANGED_BY_IMPORT = {
     "scheme ": "MMEngine's own checkpoints, which PyTorch refuses since 2.6, are read all the same",
+    "mmengine.runner.runner.Runner.resume": "it executes a text of the checkpoint, and has its "
+    "paths removed",
+    "mmengine.runner.runner.Runner.build_dataloader": "spawned workers import "
+    "mmdet before mmhybrid",
+    "mmengine.infer.infer.BaseInferencer._init_model": "it executes a text of the checkpoint",
     "scheme mmhybrid://": "weights of the catalogue, by MMEngine's own extension point",
     "initializers": "init_cfg=dict(type='Pretrained') knows the authors' names for our backbones",
 }
@@ -324,6 +334,70 @@ def test_sha256_of_downloads_is_checked(safe_checkpoints, tmp_path, monkeypatch)
         assert load(f"https://example.com/{name}")["a"] == 1
     with pytest.raises(CheckpointError, match=f"{digest}.*01234567"):
         load("https://example.com/net_20200101-01234567.pth")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_program_with_a_torch_load_of_its_own_keeps_it(own, tmp_path, monkeypatch):
+    path = str(tmp_path / "whole_model.pth")
+    torch.save(nn.Linear(2, 2), path)
+    if own:
+        monkeypatch.setattr(torch, "load", functools.partial(torch.load, weights_only=False))
+        assert isinstance(CheckpointLoader.load_checkpoint(path), nn.Linear)
+    else:
+        with pytest.raises(UnsafeCheckpointError, match="Linear"):
+            CheckpointLoader.load_checkpoint(path)
+
+
+# --- workers that are spawned ---------------------------------------------------------------------
+
+SPAWNED = """
+import multiprocessing, sys
+if __name__ == "__main__":  # the workers import nothing of this
+    from mmengine.runner import Runner
+    import mmhybrid
+    from mmdet.datasets.transforms import Resize
+    multiprocessing.set_start_method(sys.argv[1])
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    data = [Resize(scale=(4, 4))]
+    loader = Runner.build_dataloader(dict(dataset=data, sampler=sampler, batch_size=1,
+                                          num_workers=1))
+    print("a worker sent", type(next(iter(loader))[0]).__name__)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_spawned_workers_find_the_kernels(method, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNED)
+    run = [sys.executable, str(script), method]
+    env = dict(os.environ, PYTHONPATH=str(Path(mmhybrid.__file__).parents[1]))
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, env=env)
+    assert "a worker sent Resize" in done.stdout, done.stderr[-3000:]
+
+
+def test_forked_workers_stay_as_they_are(monkeypatch):
+    from mmhybrid.compat import spawned_workers
+
+    assert multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    assert spawned_workers.CONTEXTS.get(spawned_workers.start_method()) is None
+
+
+# --- transformers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_multimodal_models_are_left_out_where_transformers_lacks_something(there, monkeypatch):
+    from mmhybrid.compat import transformers_version
+
+    modeling = types.ModuleType("transformers.modeling_utils")
+    for name in transformers_version.NEEDED[: None if there else -1]:
+        setattr(modeling, name, object)
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, "transformers.modeling_utils", modeling)
+    dependency = types.SimpleNamespace(WITH_MULTIMODAL=True)
+    transformers_version._patch(dependency)
+    assert dependency.WITH_MULTIMODAL is there
 
 
 # --- pkg_resources --------------------------------------------------------------------------------

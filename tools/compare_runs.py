@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,16 @@ def main() -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """The seed of the newest run in a work folder, and its losses and metrics by iteration, those
     of the runs that it resumed included."""
-    from mmengine.config import Config
-
-    from mmhybrid.engine.runner.report import headlines
+    from mmhybrid.engine.runner.report import headlines, read_lines
+    from mmhybrid.weights.config_data import config_from_text
+    from mmhybrid.weights.errors import UnsafeCheckpointError
 
     logs = sorted(folder.glob("*/vis_data/scalars.json"))
     if not logs:
         sys.exit(f"error: {folder} holds no log of a run (TIME/vis_data/scalars.json)")
     losses, metrics = [], []
     for log in logs:
-        lines = list(map(json.loads, log.read_text().splitlines()))
+        lines = read_lines(log)
         # What a run that broke had done beyond its checkpoint, the next one did again.
         start = next((line["step"] for line in lines if "loss" in line), math.inf)
         losses = [point for point in losses if point[0] < start]
@@ -74,8 +75,10 @@ def read_run(folder: Path) -> dict[str, Any]:
                 losses.append((step, line["loss"]))
             else:  # an evaluation; its own step may count epochs
                 metrics.append((step, headlines(line)))
-    randomness = Config.fromfile(logs[-1].parent / "config.py").get("randomness", {})
-    seed = randomness.get("seed")
+    seed = None
+    with suppress(OSError, UnsafeCheckpointError):  # the run's own config, which is not executed
+        config = logs[-1].parent / "config.py"
+        seed = config_from_text(config.read_text(), str(config)).get("randomness", {}).get("seed")
     return {"folder": str(folder), "seed": seed, "losses": losses, "metrics": metrics}
 
 

@@ -96,6 +96,7 @@ def train(args: argparse.Namespace) -> None:
     from mmhybrid.engine.runner.results import write_training_result
     from mmhybrid.engine.runner.run_config import build_loops, build_runner
     from mmhybrid.engine.runner.verdict import verdict
+    from mmhybrid.errors import UserError
     from mmhybrid.visualization.report_page import write_page
 
     runner = build_runner(prepare_config(args))
@@ -105,10 +106,14 @@ def train(args: argparse.Namespace) -> None:
         runner.register_hook(ProgressHook())
     build_loops(runner, ("train", "val"))
     runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
-    write_training_result(runner, args.config, args.quick)
-    write_page(runner, report, args.config)
-    if args.quick and runner.rank == 0:
-        write_report(runner)
+    try:
+        write_training_result(runner, args.config, args.quick)
+        write_page(runner, report, args.config)
+        if args.quick and runner.rank == 0:
+            write_report(runner)
+    except OSError as error:
+        told = f"the training is done, but its report cannot be written: {error}"
+        raise UserError(told) from error
     if runner.rank == 0:
         runner.logger.info(verdict(runner))
 

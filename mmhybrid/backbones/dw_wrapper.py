@@ -1,5 +1,6 @@
 """The depth-wise shortcut for any transformer backbone of mmdet, mmseg or mmpretrain."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -86,7 +87,6 @@ class DepthwiseShortcutBackbone(Backbone):
         self.backbone = MODELS.build(ConfigDict(backbone))  # some read init_cfg.checkpoint
         self.shortcuts = nn.ModuleList()
         self._block_names: list[list[str]] = []
-        self._grid = _Grid()
         for names in _find_stages(self.backbone):
             blocks = [self.backbone.get_submodule(name) for name in names]
             shortcuts = DepthwiseShortcuts(
@@ -99,7 +99,7 @@ class DepthwiseShortcutBackbone(Backbone):
             )
             for indices, shortcut in shortcuts.groups():
                 if shortcut is not None:
-                    bypass = _Bypass(shortcut, self._grid)
+                    bypass = _Bypass(shortcut)
                     blocks[indices[0]].register_forward_pre_hook(bypass.start, with_kwargs=True)
                     blocks[indices[-1]].register_forward_hook(bypass.add)
             self.shortcuts.append(shortcuts)
@@ -110,7 +110,7 @@ class DepthwiseShortcutBackbone(Backbone):
                 "or Sequential in it has items with children named 'attn' and 'ffn' or 'mlp'"
             )
         if isinstance(patch_embed := getattr(self.backbone, "patch_embed", None), nn.Module):
-            patch_embed.register_forward_hook(self._grid.keep)
+            patch_embed.register_forward_hook(_keep_size)
 
     @property
     def out_indices(self) -> tuple[int, ...]:
@@ -120,7 +120,11 @@ class DepthwiseShortcutBackbone(Backbone):
         return [f"backbone.{name}" for names in self._block_names for name in names]
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        return self.backbone(*inputs, **named_inputs)
+        _calls.running.append(_Call())
+        try:
+            return self.backbone(*inputs, **named_inputs)
+        finally:
+            _calls.running.pop()
 
     def train(self, mode: bool = True) -> "DepthwiseShortcutBackbone":
         super().train(mode)
@@ -158,39 +162,56 @@ class DepthwiseShortcutBackbone(Backbone):
         super()._load_from_state_dict(state_dict, prefix, *others, **named)
 
 
-class _Grid:
-    """Keeps the height and width that a patch embedding returned last."""
+class _Call:
+    """What one run of a wrapped backbone carries from hook to hook.
 
-    size: tuple[int, int] | None = None
+    A module is shared by all threads that call it, so none of this lies on one.
+    """
 
-    def keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, (tuple, list)) and len(output) > 1 and _is_size(output[1]):
-            self.size = tuple(output[1])
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None  # that a patch embedding returned
+        self.entered: dict[_Bypass, tuple[Tensor, tuple[int, int]]] = {}
+
+
+class _Calls(threading.local):
+    """The runs of a thread, the innermost last; the first is of blocks that are called alone."""
+
+    def __init__(self) -> None:
+        self.running = [_Call()]
+
+
+_calls = _Calls()
+
+
+def _keep_size(module: nn.Module, inputs: Any, output: Any) -> None:
+    """Keeps the height and width that a patch embedding returns."""
+    if isinstance(output, (tuple, list)) and len(output) > 1 and _is_size(output[1]):
+        _calls.running[-1].size = tuple(output[1])
 
 
 class _Bypass:
     """Carries what enters one block around it, and maybe its successors."""
 
-    def __init__(self, shortcut: nn.Module, grid: _Grid) -> None:
+    def __init__(self, shortcut: nn.Module) -> None:
         self.shortcut = shortcut
-        self.grid = grid
 
     def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = _calls.running[-1]
         values = [*args, *kwargs.values()]
-        self.tokens = values[0]
-        self.size = tuple(values[1]) if len(values) > 1 and _is_size(values[1]) else self.grid.size
-        shape = tuple(self.tokens.shape)
-        if len(shape) != 3 or self.size is None or self.size[0] * self.size[1] > shape[1]:
+        tokens = values[0]
+        size = tuple(values[1]) if len(values) > 1 and _is_size(values[1]) else call.size
+        shape = tuple(tokens.shape)
+        if len(shape) != 3 or size is None or size[0] * size[1] > shape[1]:
             raise ArgumentError(
                 f"cannot put a depth-wise shortcut around {type(block).__name__}: it was given a "
-                f"tensor of shape {shape} for a map of size {self.size}, not (B, H * W, C)"
+                f"tensor of shape {shape} for a map of size {size}, not (B, H * W, C)"
             )
+        call.entered[self] = tokens, size
 
     def add(self, block: nn.Module, args: Any, output: Tensor) -> Tensor:
-        num_class_tokens = self.tokens.shape[1] - self.size[0] * self.size[1]
-        output = output + self.shortcut(self.tokens, self.size, num_class_tokens)
-        self.tokens = None
-        return output
+        tokens, size = _calls.running[-1].entered.pop(self)
+        num_class_tokens = tokens.shape[1] - size[0] * size[1]
+        return output + self.shortcut(tokens, size, num_class_tokens)
 
 
 def _is_size(value: Any) -> bool:

@@ -3,10 +3,14 @@
 from mmhybrid.compat import (
     distribution_names,
     hue_jitter,
+    inferencers,
     mmcv_ext,
     optimizer_names,
     package_metadata,
     reading_checkpoints,
+    resuming,
+    spawned_workers,
+    transformers_version,
 )
 
 
@@ -19,3 +23,7 @@ def apply() -> None:
     mmcv_ext.apply()
     hue_jitter.apply()
     reading_checkpoints.apply()
+    resuming.apply()
+    inferencers.apply()
+    spawned_workers.apply()
+    transformers_version.apply()

@@ -83,15 +83,18 @@ class CachedRelativePosition:
         table = self.backbone.relative_pos_enc[stage]
         # What it was made of and for; loading other weights changes the version.
         made_for = (height, width, table.device, table.dtype, table.data_ptr(), table._version)
-        if stage not in self.kept or self.kept[stage][0] != made_for:
+        # Another thread may put another size there at any moment.
+        kept = self.kept.get(stage)
+        if kept is None or kept[0] != made_for:
+            kept = None
             self.kept.pop(stage, None)
             # Tensors of inference mode could not be used outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 position = self.fit(stage, height, width)
             if any(isinstance(part, FakeTensor) for part in position):  # someone counts
                 return position
-            self.kept[stage] = made_for, position
-        return self.kept[stage][1]
+            kept = self.kept[stage] = made_for, position
+        return kept[1]
 
 
 class FusedInputDependentDepthwiseConv(InputDependentDepthwiseConv):

@@ -70,9 +70,9 @@ def _region(place: Tensor, windows: int, shift: int, window_size: int) -> Tensor
     return (place >= last).long() + (place >= last + window_size - shift).long()
 
 
-def relative_position_index(window_size: int) -> Tensor:
+def relative_position_index(window_size: int, device: torch.device | None = None) -> Tensor:
     """(N, N): which of the (2 * window_size - 1)**2 offsets lies between two of N tokens."""
-    place = torch.arange(window_size**2)
+    place = torch.arange(window_size**2, device=device)
     row, column = place // window_size, place % window_size
     index = (row[:, None] - row + window_size - 1) * (2 * window_size - 1)
     return index + column[:, None] - column + window_size - 1
@@ -117,8 +117,12 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         offsets = 2 * window_size - 1
         self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets**2, num_heads))
-        index = relative_position_index(window_size)
-        self.register_buffer("relative_position_index", index, persistent=False)
+
+    @property
+    def relative_position_index(self) -> Tensor:
+        """That of its windows. It is made of sizes anew, and so right whatever device the module
+        was made on: a buffer that no checkpoint holds would stay empty on the meta device."""
+        return relative_position_index(self.window_size, self.relative_position_bias_table.device)
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """Maps (B, H * W, C) to the same; ``windows`` come from :func:`cut_windows`."""

@@ -10,8 +10,11 @@ import json
 import os
 import pickle
 import struct
-import tarfile
+import threading
 import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,10 +23,19 @@ from mmengine.logging import HistoryBuffer
 
 from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from mmhybrid.weights.json_text import loads
-from mmhybrid.weights.pickles import as_protocol_2, check_pickle, refuse, safe_globals
+from mmhybrid.weights.pickles import (
+    as_protocol_2,
+    check_expanded,
+    check_pickle,
+    refuse,
+    safe_globals,
+)
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
+# PyTorch's list of what is allowed belongs to the process, and so to all of its threads.
+_one_at_a_time = threading.Lock()
 LEGACY_MAGIC_NUMBER = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+TAR_MAGIC = 257  # the place of 'ustar' in the header of a tar
 WHAT_WAS_SAVED = 3  # of the pickles of a file from before PyTorch 1.6
 
 
@@ -36,8 +48,9 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
             there is none.
 
     Returns:
-        What was saved: tensors, and containers and plain values around them. A configuration
-        object and a defaultdict are read as a dict, a deque as a list, a path as a str.
+        What was saved: tensors, and containers and plain values around them, and objects of what
+        the program has given to :func:`torch.serialization.add_safe_globals`. A configuration
+        object is read as a dict, a deque as a list, a path as a str.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,13 +80,19 @@ def read_checkpoint(source: str | os.PathLike | BinaryIO, map_location: Any = No
         return _read(file, str(path), map_location)
 
 
-def _read(file: BinaryIO, name: str, map_location: Any) -> Any:
+def read_outline(path: str | os.PathLike) -> Any:
+    """A checkpoint without the bytes of its tensors, and without comparing its checksum."""
+    with open(path, "rb") as file:
+        return _read(file, str(path), "meta", compares=False)
+
+
+def _read(file: BinaryIO, name: str, map_location: Any, compares: bool = True) -> Any:
     start = file.read(16)
     file.seek(0)
     if name.endswith(".safetensors") or start[8:9] == b"{":
         read = _read_safetensors
     elif start.startswith(b"PK"):
-        read = _read_zip
+        read = partial(_read_zip, compares=compares)
     elif start.startswith(b"\x80"):
         read = _read_legacy
     else:
@@ -99,51 +118,90 @@ def _what_it_is(file: BinaryIO, start: bytes) -> str:
         return "it is a pointer of Git LFS; run `git lfs pull`"
     if start.lstrip().startswith((b"<!", b"<html", b"<HTML")):
         return "it is a web page; the address does not lead to the file itself"
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or tarfile.is_tarfile(file):
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or _is_tar(file):
         return "it is an archive; unpack it and name the checkpoint inside"
     return "it is neither a file of torch.save nor safetensors"
+
+
+def _is_tar(file: BinaryIO) -> bool:
+    file.seek(TAR_MAGIC)
+    return file.read(5) == b"ustar"
 
 
 def _load(file: BinaryIO, map_location: Any) -> Any:
     """PyTorch's restricted reader, on a file that has been checked."""
     if map_location is None and not torch.cuda.is_available():
         map_location = "cpu"
-    names = [name for name in safe_globals() if name not in torch.serialization.get_safe_globals()]
+    # PyTorch's reader fills dicts alone: defaultdicts are made of them afterwards.
+    defaults: dict[int, tuple[dict, Any]] = {}
+
+    def make_default(factory: Any = None, *items: Any) -> dict:
+        made = dict(*items)
+        defaults[id(made)] = made, factory
+        return made
+
+    names = [*safe_globals(), (make_default, "collections.defaultdict")]
     statistics = dict(HistoryBuffer._statistics_methods)
     file.seek(0)
     try:
-        with torch.serialization.safe_globals(names):
-            return torch.load(file, map_location, weights_only=True, mmap=False)
+        with _one_at_a_time, torch.serialization.safe_globals(names):
+            loaded = torch.load(file, map_location, weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
-        refuse(str(error).strip().splitlines()[-1])
+        # Its advice, which follows the reason, is not to be taken.
+        refuse(str(error).strip().partition("WeightsUnpickler error: ")[2].partition("\n")[0])
     finally:
         # What is restored of a HistoryBuffer would replace the class's own functions.
-        HistoryBuffer._statistics_methods.clear()
-        HistoryBuffer._statistics_methods.update(statistics)
+        if HistoryBuffer._statistics_methods != statistics:
+            HistoryBuffer._statistics_methods.clear()
+            HistoryBuffer._statistics_methods.update(statistics)
+    return _with_defaults(loaded, defaults, {}) if defaults else loaded
+
+
+def _with_defaults(value: Any, defaults: Mapping[int, Any], done: dict[int, Any]) -> Any:
+    """The same value with its defaultdicts, by the ids of the dicts that stand for them."""
+    if id(value) in done:
+        return done[id(value)]
+    result = value
+    if isinstance(value, dict):
+        for key in value:
+            value[key] = _with_defaults(value[key], defaults, done)
+        if id(value) in defaults:
+            result = defaultdict(defaults[id(value)][1], value)
+    elif type(value) is list:
+        value[:] = [_with_defaults(one, defaults, done) for one in value]
+    elif type(value) is tuple:
+        result = tuple(_with_defaults(one, defaults, done) for one in value)
+    if isinstance(value, dict | list | tuple):
+        done[id(value)] = result
+    return result
 
 
 # --- PyTorch 1.6 and later ------------------------------------------------------------------------
 
 
-def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
+def _read_zip(file: BinaryIO, name: str, map_location: Any, compares: bool) -> Any:
     """A zip of ``data.pkl`` and one record a storage."""
-    archive, records = _checked_zip(file)
+    archive, records = _checked_zip(file, compares)
     pickles = [record for record in records if record.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
         raise DamagedCheckpointError("it is a zip, but not one of torch.save")
     folder = pickles[0].removesuffix("data.pkl")
 
+    stored: dict[str, int] = {}
+
     def check_storage(key: str, nbytes: int) -> None:
         record = records.get(f"{folder}data/{key}")
         if record is None or nbytes > record.file_size:
             held = "is not there" if record is None else f"has {record.file_size}"
-            raise DamagedCheckpointError(f"storage {key} declares {nbytes} bytes and {held}")
+            raise DamagedCheckpointError(f"storage {key[:80]} declares {nbytes} bytes and {held}")
+        stored[key] = record.file_size
 
     # As PyTorch finds it, whose reader of zips is not Python's.
     file.seek(0)
     original = torch._C.PyTorchFileReader(file).get_record("data.pkl")
     instructions = as_protocol_2(io.BytesIO(original))
-    check_pickle(io.BytesIO(instructions), check_storage)
+    expanded = check_pickle(io.BytesIO(instructions), check_storage)
+    check_expanded(expanded, sum(stored.values()))
     if instructions == original:
         return _load(file, map_location)
     rewritten = io.BytesIO()
@@ -153,7 +211,9 @@ def _read_zip(file: BinaryIO, name: str, map_location: Any) -> Any:
     return _load(rewritten, map_location)
 
 
-def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+def _checked_zip(
+    file: BinaryIO, compares: bool
+) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """Opens a zip whose bytes are those that were written, and that holds what it declares."""
     size = file.seek(0, os.SEEK_END)
     if _is_cut_in_its_comment(file):
@@ -179,7 +239,8 @@ def _checked_zip(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.Zip
         # torch.serialization.set_crc32_options(False) leaves the checksums out.
         for record in records.values():
             record.CRC = None
-    _check_bytes(file, archive, size)
+    if compares:
+        _check_bytes(file, archive, size)
     return archive, records
 
 
@@ -235,17 +296,18 @@ def _read_legacy(file: BinaryIO, name: str, map_location: Any) -> Any:
     stream = io.BytesIO(file.read())
     instructions = []
     declared: dict[str, int] = {}
+    expanded = 0
     for place in range(5):
         instructions.append(as_protocol_2(stream))
-        check_pickle(
-            io.BytesIO(instructions[-1]), declared.__setitem__ if place == WHAT_WAS_SAVED else None
-        )
+        note = declared.__setitem__ if place == WHAT_WAS_SAVED else None
+        expanded += check_pickle(io.BytesIO(instructions[-1]), note)
         if instructions[0] != LEGACY_MAGIC_NUMBER:
             raise UnsafeCheckpointError(
                 "it is a pickle, but not one of torch.save. Save it again with torch.save."
             )
     if sum(declared.values()) > len(stream.getbuffer()) - stream.tell():
         raise DamagedCheckpointError("its storages declare more bytes than the file has")
+    check_expanded(expanded, sum(declared.values()))
     # uint16 and the like are saved as bytes under a name that PyTorch does not find in such files.
     instructions[WHAT_WAS_SAVED] = instructions[WHAT_WAS_SAVED].replace(
         b"ctorch.storage\nUntypedStorage\n", b"ctorch\nByteStorage\n"

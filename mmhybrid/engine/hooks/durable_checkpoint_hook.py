@@ -4,15 +4,16 @@ import copy
 import logging
 import os
 import shutil
+import tempfile
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
@@ -24,10 +25,13 @@ from mmhybrid.engine.runner.accumulation import (
     load_accumulated_gradients,
 )
 from mmhybrid.engine.runner.checkpoint_config import KEY, describe
+from mmhybrid.engine.runner.lost_logs import go_on_without_logs
+from mmhybrid.engine.runner.resumable import check_resumable
+from mmhybrid.engine.runner.work_dir_lock import lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, CheckpointWriteError, read_checkpoint
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
-from mmhybrid.weights.reading import mark_verified
+from mmhybrid.weights.reading import mark_verified, read_outline
 from mmhybrid.weights.writing import UNFINISHED, durable_file
 
 BEST = "best.pth"  # another name of MMEngine's best_METRIC_epoch_N.pth
@@ -43,7 +47,10 @@ class DurableCheckpointHook(CheckpointHook):
     ``max_keep_ckpts`` is removed. One that cannot be written, because the disk is full say, is
     logged; training goes on, keeps the one before it and tries again when the next is due, and once
     more at the end. Gradients that are being accumulated are saved too. While the run lasts,
-    :func:`mmhybrid.enable_safe_checkpoints` holds.
+    :func:`mmhybrid.enable_safe_checkpoints` holds, no other training may run in the work folder,
+    and a log that cannot be written ends no run. A run that resumes is refused where it could not
+    go on as it would have without the interruption: from weights alone, or from another model's.
+    What cannot be written at the end goes to a temporary folder, which is logged.
 
     The best one has weights alone and is ``best.pth`` too; ``save_best='auto'`` takes mIoU, or else
     the first metric. Every checkpoint says its config, classes and origin as plain data.
@@ -57,12 +64,24 @@ class DurableCheckpointHook(CheckpointHook):
         weakref.finalize(runner, self.safe_checkpoints.undo)
         loop = runner._train_loop
         if isinstance(loop, BaseLoop):
-            loop.run = self._while_safe()(loop.run)
+            _in_main_process(lock_work_dir, runner.work_dir)
+            weakref.finalize(runner, unlock_work_dir, runner.work_dir)
+            go_on_without_logs(runner)
+            # Before others take up what is loaded. The list is being gone through: it gets another.
+            runner._hooks = [_ResumableCheck(), *runner._hooks]
+            loop.run = self._while_safe(runner.work_dir)(loop.run)
+            if runner._resume and runner._load_from is None:
+                # MMEngine takes the path in last_checkpoint, which may be another folder's.
+                runner._load_from = newest_whole_checkpoint(runner.work_dir)
+                runner._resume = runner._load_from is not None
 
     @contextmanager
-    def _while_safe(self) -> Iterator[None]:
-        with self.safe_checkpoints:
-            yield
+    def _while_safe(self, work_dir: str) -> Iterator[None]:
+        try:
+            with self.safe_checkpoints:
+                yield
+        finally:
+            unlock_work_dir(work_dir)
 
     def after_run(self, runner: Runner) -> None:
         self.safe_checkpoints.undo()
@@ -96,13 +115,13 @@ class DurableCheckpointHook(CheckpointHook):
                 **self.args,
             )
             self.last_ckpt = path
-            if is_main_process():
-                set_last_checkpoint(runner.work_dir, path)
         except (OSError, CheckpointWriteError) as error:
             self.unsaved = True
             _undo_and_log(runner, before, error)
             return
         self.unsaved = False
+        if is_main_process():
+            set_last_checkpoint(runner.work_dir, path)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :], self.max_keep_ckpts)
         if is_main_process():
@@ -168,11 +187,34 @@ class DurableCheckpointHook(CheckpointHook):
             now = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, now["epoch" if self.by_epoch else "iter"], now)
         if self.unsaved:
-            raise UserError(
-                f"the last checkpoint could not be written to {self.out_dir}. Make room, or name "
-                "another folder with --work-dir, and go on from the one before it with --resume."
-            )
+            self._save_elsewhere(runner, now["epoch" if self.by_epoch else "iter"], now)
+            return
         super().after_train(runner)
+
+    def _save_elsewhere(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        """Saves the end of a run whose own folder cannot be written to."""
+        name = self.filename_tmpl.format(step)
+        try:
+            folder = tempfile.mkdtemp(prefix=f"{Path(runner.work_dir).name}-")
+            runner.save_checkpoint(
+                folder,
+                name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+            )
+        except (OSError, CheckpointWriteError) as error:
+            raise UserError(
+                f"the last checkpoint could not be written to {self.out_dir}, nor to a temporary "
+                f"folder ({error}). Make room, or name another folder with --work-dir, and go on "
+                "from the one before it with --resume."
+            ) from error
+        runner.logger.error(
+            f"The last checkpoint could not be written to {self.out_dir}: it is saved as "
+            f"{Path(folder) / name}. Make room and move it there before the system clears its "
+            "temporary files."
+        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if self.description is None:
@@ -186,6 +228,14 @@ class DurableCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
             load_accumulated_gradients(runner, checkpoint.get("accumulated_gradients") or {})
+
+
+class _ResumableCheck(Hook):
+    """Refuses what a run cannot go on from exactly."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if runner._resume:
+            check_resumable(runner, checkpoint)
 
 
 def _name_also(path: Path, name: Path) -> None:
@@ -227,61 +277,95 @@ def _undo_and_log(runner: Runner, before: dict[str, Any], error: Exception) -> N
 
 
 def set_last_checkpoint(work_dir: str, path: str) -> None:
-    """Name the newest checkpoint in ``work_dir/last_checkpoint``, where MMEngine looks for it."""
-    with durable_file(Path(work_dir) / LAST_CHECKPOINT) as file:
-        file.write(str(path).encode())
+    """Name the newest checkpoint in ``work_dir/last_checkpoint``, where MMEngine looks for it.
+
+    Where that cannot be written it is logged: ``--resume`` finds the newest without it.
+    """
+    try:
+        with durable_file(Path(work_dir) / LAST_CHECKPOINT) as file:
+            file.write(str(path).encode())
+    except OSError as error:
+        told = f"{LAST_CHECKPOINT} in {work_dir} cannot be written: {error}"
+        print_log(told, logger="current", level=logging.ERROR)
 
 
 def newest_whole_checkpoint(work_dir: str) -> str | None:
     """The newest checkpoint that a run can go on from, or None where nothing was saved yet.
 
-    Tried are what ``last_checkpoint`` names, and then the others of the folder, the newest first.
-    Damaged ones are logged. Of several processes, the first looks and tells the others, which then
-    need not compare checksums again.
+    Looked at are the files of the folder alone, wherever ``last_checkpoint`` points: the folder may
+    have been moved or copied. First come those of the run that wrote the file which
+    ``last_checkpoint`` names, and of these the one with most iterations. Damaged ones are logged.
+    Of several processes, the first looks and tells the others, which then need not compare
+    checksums again.
 
     Raises:
         UserError: There are checkpoints, but none can be used.
     """
-    answers: list[Any] = [None]
-    if is_main_process():
-        try:
-            answers = [_newest_whole_checkpoint(Path(work_dir))]
-        except UserError as error:
-            answers = [error]
-    broadcast_object_list(answers)
-    (answer,) = answers
-    if isinstance(answer, UserError):
-        raise answer
+    answer = _in_main_process(_newest_whole_checkpoint, Path(work_dir))
     if answer is not None:
         mark_verified(answer)
     return answer
 
 
+def _in_main_process(function: Callable[[Any], Any], argument: Any) -> Any:
+    """What the function returns or raises (a UserError) in the first process, in all of them."""
+    answers: list[Any] = [None]
+    if is_main_process():
+        try:
+            answers = [function(argument)]
+        except UserError as error:
+            answers = [error]
+    broadcast_object_list(answers)
+    if isinstance(answers[0], UserError):
+        raise answers[0]
+    return answers[0]
+
+
 def _newest_whole_checkpoint(folder: Path) -> str | None:
-    candidates: list[Path] = []
-    pointer = folder / LAST_CHECKPOINT
-    if pointer.is_file() and (named := pointer.read_text().strip()):
-        # The folder may have been moved, and its path may be relative to another folder.
-        candidates = [Path(named), folder / Path(named).name]
-    folders = {folder, *(path.parent for path in candidates)}
-    found = [path for one in folders for path in one.glob("*.pth")]
-    others = [path for path in found if "best_" not in path.name and path.name != BEST]
-    candidates += sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+    named = ""
+    with suppress(OSError, ValueError):  # it is missing, or no text
+        named = Path((folder / LAST_CHECKPOINT).read_text().strip()).name
+    progress: dict[Path, tuple[int, str]] = {}  # iteration and run
     tried: dict[Path, str] = {}
-    for path in candidates:
-        if not path.is_file() or path.resolve() in tried:
+    for path in folder.glob("*.pth"):
+        is_best = "best_" in path.name or path.name == BEST
+        if not path.is_file() or (is_best and path.name != named):
             continue
         try:
-            checkpoint = read_checkpoint(path, "meta")  # all but the bytes of tensors
-        except CheckpointError as error:
-            tried[path.resolve()] = str(error)
-            print_log(f"Passed over: {error}", logger="current", level=logging.WARNING)
+            found = _progress_in(path)
+        except (CheckpointError, OSError) as error:
+            tried[path] = str(error)
             continue
-        if isinstance(checkpoint, dict) and {"meta", "message_hub"} <= set(checkpoint):
-            return str(path)  # others are weights alone, such as published ones
+        if found is not None:
+            progress[path] = found
+    run = progress.get(folder / named, (0, None))[1]
+    for path in sorted(progress, key=lambda one: (progress[one][1] == run, progress[one][0]))[::-1]:
+        try:
+            read_checkpoint(path, "meta")  # all but the bytes of tensors, and its checksum
+        except (CheckpointError, OSError) as error:
+            tried[path] = str(error)
+        else:
+            _tell_passed_over(tried)
+            return str(path)
+    _tell_passed_over(tried)
     if tried:
         raise UserError(
             f"no checkpoint in {folder} can be used:\n  " + "\n  ".join(tried.values()) + "\n  "
             "To start from the beginning, name another --work-dir or leave out --resume."
         )
     return None
+
+
+def _tell_passed_over(reasons: dict[Path, str]) -> None:
+    for reason in reasons.values():
+        print_log(f"Passed over: {reason}", logger="current", level=logging.WARNING)
+
+
+def _progress_in(path: Path) -> tuple[int, str] | None:
+    """The iteration and the run of a checkpoint; None of weights alone, such as published ones."""
+    checkpoint = read_outline(path)
+    if not isinstance(checkpoint, dict) or not {"meta", "message_hub"} <= set(checkpoint):
+        return None
+    meta = checkpoint["meta"] if isinstance(checkpoint["meta"], dict) else {}
+    iteration = meta.get("iter")
+    return iteration if type(iteration) is int else -1, str(meta.get("experiment_name"))

@@ -7,10 +7,8 @@ executed: a ``type`` must be the name of a registered class, and of modules only
 this package's are imported.
 """
 
-import importlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from inspect import isclass, isfunction
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmengine.utils.misc import get_object_from_string
 
@@ -29,6 +26,14 @@ from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, get_weights
 from mmhybrid.weights.catalogue import SCHEME
+from mmhybrid.weights.config_data import (
+    IMPORTED,
+    TYPE_KEYS,
+    checked_config,
+    is_registered,
+    registries,
+    scopes_of,
+)
 from mmhybrid.weights.loading import read_address
 
 KEY = "mmhybrid"  # in a checkpoint's meta
@@ -37,16 +42,12 @@ SIZE_KEYS = ("scale", "scales", "img_scale", "crop_size", "size", "stride")
 CONFIG_ENDINGS = (".py", ".json", ".yaml", ".yml")
 CHECKPOINT_ENDINGS = (".pth", ".pt", ".safetensors")
 
-# What names a class, and what is of training alone.
-TYPE_KEYS = ("type", "runner_type", "constructor")
+# What is of training alone.
 OF_TRAINING = (
     *("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"),
     *("val_dataloader", "val_cfg", "val_evaluator"),
     *("load_from", "resume", "work_dir", "launcher", "custom_imports"),
 )
-IMPORTED = (*PACKAGES, "mmhybrid", "mmengine", "mmcv")
-# Registered classes that evaluate a text among their arguments.
-EVALUATING = ("RFSearchHook", "CameraMotionCompensation")
 
 
 def describe(runner: Runner) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def plain(value: Any, key: str = "") -> Any:
     if isclass(value) or isfunction(value):
         return _registered_name(value)
     if key in TYPE_KEYS and isinstance(value, str) and "." in value:
-        if _is_registered(value):
+        if is_registered(value):
             return value
         found = get_object_from_string(value)  # module.Class, of a config in pure Python
         return value if found is None else _registered_name(found)
@@ -128,27 +129,8 @@ def plain(value: Any, key: str = "") -> Any:
     raise TypeError(f"{key} is {value!r}, which is neither text nor a number")
 
 
-def _registries() -> list[Registry]:
-    """MMEngine's registries with their children, and those that a package has besides."""
-    modules = [sys.modules.get(f"{name}.registry") for name in ("mmengine", *PACKAGES)]
-    found = [one for module in modules if module for one in vars(module).values()]
-    found = [one for one in found if isinstance(one, Registry)]
-    for registry in found:  # which grows
-        found += [child for child in registry.children.values() if child not in found]
-    return found
-
-
-def _is_registered(name: str) -> bool:
-    """Whether a registry has the class, with or without a scope, which inherits its parent's."""
-    registries = _registries()
-    scope, _, rest = name.partition(".")
-    if rest and scope in {one.scope for one in registries}:
-        name = rest
-    return any(name in one.module_dict for one in registries)
-
-
 def _registered_name(value: Any) -> str:
-    for registry in _registries():
+    for registry in registries():
         for name, registered in registry.module_dict.items():
             if registered is value:
                 return name if registry.parent is None else f"{registry.scope}.{name}"
@@ -206,60 +188,14 @@ def config_of(checkpoint: str, options: dict[str, Any] | None = None) -> Config:
     imports = (config.get("custom_imports") or {}).get("imports") or []
     config = {key: value for key, value in config.items() if key not in OF_TRAINING}
     try:
-        _import([imports] if isinstance(imports, str) else imports, _scopes(config))
-        _check_types(config)
+        for scope in scopes_of(config).intersection(PACKAGES):
+            check_package(scope)
+        config = checked_config(config, [imports] if isinstance(imports, str) else imports)
     except ImportError as error:
         raise UserError(f"the config in {checkpoint} {error}: give CONFIG {checkpoint}") from error
     name = Path(str(described.get("name"))).name
     cfg = Config(config, cfg_text=f"# from {checkpoint}", filename=name)
     return with_options(cfg, options)
-
-
-def _nodes(node: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a config with its value, at any depth."""
-    values = node.items() if isinstance(node, dict) else ((("", one)) for one in node)
-    for key, value in values:
-        yield key, value
-        if isinstance(value, dict | list | tuple):
-            yield from _nodes(value)
-
-
-def _scopes(config: dict[str, Any]) -> set[str]:
-    """The packages whose registries the types are looked up in."""
-    nodes = [(key, str(value)) for key, value in _nodes(config) if value]
-    scopes = {value for key, value in nodes if key in ("default_scope", "_scope_")}
-    return scopes | {v.partition(".")[0] for key, v in nodes if key in TYPE_KEYS and "." in v}
-
-
-def _import(modules: Iterable[Any], scopes: set[str]) -> None:
-    """Imports OpenMMLab's modules and ours; ImportError for others, unless they are there."""
-    for name in map(str, (*modules, *scopes)):
-        if name not in sys.modules and name.partition(".")[0] not in IMPORTED:
-            raise ImportError(f"asks for the module {name}, which no checkpoint may import")
-    for name in modules:
-        if name not in sys.modules:
-            importlib.import_module(name)
-    for scope in scopes.intersection((*PACKAGES, "mmhybrid")):
-        check_package(scope)
-        importlib.import_module(f"{scope}.registry")
-        for registry in _registries():
-            if registry.scope == scope:
-                registry.import_from_location()
-
-
-def _check_types(config: dict[str, Any]) -> None:
-    """MMEngine would import a type that is not registered, and mmcv evaluates the name of NMS."""
-    import mmcv.ops
-
-    for key, value in _nodes(config):
-        if key in TYPE_KEYS and value is not None:
-            known = isinstance(value, str) and (_is_registered(value) or hasattr(mmcv.ops, value))
-            if not known or type_name(value) in EVALUATING:
-                raise ImportError(f"asks for {value!r}, which is no registered class that it may")
-        if key == "trust_remote_code" and value:
-            raise ImportError("asks for code of others")
-        if key == "dtype" and not str(value).isidentifier():
-            raise ImportError(f"has dtype={value!r}, which is no type of numbers")
 
 
 def size_note(cfg: Config, checkpoint: str) -> str:
@@ -270,11 +206,12 @@ def size_note(cfg: Config, checkpoint: str) -> str:
             described = read_description(checkpoint)
     if not described.get("config"):
         return ""
-    mine, theirs = plain(pipeline_sizes(cfg)), described.get("sizes") or {}
+    mine, theirs = plain(pipeline_sizes(cfg)), described.get("sizes")
+    theirs = theirs if isinstance(theirs, dict) else {}
     differing = [
         f"{key}={theirs.get(key)} there and {mine.get(key)} in the config"
         for key in sorted({*mine, *theirs})
-        if json.dumps(mine.get(key)) != json.dumps(theirs.get(key))
+        if json.dumps(mine.get(key)) != json.dumps(theirs.get(key), default=str)
     ]
     if not differing:
         return ""

@@ -40,6 +40,7 @@ from mmhybrid.engine.runner.run_config import (
 )
 from mmhybrid.engine.runner.short_config import write_short_config
 from mmhybrid.engine.runner.starting_weights import with_weights
+from mmhybrid.engine.runner.work_dir_lock import lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
@@ -119,6 +120,10 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         existing_file(args.checkpoint, "checkpoint")
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a GPU, and PyTorch sees none")
+    if is_training and cfg.launcher == "none" and Path(cfg.work_dir).is_dir():
+        # Before anything is written there; the run itself takes the lock when it begins.
+        lock_work_dir(cfg.work_dir)
+        unlock_work_dir(cfg.work_dir)
     if args.data:
         return _with_own_folder(cfg, args, is_training)
     if is_training and args.weights and not args.quick:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,17 @@ def write_report(runner: Runner) -> None:
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split MMEngine's log into lines of training (with ``loss``) and of evaluation."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     return [one for one in lines if "loss" in one], [one for one in lines if "loss" not in one]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of MMEngine's log, without those that a full disk has cut."""
+    lines = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            lines.append(json.loads(line))
+    return [one for one in lines if isinstance(one, dict)]
 
 
 def headlines(metrics: dict[str, Any]) -> dict[str, float]:

@@ -95,7 +95,7 @@ def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict
     file = Path(checkpoint)
     digest = sha256_of_file(file) if file.is_file() else "not kept"
     # Nothing may be there, or not the record of a training.
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         training = json.loads(file.with_name("result.json").read_text("utf-8"))
         if digest in training["checkpoints"].values():
             return training["origin"]
