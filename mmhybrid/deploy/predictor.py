@@ -460,7 +460,7 @@ def _paste(mask: np.ndarray, box: np.ndarray, probabilities: np.ndarray, thresho
     parts, weights = [], []
     for axis, (low, high) in enumerate(((box[1], box[3]), (box[0], box[2]))):
         start = max(0, int(np.floor(low)) - 1)
-        stop = min(mask.shape[axis], int(np.ceil(high)) + 1)
+        stop = max(start, min(mask.shape[axis], int(np.ceil(high)) + 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             places = (np.arange(start, stop, dtype=np.float32) + 0.5 - low) / (high - low)
         count = np.float32(probabilities.shape[axis])
