@@ -463,6 +463,69 @@ def test_a_segmentor_finds_what_mmseg_finds(read_config, tmp_path: Path) -> None
     assert (predict(image).label_map == expected).mean() > 0.9
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation", "instance_segmentation"])
+def test_tools_predict_takes_the_folder(exported, task, tmp_path: Path, run_tool, capsys) -> None:
+    folder, out = exported(task, input=dict(batch=1)), tmp_path / "out"
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(GREEN).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "c.jpg").write_text("none")
+    words = ["--out-dir", out, "--batch-size", 2]
+    with pytest.raises(SystemExit) as end:
+        run_tool("predict.py", folder, tmp_path / "in", *words)
+    assert end.value.code == 3
+    assert "2 images done, 1 inputs not readable" in capsys.readouterr().out
+    for name in ("a", "b"):
+        drawn = np.array(Image.open(out / "images" / f"{name}.jpg"))
+        assert drawn.shape[0] * 60 == drawn.shape[1] * 40
+    if task == "segmentation":
+        assert (np.array(Image.open(out / "labels" / "a.png")) == 1).all()
+        return
+    written = json.loads((out / "predictions.json").read_text())
+    if task == "classification":
+        assert [row["name"] for row in written] == ["green", "green"]
+        return
+    rows = [row for row in written["annotations"] if row["image_id"] == 1]
+    assert [row["category_id"] for row in rows] == [3, 1]
+    assert rows[0]["bbox"] == [8, 4, 16, 16]
+    found = Predictor(folder)(GREEN)
+    assert (coco_mask.decode(rows[0]["segmentation"]) == found.masks[0]).all()
+    with pytest.raises(SystemExit, match="--device, --fuse and --cfg-options are for checkpoints"):
+        run_tool("predict.py", folder, tmp_path / "in", *words, "--fuse")
+
+
+def test_a_folder_that_cannot_be_predicted_with_is_said(exported, run_tool, tmp_path: Path) -> None:
+    Image.fromarray(GREEN).save(tmp_path / "a.png")
+    for meta, told in {
+        ("classification", 2): "error: .* has version 2",
+        ("features", 1): "holds a backbone, which gives feature maps alone",
+    }.items():
+        task, version = meta
+        with pytest.raises(SystemExit, match=told):
+            run_tool("predict.py", exported(task, version=version), tmp_path / "a.png")
+
+
+def test_the_service_of_the_page(exported, monkeypatch, root: Path) -> None:
+    page = (root / "docs" / "serving.md").read_text().partition("## Over HTTP")[2]
+    code = page.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 30
+    monkeypatch.setenv("MODEL", str(exported()))
+    monkeypatch.syspath_prepend(Path(predictor.__file__).parent)
+    testclient = pytest.importorskip("fastapi.testclient", reason="see requirements/tests.txt")
+    service = {}
+    exec(code, service)
+    client = testclient.TestClient(service["app"])
+    file = io.BytesIO()
+    Image.fromarray(GREEN).save(file, "png")
+    options = dict(content=file.getvalue(), headers={"Content-Type": "image/png"})
+    answer = client.post("/predict", **options)
+    assert answer.json()["names"] == ["green", "red", "blue"]
+    assert Image.open(io.BytesIO(client.post("/draw", **options).content)).size == (60, 40)
+    answer = client.post("/predict", content=b"none", headers=options["headers"])
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "what was given is no image"
+
+
 BLOCKER = """
 import sys
 

@@ -28,6 +28,8 @@ EXAMPLES = """examples:
     python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT images/
   Some files, eight at a time, fused for speed:
     python tools/predict.py CHECKPOINT "street/*.jpg" --batch-size 8 --fuse --out-dir street_labels
+  With what export.py made, in onnxruntime or OpenVINO:
+    python tools/predict.py exported/mask_rcnn images/
   Frame after frame of a video, results alone:
     python tools/predict.py CHECKPOINT ride.mp4 --no-save-vis
 """
@@ -43,7 +45,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "model",
         metavar="CHECKPOINT",
-        help="file or address of the weights; before it a config file, where it holds none",
+        help="file or address of the weights; before it a config file, where it holds none; or the "
+        "folder of an exported model",
     )
     parser.add_argument(
         "inputs",
@@ -80,6 +83,7 @@ def main() -> None:
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis import make_inferencer, predict
+    from mmhybrid.apis.deployed import is_exported
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.engine.console import readable_console
     from mmhybrid.engine.runner.checkpoint_config import config_of
@@ -89,14 +93,19 @@ def main() -> None:
     with exit_on_user_error(), readable_console(args.verbose):
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
-        config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
-        if not inputs:
-            raise UserError("name the images, after the checkpoint")
-        if config is None:
-            cfg = config_of(checkpoint, args.cfg_options)
+        if is_exported(args.model):
+            if args.device or args.fuse or args.cfg_options:
+                raise UserError("--device, --fuse and --cfg-options are for checkpoints")
+            cfg, checkpoint, inputs = args.model, None, args.inputs
         else:
-            cfg = load_config(config, args.cfg_options)
-            existing_file(checkpoint, "checkpoint")
+            config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
+            if not inputs:
+                raise UserError("name the images, after the checkpoint")
+            if config is None:
+                cfg = config_of(checkpoint, args.cfg_options)
+            else:
+                cfg = load_config(config, args.cfg_options)
+                existing_file(checkpoint, "checkpoint")
         find_inputs(inputs, args.out_dir)  # a wrong name is reported before the model is built
         inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(

@@ -19,8 +19,9 @@ from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 
+from mmhybrid.apis.deployed import DeployedInferencer, is_exported
 from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
-from mmhybrid.apis.outputs import Results, draw, join_frames
+from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
@@ -37,9 +38,6 @@ INFERENCERS = {
     "mmseg": "MMSegInferencer",
     "mmpretrain": "ImageClassificationInferencer",
 }
-
-# COCO's 80 categories have the ids 1 to 90 without these.
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
 @dataclass
@@ -60,7 +58,8 @@ def make_inferencer(
     """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
 
     Args:
-        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it.
+        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it;
+            or the folder of an exported model, which runs on the CPU and is fused already.
         checkpoint (str, optional): File or address of the weights. Defaults to ``cfg``.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
         fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
@@ -72,6 +71,8 @@ def make_inferencer(
         >>> from mmhybrid.apis import make_inferencer
         >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
+    if isinstance(cfg, str) and is_exported(cfg):
+        return DeployedInferencer(cfg)
     if isinstance(cfg, str):
         checkpoint, cfg = checkpoint or cfg, config_of(cfg)
     elif note := size_note(cfg, checkpoint):
@@ -135,7 +136,7 @@ def _category_ids(cfg: Config, classes: Sequence[str]) -> list[int]:
     if type_name(dataset) == "CocoDataset" and tuple(classes) == classes_of(
         dict(type=dataset["type"]), cfg.default_scope
     ):
-        return [number for number in range(1, 91) if number not in COCO_GAPS]
+        return COCO_IDS
     return list(range(1, len(classes) + 1))
 
 

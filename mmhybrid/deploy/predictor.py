@@ -112,6 +112,9 @@ class Predictor:
         self.meta = _read_meta(Path(folder))
         self.task: str = self.meta["task"]
         self.classes: list[str] | None = self.meta.get("classes")
+        self.palette: list = self.meta.get("palette") or [
+            _colour(number) for number in range(len(self.classes or (0,)))
+        ]
         file = Path(folder) / self.meta["file"]
         self.runtime = _choose_runtime(runtime, self.meta["runtime"], file)
         opened = _openvino if self.runtime == "openvino" else _onnxruntime
@@ -161,10 +164,10 @@ class Predictor:
         Raises:
             PredictorError: Names are to be written, and neither Pillow nor OpenCV is there.
         """
-        drawn, palette = read_image(image).copy(), self.meta.get("palette")
+        drawn, palette = read_image(image).copy(), np.uint8(self.palette)
         if prediction.label_map is not None:
             for label in prediction.labels:
-                _tint(drawn, prediction.label_map == label, _colour(palette, label))
+                _tint(drawn, prediction.label_map == label, palette[label])
             return drawn
         words = [
             f"{name} {score:.2f}"
@@ -174,7 +177,7 @@ class Predictor:
             return _write(drawn, [(0, 16 * row, word) for row, word in enumerate(words)])
         shown = [i for i, score in enumerate(prediction.scores) if score >= score_threshold]
         for index in reversed(shown):  # the best on top
-            colour = _colour(palette, prediction.labels[index])
+            colour = palette[prediction.labels[index]]
             if prediction.masks is not None:
                 _tint(drawn, prediction.masks[index], colour)
             _frame(drawn, prediction.boxes[index], colour)
@@ -566,10 +569,9 @@ def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 # --- drawing and the command line
 
 
-def _colour(palette: Sequence | None, label: int) -> np.ndarray:
-    if palette:
-        return np.uint8(palette[label % len(palette)])
-    return np.uint8([255 * x for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1)])
+def _colour(label: int) -> list[int]:
+    """One that differs from its neighbours', for models that bring none."""
+    return [round(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1)]
 
 
 def _tint(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
