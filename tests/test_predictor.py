@@ -24,8 +24,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmhybrid.apis import make_inferencer
-from mmhybrid.apis.inferencer import samples_of
 from mmhybrid.apis.random_init import random_init
+from mmhybrid.apis.samples import samples_of
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.deploy import Predictor, export_onnx, predictor

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
@@ -22,6 +21,7 @@ from mmengine.registry import DATASETS
 from mmhybrid.apis.deployed import DeployedInferencer, is_exported
 from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
 from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames
+from mmhybrid.apis.tiling import Change, samples_in_tiles
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
@@ -42,10 +42,14 @@ INFERENCERS = {
 
 @dataclass
 class Outcome:
-    """Number of images and frames that were predicted on; files that were not, and why."""
+    """Number of images and frames that were predicted on; files that were not, and why.
+
+    ``changes`` has one for each image that tiles were compared with the whole of.
+    """
 
     done: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
 
 def make_inferencer(
@@ -149,6 +153,8 @@ def predict(
     score_threshold: float = 0.3,
     images: bool = True,
     results: bool = True,
+    tile: str | tuple[int, int] | None = None,
+    tile_check: bool = False,
     report: Callable[[str], None] = print,
 ) -> Outcome:
     """Predicts on all inputs and writes what comes out.
@@ -167,11 +173,14 @@ def predict(
         batch_size (int): Images at a time.
         score_threshold (float): Least score of boxes that are drawn; all are written.
         images, results (bool): Draw images, and write results.
+        tile (str | tuple[int, int], optional): Height and width of tiles for very large images, or
+            ``'auto'``, see :func:`mmhybrid.apis.tiling.samples_in_tiles`. Defaults to none.
+        tile_check (bool): Compare each result in tiles with that of the whole image.
         report (Callable[[str], None]): Called with a message for each unreadable file.
 
     Example:
         >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
-        Outcome(done=20, unreadable={})
+        Outcome(done=20, unreadable={}, changes=[])
     """
     folder = Path(folder)
     files = find_inputs(names, leave_out=folder)
@@ -188,7 +197,9 @@ def predict(
     images_of: Counter[str] = Counter()  # by path: 1, or as many as a video has frames
     stream = read_all(files, on_error)
     while batch := list(islice(stream, batch_size)):
-        samples = samples_of(inferencer, [image for _, _, image in batch])
+        arrays = [image for _, _, image in batch]
+        changes = outcome.changes if tile_check else None
+        samples = samples_in_tiles(inferencer, arrays, tile, changes)
         for (path, name, image), sample in zip(batch, samples, strict=True):
             if results:
                 collected.add(path, name, image, sample)
@@ -204,22 +215,3 @@ def predict(
     if results:
         collected.write()
     return outcome
-
-
-def samples_of(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
-    """One data sample an image; the three inferencers return them in three ways."""
-    if hasattr(inferencer, "config"):  # mmpretrain's, whose call shows a bar for every batch
-        _, dataset = next(datasets_of(inferencer.config, ("test_dataloader",)))
-        if not any(type_name(step) == "LoadImageFromFile" for step in dataset.pipeline):
-            # The data set gives arrays, which are RGB; files are read as BGR.
-            images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        batches = inferencer.preprocess(images, len(images))
-        return [sample for batch in batches for sample in inferencer.forward(batch)]
-    if not hasattr(inferencer.model, "decode_head"):
-        return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
-    samples = []
-    for alike in (list(group) for _, group in groupby(images, np.shape)):
-        # These are all that mmsegmentation takes as a batch.
-        found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
-        samples += found if isinstance(found, list) else [found]
-    return samples

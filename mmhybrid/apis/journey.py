@@ -12,9 +12,10 @@ import numpy as np
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmhybrid.apis.inferencer import make_inferencer, samples_of
+from mmhybrid.apis.inferencer import make_inferencer
 from mmhybrid.apis.inputs import find_inputs, read_all
 from mmhybrid.apis.outputs import draw
+from mmhybrid.apis.samples import samples_of
 from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.engine.runner.results import write_training_result
