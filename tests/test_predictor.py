@@ -496,13 +496,13 @@ def test_tools_predict_takes_the_folder(exported, task, tmp_path: Path, run_tool
 
 def test_a_folder_that_cannot_be_predicted_with_is_said(exported, run_tool, tmp_path: Path) -> None:
     Image.fromarray(GREEN).save(tmp_path / "a.png")
-    for meta, told in {
-        ("classification", 2): "error: .* has version 2",
-        ("features", 1): "holds a backbone, which gives feature maps alone",
-    }.items():
-        task, version = meta
+    for meta, told in (
+        (dict(version=2), "error: .* has version 2"),
+        (dict(task="features"), "holds a backbone, which gives feature maps alone"),
+        (dict(classes=None), "names no classes"),
+    ):
         with pytest.raises(SystemExit, match=told):
-            run_tool("predict.py", exported(task, version=version), tmp_path / "a.png")
+            run_tool("predict.py", exported(**meta), tmp_path / "a.png")
 
 
 def test_the_service_of_the_page(exported, monkeypatch, root: Path) -> None:

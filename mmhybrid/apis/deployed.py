@@ -45,6 +45,8 @@ class DeployedInferencer:
             raise UserError(str(error)) from error
         if self.predictor.task not in VISUALIZERS:
             raise UserError(f"{folder} holds a backbone, which gives feature maps alone")
+        if not self.predictor.classes:
+            raise UserError(f"{folder}/model.json names no classes")
         classes = tuple(self.predictor.classes)
         palette = [tuple(colour) for colour in self.predictor.palette]
         dataset_meta = dict(classes=classes, palette=palette)

@@ -323,7 +323,7 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
     size = image.shape[:2]
     resized = _new_size(*size, rule, given)
     x = resize(image, resized, rule.get("interpolation", "bilinear"), rule.get("backend", "cv2"))
-    if rule["type"] == "short_edge":
+    if "crop" in rule:
         width, height = rule["crop"]
         top, left = (max(0, round(x / 2)) for x in (resized[0] - height, resized[1] - width))
         x = x[top : top + height, left : left + width]
