@@ -100,7 +100,10 @@ def test_every_object_is_found_once(image: np.ndarray) -> None:
     assert changes == [Change(same=1.0, more=2)]
 
 
-def test_auto_tiles_what_would_lose_half_of_its_pixels(image: np.ndarray) -> None:
+def test_auto_tiles_what_would_lose_half_of_its_pixels(image: np.ndarray, monkeypatch) -> None:
+    assert choose_tile(Bright(), (600, 800)) is None
+    assert choose_tile(Bright(), (900, 1200)) == (512, 683)
+    monkeypatch.setattr(tiling, "SHORTEST", 300)
     assert choose_tile(Bright(), (900, 1200)) == (300, 400)
     assert choose_tile(Bright(), (400, 500)) is None
     assert len(samples_in_tiles(Bright(), [image])[0].pred_instances) == len(BOXES)

@@ -31,6 +31,7 @@ from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 
 OVERLAP = 0.25  # of a tile's side
+SHORTEST = 512  # the shorter side of a detector's tile, at least
 WINDOW = (1024, 1024)  # of a segmentor whose config names no size, (height, width)
 # What a whole image may be: more pixels take more than half a minute of a processor in TransXNet-T.
 LARGEST = 4_000_000
@@ -82,15 +83,19 @@ def parse_tile(text: str) -> str | tuple[int, int] | None:
 def choose_tile(inferencer: Any, size: Sequence[int]) -> tuple[int, int] | None:
     """The height and width of tiles for an image of (height, width), or None for the whole.
 
-    A detector takes tiles where the image has more than twice the pixels that it is resized to, and
-    then of that size. A segmentor takes them where what the image is resized to has more pixels
-    than :data:`LARGEST`, or would fill half of the memory that is free.
+    A detector takes tiles where the image has more than twice the pixels of one. They are as large
+    as what it is resized to, or so that their shorter side has :data:`SHORTEST` pixels: a model
+    that sees small images was trained on larger ones that were made small. A segmentor takes them
+    where what the image is resized to has more pixels than :data:`LARGEST`, or would fill half of
+    the memory that is free.
     """
     scale = _scale(inferencer)
     resized = mmcv.rescale_size(size[::-1], tuple(scale))[::-1] if scale else tuple(size)
-    pixels = math.prod(resized)
     if not _is_segmentor(inferencer):
-        return resized if math.prod(size) > 2 * pixels else None
+        factor = max(1, SHORTEST / min(resized))
+        tile = tuple(round(side * factor) for side in resized)
+        return tile if math.prod(size) > 2 * math.prod(tile) else None
+    pixels = math.prod(resized)
     classes = len(inferencer.model.dataset_meta["classes"])
     needed = pixels * (OF_MAPS + OF_A_CLASS * classes)
     if pixels <= LARGEST and needed <= _free_memory(inferencer.model) / 2:
@@ -248,7 +253,7 @@ def _compare(whole: InstanceData, merged: InstanceData, score: float = 0.3) -> C
 
 @torch.no_grad()
 def features_in_tiles(
-    backbone: nn.Module, x: Tensor, tile: tuple[int, int] = WINDOW, halo: int = 256
+    backbone: nn.Module, x: Tensor, tile: tuple[int, int] = WINDOW, halo: int = 128
 ) -> tuple[Tensor, ...]:
     """Maps of a backbone, computed in tiles with pixels around them that are cut off again.
 
@@ -259,7 +264,7 @@ def features_in_tiles(
         backbone (nn.Module): Of mmhybrid, in evaluation mode.
         x (Tensor): (B, C, H, W).
         tile (tuple[int, int]): Height and width, multiples of 32.
-        halo (int): Pixels around a tile, a multiple of 32. Defaults to 256.
+        halo (int): Pixels around a tile, a multiple of 32. Defaults to 128.
 
     Raises:
         UserError: 32 does not divide a side or the halo.
