@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import mmhybrid
 from mmhybrid.apis import make_inferencer
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.apis.samples import samples_of
@@ -478,6 +479,7 @@ def test_tools_predict_takes_the_folder(exported, task, tmp_path: Path, run_tool
     for name in ("a", "b"):
         drawn = np.array(Image.open(out / "images" / f"{name}.jpg"))
         assert drawn.shape[0] * 60 == drawn.shape[1] * 40
+    assert mmhybrid.predict(folder, tmp_path / "in" / "a.png").labels[0] in CLASSES
     if task == "segmentation":
         assert (np.array(Image.open(out / "labels" / "a.png")) == 1).all()
         return

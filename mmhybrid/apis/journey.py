@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmhybrid.apis.deployed import is_exported
 from mmhybrid.apis.inferencer import make_inferencer
 from mmhybrid.apis.inputs import find_inputs, read_all
 from mmhybrid.apis.outputs import draw
@@ -141,7 +142,8 @@ def predict(
     """What a model finds in an image, or in several.
 
     Args:
-        model (str | Path | TrainedModel): Of :func:`train`, or a checkpoint.
+        model (str | Path | TrainedModel): Of :func:`train`, a checkpoint, or the folder of an
+            exported model.
         image (str | Path | np.ndarray | PIL.Image.Image | list): An image or video, a folder, a
             pattern, an array (H, W, 3) in RGB; or a list of paths.
         config (str | Path, optional): Of the checkpoint: a path, or the name of one of this
@@ -162,7 +164,8 @@ def predict(
         inferencer = model._inferencer
     else:
         checkpoint = Path(model.checkpoint if isinstance(model, TrainedModel) else model)
-        existing_file(str(checkpoint), "checkpoint")
+        if not is_exported(checkpoint):
+            existing_file(str(checkpoint), "checkpoint")
         cfg = load_config(config_path(str(config))) if config else str(checkpoint)
         inferencer = make_inferencer(cfg, str(checkpoint), device=device)
     if not isinstance(image, str | Path | list | tuple):
