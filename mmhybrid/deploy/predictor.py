@@ -52,8 +52,8 @@ class Prediction:
         boxes (np.ndarray, optional): (N, 4) left, top, right, bottom, float32.
         masks (np.ndarray, optional): (N, height, width), bool.
         label_map (np.ndarray, optional): (height, width), the class of each pixel, uint8 or uint16.
-        probabilities (np.ndarray, optional): Of a classifier, (classes,); of a segmentation whose
-            graph gives logits, (classes, height, width). float32.
+        probabilities (np.ndarray, optional): Of a classifier, (classes,); of a segmentation that is
+            asked for them, (classes, height, width). float32.
         features (dict[str, np.ndarray], optional): Maps (C, h, w) of a backbone.
     """
 
@@ -83,6 +83,13 @@ class Prediction:
         if self.label_map is not None:
             content["masks"] = [_run_lengths(self.label_map == label) for label in self.labels]
         return content
+
+
+class Options(NamedTuple):
+    """Of a call, see :class:`Predictor`."""
+
+    score_threshold: float | None
+    probabilities: bool
 
 
 class Predictor:
@@ -121,7 +128,7 @@ class Predictor:
         self._run = opened(file, self.meta, threads)
 
     def __call__(
-        self, images: Any, score_threshold: float | None = None
+        self, images: Any, score_threshold: float | None = None, probabilities: bool = False
     ) -> Prediction | list[Prediction]:
         """Predicts on an image, or on each of a list.
 
@@ -132,26 +139,27 @@ class Predictor:
             images: A path, the bytes of a file, or an array (H, W, 3), RGB, uint8; or a list of
                 these.
             score_threshold (float, optional): Least score of an object. Defaults to the model's.
+            probabilities (bool): Give a segmentation's, which take four bytes a class and pixel.
 
         Raises:
             PredictorError: Something is no image, or of a size that the graph does not take.
         """
         if isinstance(images, list | tuple):
-            return list(self._predict(images, score_threshold))
-        return next(self._predict([images], score_threshold))
+            return list(self._predict(images, Options(score_threshold, probabilities)))
+        return next(self._predict([images], Options(score_threshold, probabilities)))
 
-    def _predict(self, images: Iterable[Any], threshold: float | None) -> Iterator[Prediction]:
+    def _predict(self, images: Iterable[Any], options: Options) -> Iterator[Prediction]:
         meta, batch = self.meta, self.meta["input"].get("batch")
         decode = DECODERS[self.task]
         prepared = (prepare(read_image(image), meta) for image in images)
         for _, alike in groupby(prepared, key=lambda one: one.x.shape):
             while chunk := list(islice(alike, batch)):
                 x = np.stack([one.x for one in chunk])
-                if batch:  # what fills it up is not looked at
+                if batch and len(chunk) < batch:  # what fills it up is not looked at
                     x = np.concatenate([x, x[:1].repeat(batch - len(chunk), 0)])
                 outputs = dict(zip(meta["outputs"], self._run(x), strict=True))
                 for index, one in enumerate(chunk):
-                    yield decode(meta, outputs, index, one, threshold)
+                    yield decode(meta, outputs, index, one, options)
 
     def draw(self, image: Any, prediction: Prediction, score_threshold: float = 0.3) -> np.ndarray:
         """Draws what was found into a copy of an image (H, W, 3), RGB, uint8.
@@ -431,9 +439,10 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def _detected(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, threshold: float | None
+    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
 ) -> Prediction:
-    least = (meta.get("score_threshold") or 0) if threshold is None else threshold
+    least = options.score_threshold
+    least = (meta.get("score_threshold") or 0) if least is None else least
     kept = (outputs["scores"] > 0) & (outputs["scores"] >= least)  # those of 0 only fill up
     height, width = image.size
     factors = np.float32([image.resized[1] / width, image.resized[0] / height] * 2)
@@ -476,23 +485,27 @@ def _paste(mask: np.ndarray, box: np.ndarray, probabilities: np.ndarray, thresho
 
 
 def _segmented(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, threshold: float | None
+    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
 ) -> Prediction:
-    labels, probabilities = outputs["labels"][index], None
-    height, width = image.resized  # without what was padded
-    if "logits" in outputs:
-        logits = _stretch(outputs["logits"][index], labels.shape)
-        logits = _stretch(logits[:, :height, :width], image.size)
-        probabilities = _softmax(logits) if len(logits) > 1 else 1 / (1 + np.exp(-logits))
-    if probabilities is not None and len(probabilities) > 1:
-        label_map = probabilities.argmax(0)
-    else:
-        labels = labels[:height, :width]
+    seen, (height, width) = outputs["labels"][index], image.resized
+    label_map, probabilities = seen[:height, :width], None  # without what was padded
+    logits = outputs["logits"][index] if "logits" in outputs else ()
+    kept = []
+    if len(logits) > 1 and (options.probabilities or label_map.shape != image.size):
+        label_map, best = np.zeros(image.size, np.int64), np.full(image.size, -np.inf, np.float32)
+        for number, y in enumerate(logits):  # one by one: all together may be large
+            y = _stretch(_stretch(y, seen.shape)[:height, :width], image.size)
+            label_map[y > best] = number
+            best = np.maximum(best, y)
+            if options.probabilities:
+                kept.append(y)
+    elif label_map.shape != image.size:
         rows, columns = (
             (np.arange(new) * 2 + 1) * old // (2 * new)
-            for new, old in zip(image.size, labels.shape, strict=True)
+            for new, old in zip(image.size, label_map.shape, strict=True)
         )
-        label_map = labels[rows[:, None], columns]
+        label_map = label_map[rows[:, None], columns]
+    probabilities = _softmax(np.stack(kept)) if kept else None
     label_map = label_map.astype(np.uint8 if label_map.max() < 256 else np.uint16)
     found, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -508,16 +521,16 @@ def _segmented(
     )
 
 
-def _stretch(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resizes maps (C, h, w) bilinearly."""
-    for axis in (1, 2):
-        if maps.shape[axis] != size[axis - 1]:
-            maps = _resample(maps, size[axis - 1], axis)
-    return maps
+def _stretch(y: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resizes a map (h, w) bilinearly."""
+    for axis in (0, 1):
+        if y.shape[axis] != size[axis]:
+            y = _resample(y, size[axis], axis)
+    return y
 
 
 def _classified(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, threshold: float | None
+    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
 ) -> Prediction:
     probabilities = _softmax(outputs["logits"][index])
     labels = np.argsort(-probabilities, kind="stable")[:TOP]
@@ -532,7 +545,7 @@ def _classified(
 
 
 def _extracted(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, threshold: float | None
+    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
 ) -> Prediction:
     features = {name: maps[index] for name, maps in outputs.items()}
     nothing = np.zeros(0, np.int64), np.zeros(0, np.float32), []
