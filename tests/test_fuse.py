@@ -1,16 +1,19 @@
 """Fused models against unfused ones."""
 
 import copy
+import re
 
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmhybrid import backbones
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import DMFormer, TransXNet, XFormer, backbone_classes
-from mmhybrid.deploy import fuse
+from mmhybrid.deploy import compiled, fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
+from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
@@ -23,6 +26,70 @@ TINY[backbones.DepthwiseShortcutBackbone] = dict(
 
 def build(backbone: type[nn.Module], **options) -> nn.Module:
     return random_init(backbone(**{**TINY[backbone], **options})).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", TINY, ids=lambda backbone: backbone.__name__)
+def test_bfloat16_is_within_some_hundredths(backbone, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=True), False)
+    model, x = build(backbone), torch.randn(1, 3, 67, 95)
+    fast = fuse(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
+    differences = []
+    for a, b in zip(model(x), fast(x), strict=True):
+        assert b.dtype == torch.float32
+        differences.append(((a - b).abs().max() / a.abs().max()).item())
+    assert 0 < max(differences) < 0.05
+
+
+@torch.no_grad()
+def test_bfloat16_of_a_whole_model_leaves_its_head(read_config) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    cfg.model.backbone = dict(type="XFormer", **XFormer.test_options)
+    init_default_scope("mmdet")
+    cfg.model.neck.in_channels = list(XFormer(**XFormer.test_options).feature_channels)
+    model = random_init(MODELS.build(cfg.model)).eval()
+    fast = fuse(model, torch.float16)  # no processor is refused for it
+    assert fast.neck.lateral_convs[0].conv.weight.dtype == torch.float16
+    assert fast.bbox_head.retina_cls.weight.dtype == torch.float32
+    copy.deepcopy(fast)
+    x = torch.randn(1, 3, 64, 96)
+    for a, b in zip(model(x)[0], fast(x)[0], strict=True):
+        assert b.dtype == torch.float32
+        assert (a - b).abs().max() < 0.05 * a.abs().max()
+
+
+def test_a_processor_without_bfloat16_is_said(monkeypatch) -> None:
+    known = dict(avx512_bf16=False, avx2=True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, False)
+    with pytest.raises(ArgumentError, match="no instructions for bfloat16"):
+        fuse(build(XFormer), torch.bfloat16)
+    fuse(build(XFormer))
+
+
+@pytest.mark.compile
+@pytest.mark.process
+def test_compiled_says_what_it_gained() -> None:
+    model, x, told = fuse(build(XFormer)), torch.randn(1, 3, 64, 64), []
+    fast = compiled(model, x, report=told.append)
+    assert re.fullmatch(
+        r"compiled in \d+ s: [\d.e+-]+ times as fast at \(1, 3, 64, 64\), \S+ ms instead of \S+ ms",
+        *told,
+    )
+    with torch.no_grad():
+        for a, b in zip(model(x), fast(x), strict=True):
+            assert_close(b, a, 1e-4)
+
+
+@pytest.mark.compile
+def test_what_cannot_be_compiled_is_said() -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return x
+
+    with pytest.raises(UserError, match="Breaks cannot be compiled here: "):
+        compiled(Breaks(), torch.ones(1), fullgraph=True)
 
 
 def assert_close(actual, expected, tolerance: float = 1e-10) -> None:

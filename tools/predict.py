@@ -28,6 +28,10 @@ EXAMPLES = """examples:
     python tools/predict.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT images/
   Some files, eight at a time, fused for speed:
     python tools/predict.py CHECKPOINT "street/*.jpg" --batch-size 8 --fuse --out-dir street_labels
+  With what export.py made, in onnxruntime or OpenVINO:
+    python tools/predict.py exported/mask_rcnn images/
+  Very large images, in tiles:
+    python tools/predict.py CHECKPOINT aerial/ --tile auto --tile-check
   Frame after frame of a video, results alone:
     python tools/predict.py CHECKPOINT ride.mp4 --no-save-vis
 """
@@ -43,7 +47,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "model",
         metavar="CHECKPOINT",
-        help="file or address of the weights; before it a config file, where it holds none",
+        help="file or address of the weights; before it a config file, where it holds none; or the "
+        "folder of an exported model",
     )
     parser.add_argument(
         "inputs",
@@ -67,6 +72,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--fuse", action="store_true", help="fold what can be folded first: the same, but faster"
     )
+    parser.add_argument(
+        "--tile",
+        default="off",
+        metavar="auto|HxW|off",
+        help="predict very large images in tiles; auto says when (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile-check",
+        action="store_true",
+        help="compare what tiles give with what the whole image gives",
+    )
     parser.add_argument("--no-save-vis", action="store_true", help="draw no images")
     parser.add_argument("--no-save-pred", action="store_true", help="write no results")
     add_verbose(parser)
@@ -80,7 +96,9 @@ def main() -> None:
     check_device(args.device)
     import mmhybrid  # noqa: F401  (before OpenMMLab's packages)
     from mmhybrid.apis import make_inferencer, predict
+    from mmhybrid.apis.deployed import is_exported
     from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.apis.tiling import parse_tile
     from mmhybrid.engine.console import readable_console
     from mmhybrid.engine.runner.checkpoint_config import config_of
     from mmhybrid.engine.runner.run_config import existing_file, load_config
@@ -89,14 +107,20 @@ def main() -> None:
     with exit_on_user_error(), readable_console(args.verbose):
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
-        config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
-        if not inputs:
-            raise UserError("name the images, after the checkpoint")
-        if config is None:
-            cfg = config_of(checkpoint, args.cfg_options)
+        tile = parse_tile(args.tile)
+        if is_exported(args.model):
+            if args.device or args.fuse or args.cfg_options:
+                raise UserError("--device, --fuse and --cfg-options are for checkpoints")
+            cfg, checkpoint, inputs = args.model, None, args.inputs
         else:
-            cfg = load_config(config, args.cfg_options)
-            existing_file(checkpoint, "checkpoint")
+            config, (checkpoint, *inputs) = split_config([args.model, *args.inputs])
+            if not inputs:
+                raise UserError("name the images, after the checkpoint")
+            if config is None:
+                cfg = config_of(checkpoint, args.cfg_options)
+            else:
+                cfg = load_config(config, args.cfg_options)
+                existing_file(checkpoint, "checkpoint")
         find_inputs(inputs, args.out_dir)  # a wrong name is reported before the model is built
         inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
@@ -107,9 +131,18 @@ def main() -> None:
             score_threshold=args.pred_score_thr,
             images=not args.no_save_vis,
             results=not args.no_save_pred,
+            tile=tile,
+            tile_check=args.tile_check,
             report=lambda text: print(text, file=sys.stderr),
         )
     print(f"{outcome.done} images done, {len(outcome.unreadable)} inputs not readable")
+    if changes := outcome.changes:
+        same = 100 * sum(change.same for change in changes) / len(changes)
+        more = sum(change.more for change in changes)
+        told = (
+            f"{len(changes)} images in tiles: {same:.1f} % of the whole image's result is the same"
+        )
+        print(told + (f", and {more} objects are in tiles alone" if more else ""))
     print(f"written to {args.out_dir}")
     if outcome.unreadable:
         sys.exit(3 if outcome.done else 1)

@@ -9,18 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 
+from mmhybrid.apis.deployed import DeployedInferencer, is_exported
 from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
-from mmhybrid.apis.outputs import Results, draw, join_frames
+from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames
+from mmhybrid.apis.tiling import Change, samples_in_tiles
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
@@ -38,16 +39,17 @@ INFERENCERS = {
     "mmpretrain": "ImageClassificationInferencer",
 }
 
-# COCO's 80 categories have the ids 1 to 90 without these.
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-
 
 @dataclass
 class Outcome:
-    """Number of images and frames that were predicted on; files that were not, and why."""
+    """Number of images and frames that were predicted on; files that were not, and why.
+
+    ``changes`` has one for each image that tiles were compared with the whole of.
+    """
 
     done: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
 
 def make_inferencer(
@@ -60,7 +62,8 @@ def make_inferencer(
     """Makes the inferencer of mmdet, mmseg or mmpretrain that a config asks for.
 
     Args:
-        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it.
+        cfg (Config | str): Of a detector, segmentor or classifier; or a checkpoint that holds it;
+            or the folder of an exported model, which runs on the CPU and is fused already.
         checkpoint (str, optional): File or address of the weights. Defaults to ``cfg``.
         device (str, optional): Such as ``'cuda:0'``. Defaults to the GPU, if there is one.
         fused (bool): Fuse the model, see :func:`mmhybrid.deploy.fuse`.
@@ -72,6 +75,8 @@ def make_inferencer(
         >>> from mmhybrid.apis import make_inferencer
         >>> inferencer = make_inferencer('work_dirs/NAME/best.pth', fused=True)  # doctest: +SKIP
     """
+    if isinstance(cfg, str) and is_exported(cfg):
+        return DeployedInferencer(cfg)
     if isinstance(cfg, str):
         checkpoint, cfg = checkpoint or cfg, config_of(cfg)
     elif note := size_note(cfg, checkpoint):
@@ -132,7 +137,7 @@ def _category_ids(cfg: Config, classes: Sequence[str]) -> list[int]:
     if type_name(dataset) == "CocoDataset" and tuple(classes) == classes_of(
         dict(type=dataset["type"]), cfg.default_scope
     ):
-        return [number for number in range(1, 91) if number not in COCO_GAPS]
+        return COCO_IDS
     return list(range(1, len(classes) + 1))
 
 
@@ -145,6 +150,8 @@ def predict(
     score_threshold: float = 0.3,
     images: bool = True,
     results: bool = True,
+    tile: str | tuple[int, int] | None = None,
+    tile_check: bool = False,
     report: Callable[[str], None] = print,
 ) -> Outcome:
     """Predicts on all inputs and writes what comes out.
@@ -163,11 +170,14 @@ def predict(
         batch_size (int): Images at a time.
         score_threshold (float): Least score of boxes that are drawn; all are written.
         images, results (bool): Draw images, and write results.
+        tile (str | tuple[int, int], optional): Height and width of tiles for very large images, or
+            ``'auto'``, see :func:`mmhybrid.apis.tiling.samples_in_tiles`. Defaults to none.
+        tile_check (bool): Compare each result in tiles with that of the whole image.
         report (Callable[[str], None]): Called with a message for each unreadable file.
 
     Example:
         >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
-        Outcome(done=20, unreadable={})
+        Outcome(done=20, unreadable={}, changes=[])
     """
     folder = Path(folder)
     files = find_inputs(names, leave_out=folder)
@@ -185,13 +195,16 @@ def predict(
     stream = read_all(files, on_error)
     failures: list[Exception] = []
 
+    def predicted(batch: list[np.ndarray]) -> list[Any]:
+        return samples_in_tiles(inferencer, batch, tile, outcome.changes if tile_check else None)
+
     def on_failure(path: str, error: Exception) -> None:
         failures.append(error)
         on_error(Path(path), f"{type(error).__name__}: {error}")
 
     try:
         while batch := list(islice(stream, batch_size)):
-            for (path, name, image), sample in _predicted(inferencer, batch, on_failure):
+            for (path, name, image), sample in _without_failures(predicted, batch, on_failure):
                 if results:
                     collected.add(path, name, image, sample)
                 if images:
@@ -212,8 +225,8 @@ def predict(
     return outcome
 
 
-def _predicted(
-    inferencer: Any,
+def _without_failures(
+    predicted: Callable[[list[np.ndarray]], list[Any]],
     batch: Sequence[tuple[str, str, np.ndarray]],
     on_failure: Callable[[str, Exception], None],
 ) -> Iterator[tuple[tuple[str, str, np.ndarray], Any]]:
@@ -222,31 +235,12 @@ def _predicted(
     Of an image of 4000 x 8 pixels, for one, ``Resize`` may leave none.
     """
     try:
-        samples = samples_of(inferencer, [image for _, _, image in batch])
+        samples = predicted([image for _, _, image in batch])
     except Exception as error:
         if len(batch) == 1:
             on_failure(batch[0][0], error)
             return
         for one in batch:
-            yield from _predicted(inferencer, [one], on_failure)
+            yield from _without_failures(predicted, [one], on_failure)
     else:
         yield from zip(batch, samples, strict=True)
-
-
-def samples_of(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
-    """One data sample an image; the three inferencers return them in three ways."""
-    if hasattr(inferencer, "config"):  # mmpretrain's, whose call shows a bar for every batch
-        _, dataset = next(datasets_of(inferencer.config, ("test_dataloader",)))
-        if not any(type_name(step) == "LoadImageFromFile" for step in dataset.pipeline):
-            # The data set gives arrays, which are RGB; files are read as BGR.
-            images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        batches = inferencer.preprocess(images, len(images))
-        return [sample for batch in batches for sample in inferencer.forward(batch)]
-    if not hasattr(inferencer.model, "decode_head"):
-        return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
-    samples = []
-    for alike in (list(group) for _, group in groupby(images, np.shape)):
-        # These are all that mmsegmentation takes as a batch.
-        found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
-        samples += found if isinstance(found, list) else [found]
-    return samples

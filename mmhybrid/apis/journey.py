@@ -12,9 +12,11 @@ import numpy as np
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmhybrid.apis.inferencer import make_inferencer, samples_of
+from mmhybrid.apis.deployed import is_exported
+from mmhybrid.apis.inferencer import make_inferencer
 from mmhybrid.apis.inputs import find_inputs, read_all
 from mmhybrid.apis.outputs import draw
+from mmhybrid.apis.samples import samples_of
 from mmhybrid.engine.runner.named_configs import config_path
 from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.report import read_log
@@ -145,7 +147,8 @@ def predict(
     """What a model finds in an image, or in several.
 
     Args:
-        model (str | Path | TrainedModel): Of :func:`train`, or a checkpoint.
+        model (str | Path | TrainedModel): Of :func:`train`, a checkpoint, or the folder of an
+            exported model.
         image (str | Path | np.ndarray | PIL.Image.Image | list): An image or video, a folder, a
             pattern, an array (H, W, 3) in RGB; or a list of paths.
         config (str | Path, optional): Of the checkpoint: a path, or the name of one of this
@@ -166,7 +169,8 @@ def predict(
         inferencer = model._inferencer
     else:
         checkpoint = Path(model.checkpoint if isinstance(model, TrainedModel) else model)
-        existing_file(str(checkpoint), "checkpoint")
+        if not is_exported(checkpoint):
+            existing_file(str(checkpoint), "checkpoint")
         cfg = load_config(config_path(str(config))) if config else str(checkpoint)
         inferencer = make_inferencer(cfg, str(checkpoint), device=device)
     if not isinstance(image, str | Path | list | tuple):

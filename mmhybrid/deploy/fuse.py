@@ -1,21 +1,25 @@
 """Fusing a trained model for inference."""
 
 import copy
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.folding import FUSED_FORMS, activate_in_place, fold_norms
 from mmhybrid.errors import ArgumentError
 
 Model = TypeVar("Model", bound=nn.Module)
+# Parts of a whole model that may compute in another type; heads decode boxes, and stay as they are.
+INSIDE = ("backbone", "neck")
 
 
 @torch.inference_mode(False)  # whose tensors could not be used outside of it
 @torch.no_grad()
-def fuse(model: Model) -> Model:
+def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     """Returns a copy of a model that computes the same with fewer operations, for inference.
 
     Batch normalisations are folded into the convolutions beside them, in backbone, neck and head.
@@ -26,12 +30,16 @@ def fuse(model: Model) -> Model:
 
     Args:
         model (nn.Module): A backbone, or a detector, segmentor or classifier that holds one.
+        dtype (torch.dtype, optional): Such as ``torch.bfloat16``, in which backbone and neck
+            compute; images and what they return stay float32. ``docs/speed.md`` has what that gains
+            and changes. Defaults to the model's own.
 
     Returns:
         nn.Module: A copy in evaluation mode, which cannot be trained; its state dict is its own.
 
     Raises:
-        ArgumentError: The model holds no backbone of mmhybrid.
+        ArgumentError: The model holds no backbone of mmhybrid, or is on a processor that has no
+            instructions for bfloat16.
 
     Example:
         >>> import torch
@@ -52,7 +60,32 @@ def fuse(model: Model) -> Model:
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
         # Convolutions whose weights lie so make maps that lie so, see prefer_channels_last.
         model.to(memory_format=torch.channels_last)
+        _check_bfloat16(dtype)
+    if dtype is not None:
+        whole = is_backbone(model)
+        for part in [model] if whole else filter(None, map(model._modules.get, INSIDE)):
+            part.to(dtype)
+            part.register_forward_pre_hook(partial(_cast_inputs, dtype))
+            part.register_forward_hook(_cast_outputs)
     return model.requires_grad_(False)
+
+
+def _check_bfloat16(dtype: torch.dtype | None) -> None:
+    # PyTorch says what a processor can from some version on.
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    can = not known or any(value for name, value in known.items() if "bf16" in name)
+    if dtype == torch.bfloat16 and not can:
+        raise ArgumentError(
+            "this processor has no instructions for bfloat16, which would be slower than float32"
+        )
+
+
+def _cast_inputs(dtype: torch.dtype, module: nn.Module, inputs: tuple) -> tuple:
+    return tree_map_only(torch.Tensor, lambda x: x.to(dtype), inputs)
+
+
+def _cast_outputs(module: nn.Module, inputs: tuple, outputs: Any) -> Any:
+    return tree_map_only(torch.Tensor, torch.Tensor.float, outputs)
 
 
 def _with_fused_forms(module: nn.Module) -> nn.Module:
