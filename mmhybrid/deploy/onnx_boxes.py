@@ -59,8 +59,9 @@ def boxes_of(
     boxes, scores, labels = decode(head, maps, priors, size)
     scores = scores.where(large_enough(boxes, cfg), 0.0)
     kept = kept_rows(boxes, scores, labels, cfg)
-    kept = kept[scores[kept] > 0]
-    return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    kept = kept[scores.index_select(0, kept) > 0]
+    named = {"boxes": boxes, "scores": scores, "labels": labels}
+    return {name: y.index_select(0, kept) for name, y in named.items()}
 
 
 def large_enough(boxes: Tensor, cfg: dict) -> Tensor:
@@ -81,12 +82,12 @@ def _of_anchors(
 ) -> tuple[Tensor, ...]:
     found = []
     for (score, delta), boxes in zip(maps, priors, strict=True):
-        scores, labels, rows = best(
-            score.reshape(-1, head.cls_out_channels).sigmoid(), head.test_cfg
-        )
-        boxes = head.bbox_coder.decode(boxes[rows], delta.reshape(-1, 4)[rows], size)
-        found.append((boxes, scores, labels))
-    return tuple(map(torch.cat, zip(*found, strict=True)))
+        scores = score.reshape(-1, head.cls_out_channels).sigmoid()
+        scores, labels, rows = best(scores, head.test_cfg)
+        delta = delta.reshape(-1, 4)
+        found.append((boxes.index_select(0, rows), delta.index_select(0, rows), scores, labels))
+    boxes, deltas, scores, labels = map(torch.cat, zip(*found, strict=True))
+    return head.bbox_coder.decode(boxes, deltas, size), scores, labels
 
 
 def _of_yolo(
@@ -101,7 +102,8 @@ def _of_yolo(
     sure, scores = torch.cat(scores).tensor_split([1], 1)
     scores = scores.where(sure >= head.test_cfg.get("conf_thr", -1), 0.0)
     scores, labels, rows = best(scores, head.test_cfg)
-    return torch.cat(boxes)[rows], scores * sure[rows, 0], labels
+    sure, boxes = sure.squeeze(1).index_select(0, rows), torch.cat(boxes).index_select(0, rows)
+    return boxes, scores * sure, labels
 
 
 def best(scores: Tensor, cfg: dict) -> tuple[Tensor, Tensor, Tensor]:

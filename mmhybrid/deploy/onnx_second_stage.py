@@ -77,13 +77,13 @@ def detections_of(
     each = len(deltas) // len(boxes)
     boxes = stage.bbox_coder.decode(boxes.repeat_interleave(each, 0), deltas, size)
     rows, labels = (scores > head.test_cfg.score_thr).nonzero(as_tuple=True)
-    boxes = boxes[rows if each == 1 else rows * each + labels]
-    # An empty box comes first, and is taken as often as others are missing.
+    boxes = boxes.index_select(0, rows if each == 1 else rows * each + labels)
+    # Row 0, an empty box, stands for those that are missing.
     scores, labels = F.pad(scores[rows, labels], (1, 0)), F.pad(labels, (1, 0))
-    boxes = F.pad(boxes, (0, 0, 1, 0))
-    most = head.test_cfg.max_per_img
+    boxes, most = F.pad(boxes, (0, 0, 1, 0)), head.test_cfg.max_per_img
     kept = F.pad(kept_rows(boxes, scores, labels, head.test_cfg), (0, most))[:most]
-    outputs = {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    outputs = {"boxes": boxes, "scores": scores, "labels": labels}
+    outputs = {name: y.index_select(0, kept) for name, y in outputs.items()}
     if head.with_mask:
         outputs["masks"] = _masks(head, features, **outputs)
     return outputs
@@ -107,13 +107,21 @@ def _proposals(
     for score, delta, boxes in zip(*head(features), priors, strict=True):
         scores, _, rows = best(score[0].permute(1, 2, 0).reshape(-1, 1).sigmoid(), cfg)
         delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
-        boxes = head.bbox_coder.decode(boxes[rows], delta[rows], size)
-        scores = scores.where(large_enough(boxes, cfg), 0.0)
-        kept = nms(boxes, scores, cfg.nms.iou_threshold)
-        found.append((boxes[kept], scores[kept]))
-    boxes, scores = map(torch.cat, zip(*found, strict=True))
-    scores, kept = F.pad(scores, (0, cfg.max_per_img)).topk(cfg.max_per_img)
-    return F.pad(boxes, (0, 0, 0, cfg.max_per_img))[kept], scores > 0
+        found.append((boxes.index_select(0, rows), delta.index_select(0, rows), scores))
+    boxes, deltas, scores = map(torch.cat, zip(*found, strict=True))
+    boxes = head.bbox_coder.decode(boxes, deltas, size)
+    scores = scores.where(large_enough(boxes, cfg), 0.0)
+    # Levels do not suppress each other.
+    kept, start = [], 0
+    for _, _, of_level in found:
+        stop = start + of_level.shape[0]
+        kept.append(start + nms(boxes[start:stop], scores[start:stop], cfg.nms.iou_threshold))
+        start = stop
+    # Row 0, an empty box, stands for those that are missing.
+    kept = F.pad(torch.cat(kept) + 1, (0, cfg.max_per_img))
+    boxes, scores = F.pad(boxes, (0, 0, 1, 0)), F.pad(scores, (1, 0))
+    scores, places = scores.index_select(0, kept).topk(cfg.max_per_img)
+    return boxes.index_select(0, kept.index_select(0, places)), scores > 0
 
 
 def _aligned(
@@ -129,12 +137,12 @@ def _aligned(
     maps, rows = [], []
     for level, (layer, y) in enumerate(zip(extractor.roi_layers, features, strict=False)):
         rows.append((real & (levels == level)).nonzero().squeeze(1))
-        rois = F.pad(boxes[rows[-1]], (1, 0))  # of image 0
+        rois = F.pad(boxes.index_select(0, rows[-1]), (1, 0))  # of image 0
         options = (layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
         maps.append(roi_align(y, rois, *options))
     maps, rows = torch.cat(maps), torch.cat(rows)
     # OpenVINO divides by the number of samples, of which a box without area has none.
-    seen = (sides > 0).all(1)[rows]
+    seen = (sides > 0).all(1).index_select(0, rows)
     return maps.where(seen[:, None, None, None], 0.0), rows
 
 
@@ -149,7 +157,10 @@ def _masks(
     total, stages = 0.0, _stages(head, "mask")
     for extractor, stage in stages:
         maps, rows = _aligned(extractor, features, boxes, scores > 0)
-        of_class = torch.zeros_like(rows) if stage.class_agnostic else labels[rows]
-        masks = stage(maps)[torch.arange(rows.shape[0], device=rows.device), of_class]
+        masks = stage(maps)
+        if not stage.class_agnostic:
+            place = labels.index_select(0, rows)[:, None, None, None]
+            masks = masks.gather(1, place.expand(-1, 1, *masks.shape[2:]))
+        masks = masks.squeeze(1)
         total = total + _at_rows(masks.sigmoid(), rows, len(boxes))
     return total / len(stages)
