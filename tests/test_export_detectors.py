@@ -130,8 +130,7 @@ def test_a_graph_finds_what_mmdet_finds(name: str, read_config, tmp_path: Path) 
 def test_a_graph_tells_classes_as_mmpretrain_does(read_config, tmp_path: Path) -> None:
     cfg = read_config("xformer_s_imagenet")
     init_default_scope("mmpretrain")
-    cfg.model.backbone.update(XFormer.test_options, init_cfg=None)
-    cfg.model.head.in_channels = XFormer(**XFormer.test_options).feature_channels[-1]
+    cfg.model.backbone.update(dict(XFormer.test_options), init_cfg=None)
     model = random_init(MODELS.build(cfg.model)).eval()
     export_onnx(model, tmp_path / "model.onnx")
     for runtime in RUNTIMES:
