@@ -21,7 +21,6 @@ from mmhybrid.apis.models import init_model
 from mmhybrid.deploy.onnx_export import export_onnx
 from mmhybrid.deploy.runtimes import RUNTIMES, open_graph
 from mmhybrid.engine.runner.results import write_json
-from mmhybrid.errors import UserError
 
 MODELS = ("mask_rcnn_transxnet_t_coco", "retinanet_transxnet_t_coco")
 SIZES = ((800, 1344), (480, 640), (427, 633))  # the last is no multiple of 32
@@ -106,11 +105,8 @@ def measure(
 ) -> str:
     """Compares on the images of ``coco_sample`` and some of ``camvid_sample`` in ``shared``, in all
     ``SIZES``; writes detectors.json and detectors.md, which it returns."""
-    files = [path for path, _ in find_inputs([shared / "coco_sample"])]
-    others = [path for path, _ in find_inputs([shared / "camvid_sample" / "images"])]
-    files = (files + others)[:images]
-    if not files:
-        raise UserError(f"no coco_sample with images in {shared}")
+    folders = (shared / "coco_sample", shared / "camvid_sample" / "images")
+    files = [path for one in folders for path, _ in find_inputs([str(one)])][:images]
     rows = []
     for name in models:
         rows += list(_rows(name, files, graphs))
