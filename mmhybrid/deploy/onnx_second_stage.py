@@ -26,6 +26,8 @@ def refused(model: nn.Module) -> str | None:
     for part, names in _parts(model):
         if type(part).__name__ not in names:
             return refusal(f"of {type(part).__name__}", f"those of {', '.join(names)}")
+    if not model.rpn_head.use_sigmoid_cls:
+        return refusal("of an RPN with softmax", "those of one with sigmoid")
     if head.with_shared_head:
         return refusal("of a RoI head with a shared_head", "those without")
     return refused_nms(model.rpn_head.test_cfg) or refused_nms(head.test_cfg)
@@ -100,7 +102,7 @@ def _stages(head: nn.Module, name: str) -> list[tuple[nn.Module, nn.Module]]:
 def _proposals(
     head: nn.Module, features: Sequence[Tensor], size: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Boxes (``max_per_img``, 4) of the first stage, and which of them are none that fill up."""
+    """Boxes (``max_per_img``, 4) of the first stage, and which of them it has found."""
     cfg, found = head.test_cfg, []
     sizes = [y.shape[-2:] for y in features]
     priors = head.prior_generator.grid_priors(sizes, device=features[0].device)
@@ -129,7 +131,7 @@ def _aligned(
 ) -> tuple[Tensor, Tensor]:
     """What the heads see of those of the boxes (N, 4) that are real, (n, C, h, w), and their rows.
 
-    Each is cut out of one level: of the next where it is twice as large.
+    Each is cut out of one level, which doubling its side makes the next.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     scale = sides.prod(1).sqrt() / extractor.finest_scale + 1e-6
@@ -161,6 +163,5 @@ def _masks(
         if not stage.class_agnostic:
             place = labels.index_select(0, rows)[:, None, None, None]
             masks = masks.gather(1, place.expand(-1, 1, *masks.shape[2:]))
-        masks = masks.squeeze(1)
-        total = total + _at_rows(masks.sigmoid(), rows, len(boxes))
+        total = total + _at_rows(masks.squeeze(1).sigmoid(), rows, len(boxes))
     return total / len(stages)
