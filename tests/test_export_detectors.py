@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.detectors import difference, predict, spread_predictions
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import XFormer
+from mmhybrid.backbones import DWSwinTransformer, XFormer
 from mmhybrid.deploy.onnx_export import export_onnx
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.deploy.runtimes import RUNTIMES, open_graph
@@ -98,10 +98,16 @@ def seldom_sure(model: Config) -> None:
     model.test_cfg.rcnn.score_thr = 0.1
 
 
+def with_windows(model: Config) -> None:
+    options = dict(DWSwinTransformer.test_options, out_indices=(1, 2, 3))
+    model.backbone = dict(type="DWSwinTransformer", **options)
+    model.neck.in_channels = list(DWSwinTransformer(**options).feature_channels)
+
+
 WHOLE = {
     "mask_rcnn_dw_swin_t_coco": lambda model: None,
     "cascade_mask_rcnn_dw_swin_t_coco": seldom_sure,  # nothing is found at two of the sizes
-    "retinanet_transxnet_t_coco": lambda model: None,
+    "retinanet_transxnet_t_coco": with_windows,
     "yolov3_xformer_s_coco": lambda model: None,
 }
 
@@ -110,7 +116,7 @@ WHOLE = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_graph_finds_what_mmdet_finds(name: str, read_config, tmp_path: Path) -> None:
     model = tiny(read_config(name), WHOLE[name])
-    export_onnx(model, tmp_path / "model.onnx", fused=False)
+    export_onnx(model, tmp_path / "model.onnx", fused=WHOLE[name] is with_windows)
     running = {runtime: open_graph(tmp_path / "model.onnx", runtime) for runtime in RUNTIMES}
     counts = []
     for size in SIZES:
