@@ -61,6 +61,7 @@ def without_masks(model: Config) -> None:
 
 def masks_of_any_class(model: Config) -> None:
     model.roi_head.mask_head.class_agnostic = True
+    model.test_cfg.rpn.max_per_img = 150  # the mean of three stages is seldom sure
 
 
 def few_proposals(model: Config) -> None:
@@ -95,7 +96,7 @@ def test_the_second_stage_is_mmdets(name: str, read_config) -> None:
 
 def seldom_sure(model: Config) -> None:
     masks_of_any_class(model)
-    model.test_cfg.rcnn.score_thr = 0.1
+    model.test_cfg.rpn.max_per_img = 40
 
 
 def with_windows(model: Config) -> None:
@@ -106,7 +107,7 @@ def with_windows(model: Config) -> None:
 
 WHOLE = {
     "mask_rcnn_dw_swin_t_coco": lambda model: None,
-    "cascade_mask_rcnn_dw_swin_t_coco": seldom_sure,  # nothing is found at two of the sizes
+    "cascade_mask_rcnn_dw_swin_t_coco": seldom_sure,  # nothing is found at one of the sizes
     "retinanet_transxnet_t_coco": with_windows,
     "yolov3_xformer_s_coco": lambda model: None,
 }
