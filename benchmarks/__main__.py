@@ -29,6 +29,8 @@ EXAMPLES = """examples:
     python -m benchmarks recipe CAMVID_SAMPLE
   Every format of one's own data, from the folder to a prediction, into results/formats.md:
     python -m benchmarks formats --shared FOLDER
+  Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*:
+    python -m benchmarks detectors --shared FOLDER
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -66,6 +68,13 @@ def parse_args() -> argparse.Namespace:
     add("formats", nargs="*", metavar="FORMAT", help="as tests/make_data_folders.py calls them")
     add("--shared", help="folder with coco_sample, camvid_sample and cifar10 (default: drawn)")
     add("--out", default="results", help="folder to write to (default: results)")
+    detectors = commands.add_parser("detectors", help="compare whole detectors with mmdet's own")
+    add = detectors.add_argument
+    add("--shared", required=True, help="folder with coco_sample and camvid_sample")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--models", nargs="+", metavar="CONFIG", help="names of configs (default: two)")
+    add("--images", type=int, default=58, help="at most (default: %(default)s)")
+    add("--graphs", default="work_dirs/onnx", help="folder for graphs (default: %(default)s)")
     recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
     add = recipe.add_argument
     add("data", help="CamVid's images/training, annotations/training and the same of validation")
@@ -99,6 +108,11 @@ def main() -> None:
 
             shared = Path(args.shared) if args.shared else None
             print(write_formats(shared, Path(args.out), args.formats))
+        elif args.command == "detectors":
+            from benchmarks.detectors import MODELS, measure
+
+            places = (Path(args.shared), Path(args.out), Path(args.graphs))
+            print(measure(*places, args.models or MODELS, args.images))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

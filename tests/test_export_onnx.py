@@ -157,7 +157,7 @@ def test_swin_of_others_is_refused_at_once(package: str, tmp_path: Path) -> None
 def test_what_gives_no_such_outputs_is_refused() -> None:
     with pytest.raises(ValueError, match="neither a backbone"):
         NamedOutputs(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="is no one-stage detector"):
+    with pytest.raises(ValueError, match="is no detector"):
         NamedOutputs(TransXNet("tiny", init_cfg=None), boxes=True)
 
 

@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   The backbone of a detector alone, its weights beside the graph:
     python tools/export_onnx.py configs/mask_rcnn_transxnet_t_coco.py CHECKPOINT \\
         --backbone --safetensors --out backbone.onnx
-  A one-stage detector with its boxes, from an image to what is in it:
+  A detector with its boxes, from an image to what is in it:
     python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \\
         --out retinanet.onnx
   To see whether it works, with random weights:
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--boxes",
         action="store_true",
-        help="have a one-stage detector give boxes, scores and labels, for one image at a time",
+        help="have a detector give boxes, scores, labels and masks, for one image at a time",
     )
     parser.add_argument("--no-fuse", action="store_true", help="export the model as it was trained")
     parser.add_argument(

@@ -50,7 +50,7 @@ def export_onnx(
     path: str | os.PathLike,
     *,
     fused: bool = True,
-    boxes: bool = False,
+    boxes: bool | None = None,
     in_channels: int = 3,
     safetensors: bool = False,
     report: Callable[[str], None] | None = None,
@@ -63,7 +63,8 @@ def export_onnx(
             returns what :class:`mmhybrid.deploy.onnx_outputs.NamedOutputs` does.
         path (str | os.PathLike): Of the .onnx file.
         fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
-        boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
+        boxes (bool, optional): Export a detector whole, for one image at a time, and not what its
+            head gives before boxes are decoded. Defaults to whether it can be.
         in_channels (int): Of the images.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
             name, and not into it.
@@ -91,6 +92,7 @@ def export_onnx(
             )
     report("fusing the model" if fused else "copying the model")
     exportable = NamedOutputs(model, boxes)
+    boxes = exportable.boxes
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
     make_exportable(exportable)
     x = torch.randn(1 if boxes else TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
@@ -128,7 +130,7 @@ def compare(
     model: nn.Module,
     path: str | os.PathLike,
     batches: Iterable[Tensor],
-    boxes: bool = False,
+    boxes: bool | None = None,
 ) -> list[Difference]:
     """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
 
@@ -145,7 +147,7 @@ def compare(
             expected = reference(x)
         got = session.run(list(expected), {"image": x.numpy()})
         for (name, y), array in zip(expected.items(), got, strict=True):
-            if name == "scores" or not boxes:
+            if name == "scores" or not reference.boxes:
                 rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
     return rows
 

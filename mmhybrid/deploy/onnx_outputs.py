@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.backbones import is_backbone
-from mmhybrid.deploy.onnx_boxes import boxes_of
+from mmhybrid.deploy import onnx_boxes, onnx_second_stage
 from mmhybrid.errors import ArgumentError
 
 
@@ -21,28 +21,35 @@ class NamedOutputs(nn.Module):
     * a classifier of mmpretrain: ``logits`` (B, classes);
     * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
       they are made of. It sees the whole image at once, also where its config tests in windows;
-    * a one-stage detector of mmdet: what its head gives of each level before anything is decoded,
-      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both; with
-      ``boxes``, of one image, what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does;
-    * a two-stage detector: the same of its region proposal network, and the map of each level that
-      the second stage goes on with, ``feature_0`` and so on.
+    * a detector of mmdet, of one image: what :func:`mmhybrid.deploy.onnx_boxes.boxes_of` does, or
+      with two stages :func:`mmhybrid.deploy.onnx_second_stage.detections_of`;
+    * the same without ``boxes``: what its head gives of each level before anything is decoded,
+      ``score_0`` and ``box_0`` and so on, or ``prediction_0`` where one map holds both. Of two
+      stages, this is of the region proposal network, and the map of each level that the second
+      stage goes on with comes with it, ``feature_0`` and so on.
+
+    A detector pads the image as in mmdet, after normalising it; boxes end at the image itself.
+
+    Args:
+        model (nn.Module): One of these; kept as it is.
+        boxes (bool, optional): Of detectors, see above. Defaults to what is possible.
 
     Raises:
-        ArgumentError: It is none of these, or no one-stage detector where ``boxes`` is asked for.
+        ArgumentError: It is none of these, or gives no boxes where they are asked for.
     """
 
-    def __init__(self, model: nn.Module, boxes: bool = False) -> None:
+    def __init__(self, model: nn.Module, boxes: bool | None = None) -> None:
         super().__init__()
         found = [k for k in OUTPUTS_OF_HEADS if isinstance(getattr(model, k, None), nn.Module)]
-        name = type(model).__name__
-        if boxes and found[:1] != ["bbox_head"]:
-            raise ArgumentError(f"{name} is no one-stage detector, and gives no boxes")
-        if boxes:
-            self.outputs_of = _boxes
-        elif is_backbone(model):
+        head, name = next(iter(found), None), type(model).__name__
+        refused = None if boxes is False else _why_no_boxes(model, head)
+        if boxes and refused:
+            raise ArgumentError(refused)
+        self.boxes = boxes is not False and not refused
+        if is_backbone(model):
             self.outputs_of = _stages
-        elif found and hasattr(model, "data_preprocessor"):
-            self.outputs_of = OUTPUTS_OF_HEADS[found[0]]
+        elif head and hasattr(model, "data_preprocessor"):
+            self.outputs_of = (BOXES_OF_HEADS if self.boxes else OUTPUTS_OF_HEADS)[head]
         else:
             raise ArgumentError(
                 f"{name} is neither a backbone of mmhybrid nor a classifier, "
@@ -54,10 +61,22 @@ class NamedOutputs(nn.Module):
         return self.outputs_of(self.model, image)
 
 
+def _why_no_boxes(model: nn.Module, head: str | None) -> str | None:
+    if head == "bbox_head":
+        return onnx_boxes.refused(model.bbox_head)
+    if head == "rpn_head" and hasattr(model, "roi_head"):
+        return onnx_second_stage.refused(model)
+    return f"{type(model).__name__} is no detector, and gives no boxes"
+
+
 def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
-    """The model's maps of images, 0 to 255, which its data preprocessor normalises first."""
+    """The model's maps of images, 0 to 255, which its data preprocessor normalises and pads."""
     given = model.data_preprocessor
-    return model.extract_feat((image - given.mean) / given.std if hasattr(given, "mean") else image)
+    x = (image - given.mean) / given.std if hasattr(given, "mean") else image
+    if (divisor := getattr(given, "pad_size_divisor", 1)) > 1:
+        bottom, right = ((n + divisor - 1) // divisor * divisor - n for n in x.shape[-2:])
+        x = F.pad(x, (0, right, 0, bottom), value=given.pad_value)
+    return model.extract_feat(x)
 
 
 def _stages(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -79,13 +98,17 @@ def _segmented(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return {"labels": labels, "logits": logits}
 
 
+def _boxes(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    lists = model.bbox_head(_features(model, image))
+    return onnx_boxes.boxes_of(model.bbox_head, lists, image.shape[-2:])
+
+
+def _boxes_of_two_stages(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    return onnx_second_stage.detections_of(model, _features(model, image), image.shape[-2:])
+
+
 def _detected(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return _levels(model.bbox_head(_features(model, image)))
-
-
-def _boxes(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    maps = model.bbox_head(_features(model, image))
-    return boxes_of(model.bbox_head, maps, image.shape[-2:])
 
 
 def _proposed(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -111,3 +134,4 @@ OUTPUTS_OF_HEADS = {
     "bbox_head": _detected,
     "head": _classified,
 }
+BOXES_OF_HEADS = {"rpn_head": _boxes_of_two_stages, "bbox_head": _boxes}

@@ -140,7 +140,9 @@ class WindowAttention(nn.Module):
             fold, mask = (1, 2), (windows.mask.to(bias.dtype)[:, None] + bias).flatten(0, 1)[None]
         q, k, v = (t.flatten(*fold) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        count = x.shape[1] // size  # no -1, which an empty batch leaves open
-        out = out.reshape(x.shape[0], count, self.num_heads, size, q.shape[-1]).transpose(2, 3)
-        out = self.proj(out.flatten(3).flatten(1, 2))
+        # In four dimensions: OpenVINO 2026.4 fails at five, two of them free. No -1 where an empty
+        # batch would leave it open.
+        count = x.shape[1] // size
+        out = out.reshape(x.shape[0] * count, self.num_heads, size, q.shape[-1]).transpose(1, 2)
+        out = self.proj(out.reshape(x.shape[0], x.shape[1], out.shape[2] * out.shape[3]))
         return out.index_select(1, windows.scatter)
