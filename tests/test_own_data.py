@@ -18,6 +18,7 @@ from mmhybrid.datasets.folders import read_folder, write_dataset
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.recipe import with_recipe
+from mmhybrid.engine.runner.results import write_training_result
 from mmhybrid.engine.runner.run_config import load_config
 from mmhybrid.engine.runner.short_config import write_short_config
 from mmhybrid.engine.runner.starting_weights import with_weights
@@ -170,6 +171,21 @@ def test_configs_are_found_by_name(tmp_path: Path) -> None:
     assert Config.fromfile(config_path(SEMANTIC)).default_scope == "mmseg"
     with pytest.raises(UserError, match=r"no config nothing; those .* mask_rcnn_transxnet_t_coco"):
         config_path("nothing")
+
+
+@pytest.mark.train
+def test_each_run_of_a_process_keeps_its_own_log(toy_config, train, tmp_path: Path) -> None:
+    # As mmdet's and mmseg's configs name it.
+    toy_config.visualizer = dict(
+        type="Visualizer", name="visualizer", vis_backends=[dict(type="LocalVisBackend")]
+    )
+    toy_config.train_cfg.max_epochs = 1
+    for name in ("first", "second"):
+        toy_config.work_dir = str(tmp_path / name)
+        runner = train(toy_config)
+        assert write_training_result(runner, "toy.py") == tmp_path / name / "result.json"
+        assert runner.visualizer.instance_name == runner.experiment_name
+    assert toy_config.visualizer.name == "visualizer"
 
 
 @pytest.mark.train

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
@@ -24,6 +24,7 @@ from mmhybrid.engine.runner.accumulation import (
     load_accumulated_gradients,
 )
 from mmhybrid.engine.runner.checkpoint_config import KEY, describe
+from mmhybrid.engine.runner.run_config import by_first_process
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, CheckpointWriteError, read_checkpoint
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
@@ -242,16 +243,7 @@ def newest_whole_checkpoint(work_dir: str) -> str | None:
     Raises:
         UserError: There are checkpoints, but none can be used.
     """
-    answers: list[Any] = [None]
-    if is_main_process():
-        try:
-            answers = [_newest_whole_checkpoint(Path(work_dir))]
-        except UserError as error:
-            answers = [error]
-    broadcast_object_list(answers)
-    (answer,) = answers
-    if isinstance(answer, UserError):
-        raise answer
+    answer = by_first_process(lambda: _newest_whole_checkpoint(Path(work_dir)))
     if answer is not None:
         mark_verified(answer)
     return answer

@@ -11,8 +11,8 @@ What changes:
   instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
   of the run, then a cosine down to nothing.
-* Start: no pretrained weights. LayerScale starts at 0.1, since from 1e-5 the residuals would be
-  silent for the whole of so short a run.
+* Start: no pretrained weights, unless ``--weights`` names some. LayerScale starts at 0.1, since
+  from 1e-5 the residuals would be silent for the whole of so short a run.
 * Hooks: log, evaluation and checkpoints more often; an average of weights (EMA) forgets faster.
 
 All else stays. A config may hold its own settings, ``quick = dict(iterations=200)``, and so may the
@@ -29,7 +29,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
-from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
+from mmhybrid.datasets.data_paths import (
+    LOADERS,
+    check_data,
+    classes_of,
+    datasets_of,
+    with_data_root,
+)
 from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
 from mmhybrid.engine.runner.classes import task_of, with_classes
@@ -146,10 +152,17 @@ def _take_some_images(cfg: Config, most: int) -> int:
     total = 0
     for dataset in datasets:
         with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-            length = len(registry.build(dataset))
+            # Of no images MMEngine can serialize nothing.
+            length = len(registry.build(dict(dataset, serialize_data=False)))
         if length > share:
             dataset["indices"] = [i * length // share for i in range(share)]
         total += min(length, share)
+    if not total:
+        named = ", ".join(classes_of(datasets[0], cfg.get("default_scope"))[:5])
+        raise UserError(
+            f"no image of {datasets[0].get('data_root')} shows one of the config's classes ({named}"
+            ", ...). To learn the classes that are there: --data FOLDER"
+        )
     return total
 
 
