@@ -6,6 +6,7 @@ The models are tiny and train a few iterations: what counts is that each step go
 import runpy
 import shutil
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def write_table(shared: Path | None, out: Path, only: Iterable[str] = ()) -> str
     """Goes the way of every format that the tests make; writes ``formats.md`` and returns it.
 
     Of real images of the ``shared`` folder (``coco_sample``, ``camvid_sample``, ``cifar10``), or of
-    drawn ones. What training refuses is trained in spite of it, and the table says so.
+    drawn ones. What training refuses is trained in spite of it, and the table says so, as it does
+    of what failed.
     """
     make = runpy.run_path(str(ROOT / "tests" / "make_data_folders.py"))
     sets = (("OBJECTS", "real_objects"), ("MASKS", "real_masks"), ("LABELS", "real_labels"))
@@ -101,7 +103,12 @@ def write_table(shared: Path | None, out: Path, only: Iterable[str] = ()) -> str
             shutil.rmtree(folder, ignore_errors=True)
             writer(folder / "data", make[real](shared) if shared else make["drawn"]())
             task = _task(writer.__name__, group)
-            rows.append(_row(writer.__name__, folder, task))
+            try:
+                rows.append(_row(writer.__name__, folder, task))
+            except Exception as error:  # the others are tried nevertheless
+                traceback.print_exc()
+                failed = f"failed: {type(error).__name__}: {error}"
+                rows.append([writer.__name__, failed, task, *[""] * (len(COLUMNS) - 3)])
             print(*rows[-1], f"after {time.monotonic() - begin:.0f} s", flush=True)
     about = made()
     page = (
