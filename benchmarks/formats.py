@@ -49,6 +49,7 @@ def write_tiny_config(task: str, folder: Path, size: int = 64) -> Path:
         cfg.model.neck.in_channels = channels[-len(cfg.model.neck.in_channels) :]
         cfg.train_dataloader.batch_size = 2
     if task == "instances":
+        cfg.model.roi_head.bbox_head.fc_out_channels = 64
         cfg.model.test_cfg.rpn.max_per_img = cfg.model.train_cfg.rpn_proposal.max_per_img = 20
         cfg.model.train_cfg.rcnn.sampler.num = cfg.model.test_cfg.rcnn.max_per_img = 8
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
