@@ -106,6 +106,18 @@ def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> N
     assert with_recipe(cfg, 10, "coco/bbox_mAP").train_cfg.max_epochs == 2
 
 
+def test_the_recipe_counts_the_images_of_all_processes(tmp_path: Path, monkeypatch) -> None:
+    cfg, _ = own("detection", tmp_path, auto_scale_lr=dict(base_batch_size=16), load_from="x.pth")
+    one = with_recipe(cfg, 1000, "coco/bbox_mAP")
+    monkeypatch.setattr("mmhybrid.engine.runner.recipe.get_world_size", lambda: 4)
+    four = with_recipe(cfg, 1000, "coco/bbox_mAP")
+    assert one.train_dataloader.batch_size == four.train_dataloader.batch_size == 2
+    rates = [new.optim_wrapper.optimizer.lr for new in (one, four)]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    assert [new.train_cfg.max_epochs for new in (one, four)] == [40, 50]
+    assert [new.param_scheduler[-1].end for new in (one, four)] == [20000, 6250]
+
+
 @pytest.mark.parametrize(
     ("weights", "name", "load_from", "checkpoint"),
     [

@@ -10,7 +10,8 @@ What changes:
 * Boxes: a second stage trains on 32 of an image's proposals instead of 512, and looks at 100
   instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
-  of the run, then a cosine down to nothing.
+  of the run, then a cosine down to nothing. AdamW in the place of SGD, whose rate depends on the
+  model and which learns too slowly from nothing.
 * Start: no pretrained weights, unless ``--weights`` names some. LayerScale starts at 0.1, since
   from 1e-5 the residuals would be silent for the whole of so short a run.
 * Hooks: log, evaluation and checkpoints more often; an average of weights (EMA) forgets faster.
@@ -227,6 +228,8 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     if warm_up:
         linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
         cfg.param_scheduler.insert(0, linear)
+    if type_name(cfg.optim_wrapper.optimizer) == "SGD":
+        cfg.optim_wrapper.optimizer = dict(type="AdamW", weight_decay=0.05)
     cfg.optim_wrapper.optimizer.lr = quick.lr
     cfg.optim_wrapper.pop("accumulative_counts", None)
 
