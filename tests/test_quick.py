@@ -26,6 +26,8 @@ def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     cfg = make_quick(cfg)
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=5e-4, weight_decay=0.05)
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys
     assert cfg.train_cfg.max_epochs == 3
 
 
