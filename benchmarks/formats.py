@@ -6,6 +6,7 @@ The models are tiny and train a few iterations: what counts is that each step go
 import runpy
 import shutil
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def write_tiny_config(task: str, folder: Path, size: int = 64) -> Path:
     else:
         cfg.model.neck.in_channels = channels[-len(cfg.model.neck.in_channels) :]
         cfg.train_dataloader.batch_size = 2
+    if task == "detection":
+        cfg.model.test_cfg.score_thr = 0.0  # or a model that learnt next to nothing finds nothing
     if task == "instances":
+        cfg.model.roi_head.bbox_head.fc_out_channels = 64
         cfg.model.test_cfg.rpn.max_per_img = cfg.model.train_cfg.rpn_proposal.max_per_img = 20
         cfg.model.train_cfg.rcnn.sampler.num = cfg.model.test_cfg.rcnn.max_per_img = 8
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -88,11 +92,14 @@ def write_table(shared: Path | None, out: Path, only: Iterable[str] = ()) -> str
     """Goes the way of every format that the tests make; writes ``formats.md`` and returns it.
 
     Of real images of the ``shared`` folder (``coco_sample``, ``camvid_sample``, ``cifar10``), or of
-    drawn ones. What training refuses is trained in spite of it, and the table says so.
+    drawn ones. What training refuses is trained in spite of it, and the table says so, as it does
+    of what failed. Where ``only`` names some, the rows of the others stay.
     """
     make = runpy.run_path(str(ROOT / "tests" / "make_data_folders.py"))
     sets = (("OBJECTS", "real_objects"), ("MASKS", "real_masks"), ("LABELS", "real_labels"))
-    rows, begin, work = [], time.monotonic(), ROOT / "work_dirs" / "formats"
+    begin, work, file = time.monotonic(), ROOT / "work_dirs" / "formats", out / "formats.md"
+    order = [writer.__name__ for group, _ in sets for writer in make[group]]
+    rows = _rows_of(file) if only else {}
     for group, real in sets:
         for writer in make[group]:
             if only and writer.__name__ not in only:
@@ -101,20 +108,37 @@ def write_table(shared: Path | None, out: Path, only: Iterable[str] = ()) -> str
             shutil.rmtree(folder, ignore_errors=True)
             writer(folder / "data", make[real](shared) if shared else make["drawn"]())
             task = _task(writer.__name__, group)
-            rows.append(_row(writer.__name__, folder, task))
-            print(*rows[-1], f"after {time.monotonic() - begin:.0f} s", flush=True)
+            try:
+                row = _row(writer.__name__, folder, task)
+            except Exception as error:  # the others are tried nevertheless
+                traceback.print_exc()
+                failed = f"failed: {type(error).__name__}: {error}"
+                row = [writer.__name__, failed, task, *[""] * (len(COLUMNS) - 3)]
+            print(*row, f"after {time.monotonic() - begin:.0f} s", flush=True)
+            rows[writer.__name__] = row
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_page([rows[name] for name in order if name in rows]))
+    return file.read_text()
+
+
+def _rows_of(file: Path) -> dict[str, list[str]]:
+    """The rows of a table that was written before, by format."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    cells = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
+    rows = [[cell.strip() for cell in one] for one in cells]
+    return {row[0].partition(",")[0]: row for row in rows}
+
+
+def _page(rows: list[list[str]]) -> str:
     about = made()
-    page = (
+    return (
         "# Every format, from a folder to a prediction\n\n"
         "Tiny models with random weights train some iterations, stop, resume, evaluate and predict "
         "on an image, with `data` and nothing else about it.\n\n"
         f"{markdown_table(COLUMNS, rows)}\n\n"
-        f"By `{about['command']}` at {about['commit']}, {about['device']}, PyTorch "
+        f"By `python -m benchmarks formats` at {about['commit']}, {about['device']}, PyTorch "
         f"{about['torch']}, {about['date']}.\n"
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "formats.md").write_text(page)
-    return page
 
 
 def _task(writer: str, group: str) -> str:

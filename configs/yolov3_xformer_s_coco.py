@@ -5,5 +5,4 @@ model = __import__("mmhybrid").replace_backbone(_base_.model, _base_.backbone)
 # The learned scales of cross feature attention do not decay.
 no_decay = {"temperature": dict(decay_mult=0.0), "attention.scale": dict(decay_mult=0.0)}
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=no_decay))
-# SGD, and gradients clipped to a length of 35 from a thousand at the start.
-quick = dict(lr=0.02, iterations=300)
+quick = dict(lr=1e-3, iterations=300)  # --quick

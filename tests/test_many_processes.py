@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks.formats import write_tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.process, pytest.mark.train]
@@ -174,6 +177,14 @@ def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:
     run(RESUME, tmp_path)
 
 
+def start_two(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """``tools/dist_train.sh`` in a folder whose modules can be imported."""
+    env = os.environ | {"PORT": free_port(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    where = dict(cwd=folder, env=env | {"PYTHONPATH": f"{folder}:{ROOT}"}, timeout=600)
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), *words]
+    return subprocess.run(command, capture_output=True, text=True, **where)
+
+
 DIES = """
 import os, signal
 from mmengine.hooks import Hook
@@ -198,10 +209,48 @@ def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) ->
     )
     options = ["quick.iterations=100000", "quick.size=32", "quick.batch_size=4"]
     words = ["tiny.py", "2", "--quick", "--cfg-options", *options]
-    env = os.environ | {"PORT": free_port(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    where = dict(cwd=tmp_path, env=env | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, timeout=600)
-    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, **where)
+    done = start_two(tmp_path, *words)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert "rank      : 1" in done.stderr
+
+
+SPY = """
+import os
+from mmhybrid.engine.runner import data_folder, prepare_config
+
+def noted(module, name):
+    function = getattr(module, name)
+    def note(*args, **options):
+        with open("calls.txt", "a") as file:
+            file.write(f"{os.environ['RANK']} {name}\\n")
+        return function(*args, **options)
+    setattr(module, name, note)
+
+noted(data_folder, "_prepare")
+noted(prepare_config, "draw_contact_sheet")
+noted(prepare_config, "write_short_config")
+"""
+
+
+def test_two_processes_train_on_a_folder_that_one_of_them_reads(tmp_path: Path) -> None:
+    make = runpy.run_path(str(ROOT / "tests" / "make_data_folders.py"))
+    make["yolo_folders"](tmp_path / "mine", make["drawn"](count=18))
+    base = write_tiny_config("detection", tmp_path)
+    (tmp_path / "spy.py").write_text(SPY)
+    (tmp_path / "tiny.py").write_text(
+        f"_base_ = {str(base)!r}\ncustom_imports = dict(imports=['mmhybrid', 'spy'])\n"
+        "model = dict(test_cfg=dict(score_thr=0.0))\n"
+    )
+    options = ["--weights", "none", "--work-dir", "run", "--cfg-options", "recipe.iterations=4"]
+    done = start_two(tmp_path, "tiny.py", "2", "--data", "mine", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = ["0 _prepare", "0 draw_contact_sheet", "0 write_short_config"]
+    assert (tmp_path / "calls.txt").read_text().splitlines() == told
+    run = tmp_path / "run"
+    assert {"config.py", "labels.png", "report.html"} <= {one.name for one in run.iterdir()}
+    report = json.loads((run / "report.json").read_text())
+    assert report["problems"] == []
+    assert report["images"] == 5  # an odd number, of which one process has three
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    assert 0 <= metrics["coco/bbox_mAP"] <= 1

@@ -18,6 +18,7 @@ from mmhybrid.datasets.folders import read_folder, write_dataset
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.recipe import with_recipe
+from mmhybrid.engine.runner.results import write_training_result
 from mmhybrid.engine.runner.run_config import load_config
 from mmhybrid.engine.runner.short_config import write_short_config
 from mmhybrid.engine.runner.starting_weights import with_weights
@@ -105,6 +106,18 @@ def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> N
     assert with_recipe(cfg, 10, "coco/bbox_mAP").train_cfg.max_epochs == 2
 
 
+def test_the_recipe_counts_the_images_of_all_processes(tmp_path: Path, monkeypatch) -> None:
+    cfg, _ = own("detection", tmp_path, auto_scale_lr=dict(base_batch_size=16), load_from="x.pth")
+    one = with_recipe(cfg, 1000, "coco/bbox_mAP")
+    monkeypatch.setattr("mmhybrid.engine.runner.recipe.get_world_size", lambda: 4)
+    four = with_recipe(cfg, 1000, "coco/bbox_mAP")
+    assert one.train_dataloader.batch_size == four.train_dataloader.batch_size == 2
+    rates = [new.optim_wrapper.optimizer.lr for new in (one, four)]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    assert [new.train_cfg.max_epochs for new in (one, four)] == [40, 50]
+    assert [new.param_scheduler[-1].end for new in (one, four)] == [20000, 6250]
+
+
 @pytest.mark.parametrize(
     ("weights", "name", "load_from", "checkpoint"),
     [
@@ -170,6 +183,21 @@ def test_configs_are_found_by_name(tmp_path: Path) -> None:
     assert Config.fromfile(config_path(SEMANTIC)).default_scope == "mmseg"
     with pytest.raises(UserError, match=r"no config nothing; those .* mask_rcnn_transxnet_t_coco"):
         config_path("nothing")
+
+
+@pytest.mark.train
+def test_each_run_of_a_process_keeps_its_own_log(toy_config, train, tmp_path: Path) -> None:
+    # As mmdet's and mmseg's configs name it.
+    toy_config.visualizer = dict(
+        type="Visualizer", name="visualizer", vis_backends=[dict(type="LocalVisBackend")]
+    )
+    toy_config.train_cfg.max_epochs = 1
+    for name in ("first", "second"):
+        toy_config.work_dir = str(tmp_path / name)
+        runner = train(toy_config)
+        assert write_training_result(runner, "toy.py") == tmp_path / name / "result.json"
+        assert runner.visualizer.instance_name == runner.experiment_name
+    assert toy_config.visualizer.name == "visualizer"
 
 
 @pytest.mark.train

@@ -1,5 +1,7 @@
 """What ``--quick`` makes of a config, without running it."""
 
+import json
+from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from mmhybrid.engine.runner import prepare_config as prepare
 from mmhybrid.engine.runner.quick import make_quick, settings_of
 from mmhybrid.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     cfg = read_config("yolov3_xformer_s_coco")
@@ -22,6 +26,8 @@ def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     cfg = make_quick(cfg)
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=5e-4, weight_decay=0.05)
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys
     assert cfg.train_cfg.max_epochs == 3
 
 
@@ -68,6 +74,36 @@ def test_images_of_all_classes_are_taken_from_real_data(read_config, tmp_path) -
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     labels = [dataset.get_data_info(index)["gt_label"] for index in range(len(dataset))]
     assert labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_data_without_the_classes_of_the_config_are_told(read_config, tmp_path: Path) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    (tmp_path / "annotations").mkdir()
+    image = dict(id=1, file_name="a.jpg", width=64, height=64)
+    box = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+    content = dict(images=[image], annotations=[box], categories=[dict(id=1, name="unicorn")])
+    for split in ("train", "val"):
+        (tmp_path / f"{split}2017").mkdir()
+        file = tmp_path / "annotations" / f"instances_{split}2017.json"
+        file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"no image of .* shows .*\(person, .*--data FOLDER"):
+        make_quick(cfg, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("weights", "address"),
+    [(None, None), ("none", None), ("transxnet_tiny.in1k", "mmhybrid://transxnet_tiny.in1k")],
+)
+def test_quick_starts_from_the_weights_that_are_named(weights, address, tmp_path) -> None:
+    config = ROOT / "configs" / "retinanet_transxnet_t_coco.py"
+    args = dict(config=str(config), quick=True, weights=weights, work_dir=str(tmp_path))
+    args |= dict(cfg_options={"quick.train_images": 2, "quick.val_images": 1}, launcher="none")
+    args |= dict.fromkeys(("data", "data_root", "resume", "amp", "auto_scale_lr", "no_validate"))
+    cfg = prepare.prepare_config(Namespace(**args))
+    assert cfg.load_from == address
+    assert not cfg.model.backbone.init_cfg
+    with pytest.raises(UserError, match="name those to start from instead of auto"):
+        prepare.prepare_config(Namespace(**args | dict(weights="auto")))
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, 96])

@@ -358,6 +358,9 @@ def test_a_model_of_its_own_tasks_has_a_report(evaluates, toy_config, tmp_path) 
     assert len(content["log"]["metrics"]) == (4 if evaluates else 0)
     assert content["log"]["unit"] == ("epoch" if evaluates else "iteration")
     assert content["about"]["Training data"] == "22 images, ToyImages"
+    assert content["commands"][0][1].endswith(
+        f"predict.py toy.py {tmp_path}/run/epoch_4.pth IMAGES"
+    )
 
 
 @pytest.mark.train
@@ -379,6 +382,9 @@ def test_training_and_testing_leave_the_same_report(run_tool, root, tmp_path, mo
     assert "--resume" in page
     (best,) = (tmp_path / "run").glob("best_*.pth")
     assert best.name in page
+    predict, *others = dict(trained["commands"]).values()
+    assert predict == f"python tools/predict.py run/{best.name} IMAGES"
+    assert not any("dw_vit_t_cifar10.py run" in one for one in others)
     run_tool("test.py", config, best, *options, "--report", tmp_path / "tested")
     tested = json.loads((tmp_path / "tested" / "report.json").read_text())
     same = ("classes", "confusion", "curves", "worst", "metrics")

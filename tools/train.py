@@ -47,7 +47,8 @@ def parse_args() -> argparse.Namespace:
         "--weights",
         metavar="NAME|FILE|none|auto",
         help="what to start from: a name of mmhybrid.list_weights(), a file, nothing, or the best "
-        "that is known for the config (default: with --data auto, else what the config says)",
+        "that is known for the config (default: with --data auto, with --quick nothing, else what "
+        "the config says)",
     )
     parser.add_argument(
         "--resume",

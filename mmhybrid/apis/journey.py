@@ -104,6 +104,7 @@ def train(
         data (str | Path): Folder in any format that ``docs/formats.md`` names.
         model (str): Name of a config of this package, or a config's path.
         weights (str): ``'auto'``, ``'none'``, a name of :func:`mmhybrid.list_weights`, or a file.
+            Where ``quick``, ``'auto'`` means none.
         quick (bool): A short run on a CPU, on small copies of the images. Defaults to False.
         resume (bool): Go on from the newest checkpoint in ``work_dir``. Defaults to False.
         work_dir (str | Path, optional): Defaults to ``work_dirs/MODEL_FOLDER``.
@@ -117,7 +118,8 @@ def train(
         >>> model = mmhybrid.train("helmets", "mask_rcnn_transxnet_t_coco")  # doctest: +SKIP
         >>> model.metrics["coco/bbox_mAP"], model.predict("new.jpg").labels  # doctest: +SKIP
     """
-    args = Namespace(config=config_path(model), data=str(data), weights=weights, quick=quick)
+    args = Namespace(config=config_path(model), data=str(data), quick=quick)
+    args.weights = None if quick and weights == "auto" else weights
     args.work_dir, args.cfg_options, args.ignore = work_dir and str(work_dir), options, ignore
     args.resume, args.launcher, args.data_root = "auto" if resume else None, "none", None
     args.amp, args.amp_dtype, args.auto_scale_lr, args.no_validate = False, "float16", False, False

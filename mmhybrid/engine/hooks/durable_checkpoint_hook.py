@@ -7,12 +7,12 @@ import shutil
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
@@ -27,6 +27,7 @@ from mmhybrid.engine.runner.accumulation import (
 from mmhybrid.engine.runner.checkpoint_config import KEY, describe
 from mmhybrid.engine.runner.lost_logs import go_on_without_logs
 from mmhybrid.engine.runner.resumable import check_resumable
+from mmhybrid.engine.runner.run_config import by_first_process
 from mmhybrid.engine.runner.work_dir_lock import lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, CheckpointWriteError, read_checkpoint
@@ -64,7 +65,7 @@ class DurableCheckpointHook(CheckpointHook):
         weakref.finalize(runner, self.safe_checkpoints.undo)
         loop = runner._train_loop
         if isinstance(loop, BaseLoop):
-            _in_main_process(lock_work_dir, runner.work_dir)
+            by_first_process(lambda: lock_work_dir(runner.work_dir))
             weakref.finalize(runner, unlock_work_dir, runner.work_dir)
             go_on_without_logs(runner)
             # Before others take up what is loaded. The list is being gone through: it gets another.
@@ -301,24 +302,10 @@ def newest_whole_checkpoint(work_dir: str) -> str | None:
     Raises:
         UserError: There are checkpoints, but none can be used.
     """
-    answer = _in_main_process(_newest_whole_checkpoint, Path(work_dir))
+    answer = by_first_process(lambda: _newest_whole_checkpoint(Path(work_dir)))
     if answer is not None:
         mark_verified(answer)
     return answer
-
-
-def _in_main_process(function: Callable[[Any], Any], argument: Any) -> Any:
-    """What the function returns or raises (a UserError) in the first process, in all of them."""
-    answers: list[Any] = [None]
-    if is_main_process():
-        try:
-            answers = [function(argument)]
-        except UserError as error:
-            answers = [error]
-    broadcast_object_list(answers)
-    if isinstance(answers[0], UserError):
-        raise answers[0]
-    return answers[0]
 
 
 def _newest_whole_checkpoint(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmhybrid.datasets.prepared_data import PreparedData
 from mmhybrid.engine.runner.classes import OURS, task_of
 from mmhybrid.engine.runner.own_data import with_own_data
+from mmhybrid.engine.runner.run_config import by_first_process
 from mmhybrid.errors import UserError
 
 
@@ -16,7 +17,8 @@ def with_folder(
 ) -> tuple[Config, PreparedData]:
     """A config of the data in a folder, whose annotations are written to ``WORK_DIR/data``.
 
-    What was found is logged. A split that was drawn for the same ``work_dir`` before is kept.
+    What was found is logged. A split that was drawn for the same ``work_dir`` before is kept. Of
+    several connected processes the first reads and writes.
 
     Args:
         cfg (Config): With ``work_dir``. It stays as it is.
@@ -27,6 +29,11 @@ def with_folder(
         UserError: Nothing is recognised, the labels do not serve the config, or training on them
             would be wasted.
     """
+    prepared = by_first_process(lambda: _prepare(cfg, folder, ignore))
+    return with_own_data(cfg, prepared), prepared
+
+
+def _prepare(cfg: Config, folder: str, ignore: Iterable[str]) -> PreparedData:
     # pycocotools and others, which only this needs.
     from mmhybrid.datasets.folders import TaskError, describe, read_folder, write_dataset
 
@@ -45,4 +52,4 @@ def with_folder(
         )
     prepared = write_dataset(data, cfg.work_dir)
     print_log(describe(data), logger="current")
-    return with_own_data(cfg, prepared), prepared
+    return prepared

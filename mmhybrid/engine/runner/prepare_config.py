@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
 from mmhybrid.datasets.check_data import check_before_training
@@ -30,6 +29,7 @@ from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
 from mmhybrid.engine.runner.recipe import with_recipe
 from mmhybrid.engine.runner.run_config import (
+    by_first_process,
     connect_processes,
     existing_file,
     has_our_backbone,
@@ -51,6 +51,10 @@ def prepare_config(args: Namespace) -> Config:
     """The config of a training run, from the arguments of ``tools/train.py``."""
     if args.quick and args.no_validate:
         raise UserError("--quick evaluates what it trained: leave out --no-validate")
+    if args.quick and args.weights == "auto":
+        raise UserError(
+            "--quick starts from random weights: name those to start from instead of auto"
+        )
     cfg = _load(args, is_training=True)
     if args.no_validate:
         cfg = with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
@@ -126,39 +130,46 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         unlock_work_dir(cfg.work_dir)
     if args.data:
         return _with_own_folder(cfg, args, is_training)
-    if is_training and args.weights and not args.quick:
-        cfg = with_weights(cfg, args.weights, Path(args.config).stem)
     if args.quick:
-        # The options have the last word.
-        return with_options(make_quick(cfg, args.data_root), args.cfg_options)
-    return with_data_root(cfg, args.data_root) if args.data_root else cfg
+        cfg = make_quick(cfg, args.data_root)
+    elif args.data_root:
+        cfg = with_data_root(cfg, args.data_root)
+    if is_training and args.weights:
+        cfg = with_weights(cfg, args.weights, Path(args.config).stem)
+    # The options have the last word.
+    return with_options(cfg, args.cfg_options) if args.quick else cfg
 
 
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
+    if "runner_type" not in cfg:  # others connect their processes in their own ways
+        connect_processes(cfg)
     cfg, data = with_folder(cfg, args.data, args.ignore)
     if args.quick:
         cfg = make_quick(cfg, is_own=True)
     if not is_training:
         return with_options(cfg, args.cfg_options)
-    weights = args.weights or "auto"
-    if weights != "auto" or not args.quick:  # quick starts from nothing
-        cfg = with_weights(cfg, weights, Path(args.config).stem)
+    if args.weights or not args.quick:
+        cfg = with_weights(cfg, args.weights or "auto", Path(args.config).stem)
     if not args.quick:
         cfg = with_recipe(cfg, data.images["train"], best_metric(cfg))
     cfg = with_options(cfg, args.cfg_options)  # which have the last word
-    if get_dist_info()[0] == 0:
-        for finding in check_before_training(cfg, args.ignore):
-            if finding.severity == "warning":
-                print_log(str(finding), "current", logging.WARNING)
-        sheet = Path(cfg.work_dir) / "labels.png"
-        _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
-        draw_contact_sheet(dataset, sheet, scope=cfg.get("default_scope"))
-        print_log(f"Images with their labels: {sheet}", logger="current")
-        file = Path(cfg.work_dir) / "config.py"
-        write_short_config(cfg, args.config, file)
-        print_log(f"The config of this run: {file}", logger="current")
+    by_first_process(lambda: _check_and_write(cfg, args))
     return cfg
+
+
+def _check_and_write(cfg: Config, args: Namespace) -> None:
+    """What a training on data of one's own does before it starts."""
+    for finding in check_before_training(cfg, args.ignore):
+        if finding.severity == "warning":
+            print_log(str(finding), "current", logging.WARNING)
+    sheet = Path(cfg.work_dir) / "labels.png"
+    _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
+    draw_contact_sheet(dataset, sheet, scope=cfg.get("default_scope"))
+    print_log(f"Images with their labels: {sheet}", logger="current")
+    file = Path(cfg.work_dir) / "config.py"
+    write_short_config(cfg, args.config, file)
+    print_log(f"The config of this run: {file}", logger="current")
 
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:

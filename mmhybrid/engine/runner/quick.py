@@ -10,9 +10,10 @@ What changes:
 * Boxes: a second stage trains on 32 of an image's proposals instead of 512, and looks at 100
   instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
 * Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
-  of the run, then a cosine down to nothing.
-* Start: no pretrained weights. LayerScale starts at 0.1, since from 1e-5 the residuals would be
-  silent for the whole of so short a run.
+  of the run, then a cosine down to nothing. AdamW in the place of SGD, whose rate depends on the
+  model and which learns too slowly from nothing.
+* Start: no pretrained weights, unless ``--weights`` names some. LayerScale starts at 0.1, since
+  from 1e-5 the residuals would be silent for the whole of so short a run.
 * Hooks: log, evaluation and checkpoints more often; an average of weights (EMA) forgets faster.
 
 All else stays. A config may hold its own settings, ``quick = dict(iterations=200)``, and so may the
@@ -29,7 +30,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
-from mmhybrid.datasets.data_paths import LOADERS, check_data, datasets_of, with_data_root
+from mmhybrid.datasets.data_paths import (
+    LOADERS,
+    check_data,
+    classes_of,
+    datasets_of,
+    with_data_root,
+)
 from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
 from mmhybrid.engine.runner.classes import task_of, with_classes
@@ -146,10 +153,17 @@ def _take_some_images(cfg: Config, most: int) -> int:
     total = 0
     for dataset in datasets:
         with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-            length = len(registry.build(dataset))
+            # Of no images MMEngine can serialize nothing.
+            length = len(registry.build(dict(dataset, serialize_data=False)))
         if length > share:
             dataset["indices"] = [i * length // share for i in range(share)]
         total += min(length, share)
+    if not total:
+        named = ", ".join(classes_of(datasets[0], cfg.get("default_scope"))[:5])
+        raise UserError(
+            f"no image of {datasets[0].get('data_root')} shows one of the config's classes ({named}"
+            ", ...). To learn the classes that are there: --data FOLDER"
+        )
     return total
 
 
@@ -214,6 +228,8 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     if warm_up:
         linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
         cfg.param_scheduler.insert(0, linear)
+    if type_name(cfg.optim_wrapper.optimizer) == "SGD":
+        cfg.optim_wrapper.optimizer = dict(type="AdamW", weight_decay=0.05)
     cfg.optim_wrapper.optimizer.lr = quick.lr
     cfg.optim_wrapper.pop("accumulative_counts", None)
 

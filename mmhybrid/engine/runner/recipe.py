@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
@@ -41,11 +42,15 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     loader, optimizer = cfg.train_dataloader, cfg.optim_wrapper.optimizer
     is_pretrained = bool(cfg.get("load_from") or own_checkpoint(cfg))
     old_batch = loader.get("batch_size") or loader.batch_sampler.batch_size
-    batch = min(old_batch, max(2, num_images // 8))  # of one, some norms have nothing to measure
+    processes = get_world_size()
+    # Of one, some norms have nothing to measure.
+    own_batch = min(old_batch, max(2, num_images // (8 * processes)))
+    batch = own_batch * processes
     if loader.get("batch_size"):
-        loader.batch_size = batch
-    if batch < old_batch:
-        _say(f"{batch} images a step, not {old_batch}: of {num_images}, for more and finer steps")
+        loader.batch_size = own_batch
+    if own_batch < old_batch:
+        told = f"{batch} images a step, not {old_batch * processes}"
+        _say(f"{told}: of {num_images}, for more and finer steps")
 
     epochs = EPOCHS.get(cfg.get("default_scope"), 50)
     iterations = (cfg.get("recipe") or {}).get("iterations")
@@ -70,7 +75,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
         dict(type="CosineAnnealingLR", by_epoch=False, **cosine),
     ]
     _say(f"warm-up of {warm_up} iterations, a tenth of the run, then a cosine down to 0")
-    _fit_norms(cfg, batch, is_pretrained)
+    _fit_norms(cfg, own_batch, is_pretrained)
     _fit_hooks(cfg, metric, interval, iterations, by_epoch, is_pretrained)
     _fit_augmentation(cfg)
     seed = (cfg.get("randomness") or {}).get("seed")

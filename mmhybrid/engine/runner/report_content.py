@@ -10,9 +10,11 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmhybrid.engine.hooks.report_hook import ReportHook
+from mmhybrid.engine.runner.checkpoint_config import config_of
 from mmhybrid.engine.runner.report import headlines, read_log
 from mmhybrid.engine.runner.report_figures import NOTHING, figures_of
 from mmhybrid.engine.runner.results import made
+from mmhybrid.errors import UserError
 from mmhybrid.version import __version__
 
 PACKAGES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "numpy")
@@ -149,16 +151,20 @@ def commands(runner: Runner, config: str, checkpoint: str, training: bool) -> li
     """What a user does next, and the command for it."""
     command = made()["command"]
     tools = str(Path(shlex.split(command)[1]).parent)
-    # The config that MMEngine wrote has the sizes and the data of the run, and options applied.
-    written = Path(runner.work_dir) / Path(runner.cfg.filename or config).name
-    config = str(written) if written.is_file() else config
-    named = _relative(config), _relative(checkpoint)
+    try:
+        config_of(checkpoint)
+        named = [_relative(checkpoint)]
+    except UserError:  # it does not hold its config
+        # The config that MMEngine wrote has the sizes and the data of the run, and options applied.
+        written = Path(runner.work_dir) / Path(runner.cfg.filename or config).name
+        config = str(written) if written.is_file() else config
+        named = [_relative(config), _relative(checkpoint)]
     tool: Callable[..., str] = lambda *words: shlex.join(["python", *words])  # noqa: E731
     steps = [("Predict on images", tool(f"{tools}/predict.py", *named, "IMAGES"))]
     if training:
         resumed = command if "--resume" in command else f"{command} --resume"
         steps.append(("Continue this run", resumed))
-    onnx = str(Path(named[1]).with_suffix(".onnx"))
+    onnx = str(Path(named[-1]).with_suffix(".onnx"))
     steps.append(("Export to ONNX", tool(f"{tools}/export_onnx.py", *named, "--out", onnx)))
     report = tool(f"{tools}/test.py", *named, "--report", "report")
     return [*steps, ("Report on a checkpoint", report)]

@@ -6,11 +6,11 @@ import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import broadcast_object_list, init_dist, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
@@ -27,6 +27,7 @@ from mmhybrid.weights.catalogue import SCHEME, get_weights
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 INSTALL = f"pip install {FILES}"
+T = TypeVar("T")
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -153,6 +154,9 @@ def without_pretrained(cfg: Config) -> Config:
 def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
+    if cfg.get("visualizer"):
+        cfg = deepcopy(cfg)
+        cfg.visualizer.pop("name", None)  # by which MMEngine would take that of an earlier run
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except ImportError as error:  # such as that of a visualizer
@@ -208,3 +212,22 @@ def connect_processes(cfg: Config) -> None:
     env_cfg = cfg.get("env_cfg", {})
     set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
     init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
+
+
+def by_first_process(make: Callable[[], T]) -> T:
+    """What the first of the connected processes makes; the others wait for it, and get a copy.
+
+    Raises:
+        UserError: In all of them, where it is raised in the first.
+    """
+    answers: list[Any] = [None]
+    if is_main_process():
+        try:
+            answers = [make()]
+        except UserError as error:
+            answers = [error]
+    broadcast_object_list(answers)
+    (answer,) = answers
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
