@@ -17,7 +17,8 @@ from mmhybrid.analysis.timing import ratio, time_interleaved
 from mmhybrid.apis.models import make_model
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.deploy import fuse
-from mmhybrid.deploy.onnx_export import compare, export_onnx, session_of
+from mmhybrid.deploy.onnx_export import compare, export_onnx
+from mmhybrid.deploy.runtimes import open_graph
 from mmhybrid.engine.runner.results import write_json
 from mmhybrid.errors import UserError
 
@@ -71,14 +72,14 @@ def onnx_rows(
     rows = []
     if not path.exists():
         export_onnx(model, path)
-    session = session_of(path)
+    run = open_graph(path)
     for shape in shapes:
         x = torch.randn(shape)
         differences = compare(model, path, [x])
         calls = {
             "eager": partial(model, x),
             "fused": partial(fused, x),
-            "onnxruntime": partial(session.run, None, {"image": x.numpy()}),
+            "onnxruntime": partial(run, x.numpy()),
         }
         seconds = time_interleaved(calls, repeats=repeats)
         row = dict(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.deploy.runtimes import open_graph
 from mmhybrid.errors import UserError
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 # PyTorch takes a batch of one, and a last map of one window, for constants: neither may be traced.
 TRACED_SHAPE = (2, 3, 256, 288)
@@ -51,11 +49,14 @@ def export_onnx(
     *,
     fused: bool = True,
     boxes: bool = False,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
     in_channels: int = 3,
+    uint8: bool = False,
     safetensors: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> None:
-    """Writes a model as ONNX, for any batch, height and width.
+    """Writes a model as ONNX, for any batch, height and width, or for given ones.
 
     Args:
         model (nn.Module): A backbone of this package, or a classifier of mmpretrain, segmentor of
@@ -64,7 +65,11 @@ def export_onnx(
         path (str | os.PathLike): Of the .onnx file.
         fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
         boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
+        batch (int, optional): The number of images at a time. Defaults to any; the dynamic
+            convolution of TransXNet is several times as fast for a given one.
+        size (tuple[int, int], optional): The height and width of the images. Defaults to any.
         in_channels (int): Of the images.
+        uint8 (bool): The graph takes bytes, not float32.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
             name, and not into it.
         report (Callable[[str], None], optional): Called at the start of each step with what it
@@ -89,28 +94,19 @@ def export_onnx(
                 "works out the batch size in a way that torch.export takes for a constant. A Swin "
                 "that can be exported is mmhybrid's DWSwinTransformer"
             )
+    batch = 1 if boxes else batch
     report("fusing the model" if fused else "copying the model")
     exportable = NamedOutputs(model, boxes)
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
-    make_exportable(exportable)
-    x = torch.randn(1 if boxes else TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
-    names = {2: "height", 3: "width"} if boxes else {0: "batch", 2: "height", 3: "width"}
-    dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
+    make_exportable(exportable, any_batch=batch is None, any_size=size is None)
+    shape = (batch or TRACED_SHAPE[0], in_channels, *(size or TRACED_SHAPE[2:]))
+    if uint8:
+        exportable, x = FromBytes(exportable), torch.randint(256, shape, dtype=torch.uint8)
+    else:
+        x = torch.randn(shape)
+    names = ({} if batch else {0: "batch"}) | ({} if size else {2: "height", 3: "width"})
     try:
-        with torch.no_grad():
-            report("tracing it with torch.export")
-            with ExportableOperations():
-                program = torch.export.export(exportable, (x,), dynamic_shapes=(dynamic,))
-            report("translating it to ONNX")
-            onnx_program = torch.onnx.export(
-                program,
-                input_names=["image"],
-                output_names=list(exportable(x)),
-                dynamic_shapes=(names,),
-                opset_version=OPSET,
-                custom_translation_table=translations(),
-                verbose=False,
-            )
+        program = trace(exportable, x, names, report)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise OnnxExportError(f"{type(model).__name__} cannot be exported: {reason}") from error
@@ -119,9 +115,45 @@ def export_onnx(
     if safetensors:
         import onnx_ir
 
-        onnx_ir.save_safetensors(onnx_program.model, path)
+        onnx_ir.save_safetensors(program.model, path)
     else:
-        onnx_program.save(path)
+        program.save(path)
+
+
+@torch.no_grad()
+def trace(
+    model: nn.Module, x: Tensor, names: dict[int, str], report: Callable[[str], None]
+) -> torch.onnx.ONNXProgram:
+    """Translates a function of images, ``x`` among them, to ONNX.
+
+    ``names`` are those of the dimensions of x that may change. The model returns a dict.
+    """
+    outputs = list(model(x))
+    dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
+    report("tracing it with torch.export")
+    with ExportableOperations():
+        program = torch.export.export(model, (x,), dynamic_shapes=(dynamic,))
+    report("translating it to ONNX")
+    return torch.onnx.export(
+        program,
+        input_names=["image"],
+        output_names=outputs,
+        dynamic_shapes=(names,),
+        opset_version=OPSET,
+        custom_translation_table=translations(),
+        verbose=False,
+    )
+
+
+class FromBytes(nn.Module):
+    """A model that takes its images as bytes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.model(image.float())
 
 
 def compare(
@@ -129,24 +161,26 @@ def compare(
     path: str | os.PathLike,
     batches: Iterable[Tensor],
     boxes: bool = False,
+    **options: Any,
 ) -> list[Difference]:
-    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
+    """Runs a graph in its runtime and its model in PyTorch, unfused, on the same images.
 
-    Boxes are compared by their scores alone, since those of nearly the same may change places.
+    ``options`` are those of :func:`mmhybrid.deploy.runtimes.open_graph`. Boxes are compared by
+    their scores alone, since those of nearly the same may change places.
 
     Returns:
         One row a batch (B, C, H, W) and output.
     """
-    session = session_of(path)
+    run = open_graph(path, **options)
     reference = copy.deepcopy(NamedOutputs(model, boxes)).eval()
     rows = []
     for x in batches:
         with torch.no_grad():
             expected = reference(x)
-        got = session.run(list(expected), {"image": x.numpy()})
-        for (name, y), array in zip(expected.items(), got, strict=True):
+        got = run(x.numpy())
+        for name, y in expected.items():
             if name == "scores" or not boxes:
-                rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
+                rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(got[name])))
     return rows
 
 
@@ -155,19 +189,10 @@ def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 
-def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Opens a graph in onnxruntime, on the CPU."""
-    import onnxruntime
-
-    options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
-
-
 def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:
     if expected.shape != got.shape:
         raise OnnxExportError(
-            f"{name} of an image {shape} is {tuple(got.shape)} in onnxruntime and "
+            f"{name} of an image {shape} is {tuple(got.shape)} in the graph and "
             f"{tuple(expected.shape)} in PyTorch"
         )
     if not expected.is_floating_point():

@@ -1,0 +1,75 @@
+"""Exported graphs opened in onnxruntime or OpenVINO, on the CPU."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mmhybrid.errors import ArgumentError, UserError
+
+RUNTIMES = ("onnxruntime", "openvino")
+Graph = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def require(*packages: str) -> None:
+    """Raises a UserError with the command that installs them, where packages are missing."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{' and '.join(missing)} missing: pip install {' '.join(missing)}")
+
+
+def open_graph(
+    path: str | os.PathLike,
+    runtime: str | None = None,
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Graph:
+    """Opens a graph as a function from images (B, C, H, W) to arrays by name.
+
+    Args:
+        path (str | os.PathLike): Of an .onnx file, or OpenVINO's .xml.
+        runtime (str, optional): ``'onnxruntime'`` or ``'openvino'``. Defaults to OpenVINO for an
+            .xml file, and onnxruntime for others.
+        precision (str): ``'bf16'`` has OpenVINO compute in bfloat16; others as the graph says.
+        threads (int, optional): Defaults to PyTorch's number.
+
+    Raises:
+        ArgumentError: There is no such runtime.
+        UserError: It is not installed.
+    """
+    path, threads = os.fspath(path), threads or torch.get_num_threads()
+    runtime = runtime or ("openvino" if path.endswith(".xml") else "onnxruntime")
+    if runtime not in RUNTIMES:
+        raise ArgumentError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
+    require(runtime)
+    return (_openvino if runtime == "openvino" else _onnxruntime)(path, precision, threads)
+
+
+def _onnxruntime(path: str, precision: str, threads: int) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda x: dict(zip(names, session.run(names, {"image": x}), strict=True))
+
+
+def _openvino(path: str, precision: str, threads: int) -> Graph:
+    import openvino
+
+    # Without the hint, OpenVINO takes bfloat16 wherever the processor has it.
+    hint = "bf16" if precision == "bf16" else "f32"
+    options = dict(INFERENCE_PRECISION_HINT=hint, INFERENCE_NUM_THREADS=threads)
+    model = openvino.Core().compile_model(path, "CPU", options | dict(PERFORMANCE_HINT="LATENCY"))
+    names = [output.any_name for output in model.outputs]
+    request = model.create_infer_request()
+
+    def run(x: np.ndarray) -> dict[str, np.ndarray]:
+        request.infer({"image": x})
+        # Copied: the next call writes into the same memory.
+        return {name: request.get_tensor(name).data.copy() for name in names}
+
+    return run
