@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import onnx_speed
 from benchmarks import speed as sections
 from benchmarks import transxnet_speed as speed
 from benchmarks.__main__ import main
@@ -115,17 +114,9 @@ def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, roo
         main()
 
 
-@pytest.mark.parametrize(("name", "module"), [("speed", sections), ("onnx", onnx_speed)])
-def test_published_pages_are_those_of_the_figures(root: Path, name: str, module) -> None:
-    results = json.loads((root / "results" / f"{name}.json").read_text())
-    assert module.page(results) == (root / "results" / f"{name}.md").read_text()
-
-
-def test_page_of_onnx_names_every_machine() -> None:
-    machines = {name: dict(threads=threads) for name, threads in (("A", 2), ("B", 4), ("C", 2))}
-    several = onnx_speed.page(dict(machine=machines, rows=dict(A=[], B=[], C=[])))
-    assert "\n\n- A, C: threads: 2\n- B: threads: 4\n\n|" in several
-    assert "\n\nthreads: 2\n\n|" in onnx_speed.page(dict(machine=machines, rows=dict(A=[], C=[])))
+def test_published_page_is_that_of_the_figures(root: Path) -> None:
+    results = json.loads((root / "results" / "speed.json").read_text())
+    assert sections.page(results) == (root / "results" / "speed.md").read_text()
 
 
 def test_fitted_exponent() -> None:

@@ -96,7 +96,7 @@ def make_inferencer(
     if fused:
         inferencer.model = fuse(inferencer.model)
     saved = getattr(inferencer.model, "dataset_meta", None) or {}
-    meta = _dataset_meta(cfg, checkpoint)
+    meta = dataset_meta(cfg, checkpoint)
     if scope == "mmdet":
         meta["category_ids"] = saved.get("category_ids") or _category_ids(cfg, meta["classes"])
     inferencer.model.dataset_meta = meta
@@ -107,9 +107,9 @@ def make_inferencer(
     return inferencer
 
 
-def _dataset_meta(cfg: Config, checkpoint: str) -> dict[str, Any]:
+def dataset_meta(cfg: Config, checkpoint: str | None) -> dict[str, Any]:
     """Classes and palette of the checkpoint, or else of the data set of the config."""
-    meta = read_address(checkpoint, "meta").get("meta") or {}
+    meta = (read_address(checkpoint, "meta").get("meta") if checkpoint else None) or {}
     # mmdet 2 and mmseg 0 save the two by themselves, in capitals.
     old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))
     trained_on = meta.get("dataset_meta") or old

@@ -176,7 +176,7 @@ def compare(
     rows = []
     for x in batches:
         with torch.no_grad():
-            expected = reference(x)
+            expected = reference(x.float())
         got = run(x.numpy())
         for name, y in expected.items():
             if name == "scores" or not boxes:
