@@ -113,7 +113,7 @@ def export(args: argparse.Namespace) -> None:
     """Exports, compares, and fails where the difference is larger than is accepted."""
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.apis.models import first_backbone, init_model
-    from mmhybrid.deploy.export import refuse_difference
+    from mmhybrid.deploy.exporting import refuse_difference
     from mmhybrid.deploy.onnx_export import compare, export_onnx, random_images
     from mmhybrid.engine.console import ProgressLine
     from mmhybrid.errors import UserError

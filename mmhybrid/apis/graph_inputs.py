@@ -47,13 +47,13 @@ def graph_inputs(
             image = cv2.resize(image, size[::-1])
         if given is None:
             image = (image - np.float32(MEAN)) / np.float32(STD)
+        image = image.astype(np.uint8 if uint8 else np.float32)
         if divisor > 1:
             below, right = (-side % divisor for side in image.shape[:2])
             # Padded after normalising there, before it here.
             value = (given.mean + given.pad_value * given.std).flatten().tolist()
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
-        image = image.transpose(2, 0, 1)[None]
-        yield np.ascontiguousarray(image, np.uint8 if uint8 else np.float32)
+        yield np.ascontiguousarray(image.transpose(2, 0, 1)[None])
 
 
 def _through_pipeline(path: Path, cfg: Config) -> np.ndarray:

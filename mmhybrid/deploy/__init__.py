@@ -1,7 +1,7 @@
 """From a trained model to use: fusing for inference, exporting to ONNX and OpenVINO."""
 
 from mmhybrid.deploy import fused_dmformer, fused_transxnet, fused_xformer  # noqa: F401 (register)
-from mmhybrid.deploy.export import export
+from mmhybrid.deploy.exporting import export
 from mmhybrid.deploy.folding import fuses
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.fuse_hook import FuseHook

@@ -66,7 +66,7 @@ def export_onnx(
         fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
         boxes (bool): Export boxes instead of maps of a one-stage detector, for one image at a time.
         batch (int, optional): The number of images at a time. Defaults to any; the dynamic
-            convolution of TransXNet is several times as fast for a given one.
+            convolution of TransXNet is faster for a given one.
         size (tuple[int, int], optional): The height and width of the images. Defaults to any.
         in_channels (int): Of the images.
         uint8 (bool): The graph takes bytes, not float32.

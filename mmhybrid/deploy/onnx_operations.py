@@ -93,7 +93,7 @@ def convolve_by_products(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor
 
     PyTorch convolves all images at once, in as many groups as there are channels in all of them.
     In ONNX the number of groups is fixed, and OpenVINO opens no loop over the images. Of the forms
-    that are left this was the fastest, 2 to 30 times, in both runtimes.
+    that are left this was the fastest in both runtimes.
     """
     weight, bias = self.kernels(x)
     size, (height, width) = self.kernel_size, x.shape[-2:]

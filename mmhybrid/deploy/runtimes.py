@@ -17,7 +17,9 @@ Graph = Callable[[np.ndarray], dict[str, np.ndarray]]
 def require(*packages: str) -> None:
     """Raises a UserError with the command that installs them, where packages are missing."""
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{' and '.join(missing)} missing: pip install {' '.join(missing)}")
+        verb = "is" if len(missing) == 1 else "are"
+        named = " and ".join(missing)
+        raise UserError(f"{named} {verb} missing: pip install {' '.join(missing)}")
 
 
 def open_graph(
