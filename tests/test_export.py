@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhybrid.apis.graph_inputs import graph_inputs
+from mmhybrid.apis.graph_inputs import GraphInputs
 from mmhybrid.apis.graph_metric import _evaluate
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import DWVisionTransformer, TransXNet, XFormer
@@ -104,7 +104,7 @@ def test_images_are_prepared_as_in_tests_of_the_model(uint8: bool, root, read_co
     given = MODELS.build(cfg.model.data_preprocessor)
     path = root / "docs" / "images" / "quick.jpg"
     model = SimpleNamespace(data_preprocessor=given)
-    (image,) = graph_inputs([path], model, cfg, uint8=uint8)
+    (image,) = GraphInputs([path], model, cfg, uint8=uint8)
     from mmengine.dataset import Compose, pseudo_collate
 
     steps = [one for one in cfg.test_dataloader.dataset.pipeline if one.type != "LoadAnnotations"]

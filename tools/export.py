@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     """Makes the model, exports it, and prints what came of it."""
     import torch
 
-    from mmhybrid.apis.graph_inputs import graph_inputs
+    from mmhybrid.apis.graph_inputs import GraphInputs
     from mmhybrid.apis.inferencer import dataset_meta
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.apis.models import first_backbone, init_model
@@ -130,15 +130,16 @@ def run(args: argparse.Namespace) -> None:
     def report(step: str) -> None:
         print(f"  {time.monotonic() - start:4.0f} s  {step}", flush=True)
 
-    inputs = dict(model=model, cfg=cfg, size=size, uint8=args.uint8)
+    batch = None if args.batch == "free" else int(args.batch)
+    inputs = dict(model=model, cfg=cfg, size=size, batch=batch or 1, uint8=args.uint8)
     meta = export(
         model,
         args.out,
         format=args.format,
         size=size,
-        batch=None if args.batch == "free" else int(args.batch),
+        batch=batch,
         precision=args.precision,
-        calibration=list(graph_inputs(calibration, **inputs)),
+        calibration=GraphInputs(calibration, **inputs),
         evaluate=_metric(args, cfg, report),
         max_drop=args.max_drop,
         fused=not args.no_fuse,
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
         cfg=cfg,
         origin=_origin(args),
         check=check,
-        images=(torch.from_numpy(x) for x in graph_inputs(files, **inputs)),
+        images=(torch.from_numpy(x) for x in GraphInputs(files, **inputs)),
         tolerance=args.tolerance,
         report=report,
     )

@@ -1,6 +1,7 @@
 """Image files as an exported graph takes them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,49 @@ from mmhybrid.registry import type_name
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def graph_inputs(
-    paths: Iterable[Path],
-    model: nn.Module,
-    cfg: Config | None = None,
-    size: tuple[int, int] | None = None,
-    uint8: bool = False,
-) -> Iterator[np.ndarray]:
-    """Reads images and gives each as (1, 3, H, W), prepared as in the tests of the model.
+@dataclass
+class GraphInputs:
+    """Images as (batch, 3, H, W), prepared as in the tests of a model; read when they are used.
 
     Args:
-        paths (Iterable[Path]): Files.
-        model (nn.Module): A whole model; of a backbone the images are normalised too.
+        paths (Sequence[Path]): Files.
+        model (nn.Module): A whole model; for a backbone the images are normalised too.
         cfg (Config, optional): Whose test pipeline resizes them. Defaults to none: a backbone gets
             224x224, a whole model the image as it is, unless ``size`` says otherwise.
         size (tuple[int, int], optional): Height and width, where the graph takes no other.
+        batch (int): How often each is repeated, for a graph that takes so many.
         uint8 (bool): Bytes, not float32.
     """
-    given = getattr(model, "data_preprocessor", None)
-    divisor = getattr(given, "pad_size_divisor", 1)
-    for path in paths:
-        image = _through_pipeline(path, cfg) if cfg else read_rgb(path)
-        if given is None:
-            size = size or (224, 224)
-        if size and image.shape[:2] != size:
+
+    paths: Sequence[Path]
+    model: nn.Module
+    cfg: Config | None = None
+    size: tuple[int, int] | None = None
+    batch: int = 1
+    uint8: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.read, self.paths)
+
+    def read(self, path: Path) -> np.ndarray:
+        """One file; UserError where it is no image."""
+        given = getattr(self.model, "data_preprocessor", None)
+        image = _through_pipeline(path, self.cfg) if self.cfg else read_rgb(path)
+        size = self.size or ((224, 224) if given is None else image.shape[:2])
+        if image.shape[:2] != size:
             image = cv2.resize(image, size[::-1])
         if given is None:
             image = (image - np.float32(MEAN)) / np.float32(STD)
-        image = image.astype(np.uint8 if uint8 else np.float32)
-        if divisor > 1:
+        image = image.astype(np.uint8 if self.uint8 else np.float32)
+        if (divisor := getattr(given, "pad_size_divisor", 1)) > 1:
             below, right = (-side % divisor for side in image.shape[:2])
             # Padded after normalising there, before it here.
             value = (given.mean + given.pad_value * given.std).flatten().tolist()
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
-        yield np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+        return np.repeat(image.transpose(2, 0, 1)[None], self.batch, axis=0)
 
 
 def _through_pipeline(path: Path, cfg: Config) -> np.ndarray:

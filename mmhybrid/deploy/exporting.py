@@ -5,7 +5,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -47,7 +47,7 @@ def export(
     size: tuple[int, int] | None = None,
     batch: int | None = 1,
     precision: str = "fp32",
-    calibration: Sequence[np.ndarray] = (),
+    calibration: Collection[np.ndarray] = (),
     evaluate: Callable[[Graph], float] | None = None,
     max_drop: float = 0.01,
     fused: bool = True,
@@ -75,7 +75,7 @@ def export(
         batch (int, optional): Images at a time; None for any number.
         precision (str): ``'fp32'``; ``'bf16'``, which OpenVINO computes in where the processor can;
             or ``'int8'``, see :func:`mmhybrid.deploy.quantizing.quantize`.
-        calibration (Sequence[np.ndarray]): For int8, some hundred inputs of the graph.
+        calibration (Collection[np.ndarray]): For int8, some hundred inputs of the graph.
         evaluate (Callable[[Graph], float], optional): Gives a metric of a graph, for int8, higher
             is better; it is written down before and after. OpenVINO's layers that cost most of it
             are left as they are.
@@ -181,7 +181,7 @@ def refuse_difference(rows: Sequence[Difference], tolerance: float) -> None:
         )
 
 
-def _check(format: str, precision: str, calibration: Sequence, safetensors: bool) -> None:
+def _check(format: str, precision: str, calibration: Collection, safetensors: bool) -> None:
     """Raises, before minutes pass, for what cannot be."""
     if format not in RUNTIME_OF:
         raise ArgumentError(f"no format {format!r}: there are {', '.join(RUNTIME_OF)}")
@@ -210,7 +210,7 @@ def _to_openvino(file: Path) -> Path:
 
 def _quantize(
     file: Path,
-    calibration: Sequence[np.ndarray],
+    calibration: Collection[np.ndarray],
     evaluate: Callable[[Graph], float] | None,
     max_drop: float,
     report: Callable[[str], None],

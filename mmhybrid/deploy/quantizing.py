@@ -1,6 +1,6 @@
 """Graphs with 8-bit weights and maps, by NNCF's post-training quantization."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from mmhybrid.deploy.runtimes import Graph, graph_of_openvino
 
 def quantize(
     graph: Any,
-    images: Sequence[np.ndarray],
+    images: Collection[np.ndarray],
     evaluate: Callable[[Graph], float] | None = None,
     max_drop: float = 0.01,
 ) -> Any:
@@ -19,7 +19,7 @@ def quantize(
 
     Args:
         graph: An ``onnx.ModelProto`` or ``openvino.Model``.
-        images (Sequence[np.ndarray]): What the graph takes, to find the ranges of its maps: some
+        images (Collection[np.ndarray]): What the graph takes, to find the ranges of its maps: some
             hundred arrays.
         evaluate (Callable[[Graph], float], optional): Gives a metric of OpenVINO's graph, higher is
             better. The layers that cost most then stay as they are until no more than ``max_drop``
