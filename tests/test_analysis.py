@@ -1,6 +1,7 @@
 """Timing, peak memory and the rows of the speed table, at sizes that take no time."""
 
 import json
+import re
 import sys
 import time
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import deploy_speed
 from benchmarks import speed as sections
 from benchmarks import transxnet_speed as speed
 from benchmarks.__main__ import main
@@ -114,9 +116,38 @@ def test_command_keeps_what_it_does_not_measure(monkeypatch, tmp_path: Path, roo
         main()
 
 
-def test_published_page_is_that_of_the_figures(root: Path) -> None:
-    results = json.loads((root / "results" / "speed.json").read_text())
-    assert sections.page(results) == (root / "results" / "speed.md").read_text()
+@pytest.mark.parametrize(("name", "module"), [("speed", sections), ("deploy", deploy_speed)])
+def test_published_pages_are_those_of_the_figures(root: Path, name: str, module) -> None:
+    file = root / "results" / f"{name}.json"
+    if not file.exists():
+        pytest.skip(f"{file} is not there: python -m benchmarks {name} writes it")
+    assert module.page(json.loads(file.read_text())) == file.with_suffix(".md").read_text()
+
+
+def test_page_of_deploy() -> None:
+    ways = [dict(way="PyTorch", milliseconds=2.0), dict(way="onnxruntime", error="OSError: none")]
+    page = deploy_speed.page({"rows": {"A 8x9": dict(machine=dict(threads=2), ways=ways)}})
+    assert "\n\nthreads: 2\n\n|" in page
+    assert re.search(r"\| A +\| +8x9 \| PyTorch +\| +2 \| +- \|", page)
+    assert page.endswith("\n\n* A 8x9, onnxruntime: OSError: none\n")
+
+
+def test_deploy_measures_what_it_has_not(monkeypatch, tmp_path: Path) -> None:
+    measured = []
+    monkeypatch.setattr(deploy_speed, "_rows", lambda specs, *rest: measured.append(specs) or [])
+    command = ["benchmarks", "deploy", "--models", "XFormer-S", "--sizes", "8x9", "16"]
+    options = [f"--out={tmp_path}", f"--graphs={tmp_path}", f"--threads={torch.get_num_threads()}"]
+    monkeypatch.setattr(sys, "argv", [*command, *options])
+    main()
+    main()
+    assert len(measured) == 2
+    assert list(measured[0]) == ["XFormer-S", "Swin-T"]
+    rows = json.loads((tmp_path / "deploy.json").read_text())["rows"]
+    assert list(rows) == ["XFormer-S 8x9", "XFormer-S 16x16"]
+    command[3] = "XFormer-X"
+    monkeypatch.setattr(sys, "argv", [*command, *options])
+    with pytest.raises(SystemExit, match="error: no XFormer-X: there are "):
+        main()
 
 
 def test_fitted_exponent() -> None:
