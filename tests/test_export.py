@@ -77,6 +77,12 @@ def test_rules_for_sizes(name: str, rule: dict, read_config) -> None:
     assert describe(SimpleNamespace(), read_config(name))["resize"] == rule
 
 
+def test_what_is_said_of_a_backbone(read_config) -> None:
+    told = describe(vit(), read_config("dw_vit_t_cifar10_32px"))
+    assert (told["task"], told["normalized_in_graph"]) == ("features", False)
+    assert told["mean"] == [125.307, 122.961, 113.8575]
+
+
 def test_what_is_said_of_a_detector(read_config) -> None:
     cfg = read_config("mask_rcnn_transxnet_t_coco")
     init_default_scope("mmdet")

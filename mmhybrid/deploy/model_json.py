@@ -46,11 +46,14 @@ def describe(
         # Padded after normalising there, before it here.
         value = [m + given.pad_value * s for m, s in zip(mean, std, strict=True)]
         pad = dict(divisor=divisor, value=value)
+    if task == "features" and cfg:  # what its images are normalised by
+        normalising = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+        mean, std = (normalising.get(name) for name in ("mean", "std"))
     classes, palette = meta.get("classes"), meta.get("palette")
     return dict(
         task=task,
         classes=list(classes) if classes else None,
-        palette=[list(colour) for colour in palette] if isinstance(palette, list) else None,
+        palette=[list(colour) for colour in palette] if isinstance(palette, list | tuple) else None,
         resize=_resize(cfg, report) if cfg else dict(type="none"),
         pad=pad,
         mean=mean,
