@@ -77,7 +77,7 @@ def export_onnx(
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
-            of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone`.
+            of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone` without batch and size.
 
     Example:
         >>> from mmhybrid.backbones import TransXNet
@@ -87,12 +87,12 @@ def export_onnx(
     for module in model.modules():
         # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
         # mmpretrain have one each, and none need be there.
-        if type(module).__name__ == "ShiftWindowMSA":
+        if type(module).__name__ == "ShiftWindowMSA" and not (batch and size):
             package = type(module).__module__.partition(".")[0]
             raise OnnxExportError(
                 f"{type(model).__name__} cannot be exported: {package}'s ShiftWindowMSA in it "
-                "works out the batch size in a way that torch.export takes for a constant. A Swin "
-                "that can be exported is mmhybrid's DWSwinTransformer"
+                "works out the batch size in a way that torch.export takes for a constant. Give a "
+                "batch and a size; a Swin for any is mmhybrid's DWSwinTransformer"
             )
     batch = 1 if boxes else batch
     report("fusing the model" if fused else "copying the model")
