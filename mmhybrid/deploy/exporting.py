@@ -58,7 +58,7 @@ def export(
     check: Iterable[tuple[int, int]] = CHECKED_SIZES,
     images: Iterable[Tensor] = (),
     tolerance: float = 1e-3,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Exports a model into a folder: a graph, ``model.json``, and the predictor that runs them.
 
@@ -90,7 +90,8 @@ def export(
         images (Iterable[Tensor]): (B, C, H, W), to compare on as well.
         tolerance (float): Largest difference of float32 that is accepted, in terms of the largest
             value, or of 1 where that is larger; for labels, the share of the pixels.
-        report (Callable[[str], None]): Called at the start of each step with what it does.
+        report (Callable[[str], None], optional): Called at the start of each step with what it
+            does.
 
     Returns:
         dict[str, Any]: The content of ``model.json``.
@@ -104,6 +105,7 @@ def export(
         >>> export(TransXNet('tiny'), 'exported', format='openvino')  # doctest: +SKIP
     """
     _check(format, precision, calibration, safetensors)
+    report = report or (lambda step: None)
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file: name a folder")

@@ -1,12 +1,15 @@
 """Graphs with 8-bit weights and maps, by NNCF's post-training quantization."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmhybrid.deploy.runtimes import Graph, graph_of_openvino
+
+RANKED_IMAGES = 20  # whose outputs are kept, to find the layers that change them most
 
 
 def quantize(
@@ -38,11 +41,14 @@ def quantize(
     if evaluate is None:
         return nncf.quantize(graph, data, **options)
 
-    def validate(compiled: Any, data: Any) -> tuple[float, None]:
-        return evaluate(graph_of_openvino(compiled)), None
+    def validate(compiled: Any, items: Iterable[np.ndarray]) -> tuple[float, list[list]]:
+        run = graph_of_openvino(compiled)
+        # By these NNCF ranks the layers.
+        return evaluate(run), [list(run(item).values()) for item in items]
 
+    ranked = nncf.Dataset(list(islice(images, RANKED_IMAGES)), lambda image: {"image": image})
     return nncf.quantize_with_accuracy_control(
-        graph, data, data, validate, max_drop=max_drop, **options
+        graph, data, ranked, validate, max_drop=max_drop, **options
     )
 
 
