@@ -103,7 +103,7 @@ def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     assert held > 0.9 * sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("backbone", [TransXNet, DMFormer, XFormer, DWVisionTransformer])
+@pytest.mark.parametrize("backbone", [TransXNet, DMFormer, XFormer, DWSwinTransformer])
 def test_one_image_of_any_size(backbone: type[nn.Module], tmp_path: Path) -> None:
     model = random_init(backbone(**backbone.test_options)).eval()
     export_onnx(model, tmp_path / "model.onnx", batch=1)

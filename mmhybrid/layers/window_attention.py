@@ -135,6 +135,12 @@ class WindowAttention(nn.Module):
             fold, mask = (1, 2), (windows.mask.to(bias.dtype)[:, None] + bias).flatten(0, 1)[None]
         q, k, v = (t.flatten(*fold) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        out = out.reshape(x.shape[0], -1, self.num_heads, size, q.shape[-1]).transpose(2, 3)
-        out = self.proj(out.flatten(3).flatten(1, 2))
+        if windows.mask is None:
+            out = out.transpose(1, 2).flatten(2)
+        elif torch.compiler.is_exporting():
+            # OpenVINO fails to open the other form, of one image and any number of windows.
+            out = out.transpose(1, 2).reshape(x.shape[0], size, -1, x.shape[2]).transpose(1, 2)
+        else:
+            out = out.unflatten(1, (-1, self.num_heads)).transpose(2, 3).flatten(3)
+        out = self.proj(out).reshape(x.shape)  # (B, windows * N, C)
         return out.index_select(1, windows.scatter)
