@@ -6,19 +6,23 @@ What counts is the ratios within a run: absolute times are those of this machine
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 from command_line import prepare  # noqa: E402
 
 EXAMPLES = """examples:
-  What `make bench` does: all but onnx, about half an hour, into results/speed.*
+  What `make bench` does, about half an hour, into results/speed.*
     python -m benchmarks speed
   The forward pass alone, with four threads:
     python -m benchmarks speed forward --threads 4
-  Every backbone in onnxruntime, about a quarter of an hour, into results/onnx.*
-    python -m benchmarks speed onnx
+  Backbones and their peers in PyTorch, onnxruntime and OpenVINO, hours, into results/deploy.*
+    python -m benchmarks deploy
+  Of these one model at one size; a stopped run goes on where it was
+    python -m benchmarks deploy --models TransXNet-T --sizes 224
   From results/ into docs/leaderboard.md, .csv and .html:
     python -m benchmarks leaderboard
   The model index too, every config counted anew (a minute or two):
@@ -45,17 +49,16 @@ def parse_args() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("speed", help="measure, and write tables and plots").add_argument
-    section = "what to measure: onnx, or a part of speed.md by its name (default: all of speed.md)"
+    section = "part of speed.md, by its name (default: all)"
     add("sections", nargs="*", metavar="SECTION", help=section)
-    add("--models", nargs="+", metavar="NAME", help="of onnx, such as TransXNet-T (default: all)")
-    add("--out", default="results", help="folder to write to (default: results)")
-    add("--threads", type=int, default=2, help="of PyTorch (default: 2)")
-    repeats = "timed calls of each (default: 5); at least 15 where a call is short"
-    add("--repeats", type=int, default=5, help=repeats)
-    graphs = (
-        "folder for exported graphs; those there are measured as they are (default: %(default)s)"
-    )
-    add("--graphs", default="work_dirs/onnx", help=graphs)
+    _add_timing(add)
+    add = commands.add_parser("deploy", help="run backbones in every runtime").add_argument
+    add("--models", nargs="+", metavar="NAME", help="such as TransXNet-T (default: all)")
+    add("--sizes", nargs="+", type=_size, metavar="HxW", help="(default: 224 512 800x1344)")
+    add("--ways", nargs="+", metavar="WAY", help="such as 'OpenVINO bf16' (default: all)")
+    graphs = "folder for exported graphs; those there are taken (default: %(default)s)"
+    add("--graphs", default="work_dirs/deploy", help=graphs)
+    _add_timing(add)
     board = commands.add_parser("leaderboard", help="gather results; none without its origin")
     add, results = board.add_argument, "folders with results, or single files (default: results)"
     add("--results", nargs="+", default=[str(ROOT / "results")], help=results)
@@ -84,6 +87,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _add_timing(add: Callable[..., Any]) -> None:
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--threads", type=int, default=2, help="(default: 2)")
+    repeats = "timed calls of each (default: 5); of speed.md at least 15 where a call is short"
+    add("--repeats", type=int, default=5, help=repeats)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width from ``'224'`` or ``'800x1344'``."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
 def main() -> None:
     args = parse_args()
     if args.command == "speed":
@@ -97,8 +113,17 @@ def main() -> None:
         if args.command == "speed":
             from benchmarks.speed import measure
 
-            onnx = dict(graphs=Path(args.graphs), models=args.models)
-            measure(args.sections, Path(args.out), args.threads, args.repeats, **onnx)
+            measure(args.sections, Path(args.out), args.threads, args.repeats)
+        elif args.command == "deploy":
+            import torch
+
+            from benchmarks.deploy_speed import measure_deploy
+            from benchmarks.speed import machine_with
+
+            torch.set_num_threads(args.threads)
+            chosen = dict(models=args.models, sizes=args.sizes, ways=args.ways)
+            machine, graphs = machine_with(args.threads), Path(args.graphs)
+            print(measure_deploy(Path(args.out), machine, args.repeats, graphs, **chosen))
         elif args.command == "recipe":
             from benchmarks.recipe import measure
 

@@ -1,4 +1,4 @@
-"""Measuring the sections of ``results/speed.md``, and ``results/onnx.md``; tables and plots."""
+"""Measuring the sections of ``results/speed.md``; tables and plots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from benchmarks import transxnet_speed as transxnet
-from benchmarks.onnx_speed import measure_onnx
 from benchmarks.parts_speed import attention_cost, fused_speed, shortcut_cost
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.engine.runner.results import write_json
@@ -40,24 +39,19 @@ SECTIONS: dict[str, Callable[[int], list[Row]]] = {
 }
 
 
-def measure(sections: Sequence[str], folder: Path, threads: int, repeats: int, **onnx: Any) -> None:
-    """Measures, and writes speed.json, speed.md and two plots, or onnx.json and onnx.md.
+def measure(sections: Sequence[str], folder: Path, threads: int, repeats: int) -> None:
+    """Measures, and writes speed.json, speed.md and two plots.
 
-    ``sections`` are of :data:`SECTIONS`, or ``'onnx'``; none for all but that. What is not measured
-    stays as it was. ``onnx``: of :func:`benchmarks.onnx_speed.measure_onnx`.
+    ``sections`` are of :data:`SECTIONS`; none for all. What is not measured stays as it was.
     """
-    if unknown := set(sections) - {*SECTIONS, "onnx"}:
-        raise UserError(f"no section {', '.join(unknown)}: there are {', '.join(SECTIONS)}, onnx")
+    if unknown := set(sections) - {*SECTIONS}:
+        raise UserError(f"no section {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
     torch.set_num_threads(threads)
-    machine = dict(processor=platform.processor() or platform.machine(), threads=threads)
-    machine |= dict(torch=torch.__version__, python=platform.python_version())
+    machine = machine_with(threads)
     file = folder / "speed.json"
     results = json.loads(file.read_text()) if file.exists() else {"machines": {}}
     for section in sections or SECTIONS:
         print(f"measuring: {section} ...", flush=True)
-        if section == "onnx":
-            print(measure_onnx(folder, machine, repeats, **onnx))
-            continue
         results[section] = SECTIONS[section](repeats)
         results["machines"][section] = machine
         # After every section, so that a stopped run keeps what it has.
@@ -68,6 +62,12 @@ def measure(sections: Sequence[str], folder: Path, threads: int, repeats: int, *
             draw_growth(results["growth"], folder / "transxnet_growth.png")
         if section == "attention_cost":
             draw_attention_cost(results["attention_cost"], folder / "attention_cost.png")
+
+
+def machine_with(threads: int) -> dict[str, Any]:
+    """What times depend on, for the record."""
+    machine = dict(processor=platform.processor() or platform.machine(), threads=threads)
+    return machine | dict(torch=torch.__version__, python=platform.python_version())
 
 
 def page(results: dict[str, Any]) -> str:

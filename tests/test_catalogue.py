@@ -379,7 +379,7 @@ def test_the_first_process_of_a_machine_downloads(
 TOOLS = {
     "convert_checkpoint.py": ["{}", "out.pth"],
     "visualize.py": ["XFormer()", "{}", "--out", "out.png"],
-    "export_onnx.py": ["XFormer()", "{}", "--out", "out.onnx"],
+    "export.py": ["XFormer()", "{}", "--out", "out"],
     "predict.py": [str(ROOT / "configs" / "xformer_s_imagenet.py"), "{}", "image.png"],
     "test.py": [str(ROOT / "configs" / "xformer_s_imagenet.py"), "{}", "--quick"],
 }

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Export a trained model to ONNX, for any batch, height and width, and compare it with PyTorch.
+"""The old name of tools/export.py, which goes in version 0.3.
+
+Export a trained model to ONNX, for any batch, height and width, and compare it with PyTorch.
 
 A backbone gives its feature maps, a classifier logits, a segmentor labels and logits, a detector
 what its head gives before boxes are decoded, or with --boxes these. Whole models take RGB images,
@@ -99,8 +101,10 @@ def main() -> None:
     args = parse_args()
 
     with exit_on_user_error():
+        from mmhybrid.deprecation import warn_renamed
         from mmhybrid.engine.console import readable_console
 
+        warn_renamed("tools/export_onnx.py", "tools/export.py")
         with readable_console(args.verbose):
             export(args)
 
@@ -109,6 +113,7 @@ def export(args: argparse.Namespace) -> None:
     """Exports, compares, and fails where the difference is larger than is accepted."""
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.apis.models import first_backbone, init_model
+    from mmhybrid.deploy.exporting import refuse_difference
     from mmhybrid.deploy.onnx_export import compare, export_onnx, random_images
     from mmhybrid.engine.console import ProgressLine
     from mmhybrid.errors import UserError
@@ -141,12 +146,7 @@ def export(args: argparse.Namespace) -> None:
         shape = "x".join(map(str, row.shape))
         what = "of pixels differ" if row.output == "labels" else f"of {row.scale:.3g}"
         print(f"  {shape:>14}  {row.output:<14} {row.largest:.2e} {what}")
-    worst = max(rows, key=lambda row: row.relative)
-    if worst.relative > args.tolerance:
-        raise UserError(
-            f"{worst.output} at {worst.shape} differs by {worst.largest:.2e}, more than "
-            f"--tolerance {args.tolerance} allows"
-        )
+    refuse_difference(rows, args.tolerance)
 
 
 def _image(path: Path) -> torch.Tensor:

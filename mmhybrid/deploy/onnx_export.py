@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.deploy.onnx_operations import ExportableOperations, make_exportable, translations
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.deploy.runtimes import open_graph
 from mmhybrid.errors import UserError
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 # PyTorch takes a batch of one, and a last map of one window, for constants: neither may be traced.
 TRACED_SHAPE = (2, 3, 256, 288)
@@ -51,11 +49,14 @@ def export_onnx(
     *,
     fused: bool = True,
     boxes: bool | None = None,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
     in_channels: int = 3,
+    uint8: bool = False,
     safetensors: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> None:
-    """Writes a model as ONNX, for any batch, height and width.
+    """Writes a model as ONNX, for any batch, height and width, or for given ones.
 
     Args:
         model (nn.Module): A backbone of this package, or a classifier of mmpretrain, segmentor of
@@ -65,7 +66,11 @@ def export_onnx(
         fused (bool): Fuse first, see :func:`mmhybrid.deploy.fuse`.
         boxes (bool, optional): Export a detector whole, for one image at a time, and not what its
             head gives before boxes are decoded. Defaults to whether it can be.
+        batch (int, optional): The number of images at a time. Defaults to any; the dynamic
+            convolution of TransXNet is faster for a given one.
+        size (tuple[int, int], optional): The height and width of the images. Defaults to any.
         in_channels (int): Of the images.
+        uint8 (bool): The graph takes bytes, not float32.
         safetensors (bool): Write the weights beside the graph, into a .safetensors file of the same
             name, and not into it.
         report (Callable[[str], None], optional): Called at the start of each step with what it
@@ -73,7 +78,7 @@ def export_onnx(
 
     Raises:
         OnnxExportError: The exporter refuses, as it does Swin of mmdet, mmseg and mmpretrain inside
-            of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone`.
+            of a :class:`mmhybrid.backbones.DepthwiseShortcutBackbone` without batch and size.
 
     Example:
         >>> from mmhybrid.backbones import TransXNet
@@ -83,36 +88,26 @@ def export_onnx(
     for module in model.modules():
         # PyTorch would refuse it minutes later, with other words. By name: mmdet, mmseg and
         # mmpretrain have one each, and none need be there.
-        if type(module).__name__ == "ShiftWindowMSA":
+        if type(module).__name__ == "ShiftWindowMSA" and not (batch and size):
             package = type(module).__module__.partition(".")[0]
             raise OnnxExportError(
                 f"{type(model).__name__} cannot be exported: {package}'s ShiftWindowMSA in it "
-                "works out the batch size in a way that torch.export takes for a constant. A Swin "
-                "that can be exported is mmhybrid's DWSwinTransformer"
+                "works out the batch size in a way that torch.export takes for a constant. Give a "
+                "batch and a size; a Swin for any is mmhybrid's DWSwinTransformer"
             )
     report("fusing the model" if fused else "copying the model")
     exportable = NamedOutputs(model, boxes)
-    boxes = exportable.boxes
+    batch = 1 if exportable.boxes else batch
     exportable = fuse(exportable) if fused else copy.deepcopy(exportable).eval()
-    make_exportable(exportable)
-    x = torch.randn(1 if boxes else TRACED_SHAPE[0], in_channels, *TRACED_SHAPE[2:])
-    names = {2: "height", 3: "width"} if boxes else {0: "batch", 2: "height", 3: "width"}
-    dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
+    make_exportable(exportable, any_batch=batch is None, any_size=size is None)
+    shape = (batch or TRACED_SHAPE[0], in_channels, *(size or TRACED_SHAPE[2:]))
+    if uint8:
+        exportable, x = FromBytes(exportable), torch.randint(256, shape, dtype=torch.uint8)
+    else:
+        x = torch.randn(shape)
+    names = ({} if batch else {0: "batch"}) | ({} if size else {2: "height", 3: "width"})
     try:
-        with torch.no_grad():
-            report("tracing it with torch.export")
-            with ExportableOperations():
-                program = torch.export.export(exportable, (x,), dynamic_shapes=(dynamic,))
-            report("translating it to ONNX")
-            onnx_program = torch.onnx.export(
-                program,
-                input_names=["image"],
-                output_names=list(exportable(x)),
-                dynamic_shapes=(names,),
-                opset_version=OPSET,
-                custom_translation_table=translations(),
-                verbose=False,
-            )
+        program = trace(exportable, x, names, report)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise OnnxExportError(f"{type(model).__name__} cannot be exported: {reason}") from error
@@ -121,9 +116,45 @@ def export_onnx(
     if safetensors:
         import onnx_ir
 
-        onnx_ir.save_safetensors(onnx_program.model, path)
+        onnx_ir.save_safetensors(program.model, path)
     else:
-        onnx_program.save(path)
+        program.save(path)
+
+
+@torch.no_grad()
+def trace(
+    model: nn.Module, x: Tensor, names: dict[int, str], report: Callable[[str], None]
+) -> torch.onnx.ONNXProgram:
+    """Translates a function of images, ``x`` among them, to ONNX.
+
+    ``names`` are those of the dimensions of x that may change. The model returns a dict.
+    """
+    outputs = list(model(x))
+    dynamic = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
+    report("tracing it with torch.export")
+    with ExportableOperations():
+        program = torch.export.export(model, (x,), dynamic_shapes=(dynamic,))
+    report("translating it to ONNX")
+    return torch.onnx.export(
+        program,
+        input_names=["image"],
+        output_names=outputs,
+        dynamic_shapes=(names,),
+        opset_version=OPSET,
+        custom_translation_table=translations(),
+        verbose=False,
+    )
+
+
+class FromBytes(nn.Module):
+    """A model that takes its images as bytes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.model(image.float())
 
 
 def compare(
@@ -131,24 +162,26 @@ def compare(
     path: str | os.PathLike,
     batches: Iterable[Tensor],
     boxes: bool | None = None,
+    **options: Any,
 ) -> list[Difference]:
-    """Runs a graph in onnxruntime and its model in PyTorch, unfused, on the same images.
+    """Runs a graph in its runtime and its model in PyTorch, unfused, on the same images.
 
-    Boxes are compared by their scores alone, since those of nearly the same may change places.
+    ``options`` are those of :func:`mmhybrid.deploy.runtimes.open_graph`. Boxes are compared by
+    their scores alone, since those of nearly the same may change places.
 
     Returns:
         One row a batch (B, C, H, W) and output.
     """
-    session = session_of(path)
+    run = open_graph(path, **options)
     reference = copy.deepcopy(NamedOutputs(model, boxes)).eval()
     rows = []
     for x in batches:
         with torch.no_grad():
-            expected = reference(x)
-        got = session.run(list(expected), {"image": x.numpy()})
-        for (name, y), array in zip(expected.items(), got, strict=True):
+            expected = reference(x.float())
+        got = run(x.numpy())
+        for name, y in expected.items():
             if name == "scores" or not reference.boxes:
-                rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(array)))
+                rows.append(_difference(tuple(x.shape), name, y, torch.from_numpy(got[name])))
     return rows
 
 
@@ -157,19 +190,10 @@ def random_images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape) if is_backbone(model) else torch.rand(shape) * 255
 
 
-def session_of(path: str | os.PathLike, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Opens a graph in onnxruntime, on the CPU."""
-    import onnxruntime
-
-    options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
-
-
 def _difference(shape: tuple[int, ...], name: str, expected: Tensor, got: Tensor) -> Difference:
     if expected.shape != got.shape:
         raise OnnxExportError(
-            f"{name} of an image {shape} is {tuple(got.shape)} in onnxruntime and "
+            f"{name} of an image {shape} is {tuple(got.shape)} in the graph and "
             f"{tuple(expected.shape)} in PyTorch"
         )
     if not expected.is_floating_point():

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ Graph = Callable[[np.ndarray], dict[str, np.ndarray]]
 def require(*packages: str) -> None:
     """Raises a UserError with the command that installs them, where packages are missing."""
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{' and '.join(missing)} missing: pip install {' '.join(missing)}")
+        verb = "is" if len(missing) == 1 else "are"
+        named = " and ".join(missing)
+        raise UserError(f"{named} {verb} missing: pip install {' '.join(missing)}")
 
 
 def open_graph(
@@ -63,7 +66,12 @@ def _openvino(path: str, precision: str, threads: int) -> Graph:
     # Without the hint, OpenVINO takes bfloat16 wherever the processor has it.
     hint = "bf16" if precision == "bf16" else "f32"
     options = dict(INFERENCE_PRECISION_HINT=hint, INFERENCE_NUM_THREADS=threads)
-    model = openvino.Core().compile_model(path, "CPU", options | dict(PERFORMANCE_HINT="LATENCY"))
+    options["PERFORMANCE_HINT"] = "LATENCY"
+    return graph_of_openvino(openvino.Core().compile_model(path, "CPU", options))
+
+
+def graph_of_openvino(model: Any) -> Graph:
+    """A compiled model of OpenVINO as a function, see :func:`open_graph`."""
     names = [output.any_name for output in model.outputs]
     request = model.create_infer_request()
 

@@ -164,8 +164,8 @@ def commands(runner: Runner, config: str, checkpoint: str, training: bool) -> li
     if training:
         resumed = command if "--resume" in command else f"{command} --resume"
         steps.append(("Continue this run", resumed))
-    onnx = str(Path(named[-1]).with_suffix(".onnx"))
-    steps.append(("Export to ONNX", tool(f"{tools}/export_onnx.py", *named, "--out", onnx)))
+    folder = str(Path(named[-1]).with_suffix(""))
+    steps.append(("Export to ONNX", tool(f"{tools}/export.py", *named, "--out", folder)))
     report = tool(f"{tools}/test.py", *named, "--report", "report")
     return [*steps, ("Report on a checkpoint", report)]
 
