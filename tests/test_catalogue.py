@@ -137,7 +137,7 @@ def test_classes_of_a_users_own_are_listed(publish: Entry) -> None:
         get_weights,
         CheckpointLoader.load_checkpoint,
         lambda address: mmhybrid.load_checkpoint(XFormer(**TINY), address),
-        lambda address: check_config(Config(dict(model={}, load_from=address))),
+        lambda address: check_config(Config(dict(model=dict(type="XFormer"), load_from=address))),
     ],
 )
 def test_near_names_are_told(load: Callable) -> None:
@@ -417,7 +417,7 @@ def test_tools_end_with_a_sentence(
 def test_published_weights_are_no_run_to_resume() -> None:
     start = dict(load_from="mmhybrid://transxnet_tiny.in1k", resume=True)
     with pytest.raises(UserError, match="holds weights alone, of which no run can be resumed"):
-        check_config(Config(dict(start, model={})))
+        check_config(Config(dict(start, model=dict(type="XFormer"))))
 
 
 # --- what the project names -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import sys
 import types
 from collections import OrderedDict
 
@@ -474,13 +475,14 @@ def test_a_message_names_the_file_that_the_weights_are_from(safe_checkpoints, tm
             mmengine_checkpoint._load_checkpoint_to_model(Detector(), checkpoint)
 
 
-def test_old_names_of_a_report(tmp_path):
+def test_old_names_of_a_report(tmp_path, monkeypatch):
     weights = authors_weights() | {"other": torch.ones(1)}
     del weights["network.0.0.norm1.weight"]
     report = load_checkpoint(Detector(), saved(weights, tmp_path), allow_partial=True)
     for old, new in (("missing", "missing_keys"), ("left_over", "unexpected_keys")):
         with pytest.deprecated_call(match=f"LoadReport.{new}"):
             assert getattr(report, old) == getattr(report, new) != []
+    monkeypatch.delitem(sys.modules, "mmhybrid.checkpoints", raising=False)
     with pytest.deprecated_call(match=r"mmhybrid\.weights"):
         checkpoints = importlib.import_module("mmhybrid.checkpoints")
     assert checkpoints.load_checkpoint is load_checkpoint

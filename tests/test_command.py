@@ -28,8 +28,11 @@ def run(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("word", "tool"),
     [
-        *((name, name) for name in ("train", "test", "predict", "visualize", "export_onnx")),
-        *{"export": "export_onnx", "check": "check_data", "check-data": "check_data"}.items(),
+        *(
+            (name, name)
+            for name in ("train", "test", "predict", "visualize", "export", "export_onnx")
+        ),
+        *{"check": "check_data", "check-data": "check_data"}.items(),
         *{"convert": "convert_checkpoint", "get": "get_flops", "print": "print_groups"}.items(),
     ],
 )

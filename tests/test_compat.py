@@ -105,6 +105,7 @@ CHANGED_BY_IMPORT = {
     "mmdet before mmhybrid",
     "mmengine.infer.infer.BaseInferencer._init_model": "it executes a text of the checkpoint",
     "scheme mmhybrid://": "weights of the catalogue, by MMEngine's own extension point",
+    "mmengine.infer.infer.MODULE2PACKAGE": "_base_ = 'mmhybrid::...' finds our configs",
     "initializers": "init_cfg=dict(type='Pretrained') knows the authors' names for our backbones",
 }
 
@@ -606,7 +607,13 @@ def test_hasattr_tells_which_kernels_there_are():
     assert ext_module is mmcv._ext
     for name in ("nms", "roi_align_forward", "get_compiler_version"):
         assert hasattr(mmcv._ext, name)
-    for name in ("nms_rotated", "box_iou_rotated", "carafe_forward", "no_such_kernel", "__path__"):
+    for name in (
+        "nms_rotated",
+        "box_iou_rotated",
+        "border_align_forward",
+        "no_such_kernel",
+        "__path__",
+    ):
         assert not hasattr(mmcv._ext, name)
 
 
