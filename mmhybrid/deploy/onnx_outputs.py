@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy import onnx_boxes, onnx_second_stage
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.padding import pad_to_multiple
 
 
 class NamedOutputs(nn.Module):
@@ -74,8 +75,7 @@ def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     given = model.data_preprocessor
     x = (image - given.mean) / given.std if hasattr(given, "mean") else image
     if (divisor := getattr(given, "pad_size_divisor", 1)) > 1:
-        bottom, right = ((n + divisor - 1) // divisor * divisor - n for n in x.shape[-2:])
-        x = F.pad(x, (0, right, 0, bottom), value=given.pad_value)
+        x = pad_to_multiple(x, divisor, given.pad_value)
     return model.extract_feat(x)
 
 

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pads (B, C, H, W) with zeros below and on the right until ``multiple`` divides H and W."""
+def pad_to_multiple(x: Tensor, multiple: int, value: float = 0.0) -> Tensor:
+    """Pads (B, C, H, W) with ``value`` below and right until ``multiple`` divides H and W."""
     below, right = (count_of(side, multiple) * multiple - side for side in x.shape[-2:])
-    return F.pad(x, (0, right, 0, below))
+    return F.pad(x, (0, right, 0, below), value=value)
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
