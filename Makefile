@@ -5,6 +5,8 @@
 # make bench   the speed table
 # make torture kill quick trainings 20 times over (RUNS=20), resume them, compare how they end
 # make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
+# make gpu     on a machine with a GPU: tests, equality, demos, speed, into results/gpu.*; DEVICE=cpu
+#              SIZE=tiny tries the command. Without an environment in .venv it takes python3 as it is.
 # make readme  follow the README word for word in a fresh clone
 # Each makes the environment in .venv first when it is missing. With STACK=onedl all run on the
 # maintained forks of OpenMMLab's packages instead, in .venv-onedl.
@@ -22,7 +24,7 @@ WORKERS ?= 2
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
-.PHONY: demo check test lint bench torture soak readme
+.PHONY: demo check test lint bench torture soak gpu readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -45,6 +47,10 @@ torture: $(READY)
 
 soak: $(READY)
 	$(RUN) tests/soak.py --hours $(or $(HOURS),2)
+
+gpu: RUN := $(if $(wildcard $(RUN)),$(RUN),python3)
+gpu:
+	$(RUN) -m benchmarks gpu --device $(or $(DEVICE),cuda) --size $(or $(SIZE),full) $(if $(OUT),--out $(OUT))
 
 readme:
 	$(PYTHON) tests/follow_readme.py

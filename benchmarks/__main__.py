@@ -35,6 +35,10 @@ EXAMPLES = """examples:
     python -m benchmarks formats --shared FOLDER
   Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*:
     python -m benchmarks detectors --shared FOLDER
+  What a machine with a GPU shows, in about 8 minutes, into results/gpu.*
+    python -m benchmarks gpu
+  The wheels that such a machine lacks, where there is a network, to carry there:
+    python -m benchmarks wheels FOLDER
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -78,6 +82,14 @@ def parse_args() -> argparse.Namespace:
     add("--models", nargs="+", metavar="CONFIG", help="names of configs (default: two)")
     add("--images", type=int, default=58, help="at most (default: %(default)s)")
     add("--graphs", default="work_dirs/onnx", help="folder for graphs (default: %(default)s)")
+    gpu = commands.add_parser("gpu", help="tests, equality, demos and speed on a GPU")
+    add = gpu.add_argument
+    add("sections", nargs="*", metavar="SECTION", help="part of gpu.md, by its name (default: all)")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="(default: cuda)")
+    add("--size", choices=("full", "tiny"), default="full", help="tiny: to try the command")
+    wheels = commands.add_parser("wheels", help="fetch what a machine with PyTorch alone lacks")
+    wheels.add_argument("folder", help="to write to")
     recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
     add = recipe.add_argument
     add("data", help="CamVid's images/training, annotations/training and the same of validation")
@@ -138,6 +150,14 @@ def main() -> None:
 
             places = (Path(args.shared), Path(args.out), Path(args.graphs))
             print(measure(*places, args.models or MODELS, args.images))
+        elif args.command == "gpu":
+            from benchmarks.gpu import measure
+
+            measure(args.sections, Path(args.out), args.device, args.size)
+        elif args.command == "wheels":
+            from benchmarks.wheels import fetch
+
+            print(fetch(Path(args.folder)))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

@@ -101,7 +101,7 @@ def read_config() -> Callable[[str], Config]:
     return lambda name: copy.deepcopy(read(name))
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Where to compute; what asks for it runs on a GPU too, if there is one."""
     if request.param == "cuda" and not torch.cuda.is_available():

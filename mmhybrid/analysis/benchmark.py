@@ -38,6 +38,7 @@ class Settings:
     device: str = "cpu"
     repeats: int = 20  # timed rounds
     train: bool = True  # measure forward and backward too, without loss and optimiser
+    count: bool = True  # parameters, operations and maps too
     seconds: float | None = None  # no round begins after this time, but for the first three
 
     def images(self, size: tuple[int, int]) -> Tensor:
@@ -144,8 +145,9 @@ def _prepare(one: Contestant, settings: Settings, make: Make, fuse: Any) -> bool
     on_cpu = torch.device(settings.device).type == "cpu"
     calls: dict[str, Callable[[], object]] = {}
     try:
-        counts = vars(count(unfused, size))
-        one.row |= {key: counts[key] for key in ("parameters", *FIGURES)}
+        if settings.count:
+            counts = vars(count(unfused, size))
+            one.row |= {key: counts[key] for key in ("parameters", *FIGURES)}
         for phase in phases:
             if on_cpu and mode != "compiled" and os.path.exists("/proc/self/clear_refs"):
                 # First, for it happens in another process: where memory runs out, that one ends.

@@ -1,0 +1,175 @@
+"""What only a GPU shows, and what shows without one that a GPU need not wait for the host."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.gpu import SECTIONS, distance, outputs_and_gradients
+from mmhybrid.apis.random_init import random_init
+from mmhybrid.backbones.base import backbone_classes
+from mmhybrid.deploy import fuse
+
+CLASSES = backbone_classes()
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+# |a - b| / |b| of outputs and gradients, against float64.
+NEAR = {None: (1e-5, 1e-4), torch.bfloat16: (5e-2, 3e-1), torch.float16: (1e-2, 1e-1)}
+
+
+def _model(backbone: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return random_init(backbone(**backbone.test_options)).eval()
+
+
+def _images(*size: int) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that multiplies float32 as a CPU does."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("autocast", NEAR, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("backbone", CLASSES, ids=lambda c: c.__name__)
+def test_outputs_and_gradients_equal(
+    backbone, channels_last, autocast, device, exact_float32
+) -> None:
+    if device == "cpu" and autocast == torch.float16:
+        pytest.skip("CPUs compute gradients in float16 for few operations")
+    model, x = _model(backbone), _images(*_size(backbone))
+    exact = outputs_and_gradients(model.double(), x.double())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.float().to(device, memory_format=layout)
+    x = x.to(device, memory_format=layout)
+    got = outputs_and_gradients(model, x, autocast)
+    for one, other, most in zip(got, exact, NEAR[autocast], strict=True):
+        assert distance(one, other) < most
+
+
+def _size(backbone: type[nn.Module]) -> tuple[int, int]:
+    fixed = backbone.test_options.get("image_size")
+    return (fixed, fixed) if isinstance(fixed, int) else (64, 96)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backbone", CLASSES, ids=lambda c: c.__name__)
+def test_fused_outputs_equal(backbone, dtype, device, exact_float32) -> None:
+    model, x = _model(backbone), _images(*_size(backbone))
+    with torch.no_grad():
+        exact = torch.utils._pytree.tree_leaves(model.double()(x.double()))
+        fused = fuse(model.float().to(device), dtype)
+        got = torch.utils._pytree.tree_leaves(fused(x.to(device)))
+    assert distance(got, exact) < NEAR[dtype][0]
+
+
+@pytest.mark.parametrize("backbone", CLASSES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_step_reads_no_value_on_the_host(backbone, training) -> None:
+    """Tensors without values: whoever asks for one, such as by ``item()``, fails."""
+    model = backbone(**backbone.test_options).train(training)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 3, *_size(backbone))
+        with torch.set_grad_enabled(training):
+            outputs = torch.utils._pytree.tree_leaves(model(x))
+            assert all(isinstance(y, torch._subclasses.FakeTensor) for y in outputs)
+            if training:
+                sum(y.mean() for y in outputs).backward()
+
+
+@pytest.mark.parametrize("backbone", CLASSES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("training", [pytest.param(flag, marks=gpu) for flag in (False, True)])
+def test_a_step_does_not_wait_for_the_gpu(backbone, training) -> None:
+    model = _model(backbone).cuda().train(training)
+    x = _images(*_size(backbone)).cuda()
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16), torch.set_grad_enabled(training):
+            outputs = torch.utils._pytree.tree_leaves(model(x))
+            if training:
+                sum(y.float().mean() for y in outputs).backward()
+
+    step()  # what is made once for a size may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+TRITON_CASES = [  # shape of the map, kernel, dilation, whether each image has its own kernels
+    ((2, 3, 9, 13), 7, 1, True),
+    ((1, 2, 20, 70), 5, 2, True),
+    ((2, 2, 5, 4), 3, 3, False),
+    ((3, 4, 1, 1), 7, 1, True),
+]
+
+
+def check_triton(device: str) -> None:
+    """Values and gradients of the Triton kernel in float64 against PyTorch's convolution."""
+    from mmhybrid.layers.triton_depthwise import depthwise_conv2d
+
+    torch.manual_seed(0)
+    for shape, kernel, dilation, is_dynamic in TRITON_CASES:
+        batch, channels = shape[:2]
+        options = dict(dtype=torch.float64, device=device, requires_grad=True)
+        x = torch.randn(shape, **options)
+        w = torch.randn(batch if is_dynamic else 1, channels, kernel, kernel, **options)
+        b = torch.randn(w.shape[:2], **options)
+        y = depthwise_conv2d(x, w, b, dilation)
+        every = w.expand(batch, -1, -1, -1).reshape(-1, 1, kernel, kernel)
+        expected = F.conv2d(
+            x.reshape(1, -1, *shape[2:]),
+            every,
+            b.expand(batch, -1).reshape(-1),
+            padding=dilation * (kernel // 2),
+            dilation=dilation,
+            groups=batch * channels,
+        ).reshape(shape)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
+        gradient = torch.randn_like(y)
+        got = torch.autograd.grad(y, (x, w, b), gradient)
+        wanted = torch.autograd.grad(expected, (x, w, b), gradient)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.process
+def test_triton_in_its_interpreter_equals_pytorch() -> None:
+    pytest.importorskip("triton")
+    env = dict(os.environ, TRITON_INTERPRET="1", PYTHONPATH=os.getcwd())
+    code = f"import runpy; runpy.run_path({__file__!r})['check_triton']('cpu')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("check", [pytest.param(check_triton, marks=gpu)])
+def test_triton_on_a_gpu_equals_pytorch(check) -> None:
+    check("cuda")
+
+
+@pytest.mark.process
+@pytest.mark.train
+def test_the_command_on_a_cpu_ends_with_every_section(tmp_path: Path, root: Path) -> None:
+    words = ["gpu", "--device", "cpu", "--size", "tiny", "--out"]
+    env = dict(os.environ, PYTHONPATH=str(root))
+    command = [sys.executable, "-m", "benchmarks", *words, str(tmp_path)]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(results) == list(SECTIONS)
+    for section, content in results.items():
+        failed = [row for row in content["rows"] if row.get("failed") or row.get("error")]
+        assert content["rows"], section
+        assert not failed, section
+    page = (tmp_path / "gpu.md").read_text()
+    assert all(f"\n## {section}\n" in page for section in SECTIONS)
+    assert "failed:" not in page
