@@ -15,7 +15,7 @@ from mmhybrid.deploy import compiled, fuse
 from mmhybrid.deploy.folding import affine_before, norm_as_affine
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
-from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 
 TINY = {backbone: backbone.test_options for backbone in backbone_classes()}
 PVT = dict(embed_dims=16, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
@@ -225,7 +225,7 @@ def test_fused_models_under_autocast(backbone) -> None:
 
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), (5, 2), (7, 3), (15, 1)])
 def test_a_wide_rim_changes_nothing(kernel_size, dilation) -> None:
-    conv = WideDepthwiseConv(4, kernel_size, dilation).double()
+    conv = DepthwiseConv(4, kernel_size, dilation).double()
     x = torch.randn(2, 4, 11, 8, dtype=torch.float64, requires_grad=True)
     padding = dilation * (kernel_size // 2)
     options = dict(padding=padding, dilation=dilation, groups=4)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmhybrid.backbones.family import Backbone, is_backbone  # noqa: F401 (read from here too)
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.norm import frozen_statistics, keep_statistics
 
 SMALLEST_INPUT = 32
@@ -116,7 +117,7 @@ class HybridBackbone(Backbone):
 
     def _stage_maps(self, x: Tensor, indices: Collection[int]) -> list[Tensor]:
         self.check_input(x)
-        x = self.stem(x)
+        x = self.stem(prefer_channels_last(x))
         maps = []
         for index, stage in enumerate(self.get_stages()):
             if stage.downsample is not None:

@@ -14,6 +14,7 @@ from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
 from mmhybrid.backbones.family import Paper, Published, Weights
 from mmhybrid.backbones.transxnet_weights import published_weights
 from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
@@ -40,7 +41,7 @@ class TransXNetBlock(nn.Module):
         **mixer: Any,
     ) -> None:
         super().__init__()
-        self.pos_embed = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.pos_embed = DepthwiseConv(channels, 7)
         self.norm1 = nn.GroupNorm(1, channels)
         self.token_mixer = DualDynamicTokenMixer(channels, norm_cfg=norm_cfg, **mixer)
         self.norm2 = nn.GroupNorm(1, channels)

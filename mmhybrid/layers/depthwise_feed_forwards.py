@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmhybrid.layers.conv_norm import ChannelScale
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.norm import build_norm
 
 
@@ -18,11 +19,7 @@ class DepthwiseFeedForward(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, depthwise: bool = True) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.dwconv = (
-            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
-            if depthwise
-            else nn.Identity()
-        )
+        self.dwconv = DepthwiseConv(hidden_channels, 3) if depthwise else nn.Identity()
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
 
@@ -42,9 +39,7 @@ class MultiScaleDepthwiseConv(nn.Module):
         self.shares = [channels - share * (len(kernel_sizes) - 1)]
         self.shares += [share] * (len(kernel_sizes) - 1)
         self.proj = nn.ModuleList(
-            nn.Conv2d(width, width, size, padding=size // 2, groups=width)
-            if size > 1
-            else ChannelScale(width)
+            DepthwiseConv(width, size) if size > 1 else ChannelScale(width)
             for width, size in zip(self.shares, kernel_sizes, strict=True)
         )
 

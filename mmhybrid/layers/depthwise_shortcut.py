@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.norm import build_norm
 
 
@@ -33,10 +34,7 @@ class DepthwiseShortcut(nn.Module):
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(build_norm(norm_cfg, channels) for _ in kernel_sizes)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels)
-            for size in kernel_sizes
-        )
+        self.convs = nn.ModuleList(DepthwiseConv(channels, size) for size in kernel_sizes)
         if zero_init:
             for parameter in self.convs.parameters():
                 nn.init.zeros_(parameter)

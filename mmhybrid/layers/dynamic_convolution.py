@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.depthwise_conv import depthwise_conv
 
 
 class InputDependentDepthwiseConv(nn.Module):
@@ -67,8 +68,7 @@ class InputDependentDepthwiseConv(nn.Module):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.reshape(-1, 1, self.kernel_size, self.kernel_size)
-        padding = self.kernel_size // 2
-        return F.conv2d(x, weight, bias.flatten(), padding=padding, groups=x.shape[1])
+        return depthwise_conv(x, weight, bias.flatten())
 
 
 def _is_faster_one_by_one(x: Tensor) -> bool:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.channel_gate import ChannelGate
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.norm import build_norm
-from mmhybrid.layers.wide_depthwise_conv import WideDepthwiseConv
 
 MERGES = ("concat", "sum", "split")
 
@@ -70,7 +70,7 @@ class DynamicMultiLevelAttention(nn.Module):
         merged = expanded if merge == "sum" else sum(self.widths)
         self.expand = nn.Conv2d(channels, expanded, 1)
         self.branches = nn.ModuleList(
-            WideDepthwiseConv(width, size, dilation)
+            DepthwiseConv(width, size, dilation)
             for width, size, dilation in zip(self.widths, kernel_sizes, dilations, strict=True)
         )
         self.norm = build_norm(norm_cfg, merged)

@@ -1,0 +1,135 @@
+"""Depth-wise convolutions that a CPU computes fast for every kernel, and whose gradients too.
+
+oneDNN's fast kernels know zeros up to six on each side in the forward pass, no dilation in the
+gradient of the input, and for that of the weight neither dilation nor kernels wider than three.
+What they refuse takes 3 to 20 times as long. But
+
+* a map that has its zeros already needs none;
+* the gradient of the input is a convolution with the flipped kernel;
+* the gradient of a wide kernel is that of strips of three columns, each over a map that starts some
+  columns later. Channels last that is the same memory at an offset, and with dilation d the rows r,
+  r + d, r + 2d, ... are a map of their own: columns fold into channels, rows lie side by side.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Zeros on each side, up to which oneDNN's fast kernel supplies them itself.
+WIDEST_RIM = 6
+STRIP = 3  # columns of a kernel, up to which the gradient of its weight is fast
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A depth-wise convolution of odd size that keeps height and width, padding with zeros."""
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
+        rim = dilation * (kernel_size // 2)
+        super().__init__(
+            channels, channels, kernel_size, padding=rim, dilation=dilation, groups=channels
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv(x, self.weight, self.bias, self.dilation[0])
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+    """Convolves (B, C, H, W) with (C, 1, K, K), K odd, and keeps height and width.
+
+    Off the CPU, in a graph (compiled, exported, traced) and under ``torch.func`` it is PyTorch's
+    convolution, and everywhere its gradients can be differentiated again.
+    """
+    if x.device.type != "cpu" or x.numel() == 0 or torch.compiler.is_compiling():
+        return _plain(x, weight, bias, dilation)
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    slow = weight.shape[-1] > STRIP or dilation > 1
+    if not (needs_grad and slow) or _is_transformed():
+        return _padded(x, weight, bias, dilation)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = (_cast(t, dtype) for t in (x, weight, bias))
+    return _DepthwiseConv.apply(x, weight, bias, dilation)
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor.to(dtype) if tensor is not None and tensor.dtype == torch.float32 else tensor
+
+
+def _is_transformed() -> bool:
+    """Whether something looks on that knows PyTorch's own operations alone."""
+    return (
+        torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    rim = dilation * (weight.shape[-1] // 2)
+    return F.conv2d(x, weight, bias, padding=rim, dilation=dilation, groups=weight.shape[0])
+
+
+def _padded(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    rim = dilation * (weight.shape[-1] // 2)
+    if rim <= WIDEST_RIM:
+        return _plain(x, weight, bias, dilation)
+    x = F.pad(x, (rim,) * 4)
+    return F.conv2d(x, weight, bias, dilation=dilation, groups=weight.shape[0])
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, dilation):
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _padded(x, weight, bias, dilation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        channels, _, _, size = weight.shape
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # these gradients will be differentiated again
+            rim, dilation = [ctx.dilation * (size // 2)] * 2, [ctx.dilation] * 2
+            grads = torch.ops.aten.convolution_backward(
+                *(grad, x, weight, [channels], [1, 1], rim, dilation, False, [0, 0], channels),
+                [needs_x, needs_weight, needs_bias],
+            )
+        else:
+            grads = (
+                _padded(grad, weight.flip(2, 3), None, ctx.dilation) if needs_x else None,
+                _weight_grad(x, grad, size, ctx.dilation) if needs_weight else None,
+                grad.sum((0, 2, 3)) if needs_bias else None,
+            )
+        return *grads, None
+
+
+def _weight_grad(x: Tensor, grad: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    """The gradient of the weight, strip by strip, from the input and the output's gradient."""
+    batch, channels, height, width = x.shape
+    rim = dilation * (kernel_size // 2)
+    rows, columns = (-(-(side + 2 * rim) // dilation) for side in (height, width))
+    wide = dilation * channels  # columns that dilation skips lie beside a column as channels
+    # Both maps channels last, in rows of one length, with zeros around.
+    size = batch * rows * dilation * columns * wide
+    room = x.new_zeros(size + (kernel_size - STRIP) * wide)
+    inner = room[:size].view(batch, rows * dilation, columns * dilation, channels)
+    inner[:, rim : rim + height, rim : rim + width] = x.permute(0, 2, 3, 1)
+    rows_out = rows - kernel_size + 1
+    grads = grad.new_zeros(batch, rows_out * dilation, columns * dilation, channels)
+    # One column late, so that a strip has a neighbour to its left.
+    grads[:, :height, dilation : dilation + width] = grad.permute(0, 2, 3, 1)
+    # Of all rows that share a remainder by the dilation, one after the other.
+    grads = grads.view(batch, rows_out, dilation * columns, wide).permute(0, 3, 1, 2)
+    weight = x.new_empty(wide, 1, kernel_size, STRIP)  # its shape alone is read
+    result = x.new_empty(channels, 1, kernel_size, kernel_size)
+    for first in range(0, kernel_size, STRIP):
+        first = min(first, kernel_size - STRIP)
+        shifted = room[first * wide :][:size].view(batch, rows, dilation * columns, wide)
+        strip = torch.ops.aten.convolution_backward(
+            *(grads, shifted.permute(0, 3, 1, 2), weight, None, [1, 1], [0, 1], [1, 1]),
+            *(False, [0, 0], wide, [False, True, False]),
+        )[1]
+        strip = strip.view(dilation, channels, 1, kernel_size, STRIP).sum(0)
+        result[..., first : first + STRIP] = strip
+    return result
