@@ -46,8 +46,7 @@ class Scale:
     equality: tuple[int, int]
     repeats: int
     most: int  # models of a table
-    precisions: tuple[str, ...]
-    layouts: tuple[bool, ...]  # channels last, of the speed table
+    speed: tuple[tuple[str, bool], ...]  # precision, and whether channels last
     demo: tuple[str, ...]  # words after --quick
     tests: tuple[str, ...]  # words of pytest
 
@@ -57,20 +56,18 @@ SCALES = {
     "full": Scale(
         images=(((224, 224), 128), ((800, 1344), 2)),
         equality=(224, 224),
-        repeats=5,
+        repeats=3,
         most=8,
-        precisions=("bfloat16", "float32"),
-        layouts=(False, True),
+        speed=(("bfloat16", False), ("bfloat16", True), ("float32", False)),
         demo=(),
-        tests=("tests",),
+        tests=("tests/test_gpu.py", "tests/test_compat_mmcv_ext.py"),
     ),
     "tiny": Scale(
         images=(((64, 64), 2),),
         equality=(64, 64),
         repeats=1,
         most=2,
-        precisions=("bfloat16",),
-        layouts=(False,),
+        speed=(("bfloat16", False),),
         demo=("--cfg-options", *TINY.split()),
         tests=("tests/test_gpu.py", "-k", "equal and XFormer"),
     ),
@@ -88,7 +85,7 @@ def machine(device: str, scale: Scale) -> list[Row]:
 
 
 def tests(device: str, scale: Scale) -> list[Row]:
-    """All tests that need a GPU; on a CPU they are skipped, and counted as such."""
+    """The tests that need a GPU; on a CPU they are skipped, and counted as such."""
     report = ROOT / "work_dirs" / "gpu" / "tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *scale.tests]
@@ -188,14 +185,13 @@ def speed(device: str, scale: Scale) -> list[Row]:
     rows = []
     for size, batch in scale.images:
         base = Settings(batch_size=batch, device=device, repeats=scale.repeats, count=False)
-        for precision in scale.precisions:
-            for channels_last in scale.layouts:
-                settings = replace(base, precision=precision, channels_last=channels_last)
-                found = benchmark(
-                    models, [size], ("eager", "fused"), settings, make=make_model, fuse=fuse
-                )
-                rows += [_speed_row(row, settings) for row in found]
-                print(table(rows[-len(found) :]), flush=True)
+        for precision, channels_last in scale.speed:
+            settings = replace(base, precision=precision, channels_last=channels_last)
+            found = benchmark(
+                models, [size], ("eager", "fused"), settings, make=make_model, fuse=fuse
+            )
+            rows += [_speed_row(row, settings) for row in found]
+            print(table(rows[-len(found) :]), flush=True)
     return rows
 
 

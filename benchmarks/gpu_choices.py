@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.benchmark import Timer
 from mmhybrid.layers.relative_position import attention_with_position, fit_relative_position
 
 Row = dict[str, Any]
+LARGEST_TABLE = 1e6
 Way = Callable[..., Tensor]
 # (B, C, H, W): maps of TransXNet-T's IDConv; then of its feed-forward networks and DMFormer-S.
 DYNAMIC = ((128, 24, 56, 56), (128, 112, 14, 14), (2, 24, 200, 336), (2, 112, 50, 84))
@@ -25,6 +27,7 @@ STATIC = (
     ((128, 320, 14, 14), 7, 3),
 )
 # Images, heads, queries, keys, channels of a head, and the table at 224 pixels.
+NORM = ((128, 48, 56, 56), (2, 48, 200, 336), (2, 224, 50, 84))
 ATTENTION = (
     (128, 1, 56 * 56, 7 * 7, 24, (56 * 56, 7 * 7)),
     (2, 1, 200 * 336, 25 * 42, 24, (56 * 56, 7 * 7)),
@@ -40,7 +43,7 @@ def choices(device: str, is_tiny: bool = False) -> list[Row]:
             for name, way in ways.items():
                 row = dict(operation=about, precision=str(type)[6:], way=name)
                 try:
-                    row |= _times(way, inputs, 0.01 if is_tiny else 0.15)
+                    row |= _times(way, inputs, 0.01 if is_tiny else 0.05)
                 except Exception as error:
                     row |= dict(forward_ms="", both_ms=f"{error.__class__.__name__}"[:60])
                 found.append(row)
@@ -85,15 +88,16 @@ def _cases(
             weight = weight.transpose(0, 1)
             return F.conv2d(x, weight, padding=d * (k // 2), dilation=d, groups=x.shape[1])
 
-        def last(x: Tensor, weight: Tensor, static: Way = static) -> Tensor:
-            # x is channels last already where it is so below.
-            return static(x, weight)
-
         weight = some(1, shape[1], kernel, kernel)
         about = f"static {kernel}x{kernel}, dilation {dilation}, of {shape}"
         yield about, dict(cudnn=static) | _triton(device, dilation), (some(*shape), weight)
         x = some(*shape).detach().to(memory_format=torch.channels_last).requires_grad_()
-        yield f"{about}, channels last", dict(cudnn=last), (x, weight)
+        ways = dict(cudnn=static) | _triton(device, dilation)
+        yield f"{about}, channels last", ways, (x, weight)
+    for shape in itertools.islice(NORM, few):
+        shape = (2, 4, 8, 8) if is_tiny else shape
+        ways = dict(pytorch=partial(F.group_norm, num_groups=1), by_parts=_norm_by_parts)
+        yield f"group normalisation of {shape}", ways, (some(*shape),)
     for images, heads, queries, keys, dim, learned in itertools.islice(ATTENTION, few):
         if is_tiny:
             images, queries, keys, learned = 1, 64, 9, (64, 9)
@@ -102,7 +106,9 @@ def _cases(
             *(some(images, heads, keys, dim) for _ in range(2)),
         )
         table = some(1, heads, *learned)
-        ways = dict(ours=_ours, scores=_scores, masked=_masked)
+        ways: dict[str, Way] = dict(ours=_ours)
+        if queries * keys < LARGEST_TABLE:  # the gradient of the resizing takes seconds
+            ways |= dict(scores=_scores, masked=_masked)
         yield f"attention of {queries} to {keys}", ways, (q, k, v, table)
 
 
@@ -121,9 +127,20 @@ def _one_by_one(x: Tensor, weight: Tensor) -> Tensor:
 def _triton(device: str, dilation: int) -> dict[str, Way]:
     if device != "cuda":
         return {}
-    from mmhybrid.layers.triton_depthwise import depthwise_conv2d
+    from mmhybrid.layers.triton_depthwise import TritonDepthwiseConv
 
-    return dict(triton=lambda x, weight: depthwise_conv2d(x, weight, None, dilation))
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        kernels = weight.reshape(-1, 1, *weight.shape[2:])
+        maps = x.reshape(1, -1, *x.shape[2:]) if len(weight) > 1 else x
+        return TritonDepthwiseConv.apply(maps, kernels, None, dilation).view(x.shape)
+
+    return dict(triton=run)
+
+
+def _norm_by_parts(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x.float(), (1, 2, 3), correction=0, keepdim=True)
+    scale = torch.rsqrt(variance + 1e-5)
+    return torch.addcmul(-mean * scale, x, scale).to(x.dtype)
 
 
 def _ours(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:

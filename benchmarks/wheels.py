@@ -12,7 +12,16 @@ NAMES = (
     *("mmengine", "mmcv-lite", "mmdet", "mmsegmentation", "mmpretrain"),
     *("addict", "yapf", "platformdirs", "termcolor", "terminaltables", "prettytable", "wcwidth"),
     *("shapely", "pycocotools", "ftfy", "regex", "modelindex", "model-index", "ordered-set"),
-    *("mat4py", "importlib-metadata", "zipp", "msgspec", "timm", "hypothesis", "sortedcontainers"),
+    *(
+        "six",
+        "mat4py",
+        "importlib-metadata",
+        "zipp",
+        "msgspec",
+        "timm",
+        "hypothesis",
+        "sortedcontainers",
+    ),
 )
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")

@@ -106,40 +106,42 @@ def test_a_step_does_not_wait_for_the_gpu(backbone, training) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-TRITON_CASES = [  # shape of the map, kernel, dilation, whether each image has its own kernels
-    ((2, 3, 9, 13), 7, 1, True),
-    ((1, 2, 20, 70), 5, 2, True),
-    ((2, 2, 5, 4), 3, 3, False),
-    ((3, 4, 1, 1), 7, 1, True),
+TRITON_CASES = [  # shape of the map, kernel, dilation
+    ((2, 3, 9, 13), 7, 1),
+    ((1, 2, 20, 70), 5, 2),
+    ((2, 2, 5, 4), 3, 3),
+    ((3, 4, 1, 1), 7, 1),
 ]
 
 
 def check_triton(device: str) -> None:
-    """Values and gradients of the Triton kernel in float64 against PyTorch's convolution."""
-    from mmhybrid.layers.triton_depthwise import depthwise_conv2d
+    """Values, gradients and second gradients in float64 against PyTorch's convolution."""
+    from mmhybrid.layers.triton_depthwise import TritonDepthwiseConv
 
     torch.manual_seed(0)
-    for shape, kernel, dilation, is_dynamic in TRITON_CASES:
-        batch, channels = shape[:2]
-        options = dict(dtype=torch.float64, device=device, requires_grad=True)
-        x = torch.randn(shape, **options)
-        w = torch.randn(batch if is_dynamic else 1, channels, kernel, kernel, **options)
-        b = torch.randn(w.shape[:2], **options)
-        y = depthwise_conv2d(x, w, b, dilation)
-        every = w.expand(batch, -1, -1, -1).reshape(-1, 1, kernel, kernel)
-        expected = F.conv2d(
-            x.reshape(1, -1, *shape[2:]),
-            every,
-            b.expand(batch, -1).reshape(-1),
-            padding=dilation * (kernel // 2),
-            dilation=dilation,
-            groups=batch * channels,
-        ).reshape(shape)
-        torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
-        gradient = torch.randn_like(y)
-        got = torch.autograd.grad(y, (x, w, b), gradient)
-        wanted = torch.autograd.grad(expected, (x, w, b), gradient)
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+    for shape, kernel, dilation in TRITON_CASES:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            channels = shape[1]
+            options = dict(dtype=torch.float64, device=device)
+            x = torch.randn(shape, **options).to(memory_format=layout).requires_grad_()
+            w = torch.randn(channels, 1, kernel, kernel, **options).requires_grad_()
+            b = torch.randn(channels, 2, **options)[:, 0].requires_grad_()  # not contiguous
+            y = TritonDepthwiseConv.apply(x, w, b, dilation)
+            rim = dilation * (kernel // 2)
+            expected = F.conv2d(x, w, b, padding=rim, dilation=dilation, groups=channels)
+            torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
+            assert y.is_contiguous(memory_format=layout)
+            gradient = torch.randn_like(y)
+            got = torch.autograd.grad(y, (x, w, b), gradient, create_graph=True)
+            plain = torch.autograd.grad(y, (x, w, b), gradient, retain_graph=True)
+            wanted = torch.autograd.grad(expected, (x, w, b), gradient, create_graph=True)
+            for grads in (got, plain):
+                torch.testing.assert_close(grads, wanted, rtol=0, atol=1e-9)
+            seconds = [
+                torch.autograd.grad(g[0].square().sum() + g[1].square().sum(), (x, w))
+                for g in (got, wanted)
+            ]
+            torch.testing.assert_close(*seconds, rtol=0, atol=1e-9)
 
 
 @pytest.mark.process

@@ -19,6 +19,7 @@ from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
+from mmhybrid.layers.norm import GroupNorm
 from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
 from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
 
@@ -42,9 +43,9 @@ class TransXNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.pos_embed = DepthwiseConv(channels, 7)
-        self.norm1 = nn.GroupNorm(1, channels)
+        self.norm1 = GroupNorm(1, channels)
         self.token_mixer = DualDynamicTokenMixer(channels, norm_cfg=norm_cfg, **mixer)
-        self.norm2 = nn.GroupNorm(1, channels)
+        self.norm2 = GroupNorm(1, channels)
         self.mlp = MultiScaleFeedForward(channels, channels * mlp_ratio, norm_cfg=norm_cfg)
         self.drop_path = DropPath(drop_path_rate)
         self.layer_scale_1 = LayerScale(channels, layer_scale_init)
@@ -183,7 +184,7 @@ class TransXNet(HybridBackbone):
             )
             self.network.append(nn.ModuleList(blocks))
             if stage in self.out_indices:
-                self.add_module(f"norm{2 * stage}", nn.GroupNorm(1, dim))
+                self.add_module(f"norm{2 * stage}", GroupNorm(1, dim))
         init_truncated(self, nn.Conv2d)
         self.freeze_stages()
 

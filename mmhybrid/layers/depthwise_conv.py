@@ -9,7 +9,13 @@ What they refuse takes 3 to 20 times as long. But
 * the gradient of a wide kernel is that of strips of three columns, each over a map that starts some
   columns later. Channels last that is the same memory at an offset, and with dilation d the rows r,
   r + d, r + 2d, ... are a map of their own: columns fold into channels, rows lie side by side.
+
+On a GPU a kernel in Triton takes its place where it was measured to be faster.
 """
+
+import functools
+import importlib.util
+import os
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +45,11 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
     Off the CPU, in a graph (compiled, exported, traced) and under ``torch.func`` it is PyTorch's
     convolution, and everywhere its gradients can be differentiated again.
     """
-    if x.device.type != "cpu" or x.numel() == 0 or torch.compiler.is_compiling():
+    if x.numel() == 0 or torch.compiler.is_compiling():
+        return _plain(x, weight, bias, dilation)
+    if x.is_cuda and _is_faster_in_triton(x, weight, dilation) and not _is_transformed():
+        return _in_triton(x, weight, bias, dilation)
+    if x.device.type != "cpu":
         return _plain(x, weight, bias, dilation)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     slow = weight.shape[-1] > STRIP or dilation > 1
@@ -49,6 +59,35 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
         dtype = torch.get_autocast_dtype("cpu")
         x, weight, bias = (_cast(t, dtype) for t in (x, weight, bias))
     return _DepthwiseConv.apply(x, weight, bias, dilation)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Whether Triton is there (it comes with PyTorch on Linux) and knows the GPU."""
+    wanted = os.environ.get("MMHYBRID_TRITON", "1") != "0"
+    found = importlib.util.find_spec("triton") is not None
+    return wanted and found and torch.cuda.get_device_capability() >= (7, 0)
+
+
+def _is_faster_in_triton(x: Tensor, weight: Tensor, dilation: int) -> bool:
+    """Whether PyTorch's own kernels are slower, by ``choices`` of ``results/gpu.md`` (an H100).
+
+    Channels last they are fast for small kernels, and in half precision for all, without dilation.
+    """
+    if not _has_triton():
+        return False
+    from mmhybrid.layers.triton_depthwise import is_channels_last
+
+    half = x.dtype != torch.float32 or torch.is_autocast_enabled("cuda")
+    return not is_channels_last(x) or dilation > 1 or (weight.shape[-1] > STRIP and not half)
+
+
+def _in_triton(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    from mmhybrid.layers.triton_depthwise import TritonDepthwiseConv
+
+    if torch.is_autocast_enabled("cuda"):
+        x = _cast(x, torch.get_autocast_dtype("cuda"))
+    return TritonDepthwiseConv.apply(x, weight, bias, dilation)
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.relative_position import RelativePosition, attention_with_position
 
 
@@ -41,7 +42,7 @@ class OverlappingSpatialReductionAttention(nn.Module):
             )
         else:
             self.sr = nn.Identity()
-        self.local_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.local_conv = DepthwiseConv(channels, 3)
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         k, v = self.kv(self.reduce(x)).chunk(2, dim=1)

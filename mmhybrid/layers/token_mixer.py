@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
+from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
@@ -42,7 +43,7 @@ class DualDynamicTokenMixer(nn.Module):
             half, num_heads=num_heads, sr_ratio=sr_ratio, norm_cfg=norm_cfg
         )
         self.proj = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            DepthwiseConv(channels, 3),
             nn.GELU(),
             build_norm(norm_cfg, channels),
             nn.Conv2d(channels, squeezed, 1),

@@ -1,9 +1,8 @@
-"""Depth-wise convolution of odd kernels on a GPU, with kernels of each image's own, in Triton.
+"""Depth-wise convolution of odd kernels on a GPU, and its gradients, in Triton.
 
-PyTorch's depth-wise kernels take one set of weights for the whole batch: an input-dependent
-convolution must go through them as one image of ``B * C`` channels, and the gradient of its weights
-is what a training step of TransXNet waits for. Here a program computes a tile of one channel of one
-image, in float32 (or float64), and rounds once.
+PyTorch's own depth-wise kernels are slow for wide and dilated kernels and for the gradient of the
+weight, cuDNN's for dilated ones channels last. Here a program computes a tile of one channel of one
+image, in float32 (or float64), and rounds once. :mod:`mmhybrid.layers.depthwise_conv` chooses.
 """
 
 from __future__ import annotations
@@ -14,24 +13,27 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-TILE = (16, 64)  # rows and columns of a map
+TILE = (16, 64)  # rows and columns of a map that a program makes
+WARPS = 4  # of a program
+VALUES = 4096  # sums that a program keeps for the gradient of the weight
+PROGRAMS = 2048  # so many keep a GPU busy
 
 
-@triton.jit
+# Not compiled anew for every size of a map.
+@triton.jit(do_not_specialize=["height", "width", "channels"])
 def _correlate(
-    x, weight, bias, out, height, width, weights,
+    x, weight, bias, out, height, width, channels,
     KERNEL: tl.constexpr, DILATION: tl.constexpr, FLIP: tl.constexpr, BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """out[map] = weight[map % weights] over x[map] (+ bias), a map a channel of an image."""
+    """out[map] = weight[map % channels] over x[map] (+ bias), a map a channel of an image."""
     image = tl.program_id(0).to(tl.int64)
     tiles = tl.cdiv(width, COLUMNS)
     rows = (tl.program_id(1) // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
     columns = (tl.program_id(1) % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     x += image * height * width
-    weight += (image % weights) * KERNEL * KERNEL
+    weight += (image % channels) * KERNEL * KERNEL
     total = tl.zeros((ROWS, COLUMNS), TYPE)
     for i in tl.static_range(KERNEL):
         for j in tl.static_range(KERNEL):
@@ -42,111 +44,121 @@ def _correlate(
             tap = KERNEL * KERNEL - 1 - (i * KERNEL + j) if FLIP else i * KERNEL + j
             total += values * tl.load(weight + tap).to(TYPE)
     if BIAS:
-        total += tl.load(bias + image % weights).to(TYPE)
+        total += tl.load(bias + image % channels).to(TYPE)
     inside = (rows < height) & (columns < width)
     tl.store(out + image * height * width + rows * width + columns, total, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "blocks"])
 def _weight_gradient(
-    x, gradient, out, height, width,
-    KERNEL: tl.constexpr, DILATION: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TYPE: tl.constexpr,
+    x, gradient, out, height, width, blocks,
+    KERNEL: tl.constexpr, DILATION: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
 ):  # fmt: skip
-    """out[map, tile, tap] = sum over the tile of gradient[map] * x[map] moved by the tap."""
+    """out[map, part, tap] = sum over a part of gradient[map] * x[map] moved by the tap."""
     image = tl.program_id(0).to(tl.int64)
-    tiles = tl.cdiv(width, COLUMNS)
-    rows = (tl.program_id(1) // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
-    columns = (tl.program_id(1) % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = (rows < height) & (columns < width)
+    part = tl.program_id(1)
+    taps = tl.arange(0, TAPS)[:, None]
+    down = (taps // KERNEL - KERNEL // 2) * DILATION
+    right = (taps % KERNEL - KERNEL // 2) * DILATION
     x += image * height * width
     gradient += image * height * width
-    out += (image * tl.num_programs(1) + tl.program_id(1)) * KERNEL * KERNEL
-    dy = tl.load(gradient + rows * width + columns, inside, other=0.0).to(TYPE)
-    for i in tl.static_range(KERNEL):
-        for j in tl.static_range(KERNEL):
-            r = rows + (i - KERNEL // 2) * DILATION
-            c = columns + (j - KERNEL // 2) * DILATION
-            inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-            values = tl.load(x + r * width + c, inside, other=0.0).to(TYPE)
-            tl.store(out + i * KERNEL + j, tl.sum(values * dy))
+    total = tl.zeros((TAPS, BLOCK), TYPE)
+    for block in range(part * blocks, (part + 1) * blocks):
+        place = block * BLOCK + tl.arange(0, BLOCK)[None, :]
+        inside = place < height * width
+        dy = tl.load(gradient + place, inside, other=0.0).to(TYPE)
+        row = place // width + down
+        column = place % width + right
+        inside = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        inside = inside & (taps < KERNEL * KERNEL)
+        total += tl.load(x + row * width + column, inside, other=0.0).to(TYPE) * dy
+    out += (image * tl.num_programs(1) + part) * TAPS
+    tl.store(out + tl.arange(0, TAPS), tl.sum(total, axis=1))
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
-    """Depth-wise convolution that keeps height and width, padding with zeros.
+class TritonDepthwiseConv(torch.autograd.Function):
+    """``apply(x, weight, bias, dilation)``: (B, C, H, W) with (C, 1, K, K) and (C,) or None."""
 
-    Args:
-        x (Tensor): (B, C, H, W), on a GPU.
-        weight (Tensor): (B, C, K, K), a kernel an image and channel, or (1, C, K, K), a kernel a
-            channel; K is odd.
-        bias (Tensor, optional): (B, C) or (1, C), as ``weight``.
-        dilation (int): Distance between the taps of a kernel. Defaults to 1.
-
-    Returns:
-        Tensor: (B, C, H, W), of the type of ``x``, under autocast of that of autocast.
-    """
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return _DepthwiseConv2d.apply(x, weight, bias, dilation)
-
-
-class _DepthwiseConv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.dilation, ctx.bias_type = dilation, None if bias is None else bias.dtype
-        return _launch(x, weight, bias, dilation, flip=False)
+        return _in_format_of(x, correlate(x.contiguous(), weight.contiguous(), bias, dilation))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = _launch(gradient, weight, None, ctx.dilation, flip=True)
-        if ctx.needs_input_grad[1]:
-            parts = _weight_gradients(x, gradient, weight, ctx.dilation)
-            dw = parts.sum_to_size(weight.shape).to(weight.dtype)
-        if ctx.bias_type is not None and ctx.needs_input_grad[2]:
-            type = _accumulator(x)
-            db = gradient.sum(dim=(2, 3), dtype=type).sum_to_size(weight.shape[:2])
-            db = db.to(ctx.bias_type)
-        return dx, dw, db, None
+        channels, _, _, kernel = weight.shape
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # these gradients will be differentiated again
+            rim, dilation = [ctx.dilation * (kernel // 2)] * 2, [ctx.dilation] * 2
+            grads = torch.ops.aten.convolution_backward(
+                *(gradient, x, weight.to(x.dtype), [channels], [1, 1], rim, dilation, False),
+                *([0, 0], channels, [needs_x, needs_weight, needs_bias]),
+            )
+            dx, dw, db = grads
+        else:
+            dx = dw = db = None
+            plain = gradient.contiguous()
+            if needs_x:
+                dx = correlate(plain, weight.contiguous(), None, ctx.dilation, flip=True)
+                dx = _in_format_of(x, dx)
+            if needs_weight:
+                dw = weight_gradient(x.contiguous(), plain, kernel, ctx.dilation)
+            if needs_bias:
+                db = plain.sum((0, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        dw = None if dw is None else dw.to(weight.dtype)
+        return dx, dw, None if db is None else db.to(ctx.bias_type), None
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _in_format_of(x: Tensor, out: Tensor) -> Tensor:
+    """``out`` channels last where ``x`` is, for what follows."""
+    return out.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else out
 
 
-def _options(x: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The grid over maps and their tiles, and the sizes of a tile."""
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a position lie side by side, also in a part of a map."""
+    return x.stride(1) == 1 and x.shape[1] > 1
+
+
+def correlate(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, flip: bool = False
+) -> Tensor:
+    """Convolves (B, C, H, W), contiguous, with (C, 1, K, K), or with its kernels turned around."""
+    out = torch.empty_like(x)
     height, width = x.shape[2:]
     rows = min(TILE[0], triton.next_power_of_2(height))
     columns = min(TILE[1], triton.next_power_of_2(width))
-    tiles = triton.cdiv(height, rows) * triton.cdiv(width, columns)
-    type = tl.float64 if _accumulator(x) == torch.float64 else tl.float32
-    return (x.shape[0] * x.shape[1], tiles), dict(ROWS=rows, COLUMNS=columns, TYPE=type)
-
-
-def _launch(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, flip: bool) -> Tensor:
-    out = torch.empty_like(x)
-    grid, options = _options(x)
-    height, width = x.shape[2:]
-    options |= dict(KERNEL=weight.shape[-1], DILATION=dilation, FLIP=flip, BIAS=bias is not None)
+    grid = x.shape[0] * x.shape[1], triton.cdiv(height, rows) * triton.cdiv(width, columns)
+    options: dict[str, Any] = dict(KERNEL=weight.shape[-1], DILATION=dilation, FLIP=flip)
+    options |= dict(
+        ROWS=rows, COLUMNS=columns, TYPE=_type(x), BIAS=bias is not None, num_warps=WARPS
+    )
     bias = weight if bias is None else bias.contiguous()
-    maps = weight.shape[0] * weight.shape[1]
-    _correlate[grid](x, weight, bias, out, height, width, maps, **options)
+    _correlate[grid](x, weight, bias, out, height, width, x.shape[1], **options)
     return out
 
 
-def _weight_gradients(x: Tensor, gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """(B, C, K, K), of each image."""
-    grid, options = _options(x)
-    height, width = x.shape[2:]
-    kernel = weight.shape[-1]
-    parts = torch.empty(*grid, kernel * kernel, dtype=_accumulator(x), device=x.device)
-    options |= dict(KERNEL=kernel, DILATION=dilation)
-    _weight_gradient[grid](x, gradient, parts, height, width, **options)
-    return parts.sum(dim=1).view(*x.shape[:2], kernel, kernel)
+def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
+    """The gradient of the (C, 1, K, K) weight from the input and that of the output, contiguous."""
+    batch, channels, height, width = x.shape
+    taps = triton.next_power_of_2(kernel**2)
+    block = min(VALUES // taps, triton.next_power_of_2(height * width))
+    blocks = triton.cdiv(height * width, block)
+    parts = min(blocks, triton.cdiv(PROGRAMS, batch * channels))
+    blocks = triton.cdiv(blocks, parts)
+    type = _type(x)
+    out = x.new_empty(
+        (batch, channels, parts, taps),
+        dtype=torch.float64 if type == tl.float64 else torch.float32,
+    )
+    options = dict(KERNEL=kernel, DILATION=dilation, TAPS=taps, BLOCK=block, TYPE=type)
+    options |= dict(num_warps=WARPS)
+    grid = batch * channels, parts
+    _weight_gradient[grid](x, gradient, out, height, width, blocks, **options)
+    return out.sum((0, 2))[:, : kernel**2].reshape(channels, 1, kernel, kernel)
+
+
+def _type(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
