@@ -89,6 +89,7 @@ def tests(device: str, scale: Scale) -> list[Row]:
     report = ROOT / "work_dirs" / "gpu" / "tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     words = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *scale.tests]
+    words += ["-n", "4", "--durations=10"] if device == "cuda" else []
     subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT)
     cases = ET.parse(report).getroot().iter("testcase")
     rows: dict[str, Row] = {}

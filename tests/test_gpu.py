@@ -16,6 +16,7 @@ from benchmarks.gpu import SECTIONS, distance, outputs_and_gradients
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones.base import backbone_classes
 from mmhybrid.deploy import fuse
+from mmhybrid.layers import depthwise_conv, norm
 
 CLASSES = backbone_classes()
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -34,7 +35,9 @@ def _images(*size: int) -> Tensor:
 
 @pytest.fixture
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU that multiplies float32 as a CPU does."""
+    """A GPU that multiplies float32 as a CPU does, and takes our kernels for small maps too."""
+    monkeypatch.setattr(depthwise_conv, "SMALLEST_IN_TRITON", 0)
+    monkeypatch.setattr(norm, "SMALLEST_BY_PARTS", 0)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

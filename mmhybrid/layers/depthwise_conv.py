@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 # Zeros on each side, up to which oneDNN's fast kernel supplies them itself.
 WIDEST_RIM = 6
+SMALLEST_IN_TRITON = 2**21  # values of a map
 STRIP = 3  # columns of a kernel, up to which the gradient of its weight is fast
 
 
@@ -72,9 +73,10 @@ def _has_triton() -> bool:
 def _is_faster_in_triton(x: Tensor, weight: Tensor, dilation: int) -> bool:
     """Whether PyTorch's own kernels are slower, by ``choices`` of ``results/gpu.md`` (an H100).
 
-    Channels last they are fast for small kernels, and in half precision for all, without dilation.
+    Channels last they are fast for small kernels, and in half precision for all, without dilation;
+    and a small map is done before Triton's programs are started.
     """
-    if not _has_triton():
+    if x.numel() < SMALLEST_IN_TRITON or not _has_triton():
         return False
     from mmhybrid.layers.triton_depthwise import is_channels_last
 

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhybrid.errors import ArgumentError
 
+SMALLEST_BY_PARTS = 2**16  # values of an image
+
 
 class _SingleValueNorm:
     """Normalises one value per channel with the running statistics.
@@ -80,7 +82,7 @@ def _is_faster_by_parts(x: Tensor, num_groups: int) -> bool:
         and num_groups == 1
         and x.dim() == 4
         and len(x) <= 32
-        and x[:1].numel() >= 2**16
+        and x[:1].numel() >= SMALLEST_BY_PARTS
         and not torch.compiler.is_compiling()
     )
 

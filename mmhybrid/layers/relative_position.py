@@ -71,9 +71,6 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
     if position.table is not None:
         table = position.table.to(q.dtype)
         if torch.is_grad_enabled() and table.requires_grad:
-            if q.is_cuda and q.dtype != torch.float32:
-                # Faster on a GPU in half precision alone, by ``choices`` of ``results/gpu.md``.
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=table)
             # Fused kernels give no gradient to a mask, or a slow one. There are few keys here.
             scores = (q * dim**-0.5) @ k.transpose(-1, -2) + table
             return scores.softmax(dim=-1) @ v

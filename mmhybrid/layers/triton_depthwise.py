@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = (16, 64)  # rows and columns of a map that a program makes
-WARPS = 4  # of a program
-VALUES = 4096  # sums that a program keeps for the gradient of the weight
-PROGRAMS = 2048  # so many keep a GPU busy
+# Rows and columns of a map that a program computes, the fastest of those tried on an H100.
+TILE = (8, 64)
+GRADIENT_TILE = (16, 64)
 
 
 # Not compiled anew for every size of a map.
@@ -49,32 +48,29 @@ def _correlate(
     tl.store(out + image * height * width + rows * width + columns, total, inside)
 
 
-@triton.jit(do_not_specialize=["height", "width", "blocks"])
+@triton.jit(do_not_specialize=["height", "width"])
 def _weight_gradient(
-    x, gradient, out, height, width, blocks,
-    KERNEL: tl.constexpr, DILATION: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
-    TYPE: tl.constexpr,
+    x, gradient, out, height, width,
+    KERNEL: tl.constexpr, DILATION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """out[map, part, tap] = sum over a part of gradient[map] * x[map] moved by the tap."""
+    """out[map, tile, tap] = sum over a tile of gradient[map] * x[map] moved by the tap."""
     image = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
-    taps = tl.arange(0, TAPS)[:, None]
-    down = (taps // KERNEL - KERNEL // 2) * DILATION
-    right = (taps % KERNEL - KERNEL // 2) * DILATION
+    tiles = tl.cdiv(width, COLUMNS)
+    rows = (tl.program_id(1) // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = (tl.program_id(1) % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    inside = (rows < height) & (columns < width)
     x += image * height * width
     gradient += image * height * width
-    total = tl.zeros((TAPS, BLOCK), TYPE)
-    for block in range(part * blocks, (part + 1) * blocks):
-        place = block * BLOCK + tl.arange(0, BLOCK)[None, :]
-        inside = place < height * width
-        dy = tl.load(gradient + place, inside, other=0.0).to(TYPE)
-        row = place // width + down
-        column = place % width + right
-        inside = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        inside = inside & (taps < KERNEL * KERNEL)
-        total += tl.load(x + row * width + column, inside, other=0.0).to(TYPE) * dy
-    out += (image * tl.num_programs(1) + part) * TAPS
-    tl.store(out + tl.arange(0, TAPS), tl.sum(total, axis=1))
+    out += (image * tl.num_programs(1) + tl.program_id(1)) * KERNEL * KERNEL
+    dy = tl.load(gradient + rows * width + columns, inside, other=0.0).to(TYPE)
+    for i in tl.static_range(KERNEL):
+        for j in tl.static_range(KERNEL):
+            r = rows + (i - KERNEL // 2) * DILATION
+            c = columns + (j - KERNEL // 2) * DILATION
+            inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
+            values = tl.load(x + r * width + c, inside, other=0.0).to(TYPE)
+            tl.store(out + i * KERNEL + j, tl.sum(values * dy))
 
 
 class TritonDepthwiseConv(torch.autograd.Function):
@@ -127,37 +123,31 @@ def correlate(
 ) -> Tensor:
     """Convolves (B, C, H, W), contiguous, with (C, 1, K, K), or with its kernels turned around."""
     out = torch.empty_like(x)
-    height, width = x.shape[2:]
-    rows = min(TILE[0], triton.next_power_of_2(height))
-    columns = min(TILE[1], triton.next_power_of_2(width))
-    grid = x.shape[0] * x.shape[1], triton.cdiv(height, rows) * triton.cdiv(width, columns)
-    options: dict[str, Any] = dict(KERNEL=weight.shape[-1], DILATION=dilation, FLIP=flip)
-    options |= dict(
-        ROWS=rows, COLUMNS=columns, TYPE=_type(x), BIAS=bias is not None, num_warps=WARPS
-    )
+    grid, options = _tiles(x, TILE)
+    options |= dict(KERNEL=weight.shape[-1], DILATION=dilation, FLIP=flip, BIAS=bias is not None)
     bias = weight if bias is None else bias.contiguous()
-    _correlate[grid](x, weight, bias, out, height, width, x.shape[1], **options)
+    _correlate[grid](x, weight, bias, out, *x.shape[2:], x.shape[1], **options)
     return out
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
     """The gradient of the (C, 1, K, K) weight from the input and that of the output, contiguous."""
-    batch, channels, height, width = x.shape
-    taps = triton.next_power_of_2(kernel**2)
-    block = min(VALUES // taps, triton.next_power_of_2(height * width))
-    blocks = triton.cdiv(height * width, block)
-    parts = min(blocks, triton.cdiv(PROGRAMS, batch * channels))
-    blocks = triton.cdiv(blocks, parts)
-    type = _type(x)
-    out = x.new_empty(
-        (batch, channels, parts, taps),
-        dtype=torch.float64 if type == tl.float64 else torch.float32,
-    )
-    options = dict(KERNEL=kernel, DILATION=dilation, TAPS=taps, BLOCK=block, TYPE=type)
-    options |= dict(num_warps=WARPS)
-    grid = batch * channels, parts
-    _weight_gradient[grid](x, gradient, out, height, width, blocks, **options)
-    return out.sum((0, 2))[:, : kernel**2].reshape(channels, 1, kernel, kernel)
+    grid, options = _tiles(x, GRADIENT_TILE)
+    options |= dict(KERNEL=kernel, DILATION=dilation)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out = x.new_empty((*x.shape[:2], grid[1], kernel, kernel), dtype=dtype)
+    _weight_gradient[grid](x, gradient, out, *x.shape[2:], **options)
+    return out.sum((0, 2)).unsqueeze(1)
+
+
+def _tiles(x: Tensor, largest: tuple[int, int]) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Maps and tiles of each, and the size of a tile."""
+    height, width = x.shape[2:]
+    rows = min(largest[0], triton.next_power_of_2(height))
+    columns = min(largest[1], triton.next_power_of_2(width))
+    tiles = triton.cdiv(height, rows) * triton.cdiv(width, columns)
+    options = dict(ROWS=rows, COLUMNS=columns, TYPE=_type(x))
+    return (x.shape[0] * x.shape[1], tiles), options
 
 
 def _type(x: Tensor) -> tl.dtype:
