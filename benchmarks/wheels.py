@@ -43,5 +43,5 @@ def fetch(folder: Path) -> str:
     return (
         f"{size / 2**20:.0f} MiB in {folder}. On the machine, in a copy of this folder:\n"
         f"  python -m pip install --no-index --no-deps --target SITE {folder}/*.whl\n"
-        "  PYTHONPATH=SITE make gpu PYTHON=python READY="
+        "  PYTHONPATH=SITE make gpu"
     )
