@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
@@ -54,7 +55,7 @@ class DualDynamicTokenMixer(nn.Module):
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = self.mix(x, position)
-        return self.proj(x).add_(x)
+        return run_lean(x, self.proj).add_(x)
 
     def mix(self, x: Tensor, position: RelativePosition) -> Tensor:
         """The two halves side by side, before the enhancer."""
