@@ -1,8 +1,9 @@
 """Activations, batch normalisations and convolutions in a row that keep one map for training.
 
-PyTorch keeps the input of each for the backward pass. But an activation and what a batch
-normalisation does with known statistics cost next to nothing beside the convolutions: they are
-computed again from the first of these maps.
+PyTorch keeps the input of each for the backward pass. But an activation, and what a batch
+normalisation does with known statistics, cost little beside the convolutions: they are computed
+again from the first of these maps. A normalisation right before a 1x1 convolution is computed in
+neither pass: its factor goes into the weight, its offset into the bias.
 """
 
 from typing import NamedTuple
@@ -47,6 +48,7 @@ def run_lean(x: Tensor, *modules: nn.Module) -> Tensor:
 def _is_lean(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -59,11 +61,9 @@ def _is_lean(x: Tensor) -> bool:
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether someone wants to see what goes in and out."""
-    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
     every = nn.modules.module
-    return any(
-        getattr(module, f"_{one}_hooks") or getattr(every, f"_global_{one}_hooks") for one in kinds
-    )
+    return any(getattr(module, f"_{n}") or getattr(every, f"_global_{n}") for n in names)
 
 
 def _flat(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
