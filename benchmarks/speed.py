@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import transxnet_speed as transxnet
 from benchmarks.parts_speed import attention_cost, fused_speed, shortcut_cost
+from benchmarks.training_speed import training_steps
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.engine.runner.results import write_json
 from mmhybrid.errors import UserError
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[int], list[Row]]] = {
     "compiled": lambda n: transxnet.compiled(repeats=n),
     "fused": lambda n: fused_speed(repeats=max(n, 15)),
     "training": lambda n: transxnet.training_step(repeats=n),
+    "train_step": lambda n: training_steps(repeats=n),
     "attention_cost": lambda n: attention_cost(repeats=max(n, 15)),
     "shortcut": lambda n: shortcut_cost(repeats=max(n, 15)),
 }

@@ -37,6 +37,7 @@ DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "datasets.samplers")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optimizers.layer_decay"
 )
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine.optimizers.bfloat16")
 DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
 
 

@@ -17,6 +17,7 @@ from benchmarks import speed as sections
 from benchmarks import transxnet_speed as speed
 from benchmarks.__main__ import main
 from benchmarks.parts_speed import attention_cost, fused_speed, shortcut_cost
+from benchmarks.training_speed import BESIDE, training_steps
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.analysis.timing import (
     peak_memory,
@@ -64,6 +65,11 @@ def test_rows_of_the_speed_table() -> None:
     assert all(row["seconds"] > 0 for row in rows)
     training = speed.training_step(SMALL, 2, repeats=1)
     assert all(row["seconds"] > 0 and row["peak_mib"] > 0 for row in training)
+    rows = training_steps(64, 1, ours=dict(XFormer="XFormer"), beside=[BESIDE], repeats=1)
+    assert [row["model"] for row in rows] == ["XFormer", BESIDE]
+    assert rows[0]["times_as_long"] > 0
+    assert rows[0]["peak_mib"] > 1
+    assert rows[1]["times_as_long"] == 1
     growth = speed.growth((64, 128), repeats=1)
     assert growth[1]["peak_mib"] > growth[0]["peak_mib"]
 

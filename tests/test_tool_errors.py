@@ -29,7 +29,7 @@ REFUSED = {
     "missing image": (f"predict.py {CLASSIFIER} weights.pth nothing.png",
         r"there is no image nothing\.png$"),  # said before the checkpoint is read
     "mixed precision without a GPU": (f"train.py {DETECTOR} --amp",
-        "--amp needs a GPU, and PyTorch sees none$"),
+        "--amp needs a GPU, and PyTorch sees none; a CPU trains with --amp-dtype bfloat16$"),
     "mixed precision without a GPU, tested": (f"test.py {DETECTOR} weights.pth --amp",
         "--amp needs a GPU, and PyTorch sees none$"),
     "quick without validation": (f"train.py {DETECTOR} --quick --no-validate",

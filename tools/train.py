@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
         help="continue from a checkpoint, or without one from the newest in the work folder",
     )
     parser.add_argument(
-        "--amp", action="store_true", help="automatic mixed precision (needs a GPU)"
+        "--amp", action="store_true", help="mixed precision (on a CPU with --amp-dtype bfloat16)"
     )
     parser.add_argument(
         "--amp-dtype",

@@ -60,7 +60,8 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
         # Convolutions whose weights lie so make maps that lie so, see prefer_channels_last.
         model.to(memory_format=torch.channels_last)
-        _check_bfloat16(dtype)
+        if dtype == torch.bfloat16:
+            check_bfloat16()
     if dtype is not None:
         whole = is_backbone(model)
         for part in [model] if whole else filter(None, map(model._modules.get, INSIDE)):
@@ -70,11 +71,12 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     return model.requires_grad_(False)
 
 
-def _check_bfloat16(dtype: torch.dtype | None) -> None:
+def check_bfloat16() -> None:
+    """Raises ArgumentError where the processor has no instructions for bfloat16."""
     # PyTorch says what a processor can from some version on.
     known = getattr(torch.cpu, "get_capabilities", dict)()
     can = not known or any(value for name, value in known.items() if "bf16" in name)
-    if dtype == torch.bfloat16 and not can:
+    if not can:
         raise ArgumentError(
             "this processor has no instructions for bfloat16, which would be slower than float32"
         )

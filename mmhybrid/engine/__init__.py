@@ -8,6 +8,7 @@ from mmhybrid.engine.hooks.durable_checkpoint_hook import DurableCheckpointHook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
 from mmhybrid.engine.hooks.progress_hook import ProgressHook
 from mmhybrid.engine.hooks.signal_hook import SignalHook
+from mmhybrid.engine.optimizers.bfloat16 import Bfloat16OptimWrapper
 from mmhybrid.engine.optimizers.layer_decay import (
     LayerwiseDecayOptimWrapperConstructor,
     layer_depths,
@@ -22,6 +23,7 @@ from mmhybrid.errors import UserError
 __getattr__ = renamed(__name__, {"RunError": "mmhybrid.errors.UserError"})
 
 __all__ = [
+    "Bfloat16OptimWrapper",
     "CompileBackboneHook",
     "DurableCheckpointHook",
     "EvaluationDataHook",

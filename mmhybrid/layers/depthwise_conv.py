@@ -24,7 +24,8 @@ from torch import Tensor, nn
 # Zeros on each side, up to which oneDNN's fast kernel supplies them itself.
 WIDEST_RIM = 6
 SMALLEST_IN_TRITON = 2**21  # values of a map
-STRIP = 3  # columns of a kernel, up to which the gradient of its weight is fast
+# Columns of a kernel, up to which oneDNN's gradient of the weight is fast.
+STRIP = 3
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -37,29 +38,30 @@ class DepthwiseConv(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.weight, self.bias, self.dilation[0])
+        return depthwise_conv(x, self.weight, self.bias, self.padding[0], self.dilation[0])
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+def depthwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int = 1
+) -> Tensor:
     """Convolves (B, C, H, W) with (C, 1, K, K), K odd, and keeps height and width.
 
-    Off the CPU, in a graph (compiled, exported, traced) and under ``torch.func`` it is PyTorch's
-    convolution, and everywhere its gradients can be differentiated again.
+    So ``padding`` is ``dilation * (K // 2)``. In a graph (compiled, exported, traced) and under
+    ``torch.func``, and on a CPU without gradients, it is PyTorch's own convolution. Everywhere its
+    gradients can be differentiated again.
     """
-    if x.numel() == 0 or torch.compiler.is_compiling():
-        return _plain(x, weight, bias, dilation)
-    if x.is_cuda and _is_faster_in_triton(x, weight, dilation) and not _is_transformed():
+    if x.is_cuda and not _is_transformed() and _is_faster_in_triton(x, weight, dilation):
         return _in_triton(x, weight, bias, dilation)
     if x.device.type != "cpu":
-        return _plain(x, weight, bias, dilation)
+        return _plain(x, weight, bias, padding, dilation)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    slow = weight.shape[-1] > STRIP or dilation > 1
-    if not (needs_grad and slow) or _is_transformed():
-        return _padded(x, weight, bias, dilation)
+    is_fast = padding == 1  # 3x3, not dilated
+    if is_fast or not needs_grad or _is_transformed() or x.numel() == 0:
+        return _padded(x, weight, bias, padding, dilation)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         x, weight, bias = (_cast(t, dtype) for t in (x, weight, bias))
-    return _DepthwiseConv.apply(x, weight, bias, dilation)
+    return _DepthwiseConv.apply(x, weight, bias, padding, dilation)
 
 
 @functools.cache
@@ -99,50 +101,47 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _is_transformed() -> bool:
     """Whether something looks on that knows PyTorch's own operations alone."""
     return (
-        torch.jit.is_tracing()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    rim = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(x, weight, bias, padding=rim, dilation=dilation, groups=weight.shape[0])
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    return F.conv2d(x, weight, bias, 1, padding, dilation, groups=x.shape[1])
 
 
-def _padded(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    rim = dilation * (weight.shape[-1] // 2)
-    if rim <= WIDEST_RIM:
-        return _plain(x, weight, bias, dilation)
-    x = F.pad(x, (rim,) * 4)
-    return F.conv2d(x, weight, bias, dilation=dilation, groups=weight.shape[0])
+def _padded(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    if padding > WIDEST_RIM:
+        x, padding = F.pad(x, (padding,) * 4), 0
+    return _plain(x, weight, bias, padding, dilation)
 
 
 class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, dilation):
+    def forward(ctx, x, weight, bias, padding, dilation):
         ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        return _padded(x, weight, bias, dilation)
+        ctx.padding, ctx.dilation = padding, dilation
+        return _padded(x, weight, bias, padding, dilation)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        channels, _, _, size = weight.shape
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        padding, dilation, channels = ctx.padding, ctx.dilation, len(weight)
+        needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # these gradients will be differentiated again
-            rim, dilation = [ctx.dilation * (size // 2)] * 2, [ctx.dilation] * 2
+            geometry = [1, 1], [padding] * 2, [dilation] * 2, False, [0, 0], channels
             grads = torch.ops.aten.convolution_backward(
-                *(grad, x, weight, [channels], [1, 1], rim, dilation, False, [0, 0], channels),
-                [needs_x, needs_weight, needs_bias],
+                grad, x, weight, [channels], *geometry, needs
             )
         else:
             grads = (
-                _padded(grad, weight.flip(2, 3), None, ctx.dilation) if needs_x else None,
-                _weight_grad(x, grad, size, ctx.dilation) if needs_weight else None,
-                grad.sum((0, 2, 3)) if needs_bias else None,
+                _padded(grad, weight.flip(2, 3), None, padding, dilation) if needs[0] else None,
+                _weight_grad(x, grad, weight.shape[-1], dilation) if needs[1] else None,
+                grad.sum((0, 2, 3)) if needs[2] else None,
             )
-        return *grads, None
+        return *grads, None, None
 
 
 def _weight_grad(x: Tensor, grad: Tensor, kernel_size: int, dilation: int) -> Tensor:

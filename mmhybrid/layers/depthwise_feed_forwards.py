@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmhybrid.layers.conv_norm import ChannelScale
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import build_norm
 
 
@@ -24,7 +25,7 @@ class DepthwiseFeedForward(nn.Module):
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+        return run_lean(self.dwconv(self.fc1(x)), self.act, self.fc2)
 
 
 class MultiScaleDepthwiseConv(nn.Module):
@@ -69,6 +70,6 @@ class MultiScaleFeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
+        x = run_lean(x, self.fc1)
         x = self.dwconv(x).add_(x)
-        return self.fc2(self.norm(self.act(x)))
+        return run_lean(x, self.act, self.norm, self.fc2)

@@ -68,7 +68,7 @@ class InputDependentDepthwiseConv(nn.Module):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.reshape(-1, 1, self.kernel_size, self.kernel_size)
-        return depthwise_conv(x, weight, bias.flatten())
+        return depthwise_conv(x, weight, bias.flatten(), self.kernel_size // 2)
 
 
 def _is_faster_one_by_one(x: Tensor) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.channel_gate import ChannelGate
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import build_norm
 
 MERGES = ("concat", "sum", "split")
@@ -89,6 +90,6 @@ class DynamicMultiLevelAttention(nn.Module):
         return sum(levels[1:], levels[0]) if self.merge == "sum" else torch.cat(levels, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = x + self.reduce(self.act(self.norm(self.levels(x))))
+        fused = x + run_lean(self.levels(x), self.norm, self.act, self.reduce)
         out = self.proj(fused)
         return out if self.gate is None else out * self.gate(x)

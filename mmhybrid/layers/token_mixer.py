@@ -9,6 +9,7 @@ from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
@@ -55,7 +56,7 @@ class DualDynamicTokenMixer(nn.Module):
 
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = self.mix(x, position)
-        return self.proj(x).add_(x)
+        return run_lean(x, self.proj).add_(x)
 
     def mix(self, x: Tensor, position: RelativePosition) -> Tensor:
         """The two halves side by side, before the enhancer."""

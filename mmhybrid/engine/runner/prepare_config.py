@@ -19,6 +19,7 @@ from mmhybrid.datasets.data_paths import (
     datasets_of,
     with_data_root,
 )
+from mmhybrid.deploy.fuse import check_bfloat16
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
 from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config
@@ -59,7 +60,8 @@ def prepare_config(args: Namespace) -> Config:
     if args.no_validate:
         cfg = with_options(cfg, dict.fromkeys(["val_cfg", "val_dataloader", "val_evaluator"]))
     if args.amp:
-        cfg = with_mixed_precision(cfg, args.amp_dtype)
+        on_gpu = torch.cuda.is_available()
+        cfg = with_mixed_precision(cfg, args.amp_dtype) if on_gpu else with_bfloat16(cfg)
     if args.auto_scale_lr:
         cfg = with_scaled_lr(cfg)
     if args.resume:
@@ -123,7 +125,13 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
     if "checkpoint" in args:
         existing_file(args.checkpoint, "checkpoint")
     if args.amp and not torch.cuda.is_available():
-        raise UserError("--amp needs a GPU, and PyTorch sees none")
+        if not is_training:
+            raise UserError("--amp needs a GPU, and PyTorch sees none")
+        if args.amp_dtype != "bfloat16":
+            raise UserError(
+                "--amp needs a GPU, and PyTorch sees none; a CPU trains with --amp-dtype bfloat16"
+            )
+        check_bfloat16()
     if is_training and cfg.launcher == "none" and Path(cfg.work_dir).is_dir():
         # Before anything is written there; the run itself takes the lock when it begins.
         lock_work_dir(cfg.work_dir)
@@ -174,12 +182,26 @@ def _check_and_write(cfg: Config, args: Namespace) -> None:
 
 def with_mixed_precision(cfg: Config, dtype: str) -> Config:
     cfg = deepcopy(cfg)
-    wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
-    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
-        raise UserError(f"--amp works with type='OptimWrapper'; the config has {wrapper!r}")
+    _check_wrapper(cfg)
     cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype)
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     return cfg
+
+
+def with_bfloat16(cfg: Config) -> Config:
+    """The mixed precision that a CPU has."""
+    cfg = deepcopy(cfg)
+    _check_wrapper(cfg)
+    for name in ("dtype", "loss_scale", "use_fsdp"):  # of AmpOptimWrapper
+        cfg.optim_wrapper.pop(name, None)
+    cfg.optim_wrapper.type = "mmhybrid.Bfloat16OptimWrapper"
+    return cfg
+
+
+def _check_wrapper(cfg: Config) -> None:
+    wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(f"--amp works with type='OptimWrapper'; the config has {wrapper!r}")
 
 
 def with_scaled_lr(cfg: Config) -> Config:

@@ -1,0 +1,107 @@
+"""Runs of layers that keep one map for training: same outputs, gradients and statistics."""
+
+import copy
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmhybrid.layers import lean_training as module
+from mmhybrid.layers.lean_training import run_lean
+from mmhybrid.layers.norm import BatchNorm2d
+
+C = 4
+NORM, CONV = BatchNorm2d(C), nn.Conv2d(C, 6, 1)
+RUNS = {
+    "folded": [nn.GELU(), NORM, nn.Conv2d(C, 6, 1, bias=False)],
+    "folded, bias and stride": [nn.GELU(), NORM, nn.Conv2d(C, 6, 1, stride=2)],
+    "padded": [NORM, nn.Conv2d(C, 6, 3, padding=1)],
+    "norm and activation": [NORM, nn.ReLU(), CONV],
+    "norm alone": [nn.Hardswish(), nn.BatchNorm2d(C)],
+    "no norm": [nn.GELU(), nn.Conv2d(C, C, 3, groups=C)],
+    "two in one": [
+        nn.Sequential(nn.Conv2d(C, C, 3), nn.GELU(), NORM, nn.Identity()),
+        *(nn.Conv2d(C, C, 1), nn.GELU(), nn.BatchNorm2d(C), CONV, nn.BatchNorm2d(6)),
+    ],
+}
+
+
+def image(side: int = 7) -> Tensor:
+    return torch.randn(2, C, side, side, dtype=torch.float64, requires_grad=True)
+
+
+def plain(x: Tensor, modules: Iterable[nn.Module]) -> Tensor:
+    return nn.Sequential(*modules)(x)
+
+
+def run_with_memory(run, *args) -> tuple[Tensor, int]:
+    """What a run gives, and the values that it keeps for the backward pass."""
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 4:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = run(*args)
+    return y, sum(tensor.numel() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_gradients_and_statistics_are_the_same(name: str) -> None:
+    ours, theirs = (copy.deepcopy(nn.ModuleList(RUNS[name])).double().train() for _ in range(2))
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    theirs.load_state_dict(ours.state_dict())
+    x = image()
+    y, kept = run_with_memory(run_lean, x, *ours)
+    expected, kept_plainly = run_with_memory(plain, x, theirs)
+    assert kept < kept_plainly
+    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+    grad = torch.randn_like(y)
+    pair = [
+        torch.autograd.grad(out, (x, *modules.parameters()), grad)
+        for out, modules in ((y, ours), (expected, theirs))
+    ]
+    torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["folded", "norm and activation", "no norm"])
+def test_gradients_of_gradients(name: str) -> None:
+    modules = copy.deepcopy(nn.ModuleList(RUNS[name])).double().train()
+    weight = modules[-1].weight
+    assert torch.autograd.gradgradcheck(lambda x, _: run_lean(x, *modules), (image(4), weight))
+
+
+@pytest.mark.parametrize("needed", ["x", "weights"])
+def test_some_gradients_alone(needed: str) -> None:
+    modules = copy.deepcopy(nn.ModuleList(RUNS["folded"])).double().train()
+    x = image()
+    if needed == "x":
+        modules.requires_grad_(False)
+        inputs = [x]
+    else:
+        x, inputs = x.detach(), list(modules.parameters())
+    pair = [run_lean(x, *modules), plain(x, modules)]
+    torch.testing.assert_close(*(torch.autograd.grad(y.sin().sum(), inputs) for y in pair))
+
+
+def test_what_must_run_as_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_run", lambda *args: pytest.fail("it ran as one"))
+    x = image().float()
+    folded = copy.deepcopy(RUNS["folded"])
+    with torch.no_grad():
+        run_lean(x, *folded)
+    with torch.autocast("cpu", torch.bfloat16):
+        run_lean(x, *folded)
+    torch.func.vmap(lambda one: run_lean(one[None], nn.GELU(), folded[2]))(x)
+    run_lean(x, folded[1].eval(), folded[2])
+    run_lean(x, nn.GELU("tanh"), folded[2])
+    run_lean(x, nn.GELU(), nn.Conv2d(C, C, 3, padding=1, padding_mode="reflect"))
+    seen = []
+    folded[2].register_forward_hook(lambda *args: seen.append(args))
+    run_lean(x, nn.GELU(), folded[2])
+    assert seen
