@@ -35,6 +35,8 @@ EXAMPLES = """examples:
     python -m benchmarks formats --shared FOLDER
   Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*:
     python -m benchmarks detectors --shared FOLDER
+  faster-coco-eval against pycocotools, minutes, into results/coco_metric.md:
+    python -m benchmarks coco
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -66,6 +68,8 @@ def parse_args() -> argparse.Namespace:
     add("--index", action="store_true", help="count all configs and write model-index.yml too")
     table = commands.add_parser("weights", help="load every type of published file; no download")
     table.add_argument("--out", default="results", help="folder to write to (default: results)")
+    coco = commands.add_parser("coco", help="compare the evaluations of COCO on drawn objects")
+    coco.add_argument("--out", default="results", help="folder to write to (default: results)")
     formats = commands.add_parser("formats", help="train on one's own data in every format")
     add = formats.add_argument
     add("formats", nargs="*", metavar="FORMAT", help="as tests/make_data_folders.py calls them")
@@ -138,6 +142,10 @@ def main() -> None:
 
             places = (Path(args.shared), Path(args.out), Path(args.graphs))
             print(measure(*places, args.models or MODELS, args.images))
+        elif args.command == "coco":
+            from benchmarks.coco_metric import write_table as write_coco
+
+            print(write_coco(Path(args.out)))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

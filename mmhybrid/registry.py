@@ -38,6 +38,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
     root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optimizers.layer_decay"
 )
 DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
+METRICS = _child(root.METRICS, "engine.faster_coco_metric")
 
 
 def type_name(given: Any) -> str:
@@ -68,6 +69,7 @@ __all__ = [
     "DATA_SAMPLERS",
     "HOOKS",
     "LOOPS",
+    "METRICS",
     "MODELS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
     "type_name",
