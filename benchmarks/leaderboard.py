@@ -190,7 +190,13 @@ def _shown(value: Any, digits: int | None) -> str:
 
 def to_markdown(board: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
-    parts = ["# Leaderboard", "Written by `python -m benchmarks leaderboard` from `results/`."]
+    head = (
+        "Written by `python -m benchmarks leaderboard` from `results/`, with "
+        "[leaderboard.csv](leaderboard.csv), every figure and its whole origin, and "
+        "`leaderboard.html` with charts. Figures of papers, of published weights and of training "
+        "here never share a column. A file of `tools/test.py --result` joins by lying in `results/`."
+    )
+    parts = ["# Leaderboard", head]
     for table in board["tables"]:
         columns = table["columns"]
         rows = [[_shown(row.get(c["key"]), c["digits"]) for c in columns] for row in table["rows"]]

@@ -29,7 +29,8 @@ def run_openmmlab(package: str = "", tool: str = "", *words: str) -> None:
     files = {}
     if spec and spec.origin:
         found = (Path(spec.origin).parent / ".mim" / "tools").rglob("*.py")
-        files = {file.stem: file for file in sorted(found)}
+        # Of two tools of a name (mmdet's browse_dataset of images and of videos), the upper one.
+        files = {file.stem: file for file in sorted(found, key=lambda one: -len(one.parts))}
     if tool not in files:
         there = f"; {package} has {', '.join(files)}" if files else ""
         sys.exit(f"usage: mmhybrid run {{mmdet,mmseg,mmpretrain}} TOOL ...{there}")

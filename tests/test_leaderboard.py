@@ -257,6 +257,23 @@ def test_command_and_what_the_project_publishes(root: Path, monkeypatch, tmp_pat
         assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
 
 
+def test_a_result_joins_by_lying_in_the_folder(trained: Path, monkeypatch, tmp_path) -> None:
+    """What `tools/test.py --result` wrote, and what `tools/publish.py` made a folder of."""
+    evaluated(trained / "epoch_1.pth", tmp_path / "results" / "mine.json")
+    record = json.loads((tmp_path / "results" / "mine.json").read_text())
+    record["config"] = "retinanet_transxnet_t_coco"
+    for name, result in (("published", record), ("never_evaluated", None)):
+        about = dict(model_type="mmhybrid", type="detection", result=result)
+        write_json(tmp_path / "results" / name / "config.json", about)
+    run(monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "docs")
+    lines = list(csv.DictReader((tmp_path / "docs" / "leaderboard.csv").read_text().splitlines()))
+    mine = [line for line in lines if line["origin"] == "trained"]
+    assert [(line["method"], float(line["value"])) for line in mine] == [
+        ("Mask R-CNN", 30.0),
+        ("RetinaNet", 30.0),
+    ]
+
+
 def test_command_says_what_is_wrong(monkeypatch, tmp_path: Path) -> None:
     file = tmp_path / "nothing.json"
     with pytest.raises(SystemExit, match=r"error: there is no .*nothing\.json"):
