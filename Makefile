@@ -5,6 +5,8 @@
 # make bench   the speed table
 # make torture kill quick trainings 20 times over (RUNS=20), resume them, compare how they end
 # make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
+# make docs    the documentation as a site, docs/_build/html, warnings being errors
+# make links   ask whether the addresses that the documentation names are there
 # make readme  follow the README word for word in a fresh clone
 # Each makes the environment in .venv first when it is missing. With STACK=onedl all run on the
 # maintained forks of OpenMMLab's packages instead, in .venv-onedl.
@@ -22,7 +24,7 @@ WORKERS ?= 2
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
-.PHONY: demo check test lint bench torture soak readme
+.PHONY: demo check test lint bench torture soak docs links readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -45,6 +47,12 @@ torture: $(READY)
 
 soak: $(READY)
 	$(RUN) tests/soak.py --hours $(or $(HOURS),2)
+
+docs: $(READY)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+links: $(READY)
+	$(RUN) -m sphinx -q -b linkcheck docs docs/_build/links
 
 readme:
 	$(PYTHON) tests/follow_readme.py

@@ -194,7 +194,8 @@ def to_markdown(board: Mapping[str, Any]) -> str:
         "Written by `python -m benchmarks leaderboard` from `results/`, with "
         "[leaderboard.csv](leaderboard.csv), every figure and its whole origin, and "
         "`leaderboard.html` with charts. Figures of papers, of published weights and of training "
-        "here never share a column. A file of `tools/test.py --result` joins by lying in `results/`."
+        "here never share a column. A file of `tools/test.py --result` joins by lying in "
+        "`results/`."
     )
     parts = ["# Leaderboard", head]
     for table in board["tables"]:

@@ -1,4 +1,4 @@
-"""The documentation as a site, by Sphinx: ``make docs`` builds it into docs/_build."""
+"""The documentation as a site, by Sphinx: ``make docs`` builds it into docs/_build/html."""
 
 import logging
 import sys

@@ -5,6 +5,7 @@ import importlib
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from mmhybrid.weights.catalogue import SCHEME, get_weights
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 INSTALL = f"pip install {FILES}"
+VISUALIZERS = count(1)
 T = TypeVar("T")
 
 
@@ -156,7 +158,8 @@ def build_runner(cfg: Config) -> Runner:
         connect_processes(cfg)
     if cfg.get("visualizer"):
         cfg = deepcopy(cfg)
-        cfg.visualizer.pop("name", None)  # by which MMEngine would take that of an earlier run
+        # By its name MMEngine would take that of an earlier run; OpenMMLab's tools need one.
+        cfg.visualizer.name = f"visualizer_{next(VISUALIZERS)}"
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except ImportError as error:  # such as that of a visualizer
