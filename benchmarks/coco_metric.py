@@ -16,10 +16,10 @@ from mmhybrid.analysis.tables import markdown_table
 HEIGHT, WIDTH = 160, 200
 NOTE = """# pycocotools and faster-coco-eval
 
-Written by `python -m benchmarks coco`: {images} drawn images, {objects} ellipses of {classes} classes
-as objects, {found} shifted and scaled ones as detections, with the settings of mmdet's CocoMetric.
-Seconds are of processor time, one thread; the last column is the largest difference of any metric,
-precision or recall.
+Written by `python -m benchmarks coco`: {images} drawn images, {objects} ellipses of {classes}
+classes as objects, {found} shifted and scaled ones as detections, with the settings of mmdet's
+CocoMetric. Seconds are of processor time, one thread; the last column is the largest difference of
+any metric, precision or recall.
 """
 
 

@@ -1,7 +1,8 @@
 """Reading the files in ``results/``: rows of benchmarks and of accuracy, none without its origin.
 
 What a run here wrote (:mod:`mmhybrid.engine.runner.results`) becomes rows of accuracy, and so does
-what a folder of ``tools/publish.py`` says of its model. Figures of others are entered by hand, one a row::
+what a folder of ``tools/publish.py`` says of its model. Figures of others are entered by hand,
+one a row::
 
     {"model": "TransXNet-T", "method": "Mask R-CNN 1x", "dataset": "COCO", "metric": "box AP",
      "value": 44.5, "config": "mask_rcnn_transxnet_t_coco",
