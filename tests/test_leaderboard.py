@@ -125,6 +125,7 @@ def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
     assert (first["latency"], first["throughput"]) == (300, pytest.approx(2 / 0.3))
     assert last["mode"] == "eager (training: out of memory)"
     assert [row["ours"] for row in table["rows"]] == [True, False, False, False]
+    assert not leaderboard.is_ours("MobileViT-S")  # of which a config here makes a detector
 
 
 def test_every_figure_and_its_origin_are_in_the_csv(results: dict) -> None:

@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"^```python\n(_base_ = .*?)^```", PAGE, flags=re.DOTALL | r
 BASE = "./mask_rcnn_transxnet_t_coco.py"
 TINY = "dict(_delete_=True, depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64))"
 OPTIONS = ["quick.iterations=8", "quick.batch_size=2", "quick.train_images=4", "quick.size=64"]
-OPTIONS += ["quick.val_images=2", "custom_hooks.0.patience=1", "custom_hooks.0.min_delta=1.0"]
+OPTIONS += ["quick.val_images=2", "custom_hooks.0.stopping_threshold=-1.0"]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[1][:40])
@@ -84,7 +84,7 @@ def test_hooks_metric_and_tools_in_a_run(run_tool, monkeypatch, tmp_path: Path, 
     options = ["--quick", "--work-dir", "run", "--cfg-options", *OPTIONS]
     run_tool("train.py", "mine.py", *options)
     (last,) = Path("run").glob("epoch_*.pth")
-    assert last.name in ("epoch_2.pth", "epoch_3.pth")  # of 4: the first may find nothing at all
+    assert last.name == "epoch_2.pth"  # of 4: evaluated for the first time, it is good enough
     run_tool("test.py", "run/best.pth", "--quick", "--out", "found.pkl", *options[1:])
     capsys.readouterr()
 
