@@ -42,7 +42,7 @@ def run_openmmlab(package: str = "", tool: str = "", *words: str) -> None:
 def main() -> None:
     """Runs ``mmhybrid TOOL ARGUMENTS...`` as ``python tools/TOOL.py ARGUMENTS...``.
 
-    A tool's name may be shortened to its first word, ``export`` for ``export_onnx``. The first
+    A tool's name may be shortened to its first word, ``check`` for ``check_data``. The first
     argument may be a config of this package by its name. ``mmhybrid run mmdet TOOL ARGUMENTS...``
     runs a tool of mmdet's.
     """
