@@ -120,7 +120,7 @@ QUESTIONS = {
     "CPU only": ("training.md#without-a-gpu", "--quick"),
     "no compiler": ("install.md#without-a-compiler", "mmcv-lite"),
     "ONNX": ("export.md", "tools/export.py"),
-    "resume": ("recovery.md#going-on", "--resume"),
+    "resume": ("recovery.md#resume", "--resume"),
     "out of memory": ("training.md#memory", "with_cp=True"),
 }
 
