@@ -75,17 +75,19 @@ def test_hooks_metric_and_tools_in_a_run(run_tool, monkeypatch, tmp_path: Path, 
     tiny = f"model = dict(backbone=dict(arch={TINY}), neck=dict(in_channels=[16, 32, 48, 64]))\n"
     base = str(ROOT / "configs" / BASE)
     Path("tiny.py").write_text(f"_base_ = {base!r}\n{tiny}")
-    chosen = [one for one in BLOCKS if re.search("EarlyStopping|ExpMomentum|Faster", one)]
-    hooks = [re.search(r"dict\(type=\"(?:EarlyS|EMAHook).*\)", one) for one in chosen]
-    listed = ", ".join(found[0].rstrip("]") for found in hooks if found)
-    metric = next(one for one in chosen if "Faster" in one).replace(BASE, "./tiny.py")
-    Path("mine.py").write_text(f"{metric}\ncustom_hooks = [{listed}]\n")
+    hooks, evaluator = [], {}
+    for block in BLOCKS:
+        if re.search("EarlyStopping|ExpMomentum|Faster", block):
+            exec(block, settings := {})
+            hooks += settings.get("custom_hooks", [])
+            evaluator = settings.get("val_evaluator", evaluator)
+    lines = f"custom_hooks = {hooks!r}\nval_evaluator = test_evaluator = {evaluator!r}\n"
+    Path("mine.py").write_text(f"_base_ = './tiny.py'\n{lines}")
 
-    options = ["--quick", "--work-dir", "run", "--cfg-options", *OPTIONS]
-    run_tool("train.py", "mine.py", *options)
+    run_tool("train.py", "mine.py", "--quick", "--work-dir", "run", "--cfg-options", *OPTIONS)
     (last,) = Path("run").glob("epoch_*.pth")
     assert last.name == "epoch_2.pth"  # of 4: evaluated for the first time, it is good enough
-    run_tool("test.py", "run/best.pth", "--quick", "--out", "found.pkl", *options[1:])
+    run_tool("test.py", "run/best.pth", "--out", "found.pkl")
     capsys.readouterr()
 
     def openmmlab(*words: str) -> None:
