@@ -5,7 +5,6 @@ import importlib
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,6 @@ from mmhybrid.weights.catalogue import SCHEME, get_weights
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 INSTALL = f"pip install {FILES}"
-VISUALIZERS = count(1)
 T = TypeVar("T")
 
 
@@ -156,14 +154,17 @@ def without_pretrained(cfg: Config) -> Config:
 def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
+    name = None
     if cfg.get("visualizer"):
         cfg = deepcopy(cfg)
-        # By its name MMEngine would take that of an earlier run; OpenMMLab's tools need one.
-        cfg.visualizer.name = f"visualizer_{next(VISUALIZERS)}"
+        name = cfg.visualizer.pop("name", None)  # by which MMEngine would take an earlier run's
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except ImportError as error:  # such as that of a visualizer
         raise UserError(f"the config needs what is not installed: {error}") from error
+    if name:  # which OpenMMLab's tools need in the config that a run leaves
+        runner.cfg.visualizer.name = name
+        runner.dump_config()
     runner.register_hook(EvaluationDataHook())
     return runner
 
