@@ -7,6 +7,8 @@
 # make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
 # make gpu     on a machine with a GPU: tests, equality, demos, speed, into results/gpu.*; DEVICE=cpu
 #              SIZE=tiny tries the command. Without an environment in .venv it takes python3 as it is.
+# make docs    the documentation as a site, docs/_build/html, warnings being errors
+# make links   ask whether the addresses that the documentation names are there
 # make readme  follow the README word for word in a fresh clone
 # Each makes the environment in .venv first when it is missing. With STACK=onedl all run on the
 # maintained forks of OpenMMLab's packages instead, in .venv-onedl.
@@ -24,7 +26,7 @@ WORKERS ?= 2
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
-.PHONY: demo check test lint bench torture soak gpu readme
+.PHONY: demo check test lint bench torture soak gpu docs links readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -51,6 +53,12 @@ soak: $(READY)
 gpu: RUN := $(if $(wildcard $(RUN)),$(RUN),python3)
 gpu:
 	$(RUN) -m benchmarks gpu --device $(or $(DEVICE),cuda) --size $(or $(SIZE),full) $(if $(OUT),--out $(OUT))
+
+docs: $(READY)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+links: $(READY)
+	$(RUN) -m sphinx -q -b linkcheck docs docs/_build/links
 
 readme:
 	$(PYTHON) tests/follow_readme.py

@@ -39,6 +39,8 @@ EXAMPLES = """examples:
     python -m benchmarks gpu
   The wheels that such a machine lacks, where there is a network, to carry there:
     python -m benchmarks wheels FOLDER
+  faster-coco-eval against pycocotools, minutes, into results/coco_metric.md:
+    python -m benchmarks coco
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -70,6 +72,8 @@ def parse_args() -> argparse.Namespace:
     add("--index", action="store_true", help="count all configs and write model-index.yml too")
     table = commands.add_parser("weights", help="load every type of published file; no download")
     table.add_argument("--out", default="results", help="folder to write to (default: results)")
+    coco = commands.add_parser("coco", help="compare the evaluations of COCO on drawn objects")
+    coco.add_argument("--out", default="results", help="folder to write to (default: results)")
     formats = commands.add_parser("formats", help="train on one's own data in every format")
     add = formats.add_argument
     add("formats", nargs="*", metavar="FORMAT", help="as tests/make_data_folders.py calls them")
@@ -158,6 +162,10 @@ def main() -> None:
             from benchmarks.wheels import fetch
 
             print(fetch(Path(args.folder)))
+        elif args.command == "coco":
+            from benchmarks.coco_metric import write_table as write_coco
+
+            print(write_coco(Path(args.out)))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config_names import WRAPPED, family_names
+from benchmarks.config_names import NEIGHBOURS, WRAPPED, family_names
 from benchmarks.leaderboard_page import to_html
 from benchmarks.model_index import read_costs
 from benchmarks.results import (
@@ -113,7 +113,8 @@ def describe_origin(row: Row) -> str:
 
 def is_ours(model: str) -> bool:
     """Whether a model is one of this package's."""
-    ours = any(f"{model}-".startswith(f"{family}-") for family in family_names().values())
+    families = set(family_names().values()) - set(NEIGHBOURS.values())
+    ours = any(f"{model}-".startswith(f"{family}-") for family in families)
     return ours or model.endswith(WRAPPED)
 
 
@@ -190,7 +191,14 @@ def _shown(value: Any, digits: int | None) -> str:
 
 def to_markdown(board: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
-    parts = ["# Leaderboard", "Written by `python -m benchmarks leaderboard` from `results/`."]
+    head = (
+        "Written by `python -m benchmarks leaderboard` from `results/`, with "
+        "[leaderboard.csv](leaderboard.csv), every figure and its whole origin, and "
+        "`leaderboard.html` with charts. Figures of papers, of published weights and of training "
+        "here never share a column. A file of `tools/test.py --result` joins by lying in "
+        "`results/`."
+    )
+    parts = ["# Leaderboard", head]
     for table in board["tables"]:
         columns = table["columns"]
         rows = [[_shown(row.get(c["key"]), c["digits"]) for c in columns] for row in table["rows"]]

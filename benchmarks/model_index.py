@@ -111,15 +111,15 @@ def make_index(costs: Mapping[str, Row], accuracy: Iterable[Row]) -> dict[str, A
                     models[-1] |= {"Weights": address, "Converted From": _published_at(address)}
         if not models:
             continue
+        name = collection.lower().replace(" ", "_")
         about = {
             "Name": collection,
             "Metadata": {"Architecture": list(paper.architecture)},
             "Paper": {"Title": paper.title, "URL": paper.url},
-            "README": "README.md",
+            "README": f"docs/models/{name}.md",
             "Code": {"URL": paper.code, "Version": f"v{__version__}"},
         }
-        file = f"{FOLDER}/{collection.lower().replace(' ', '_')}.yml"
-        files[file] = dict(Collections=[about], Models=models)
+        files[f"{FOLDER}/{name}.yml"] = dict(Collections=[about], Models=models)
     return {"model-index.yml": dict(Import=sorted(files)), **files}
 
 

@@ -1,7 +1,8 @@
 """Reading the files in ``results/``: rows of benchmarks and of accuracy, none without its origin.
 
-What a run here wrote (:mod:`mmhybrid.engine.runner.results`) becomes rows of accuracy. Figures of
-others are entered by hand, one a row::
+What a run here wrote (:mod:`mmhybrid.engine.runner.results`) becomes rows of accuracy, and so does
+what a folder of ``tools/publish.py`` says of its model. Figures of others are entered by hand,
+one a row::
 
     {"model": "TransXNet-T", "method": "Mask R-CNN 1x", "dataset": "COCO", "metric": "box AP",
      "value": 44.5, "config": "mask_rcnn_transxnet_t_coco",
@@ -74,12 +75,14 @@ def check_row(row: Mapping[str, Any], type: str = "accuracy") -> None:
 def read_results(paths: Iterable[str | Path]) -> dict[str, list[Row]]:
     """All rows, by ``'benchmark'`` and ``'accuracy'``, of JSON files and folders with such files.
 
-    In a folder, files of another format are left out. Rows of a benchmark have under ``made`` how
+    In a folder, files of another format are left out; folders in it that ``tools/publish.py`` wrote
+    are read by their config.json. Rows of a benchmark have under ``made`` how
     they were measured.
     """
     found: dict[str, list[Row]] = {type: [] for type in REQUIRED}
     for path in map(Path, paths):
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        inside = sorted([*path.glob("*.json"), *path.glob("*/config.json")])
+        for file in inside if path.is_dir() else [path]:
             try:
                 # Files of mmhybrid 0.1 have "kind" for "type".
                 content = json.loads(file.read_text("utf-8").replace('"kind":', '"type":'))
@@ -87,6 +90,8 @@ def read_results(paths: Iterable[str | Path]) -> dict[str, list[Row]]:
                 raise UserError(f"there is no {file}") from None
             except ValueError as error:
                 raise UserError(f"{file} is no JSON file: {error}") from error
+            if isinstance(content, dict) and content.get("model_type") == "mmhybrid":
+                content = content.get("result")  # published; None where it was not evaluated
             type = content.get("type") if isinstance(content, dict) else None
             if type not in (*REQUIRED, "run"):
                 if path.is_dir():

@@ -61,7 +61,9 @@ def signature(thing: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """A default as Ruff writes it; a read-only mapping as the dict that it holds."""
+    """A default as Ruff writes it; a class by its name, a read-only mapping as its dict."""
+    if inspect.isclass(value):
+        return value.__name__
     if isinstance(value, str):
         return json.dumps(value)
     return repr(dict(value) if type(value).__name__ == "mappingproxy" else value)

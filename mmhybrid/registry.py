@@ -39,6 +39,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 )
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine.optimizers.bfloat16")
 DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
+METRICS = _child(root.METRICS, "engine.faster_coco_metric")
 
 
 def type_name(given: Any) -> str:
@@ -69,6 +70,7 @@ __all__ = [
     "DATA_SAMPLERS",
     "HOOKS",
     "LOOPS",
+    "METRICS",
     "MODELS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
     "type_name",

@@ -60,10 +60,10 @@ def follow(clone: Path) -> list[tuple[str, str, bool]]:
     for command in commands(text):
         start = time.perf_counter()
         last, code = run(re.sub(r"^pip", ".venv/bin/python -m pip", command), clone)
-        folder = re.search(r"--data-root (\S+)", command)
-        if folder and not Path(folder[1]).exists():
-            right = code == 1 and last.startswith("error:") and folder[1] in last
-            done.append((command, "refused, its data is not here", right))
+        needed = re.search(r"(?<=--data )\S+|(?<=--data-root )\S+|work_dirs/NAME/\S+", command)
+        if needed and not (clone / needed[0]).exists():
+            right = code == 1 and last.startswith("error:") and needed[0] in last
+            done.append((command, "refused, what it names is not here", right))
         else:
             seconds = time.perf_counter() - start
             done.append((command, f"exit code {code} after {seconds:.0f} s", code == 0))

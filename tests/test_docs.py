@@ -1,18 +1,18 @@
 """The documentation: links lead somewhere, files that it names exist, figures are measured ones."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
-import yaml
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+PAGES = sorted(DOCS.rglob("*.md"))
+every_page = pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem
+)
 
 # Where a name in backticks with one of these beginnings is a file of the project.
 FOLDERS = ["configs", "docs", "examples", "mmhybrid", "requirements", "results", "tests", "tools"]
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")
-        linked = DOCS / path if path else page
+        linked = page.parent / path if path else page
         assert linked.is_file(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(linked.read_text()), f"{page.name} links to {target}"
@@ -61,12 +61,6 @@ def test_options_of_the_tools_exist(page: Path) -> None:
             source = (ROOT / name).read_text() + (ROOT / "tools" / "command_line.py").read_text()
             known = {*re.findall(r'"(--[\w-]+)"', source), "--help"}
             assert used <= known, f"{page.name}: {name}"
-
-
-def test_every_page_is_in_the_navigation() -> None:
-    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    listed = re.findall(r"[\w]+\.md", json.dumps(navigation))
-    assert sorted(listed) == [page.name for page in PAGES]
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -109,7 +103,45 @@ def test_the_page_shows_the_very_example() -> None:
         assert f"```python\n{(ROOT / 'examples' / name).read_text()}```" in page, name
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
-    assert (tmp_path / "site" / "index.html").is_file()
-    assert "<svg" in (tmp_path / "site" / "leaderboard.html").read_text()
+def test_tables_of_the_models_are_those_of_the_index() -> None:
+    spec = importlib.util.spec_from_file_location("write_models", DOCS / "write_models.py")
+    write_models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(write_models)
+    for path in sorted(write_models.FOLDER.glob("*.md")):
+        assert path.read_text() == write_models.page(path), "run: python docs/write_models.py"
+    metafiles = (ROOT / "configs" / "metafiles").glob("*.yml")
+    assert {one.stem for one in metafiles} == {one.stem for one in write_models.FOLDER.glob("*.md")}
+
+
+QUESTIONS = {
+    "own data": ("own_data.md", "tools/train.py configs/.* --data"),
+    "other classes": ("fine_tuning.md#other-classes", "num_classes=2"),
+    "few images": ("own_data.md#few-images", "EMA"),
+    "CPU only": ("training.md#without-a-gpu", "--quick"),
+    "no compiler": ("install.md#without-a-compiler", "mmcv-lite"),
+    "ONNX": ("export.md", "tools/export.py"),
+    "resume": ("recovery.md#resume", "--resume"),
+    "out of memory": ("training.md#memory", "with_cp=True"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_most_users_ask_is_a_click_from_the_front_pages(question: str) -> None:
+    target, answer = QUESTIONS[question]
+    assert f"]({target})" in (DOCS / "index.md").read_text()
+    assert f"](docs/{target})" in (ROOT / "README.md").read_text()
+    path, _, anchor = target.partition("#")
+    sections = re.split(r"^(?=##? )", (DOCS / path).read_text(), flags=re.MULTILINE)
+    named = [one for one in sections if not anchor or anchor in anchors(one)]
+    assert re.search(answer, "".join(named))
+
+
+@pytest.mark.process
+def test_the_site_builds_without_a_warning(run_python, tmp_path: Path) -> None:
+    """Links within it included; `make links` asks for the addresses of others."""
+    words = ["-q", "-W", "--keep-going", "-d", tmp_path / "cache"]
+    run_python("-m", "sphinx", *words, DOCS, tmp_path / "site")
+    page = (tmp_path / "site" / "leaderboard.html").read_text()
+    assert "href='charts.html'" in page
+    assert "<svg" in (tmp_path / "site" / "charts.html").read_text()
+    assert (tmp_path / "site" / "searchindex.js").is_file()

@@ -72,3 +72,5 @@ def test_images_of_other_classes_are_drawn_again(read_config, tmp_path: Path) ->
     draw_data(with_classes(cfg, *drawn_classes("instances")), tmp_path / "data", 2, 1, 0)
     content = json.loads((tmp_path / "data" / "annotations/instances_train2017.json").read_text())
     assert [one["name"] for one in content["categories"]] == ["disc", "square", "triangle", "cross"]
+    # mmdet's coco_error_analysis asks for it.
+    assert {one["supercategory"] for one in content["categories"]} == {"none"}

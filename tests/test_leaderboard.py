@@ -125,6 +125,7 @@ def test_speed_is_tabled_with_how_it_was_measured(results: dict) -> None:
     assert (first["latency"], first["throughput"]) == (300, pytest.approx(2 / 0.3))
     assert last["mode"] == "eager (training: out of memory)"
     assert [row["ours"] for row in table["rows"]] == [True, False, False, False]
+    assert not leaderboard.is_ours("MobileViT-S")  # of which a config here makes a detector
 
 
 def test_every_figure_and_its_origin_are_in_the_csv(results: dict) -> None:
@@ -255,6 +256,23 @@ def test_command_and_what_the_project_publishes(root: Path, monkeypatch, tmp_pat
     for name in ("leaderboard.md", "leaderboard.csv"):
         again = "python -m benchmarks leaderboard"
         assert (tmp_path / name).read_text() == (root / "docs" / name).read_text(), again
+
+
+def test_a_result_joins_by_lying_in_the_folder(trained: Path, monkeypatch, tmp_path) -> None:
+    """What `tools/test.py --result` wrote, and what `tools/publish.py` made a folder of."""
+    evaluated(trained / "epoch_1.pth", tmp_path / "results" / "mine.json")
+    record = json.loads((tmp_path / "results" / "mine.json").read_text())
+    record["config"] = "retinanet_transxnet_t_coco"
+    for name, result in (("published", record), ("never_evaluated", None)):
+        about = dict(model_type="mmhybrid", type="detection", result=result)
+        write_json(tmp_path / "results" / name / "config.json", about)
+    run(monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "docs")
+    lines = list(csv.DictReader((tmp_path / "docs" / "leaderboard.csv").read_text().splitlines()))
+    mine = [line for line in lines if line["origin"] == "trained"]
+    assert [(line["method"], float(line["value"])) for line in mine] == [
+        ("Mask R-CNN", 30.0),
+        ("RetinaNet", 30.0),
+    ]
 
 
 def test_command_says_what_is_wrong(monkeypatch, tmp_path: Path) -> None:

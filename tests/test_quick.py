@@ -31,6 +31,16 @@ def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     assert cfg.train_cfg.max_epochs == 3
 
 
+def test_averages_get_a_momentum_that_fits_but_plain_means_get_none(read_config, tmp_path) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    swa = dict(type="EMAHook", ema_type="StochasticWeightAverage")
+    cfg.custom_hooks = [dict(type="EMAHook"), swa]
+    cfg.work_dir = str(tmp_path)
+    cfg.quick = dict(iterations=100, train_images=2, val_images=1)
+    first, second = make_quick(cfg).custom_hooks
+    assert (first.momentum, second) == (0.1, swa)
+
+
 def test_own_data_that_are_not_read_are_named(read_config, tmp_path, monkeypatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(

@@ -155,7 +155,8 @@ def _coco(
             row |= dict(bbox=list(one.box), area=area(one.segmentation, one.box))
             row |= dict(iscrowd=int(one.crowd), segmentation=one.segmentation or [])
             annotations.append(row)
-    categories = [dict(id=number, name=name) for name, number in ids.items()]
+    # mmdet's coco_error_analysis asks for a supercategory.
+    categories = [dict(id=ids[name], name=name, supercategory="none") for name in ids]
     return dict(images=images, annotations=annotations, categories=categories)
 
 

@@ -37,7 +37,9 @@ def draw(dataset: dict, classes: Sequence[str], folder: Path, count: int, rng: G
                 iscrowd=0,
             )
             annotations.append(row)
-    categories = [dict(id=index + 1, name=name) for index, name in enumerate(classes)]
+    categories = [
+        dict(id=index + 1, name=name, supercategory="none") for index, name in enumerate(classes)
+    ]
     path = folder / dataset["ann_file"]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = dict(images=images, annotations=annotations, categories=categories)

@@ -85,6 +85,9 @@ def prepare_test_config(args: Namespace) -> Config:
             "a checkpoint has its own data and sizes: leave out --quick, or give CONFIG"
         )
     cfg = with_options(without_pretrained(_load(args)), dict(load_from=args.checkpoint))
+    # It fails where there is no training loop, and a checkpoint's own config has none.
+    hooks = cfg.get("custom_hooks") or []
+    cfg.custom_hooks = [hook for hook in hooks if type_name(hook) != "EarlyStoppingHook"]
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:

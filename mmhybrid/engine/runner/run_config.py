@@ -154,13 +154,17 @@ def without_pretrained(cfg: Config) -> Config:
 def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         connect_processes(cfg)
+    name = None
     if cfg.get("visualizer"):
         cfg = deepcopy(cfg)
-        cfg.visualizer.pop("name", None)  # by which MMEngine would take that of an earlier run
+        name = cfg.visualizer.pop("name", None)  # by which MMEngine would take an earlier run's
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except ImportError as error:  # such as that of a visualizer
         raise UserError(f"the config needs what is not installed: {error}") from error
+    if name:  # which OpenMMLab's tools need in the config that a run leaves
+        runner.cfg.visualizer.name = name
+        runner.dump_config()
     runner.register_hook(EvaluationDataHook())
     return runner
 
