@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
@@ -20,6 +21,7 @@ from mmhybrid.backbones.family import Backbone
 from mmhybrid.datasets.check_data.samples import why_unreadable
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
+from mmhybrid.engine.runner.launchers import set_process_variables
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
@@ -27,6 +29,7 @@ from mmhybrid.weights.catalogue import SCHEME, get_weights
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 INSTALL = f"pip install {FILES}"
+OWN_CONNECTIONS = ("DeepSpeedStrategy", "ColossalAIStrategy")  # connect processes themselves
 T = TypeVar("T")
 
 
@@ -152,8 +155,7 @@ def without_pretrained(cfg: Config) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
-        connect_processes(cfg)
+    connect_processes(cfg)
     if cfg.get("visualizer"):
         cfg = deepcopy(cfg)
         cfg.visualizer.pop("name", None)  # by which MMEngine would take that of an earlier run
@@ -205,13 +207,22 @@ def connect_processes(cfg: Config) -> None:
     """Connects the processes of a run, unless they are connected or it has one."""
     if cfg.get("launcher", "none") == "none" or is_distributed():
         return
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
-        # MMEngine's own start of several processes takes a GPU for each for granted.
-        torch.distributed.init_process_group("gloo")
+    set_process_variables(cfg.launcher)
+    gpus = torch.cuda.is_available()
+    if gpus and type_name(cfg.get("strategy") or {}) in OWN_CONNECTIONS:
         return
     env_cfg = cfg.get("env_cfg", {})
     set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
-    init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
+    try:
+        if gpus:
+            init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
+        else:  # MMEngine's own start of several processes takes a GPU for each for granted
+            torch.distributed.init_process_group("gloo")
+    except torch.distributed.DistNetworkError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"the processes cannot meet at {where}, set by MASTER_ADDR and MASTER_PORT: {error}"
+        ) from error
 
 
 def by_first_process(make: Callable[[], T]) -> T:
