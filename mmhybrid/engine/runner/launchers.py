@@ -53,14 +53,19 @@ def set_process_variables(launcher: str) -> None:
 
 
 def _first_machine(launcher: str) -> str:
-    local = "OMPI_COMM_WORLD_LOCAL_SIZE" if launcher == "mpi" else "SLURM_STEP_TASKS_PER_NODE"
-    if os.environ.get(local) == os.environ["WORLD_SIZE"]:
+    given = os.environ.get
+    if launcher == "mpi":
+        has_one = given("OMPI_COMM_WORLD_LOCAL_SIZE") == given("OMPI_COMM_WORLD_SIZE")
+    else:
+        has_one = given("SLURM_STEP_NUM_NODES") == "1"
+    if has_one:
         return "127.0.0.1"
-    nodes = os.environ.get("SLURM_STEP_NODELIST")
-    if launcher == "slurm" and nodes and shutil.which("scontrol"):
-        words = ["scontrol", "show", "hostnames", nodes]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[0]
+    if launcher == "slurm" and shutil.which("scontrol"):
+        words = ["scontrol", "show", "hostnames", given("SLURM_STEP_NODELIST", "")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.split()[0]
+    how = "mpirun -x MASTER_ADDR=NAME" if launcher == "mpi" else "export MASTER_ADDR=NAME"
     raise UserError(
-        f"--launcher {launcher}: the machine of the first process is not known. Set MASTER_ADDR "
-        f"to its name{' by mpirun -x MASTER_ADDR=NAME' if launcher == 'mpi' else ''}"
+        f"--launcher {launcher}: the first process runs on an unknown machine; name it: {how}"
     )
