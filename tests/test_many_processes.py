@@ -75,9 +75,7 @@ def train_sharded():
     cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
     cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
     cfg.train_cfg.max_epochs = 1
-    wrapper = dict(type="MMFullyShardedDataParallel", use_orig_params=True,
-                   device_id=torch.device("cpu"))
-    cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
+    cfg.strategy = dict(type="FSDPStrategy")
     cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
     runner = build(cfg)
     runner.train()
@@ -87,6 +85,39 @@ def train_sharded():
 statuses = [wait(fork(train_sharded)), wait(fork(train, 0, 1))]
 pair = [fork(train, 0, 2), fork(train, 1, 2)]
 sys.exit(max(*statuses, *map(wait, pair)) != 0)
+"""
+
+# Two processes of each launcher, which hand on what torchrun, srun and mpirun set.
+LAUNCHERS = """
+def given(launcher, rank, port):
+    both = dict(MASTER_PORT=port, LOCAL_RANK="0")
+    return both | dict(
+        pytorch=dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"),
+        slurm=dict(SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_NTASKS="2",
+                   SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1", SLURM_JOB_ID="3"),
+        mpi=dict(OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank,
+                 OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_LOCAL_SIZE="2"),
+    )[launcher]
+
+class Keep(Hook):
+    losses = []
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs["loss"]))
+
+def train(launcher, rank, port):
+    os.environ.update(given(launcher, str(rank), port))
+    cfg = conftest.make_toy_config(pathlib.Path(out, launcher))
+    cfg.launcher = launcher
+    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, custom_hooks=[])
+    runner = build(cfg)
+    runner.register_hook(Keep())
+    runner.train()
+    assert (runner.rank, runner.world_size, os.environ["LOCAL_RANK"]) == (rank, 2, str(rank))
+    pathlib.Path(out, f"{launcher}_{rank}.json").write_text(json.dumps(Keep.losses))
+
+for launcher, port in zip(("pytorch", "slurm", "mpi"), ports, strict=True):
+    pair = [fork(train, launcher, rank, port) for rank in (0, 1)]
+    assert not any(list(map(wait, pair))), launcher
 """
 
 # A run of two processes that is killed between two updates, and resumed.
@@ -138,7 +169,7 @@ def free_port() -> str:
 
 
 def run(script: str, folder: Path) -> None:
-    words = [str(ROOT / "tests"), str(folder), free_port(), free_port()]
+    words = [str(ROOT / "tests"), str(folder), free_port(), free_port(), free_port()]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BEFORE + script, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
@@ -171,6 +202,16 @@ def test_two_processes_compute_what_one_does(trained: Path) -> None:
         for key in ("norm.weight", "norm.running_var", "linear.weight", "linear.bias"):
             found = torch.tensor(rank["state"][key])
             torch.testing.assert_close(found, torch.tensor(one["state"][key]), rtol=0, atol=1e-3)
+
+
+def test_slurm_and_mpi_compute_what_torchrun_does(tmp_path: Path) -> None:
+    run(LAUNCHERS, tmp_path)
+    for rank in (0, 1):
+        losses = {
+            (tmp_path / f"{one}_{rank}.json").read_text() for one in ("pytorch", "slurm", "mpi")
+        }
+        assert len(losses) == 1
+        assert len(json.loads(losses.pop())) == 12
 
 
 def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from mmhybrid.engine.runner.run_config import (
 )
 from mmhybrid.engine.runner.short_config import write_short_config
 from mmhybrid.engine.runner.starting_weights import with_weights
+from mmhybrid.engine.runner.strategies import with_strategy
 from mmhybrid.engine.runner.work_dir_lock import lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
@@ -250,7 +251,7 @@ def with_best(cfg: Config) -> Config:
 
 def for_its_processes(cfg: Config) -> Config:
     """Fit a config to its ``launcher`` and to a machine without GPUs."""
-    cfg = deepcopy(cfg)
+    cfg = deepcopy(with_strategy(cfg))
     gpus = torch.cuda.is_available()
     if cfg.launcher != "none" and not gpus:
         cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))

@@ -22,6 +22,7 @@ from mmhybrid.datasets.check_data.samples import why_unreadable
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
 from mmhybrid.engine.runner.launchers import set_process_variables
+from mmhybrid.engine.runner.strategies import PACKAGES as PACKAGES_OF_STRATEGIES
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
@@ -29,7 +30,6 @@ from mmhybrid.weights.catalogue import SCHEME, get_weights
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 INSTALL = f"pip install {FILES}"
-OWN_CONNECTIONS = ("DeepSpeedStrategy", "ColossalAIStrategy")  # connect processes themselves
 T = TypeVar("T")
 
 
@@ -209,7 +209,7 @@ def connect_processes(cfg: Config) -> None:
         return
     set_process_variables(cfg.launcher)
     gpus = torch.cuda.is_available()
-    if gpus and type_name(cfg.get("strategy") or {}) in OWN_CONNECTIONS:
+    if gpus and type_name(cfg.get("strategy") or {}) in PACKAGES_OF_STRATEGIES:
         return
     env_cfg = cfg.get("env_cfg", {})
     set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)

@@ -1,0 +1,63 @@
+"""MMEngine's strategies (``runner_type="FlexibleRunner"``): what fits and what they cannot do."""
+
+import importlib.util
+from copy import deepcopy
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from mmhybrid.errors import UserError
+from mmhybrid.registry import type_name
+
+# Both connect the processes of a run themselves, and need a package and GPUs.
+PACKAGES = {"DeepSpeedStrategy": "deepspeed", "ColossalAIStrategy": "colossalai"}
+INSTEAD = "leave out runner_type and strategy, which trains with DistributedDataParallel"
+
+
+def with_strategy(cfg: Config) -> Config:
+    """Fit the strategy of a config to this machine; without one nothing changes.
+
+    FSDP saves whole checkpoints unless the config says otherwise: a folder of each process's shards
+    could not be resumed, tested or exported by the tools.
+
+    Raises:
+        UserError: The run would compute something else than without the strategy, or not at all.
+    """
+    name = type_name(cfg.get("strategy") or {})
+    if not name:
+        return cfg
+    if "runner_type" not in cfg:
+        raise UserError(f"strategy={name} needs runner_type='FlexibleRunner' in the config")
+    gpus = torch.cuda.is_available()
+    if package := PACKAGES.get(name):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{name} needs {package}, which is not installed; or {INSTEAD}")
+        if not gpus:
+            raise UserError(f"{name} needs GPUs, and PyTorch sees none: {INSTEAD}")
+        return cfg
+    cfg = deepcopy(cfg)
+    if name == "FSDPStrategy":
+        if cfg.launcher == "none":
+            raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
+        if lacking := _not_sharded(cfg):
+            raise UserError(f"FSDPStrategy gives wrong results with {lacking}: {INSTEAD}")
+        cfg.strategy.setdefault("state_dict_cfg", "full")
+    wrappers = dict(
+        FSDPStrategy=dict(type="MMFullyShardedDataParallel", device_id="cpu"),
+        DDPStrategy=dict(
+            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        ),
+    )
+    if not gpus and name in wrappers:
+        wrapper = cfg.strategy.setdefault("model_wrapper", ConfigDict())
+        for key, value in wrappers[name].items():
+            wrapper.setdefault(key, value)
+    return cfg
+
+
+def _not_sharded(cfg: Config) -> str:
+    """What of the config takes the shard of a process for the whole model."""
+    clip = cfg.optim_wrapper.get("clip_grad") or {}
+    if clip and clip.get("type", "norm") == "norm":
+        return "optim_wrapper.clip_grad, for each process would clip by the norm of its own shard"
+    return ""
