@@ -21,6 +21,7 @@ from mmhybrid.backbones.family import Backbone
 from mmhybrid.datasets.check_data.samples import why_unreadable
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
+from mmhybrid.engine.hooks.sharded_clip_hook import ShardedClipHook
 from mmhybrid.engine.runner.launchers import set_process_variables
 from mmhybrid.engine.runner.strategies import PACKAGES as PACKAGES_OF_STRATEGIES
 from mmhybrid.errors import UserError
@@ -164,6 +165,8 @@ def build_runner(cfg: Config) -> Runner:
     except ImportError as error:  # such as that of a visualizer
         raise UserError(f"the config needs what is not installed: {error}") from error
     runner.register_hook(EvaluationDataHook())
+    if "runner_type" in cfg:
+        runner.register_hook(ShardedClipHook())
     return runner
 
 

@@ -39,8 +39,6 @@ def with_strategy(cfg: Config) -> Config:
     if name == "FSDPStrategy":
         if cfg.launcher == "none":
             raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
-        if lacking := _not_sharded(cfg):
-            raise UserError(f"FSDPStrategy gives wrong results with {lacking}: {INSTEAD}")
         cfg.strategy.setdefault("state_dict_cfg", "full")
     wrappers = dict(
         FSDPStrategy=dict(type="MMFullyShardedDataParallel", device_id="cpu"),
@@ -53,11 +51,3 @@ def with_strategy(cfg: Config) -> Config:
         for key, value in wrappers[name].items():
             wrapper.setdefault(key, value)
     return cfg
-
-
-def _not_sharded(cfg: Config) -> str:
-    """What of the config takes the shard of a process for the whole model."""
-    clip = cfg.optim_wrapper.get("clip_grad") or {}
-    if clip and clip.get("type", "norm") == "norm":
-        return "optim_wrapper.clip_grad, for each process would clip by the norm of its own shard"
-    return ""
