@@ -39,6 +39,12 @@ def with_strategy(cfg: Config) -> Config:
     if name == "FSDPStrategy":
         if cfg.launcher == "none":
             raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
+        hooks = cfg.get("custom_hooks") or []
+        if any((type_name(hook) or "").endswith("EMAHook") for hook in hooks):
+            raise UserError(
+                "FSDPStrategy cannot average weights: leave EMAHook out of custom_hooks, or "
+                f"{INSTEAD}"
+            )
         cfg.strategy.setdefault("state_dict_cfg", "full")
     wrappers = dict(
         FSDPStrategy=dict(type="MMFullyShardedDataParallel", device_id="cpu"),
