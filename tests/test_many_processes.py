@@ -69,22 +69,41 @@ def train(rank, world):
     result = dict(losses=Keep.losses, state=state, norm=type(model.norm).__name__)
     pathlib.Path(out, f"result_{world}_{rank}.json").write_text(json.dumps(result))
 
-def train_sharded():
-    connect(0, 1, ports[1])
-    cfg = conftest.make_toy_config(pathlib.Path(out, "sharded"))
-    cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
-    cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
-    cfg.train_cfg.max_epochs = 1
-    cfg.strategy = dict(type="FSDPStrategy")
-    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
-    runner = build(cfg)
-    runner.train()
-    assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
-    pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
-
-statuses = [wait(fork(train_sharded)), wait(fork(train, 0, 1))]
+alone = wait(fork(train, 0, 1))
 pair = [fork(train, 0, 2), fork(train, 1, 2)]
-sys.exit(max(*statuses, *map(wait, pair)) != 0)
+sys.exit(max(alone, *map(wait, pair)) != 0)
+"""
+
+# Two processes, each with half of all parameters, that clip gradients, and then go on.
+SHARDED = """
+def train(folder, epochs, sharded=True, resume=False):
+    cfg = conftest.make_toy_config(pathlib.Path(out, folder))
+    cfg.launcher = "pytorch"
+    cfg.experiment_name = f"toy_{folder}_{epochs}"
+    cfg.train_cfg.max_epochs = epochs
+    cfg.optim_wrapper.clip_grad = dict(max_norm=0.05)
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5, momentum=0.9)
+    cfg.update(custom_hooks=[])
+    if sharded:
+        cfg.update(runner_type="FlexibleRunner", strategy=dict(type="FSDPStrategy"))
+    runner = build(with_resume(cfg, "auto") if resume else cfg)
+    runner.train()
+    assert sharded == (type(runner.model).__name__ == "MMFullyShardedDataParallel")
+    return runner.model.state_dict() if sharded else runner.model.module.state_dict()
+
+def work(rank):
+    connect(rank, 2, ports[0])
+    expected = train("whole", 2, sharded=False)
+    train("sharded", 1)
+    found = train("sharded", 2, resume=True)
+    assert expected.keys() == found.keys()
+    for key, value in found.items():
+        if "running" not in key and "num_batches" not in key:  # each process has its own
+            torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-5, msg=key)
+
+child = fork(work, 1)
+work(0)
+sys.exit(wait(child) != 0)
 """
 
 # Two processes of each launcher, which hand on what torchrun, srun and mpirun set.
@@ -178,15 +197,14 @@ def run(script: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what one process, two processes, and FSDP left."""
+    """A folder of what one process and two processes left."""
     folder = tmp_path_factory.mktemp("processes")
     run(TRAIN, folder)
     return folder
 
 
-def test_fsdp_of_mmengine_trains(trained: Path) -> None:
-    assert json.loads((trained / "sharded.json").read_text()) == 6
-    assert (trained / "sharded" / "run" / "epoch_1.pth").exists()
+def test_fsdp_computes_what_whole_models_do_and_resumes(tmp_path: Path) -> None:
+    run(SHARDED, tmp_path)
 
 
 def test_two_processes_compute_what_one_does(trained: Path) -> None:

@@ -36,6 +36,7 @@ def with_strategy(cfg: Config) -> Config:
             raise UserError(f"{name} needs GPUs, and PyTorch sees none: {INSTEAD}")
         return cfg
     cfg = deepcopy(cfg)
+    cfg.setdefault("env_cfg", ConfigDict())  # without which FlexibleRunner fails
     if name == "FSDPStrategy":
         if cfg.launcher == "none":
             raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
