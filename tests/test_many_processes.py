@@ -96,10 +96,8 @@ def work(rank):
     expected = train("whole", 2, sharded=False)
     train("sharded", 1)
     found = train("sharded", 2, resume=True)
-    assert expected.keys() == found.keys()
-    for key, value in found.items():
-        if "running" not in key and "num_batches" not in key:  # each process has its own
-            torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-5, msg=key)
+    if rank == 0:  # which alone has all of a sharded model
+        torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=1e-5)
 
 child = fork(work, 1)
 work(0)

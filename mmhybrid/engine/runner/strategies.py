@@ -21,7 +21,7 @@ def with_strategy(cfg: Config) -> Config:
     could not be resumed, tested or exported by the tools.
 
     Raises:
-        UserError: The run would compute something else than without the strategy, or not at all.
+        UserError: The strategy cannot run here, or not with all that the config asks for.
     """
     name = type_name(cfg.get("strategy") or {})
     if not name:
@@ -31,30 +31,36 @@ def with_strategy(cfg: Config) -> Config:
     gpus = torch.cuda.is_available()
     if package := PACKAGES.get(name):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{name} needs {package}, which is not installed; or {INSTEAD}")
+            raise UserError(f"{name} needs {package}, which is not installed: {INSTEAD}")
         if not gpus:
             raise UserError(f"{name} needs GPUs, and PyTorch sees none: {INSTEAD}")
         return cfg
     cfg = deepcopy(cfg)
     cfg.setdefault("env_cfg", ConfigDict())  # without which FlexibleRunner fails
     if name == "FSDPStrategy":
-        if cfg.launcher == "none":
-            raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
-        hooks = cfg.get("custom_hooks") or []
-        if any((type_name(hook) or "").endswith("EMAHook") for hook in hooks):
-            raise UserError(
-                "FSDPStrategy cannot average weights: leave EMAHook out of custom_hooks, or "
-                f"{INSTEAD}"
-            )
+        _check_fsdp(cfg)
         cfg.strategy.setdefault("state_dict_cfg", "full")
-    wrappers = dict(
+    on_cpus = dict(
         FSDPStrategy=dict(type="MMFullyShardedDataParallel", device_id="cpu"),
         DDPStrategy=dict(
             type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
         ),
     )
-    if not gpus and name in wrappers:
-        wrapper = cfg.strategy.setdefault("model_wrapper", ConfigDict())
-        for key, value in wrappers[name].items():
-            wrapper.setdefault(key, value)
+    if not gpus and name in on_cpus:
+        given = cfg.strategy.get("model_wrapper") or {}
+        cfg.strategy.model_wrapper = on_cpus[name] | given
     return cfg
+
+
+def _check_fsdp(cfg: Config) -> None:
+    if cfg.launcher == "none":
+        raise UserError("FSDPStrategy needs several processes: tools/dist_train.sh CONFIG GPUS")
+    lacking = []
+    if any(type_name(hook).endswith("EMAHook") for hook in cfg.get("custom_hooks") or []):
+        lacking.append("average weights (EMAHook in custom_hooks)")
+    if (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1) > 1:
+        lacking.append("save gradients that are being accumulated (accumulative_counts)")
+    if lacking:
+        raise UserError(
+            f"FSDPStrategy cannot {' and '.join(lacking)}: leave that out, or {INSTEAD}"
+        )
