@@ -272,6 +272,30 @@ def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) ->
     assert "rank      : 1" in done.stderr
 
 
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_JOB_ID=3
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" &
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" || exit
+wait -n
+"""
+
+
+def test_slurm_train_starts_two_processes(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    config = write_tiny_config("classification", tmp_path)
+    env = os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}", MASTER_PORT=free_port())
+    words = ["bash", ROOT / "tools" / "slurm_train.sh", "cpu", "job", config, tmp_path / "run"]
+    words += ["--quick", "--verbose", "--cfg-options", "quick.iterations=2", "quick.size=32"]
+    words += ["quick.train_images=8", "quick.val_images=4", "quick.batch_size=4"]
+    env |= dict(GPUS="2", PYTHON=sys.executable, OMP_NUM_THREADS="1")
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Epoch(train) [1][1/1]" in done.stdout  # of the eight images, four in each process
+    assert (tmp_path / "run" / "best.pth").exists()
+
+
 SPY = """
 import os
 from mmhybrid.engine.runner import data_folder, prepare_config
