@@ -451,6 +451,12 @@ def test_configuration_classes_are_read_as_dicts(name, zipped, tmp_path, monkeyp
     assert not isinstance(read["cfg"], AttributeDict)
 
 
+def test_histories_that_are_read_first_have_their_statistics(tmp_path, monkeypatch) -> None:
+    torch.save({"loss": HistoryBuffer([1.0, 2.0], [1, 1])}, tmp_path / "a.pth")
+    monkeypatch.setattr(HistoryBuffer, "_statistics_methods", {})  # as in a process that resumes
+    assert read_checkpoint(tmp_path / "a.pth")["loss"].statistics("mean") == 1.5
+
+
 def test_a_restored_history_changes_no_statistics_of_the_class(tmp_path):
     HistoryBuffer([1.0], [1])  # registers the usual ones
     before = dict(HistoryBuffer._statistics_methods)

@@ -153,6 +153,17 @@ def test_one_line_on_a_terminal_and_lines_now_and_then_elsewhere(monkeypatch, st
         assert lines[0] == "train 15/100, loss 0.5, 1.00it/s, 01:25 left"
 
 
+def test_the_line_of_a_resumed_run_begins_where_it_was(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    line = ProgressLine(total=100, desc="train", initial=84, mininterval=0)
+    assert stream.getvalue() == ""  # no time has passed yet
+    line.printed -= 20
+    line.update()
+    line.close()
+    assert stream.getvalue().startswith("train 85/100, ")
+
+
 @pytest.mark.train
 def test_a_run_shows_its_metrics_and_what_it_saved(toy_config: Config, tmp_path, capsys) -> None:
     toy_config.default_hooks.checkpoint.update(save_best="accuracy", rule="greater")

@@ -69,24 +69,72 @@ def train(rank, world):
     result = dict(losses=Keep.losses, state=state, norm=type(model.norm).__name__)
     pathlib.Path(out, f"result_{world}_{rank}.json").write_text(json.dumps(result))
 
-def train_sharded():
-    connect(0, 1, ports[1])
-    cfg = conftest.make_toy_config(pathlib.Path(out, "sharded"))
-    cfg.update(runner_type="FlexibleRunner", launcher="pytorch", custom_hooks=[])
-    cfg.env_cfg = dict(dist_cfg=dict(backend="gloo"))
-    cfg.train_cfg.max_epochs = 1
-    wrapper = dict(type="MMFullyShardedDataParallel", use_orig_params=True,
-                   device_id=torch.device("cpu"))
-    cfg.strategy = dict(type="FSDPStrategy", model_wrapper=wrapper)
-    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)
-    runner = build(cfg)
-    runner.train()
-    assert type(runner.model).__name__ == "MMFullyShardedDataParallel"
-    pathlib.Path(out, "sharded.json").write_text(json.dumps(runner.iter))
-
-statuses = [wait(fork(train_sharded)), wait(fork(train, 0, 1))]
+alone = wait(fork(train, 0, 1))
 pair = [fork(train, 0, 2), fork(train, 1, 2)]
-sys.exit(max(*statuses, *map(wait, pair)) != 0)
+sys.exit(max(alone, *map(wait, pair)) != 0)
+"""
+
+# Two processes, each with half of all parameters, that clip gradients, and then go on.
+SHARDED = """
+def train(folder, epochs, sharded=True, resume=False):
+    cfg = conftest.make_toy_config(pathlib.Path(out, folder))
+    cfg.launcher = "pytorch"
+    cfg.experiment_name = f"toy_{folder}_{epochs}"
+    cfg.train_cfg.max_epochs = epochs
+    cfg.optim_wrapper.clip_grad = dict(max_norm=0.05)
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.5, momentum=0.9)
+    cfg.update(custom_hooks=[])
+    if sharded:
+        cfg.update(runner_type="FlexibleRunner", strategy=dict(type="FSDPStrategy"))
+    runner = build(with_resume(cfg, "auto") if resume else cfg)
+    runner.train()
+    assert sharded == (type(runner.model).__name__ == "MMFullyShardedDataParallel")
+    return runner.model.state_dict() if sharded else runner.model.module.state_dict()
+
+def work(rank):
+    connect(rank, 2, ports[0])
+    expected = train("whole", 2, sharded=False)
+    train("sharded", 1)
+    found = train("sharded", 2, resume=True)
+    if rank == 0:  # which alone has all of a sharded model
+        torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=1e-5)
+
+child = fork(work, 1)
+work(0)
+sys.exit(wait(child) != 0)
+"""
+
+# Two processes of each launcher, which hand on what torchrun, srun and mpirun set.
+LAUNCHERS = """
+def given(launcher, rank, port):
+    both = dict(MASTER_PORT=port, LOCAL_RANK="0")
+    return both | dict(
+        pytorch=dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"),
+        slurm=dict(SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_NTASKS="2",
+                   SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1", SLURM_JOB_ID="3"),
+        mpi=dict(OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank,
+                 OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_LOCAL_SIZE="2"),
+    )[launcher]
+
+class Keep(Hook):
+    losses = []
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs["loss"]))
+
+def train(launcher, rank, port):
+    os.environ.update(given(launcher, str(rank), port))
+    cfg = conftest.make_toy_config(pathlib.Path(out, launcher))
+    cfg.launcher = launcher
+    cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, custom_hooks=[])
+    runner = build(cfg)
+    runner.register_hook(Keep())
+    runner.train()
+    assert (runner.rank, runner.world_size, os.environ["LOCAL_RANK"]) == (rank, 2, str(rank))
+    pathlib.Path(out, f"{launcher}_{rank}.json").write_text(json.dumps(Keep.losses))
+
+for launcher, port in zip(("pytorch", "slurm", "mpi"), ports, strict=True):
+    pair = [fork(train, launcher, rank, port) for rank in (0, 1)]
+    assert not any(list(map(wait, pair))), launcher
 """
 
 # A run of two processes that is killed between two updates, and resumed.
@@ -138,7 +186,7 @@ def free_port() -> str:
 
 
 def run(script: str, folder: Path) -> None:
-    words = [str(ROOT / "tests"), str(folder), free_port(), free_port()]
+    words = [str(ROOT / "tests"), str(folder), free_port(), free_port(), free_port()]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BEFORE + script, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
@@ -147,15 +195,14 @@ def run(script: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what one process, two processes, and FSDP left."""
+    """A folder of what one process and two processes left."""
     folder = tmp_path_factory.mktemp("processes")
     run(TRAIN, folder)
     return folder
 
 
-def test_fsdp_of_mmengine_trains(trained: Path) -> None:
-    assert json.loads((trained / "sharded.json").read_text()) == 6
-    assert (trained / "sharded" / "run" / "epoch_1.pth").exists()
+def test_fsdp_computes_what_whole_models_do_and_resumes(tmp_path: Path) -> None:
+    run(SHARDED, tmp_path)
 
 
 def test_two_processes_compute_what_one_does(trained: Path) -> None:
@@ -171,6 +218,16 @@ def test_two_processes_compute_what_one_does(trained: Path) -> None:
         for key in ("norm.weight", "norm.running_var", "linear.weight", "linear.bias"):
             found = torch.tensor(rank["state"][key])
             torch.testing.assert_close(found, torch.tensor(one["state"][key]), rtol=0, atol=1e-3)
+
+
+def test_slurm_and_mpi_compute_what_torchrun_does(tmp_path: Path) -> None:
+    run(LAUNCHERS, tmp_path)
+    for rank in (0, 1):
+        losses = {
+            (tmp_path / f"{one}_{rank}.json").read_text() for one in ("pytorch", "slurm", "mpi")
+        }
+        assert len(losses) == 1
+        assert len(json.loads(losses.pop())) == 12
 
 
 def test_two_processes_go_on_between_two_updates(tmp_path: Path) -> None:
@@ -213,6 +270,30 @@ def test_one_process_that_dies_ends_the_others_with_the_cause(tmp_path: Path) ->
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert "rank      : 1" in done.stderr
+
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_JOB_ID=3
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" &
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" || exit
+wait -n
+"""
+
+
+def test_slurm_train_starts_two_processes(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    config = write_tiny_config("classification", tmp_path)
+    env = os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}", MASTER_PORT=free_port())
+    words = ["bash", ROOT / "tools" / "slurm_train.sh", "cpu", "job", config, tmp_path / "run"]
+    words += ["--quick", "--verbose", "--cfg-options", "quick.iterations=2", "quick.size=32"]
+    words += ["quick.train_images=8", "quick.val_images=4", "quick.batch_size=4"]
+    env |= dict(GPUS="2", PYTHON=sys.executable, OMP_NUM_THREADS="1")
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Epoch(train) [1][1/1]" in done.stdout  # of the eight images, four in each process
+    assert (tmp_path / "run" / "best.pth").exists()
 
 
 SPY = """

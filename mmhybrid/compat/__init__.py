@@ -2,6 +2,7 @@
 
 from mmhybrid.compat import (
     distribution_names,
+    fsdp_resuming,
     hue_jitter,
     inferencers,
     mmcv_ext,
@@ -26,4 +27,5 @@ def apply() -> None:
     resuming.apply()
     inferencers.apply()
     spawned_workers.apply()
+    fsdp_resuming.apply()
     transformers_version.apply()

@@ -52,7 +52,9 @@ class ProgressLine(tqdm):
             super().display(msg, pos)
             return
         now = time.monotonic()
-        wait = min(600.0, max(15.0, (now - self.start_t) / 10)) if self.n else float("inf")
+        if self.n == self.initial:  # tqdm has not noted the start yet, and there is nothing to tell
+            return
+        wait = min(600.0, max(15.0, (now - self.start_t) / 10))
         if msg is None and now - self.printed >= wait:
             self.printed = now
             print(*str(self).split(), file=self.fp, flush=True)  # without tqdm's padding

@@ -141,7 +141,7 @@ def _load(file: BinaryIO, map_location: Any) -> Any:
         return made
 
     names = [*safe_globals(), (make_default, "collections.defaultdict")]
-    statistics = dict(HistoryBuffer._statistics_methods)
+    statistics = dict(HistoryBuffer()._statistics_methods)  # the first one registers the usual ones
     file.seek(0)
     try:
         with _one_at_a_time, torch.serialization.safe_globals(names):

@@ -41,6 +41,7 @@ from mmhybrid.engine.runner.run_config import (
 )
 from mmhybrid.engine.runner.short_config import write_short_config
 from mmhybrid.engine.runner.starting_weights import with_weights
+from mmhybrid.engine.runner.strategies import with_strategy
 from mmhybrid.engine.runner.work_dir_lock import lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
@@ -153,8 +154,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
 
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
-    if "runner_type" not in cfg:  # others connect their processes in their own ways
-        connect_processes(cfg)
+    connect_processes(cfg)
     cfg, data = with_folder(cfg, args.data, args.ignore)
     if args.quick:
         cfg = make_quick(cfg, is_own=True)
@@ -218,8 +218,7 @@ def with_scaled_lr(cfg: Config) -> Config:
 def with_resume(cfg: Config, resume: str) -> Config:
     """Continue from a checkpoint: a path, or ``'auto'`` for the newest whole one of the run."""
     if resume == "auto":
-        if "runner_type" not in cfg:  # others connect their processes in their own ways
-            connect_processes(cfg)
+        connect_processes(cfg)
         checkpoint = newest_whole_checkpoint(cfg.work_dir)
     else:
         checkpoint = existing_file(resume, "checkpoint")
@@ -277,9 +276,9 @@ def with_best(cfg: Config) -> Config:
 
 def for_its_processes(cfg: Config) -> Config:
     """Fit a config to its ``launcher`` and to a machine without GPUs."""
-    cfg = deepcopy(cfg)
+    cfg = deepcopy(with_strategy(cfg))
     gpus = torch.cuda.is_available()
-    if cfg.launcher == "pytorch" and not gpus:
+    if cfg.launcher != "none" and not gpus:
         cfg.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False))
         cfg.model_wrapper_cfg.update(type="MMDistributedDataParallel", device_ids=None)
     if cfg.launcher == "none" or not gpus:

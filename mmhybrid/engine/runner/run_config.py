@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
@@ -20,6 +21,9 @@ from mmhybrid.backbones.family import Backbone
 from mmhybrid.datasets.check_data.samples import why_unreadable
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.datasets.sample_loading import EvaluationDataHook
+from mmhybrid.engine.hooks.sharded_clip_hook import ShardedClipHook
+from mmhybrid.engine.runner.launchers import set_process_variables
+from mmhybrid.engine.runner.strategies import PACKAGES as PACKAGES_OF_STRATEGIES
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
@@ -152,8 +156,7 @@ def without_pretrained(cfg: Config) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
-        connect_processes(cfg)
+    connect_processes(cfg)
     name = None
     if cfg.get("visualizer"):
         cfg = deepcopy(cfg)
@@ -166,6 +169,8 @@ def build_runner(cfg: Config) -> Runner:
         runner.cfg.visualizer.name = name
         runner.dump_config()
     runner.register_hook(EvaluationDataHook())
+    if "runner_type" in cfg:
+        runner.register_hook(ShardedClipHook())
     return runner
 
 
@@ -209,13 +214,22 @@ def connect_processes(cfg: Config) -> None:
     """Connects the processes of a run, unless they are connected or it has one."""
     if cfg.get("launcher", "none") == "none" or is_distributed():
         return
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
-        # MMEngine's own start of several processes takes a GPU for each for granted.
-        torch.distributed.init_process_group("gloo")
+    set_process_variables(cfg.launcher)
+    gpus = torch.cuda.is_available()
+    if gpus and type_name(cfg.get("strategy") or {}) in PACKAGES_OF_STRATEGIES:
         return
     env_cfg = cfg.get("env_cfg", {})
     set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
-    init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
+    try:
+        if gpus:
+            init_dist(cfg.launcher, **env_cfg.get("dist_cfg", {}))
+        else:  # MMEngine's own start of several processes takes a GPU for each for granted
+            torch.distributed.init_process_group("gloo")
+    except torch.distributed.DistNetworkError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"the processes cannot meet at {where}, set by MASTER_ADDR and MASTER_PORT: {error}"
+        ) from error
 
 
 def by_first_process(make: Callable[[], T]) -> T:
