@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from mmengine.structures import InstanceData, PixelData
 
-from mmhybrid.apis.outputs import COCO_IDS
-from mmhybrid.datasets.data_paths import classes_of
 from mmhybrid.deploy.predictor import Prediction, Predictor, PredictorError
 from mmhybrid.errors import UserError
 
@@ -50,8 +48,8 @@ class DeployedInferencer:
         classes = tuple(self.predictor.classes)
         palette = [tuple(colour) for colour in self.predictor.palette]
         dataset_meta = dict(classes=classes, palette=palette)
-        if classes == classes_of(dict(type="CocoDataset"), "mmdet"):
-            dataset_meta["category_ids"] = COCO_IDS
+        if ids := self.predictor.meta.get("category_ids"):
+            dataset_meta["category_ids"] = ids
         self.model = SimpleNamespace(dataset_meta=dataset_meta)
         module, name = VISUALIZERS[self.predictor.task]
         self.visualizer = getattr(importlib.import_module(module), name)()

@@ -164,7 +164,8 @@ def _is_segmentor(inferencer: Any) -> bool:
 def _scale(inferencer: Any) -> Sequence[int] | None:
     """The (width, height) that images are resized into, if they are."""
     if isinstance(inferencer, DeployedInferencer):
-        return inferencer.predictor.meta["resize"].get("scale")
+        steps = inferencer.predictor.meta["resize"]
+        return next((step["scale"] for step in steps if "scale" in step), None)
     for step in inferencer.cfg.test_dataloader.dataset.pipeline:
         if type_name(step) == "Resize":
             return step.get("scale")
