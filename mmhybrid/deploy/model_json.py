@@ -57,12 +57,15 @@ def describe(
     )
 
 
-def _thresholds(model: nn.Module, task: str) -> dict[str, float | None]:
+def _thresholds(model: nn.Module, task: str) -> dict[str, Any]:
     found = {}
+    if task == "segmentation":  # mmseg's own windows
+        return dict(window=list(getattr(model, "test_cfg", {}).get("crop_size") or ()) or None)
     if task in ("detection", "instance_segmentation"):
         found = (model.test_cfg.get("rcnn") if hasattr(model, "roi_head") else model.test_cfg) or {}
     mask = found.get("mask_thr_binary") if task == "instance_segmentation" else None
-    return dict(mask_threshold=mask, score_threshold=found.get("score_thr"))
+    overlap = (found.get("nms") or {}).get("iou_threshold")
+    return dict(mask_threshold=mask, score_threshold=found.get("score_thr"), iou_threshold=overlap)
 
 
 def _category_ids(meta: Mapping[str, Any]) -> list[int] | None:

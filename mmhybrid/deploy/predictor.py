@@ -95,6 +95,7 @@ class Options(NamedTuple):
 
     score_threshold: float | None
     probabilities: bool
+    tile: tuple[int, int] | None
 
 
 class Predictor:
@@ -133,7 +134,11 @@ class Predictor:
         self._run = opened(file, self.meta, threads)
 
     def __call__(
-        self, images: Any, score_threshold: float | None = None, probabilities: bool = False
+        self,
+        images: Any,
+        score_threshold: float | None = None,
+        probabilities: bool = False,
+        tile: tuple[int, int] | None = None,
     ) -> Prediction | list[Prediction]:
         """Predicts on an image, or on each of a list.
 
@@ -145,17 +150,28 @@ class Predictor:
                 these.
             score_threshold (float, optional): Least score of an object. Defaults to the model's.
             probabilities (bool): Give a segmentation's, which take four bytes a class and pixel.
+            tile (tuple[int, int], optional): Height and width of windows that overlap by a quarter,
+                in which a segmentor takes very large images, as they are resized. A graph of a
+                fixed size takes its own. Logits are averaged where windows overlap.
 
         Raises:
-            PredictorError: Something is no image, or of a size that the graph does not take.
+            PredictorError: Something is no image, or of a size that the graph does not take, or
+                tiles are asked of a model that gives no logits of pixels.
         """
+        options = Options(score_threshold, probabilities, tile)
+        if tile and not (self.task == "segmentation" and "logits" in self.meta["outputs"]):
+            raise PredictorError("tiles are for segmentors whose graph gives logits")
         if isinstance(images, list | tuple):
-            return list(self._predict(images, Options(score_threshold, probabilities)))
-        return next(self._predict([images], Options(score_threshold, probabilities)))
+            return list(self._predict(images, options))
+        return next(self._predict([images], options))
 
     def _predict(self, images: Iterable[Any], options: Options) -> Iterator[Prediction]:
         meta, batch = self.meta, self.meta["input"].get("batch")
         decode = DECODERS[self.task]
+        if options.tile:
+            for image in images:
+                yield self._in_windows(read_image(image), options)
+            return
         prepared = (prepare(read_image(image), meta) for image in images)
         for _, alike in groupby(prepared, key=lambda one: one.x.shape):
             while chunk := list(islice(alike, batch)):
@@ -165,6 +181,31 @@ class Predictor:
                 outputs = dict(zip(meta["outputs"], self._run(x), strict=True))
                 for index, one in enumerate(chunk):
                     yield decode(meta, outputs, index, one, options)
+
+    def _in_windows(self, image: np.ndarray, options: Options) -> Prediction:
+        given = self.meta["input"]
+        window = given.get("height") or options.tile[0], given.get("width") or options.tile[1]
+        one = prepare(image, self.meta | dict(input=given | dict(height=None, width=None)))
+        size, total = one.x.shape[1:], None
+        count = np.zeros(size, np.float32)
+        for rows in _windows(size[0], window[0]):
+            for columns in _windows(size[1], window[1]):
+                x = one.x[:, rows, columns]
+                if given.get("height"):  # an image that is smaller than the graph's
+                    fill = self.meta.get("mean") or (0, 0, 0)
+                    padded = _pad(x.transpose(1, 2, 0), window, fill)
+                    x = padded.transpose(2, 0, 1).astype(x.dtype)
+                outputs = self._run(x[None].repeat(given.get("batch") or 1, 0))
+                logits = dict(zip(self.meta["outputs"], outputs, strict=True))["logits"][0]
+                total = np.zeros((len(logits), *size), np.float32) if total is None else total
+                height, width = count[rows, columns].shape
+                for sums, y in zip(total, logits, strict=True):
+                    sums[rows, columns] += _stretch(y, x.shape[1:])[:height, :width]
+                count[rows, columns] += 1
+        total /= count
+        labels = total.argmax(0) if len(total) > 1 else total[0] > 0
+        found = dict(labels=labels[None], logits=total[None])
+        return DECODERS[self.task](self.meta, found, 0, one, options)
 
     def draw(self, image: Any, prediction: Prediction, score_threshold: float = 0.3) -> np.ndarray:
         """Draws what was found into a copy of an image (H, W, 3), RGB, uint8.
@@ -382,6 +423,14 @@ def _padded_size(height: int, width: int, step: dict) -> tuple[int, int]:
         height = width = max(height, width)
     divisor = step["divisor"]
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def _windows(length: int, window: int) -> Iterator[slice]:
+    """Windows along a side, as mmsegmentation slides them by three quarters of one."""
+    stride = max(1, round(window * 0.75))
+    for start in range(0, max(length - window + stride - 1, 0) // stride * stride + 1, stride):
+        stop = min(start + window, length)
+        yield slice(max(stop - window, 0), stop)
 
 
 def _new_size(height: int, width: int, step: dict, given: dict) -> tuple[int, int]:
