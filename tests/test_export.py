@@ -56,8 +56,7 @@ def test_what_is_said_of_a_segmentor(tmp_path: Path, read_config) -> None:
         mean=pytest.approx([123.675, 116.28, 103.53]),
         std=pytest.approx([58.395, 57.12, 57.375]),
         normalized_in_graph=True,
-        mask_threshold=None,
-        score_threshold=None,
+        window=None,
     )
 
 
@@ -104,7 +103,8 @@ def test_what_is_said_of_a_detector(read_config) -> None:
     told = describe(model, cfg)
     assert told["task"] == "instance_segmentation"
     assert told["category_ids"] == [3, 17]
-    assert (told["mask_threshold"], told["score_threshold"]) == (0.5, 0.05)
+    thresholds = [told[f"{name}_threshold"] for name in ("mask", "score", "iou")]
+    assert thresholds == [0.5, 0.05, 0.5]
 
 
 def test_steps_that_have_no_word_are_reported(read_config) -> None:

@@ -11,12 +11,14 @@ import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmcv
 import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import MODELS, init_default_scope
@@ -26,7 +28,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 import mmhybrid
-from mmhybrid.apis import make_inferencer
+from mmhybrid.apis import make_inferencer, tiling
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.backbones import XFormer
@@ -173,6 +175,34 @@ def test_a_label_map_has_the_images_own_size(exported, logits: bool) -> None:
         assert found.probabilities.sum(0) == pytest.approx(1)
     for label, code in zip(found.labels, found.to_dict()["masks"], strict=True):
         assert (decoded(code) == (found.label_map == label)).all()
+
+
+@pytest.mark.parametrize("size", [None, (32, 48)])
+def test_windows_are_mmsegs(exported, size: tuple[int, int] | None) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (75, 101, 3), np.uint8)
+    fixed = dict(batch=1, height=32, width=48) if size else dict(batch=1)
+    predict = Predictor(exported("segmentation", input=fixed, mean=[9, 9, 9]))
+    found = predict(image, probabilities=True, tile=(32, 48))
+    segmentors = importlib.import_module("mmseg.models.segmentors")
+
+    def encode_decode(x: torch.Tensor, metas: list) -> torch.Tensor:
+        outputs = dict(zip(predict.meta["outputs"], predict._run(x.numpy()), strict=True))
+        return F.interpolate(torch.from_numpy(outputs["logits"]), x.shape[2:], mode="bilinear")
+
+    test_cfg = SimpleNamespace(stride=(24, 36), crop_size=(32, 48))
+    model = SimpleNamespace(test_cfg=test_cfg, out_channels=3, encode_decode=encode_decode)
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    expected = segmentors.EncoderDecoder.slide_inference(model, x, [{}])[0]
+    assert (found.label_map == expected.argmax(0).numpy()).all()
+    assert found.probabilities == pytest.approx(expected.softmax(0).numpy(), abs=1e-4)
+    small = predict(image[:20, :30], tile=(32, 48))  # than a window
+    assert small.label_map.shape == (20, 30)
+
+
+def test_windows_need_logits(exported) -> None:
+    for folder in (exported("segmentation", outputs=["labels"]), exported("classification")):
+        with pytest.raises(PredictorError, match="tiles are for segmentors whose graph"):
+            Predictor(folder)(GREEN, tile=(32, 32))
 
 
 def decoded(code: dict) -> np.ndarray:
@@ -528,6 +558,26 @@ def test_tools_predict_takes_the_folder(exported, task, tmp_path: Path, run_tool
     assert (coco_mask.decode(rows[0]["segmentation"]) == found.masks[0]).all()
     with pytest.raises(SystemExit, match="--device, --fuse and --cfg-options are for checkpoints"):
         run_tool("predict.py", folder, tmp_path / "in", *words, "--fuse")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "instance_segmentation"])
+def test_tools_predict_takes_the_folder_in_tiles(
+    exported, task: str, tmp_path: Path, run_tool, capsys, monkeypatch
+) -> None:
+    Image.fromarray(np.tile(GREEN, (3, 3, 1))).save(tmp_path / "a.png")
+    folder, out = exported(task, iou_threshold=0.6, window=[32, 48]), tmp_path / "out"
+    words = [tmp_path / "a.png", "--out-dir", out, "--no-save-vis", "--tile-check", "--tile"]
+    run_tool("predict.py", folder, *words, "64x96")
+    assert "1 images in tiles: 100.0 % of the whole image's result" in capsys.readouterr().out
+    if task == "segmentation":
+        assert (np.array(Image.open(out / "labels" / "a.png")) == 1).all()
+        monkeypatch.setattr(tiling, "LARGEST", 99)
+        assert tiling.choose_tile(make_inferencer(str(folder)), (120, 180)) == (32, 48)
+    else:  # the graph finds the same boxes in the whole image and in each tile
+        rows = json.loads((out / "predictions.json").read_text())["annotations"]
+        places = {tuple(row["bbox"][:2]) for row in rows}
+        assert (8, 4) in places
+        assert len(places) > 4
 
 
 def test_a_folder_that_cannot_be_predicted_with_is_said(exported, run_tool, tmp_path: Path) -> None:
