@@ -35,6 +35,9 @@ EXAMPLES = """examples:
     python -m benchmarks formats --shared FOLDER
   Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*:
     python -m benchmarks detectors --shared FOLDER
+  From an image file to the drawn result, against mmdet's and mmseg's inferencers, into
+  results/whole_models.*; a stopped run goes on where it was
+    python -m benchmarks whole --shared FOLDER
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -78,6 +81,14 @@ def parse_args() -> argparse.Namespace:
     add("--models", nargs="+", metavar="CONFIG", help="names of configs (default: two)")
     add("--images", type=int, default=58, help="at most (default: %(default)s)")
     add("--graphs", default="work_dirs/onnx", help="folder for graphs (default: %(default)s)")
+    whole = commands.add_parser("whole", help="time whole models against OpenMMLab's inferencers")
+    add = whole.add_argument
+    add("--shared", required=True, help="folder with coco_sample and camvid_sample")
+    add("--models", nargs="+", metavar="CONFIG", help="names of configs (default: three)")
+    add("--images", type=int, default=10, help="at most (default: %(default)s)")
+    add("--graphs", default="work_dirs/whole", help="folder for graphs (default: %(default)s)")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--threads", type=int, default=2, help="(default: 2)")
     recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
     add = recipe.add_argument
     add("data", help="CamVid's images/training, annotations/training and the same of validation")
@@ -138,6 +149,16 @@ def main() -> None:
 
             places = (Path(args.shared), Path(args.out), Path(args.graphs))
             print(measure(*places, args.models or MODELS, args.images))
+        elif args.command == "whole":
+            import torch
+
+            from benchmarks.speed import machine_with
+            from benchmarks.whole_models import measure_whole
+
+            torch.set_num_threads(args.threads)
+            places = (Path(args.shared), Path(args.out), Path(args.graphs))
+            machine = machine_with(args.threads)
+            print(measure_whole(*places, machine, args.models, args.images))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 
