@@ -41,6 +41,9 @@ EXAMPLES = """examples:
     python -m benchmarks wheels FOLDER
   faster-coco-eval against pycocotools, minutes, into results/coco_metric.md:
     python -m benchmarks coco
+  From an image file to the drawn result, against mmdet's and mmseg's inferencers, into
+  results/whole_models.*; a stopped run goes on where it was
+    python -m benchmarks whole --shared FOLDER
   With results that lie elsewhere:
     python -m benchmarks leaderboard --results results OTHER/result.json
 """
@@ -94,6 +97,14 @@ def parse_args() -> argparse.Namespace:
     add("--size", choices=("full", "tiny"), default="full", help="tiny: to try the command")
     wheels = commands.add_parser("wheels", help="fetch what a machine with PyTorch alone lacks")
     wheels.add_argument("folder", help="to write to")
+    whole = commands.add_parser("whole", help="time whole models against OpenMMLab's inferencers")
+    add = whole.add_argument
+    add("--shared", required=True, help="folder with coco_sample and camvid_sample")
+    add("--models", nargs="+", metavar="CONFIG", help="names of configs (default: three)")
+    add("--images", type=int, default=10, help="at most (default: %(default)s)")
+    add("--graphs", default="work_dirs/whole", help="folder for graphs (default: %(default)s)")
+    add("--out", default="results", help="folder to write to (default: results)")
+    add("--threads", type=int, default=2, help="(default: 2)")
     recipe = commands.add_parser("recipe", help="train with and without the recipe for few images")
     add = recipe.add_argument
     add("data", help="CamVid's images/training, annotations/training and the same of validation")
@@ -166,6 +177,16 @@ def main() -> None:
             from benchmarks.coco_metric import write_table as write_coco
 
             print(write_coco(Path(args.out)))
+        elif args.command == "whole":
+            import torch
+
+            from benchmarks.speed import machine_with
+            from benchmarks.whole_models import measure_whole
+
+            torch.set_num_threads(args.threads)
+            places = (Path(args.shared), Path(args.out), Path(args.graphs))
+            machine = machine_with(args.threads)
+            print(measure_whole(*places, machine, args.models, args.images))
         elif args.command == "weights":
             from benchmarks.weights import write_table
 

@@ -12,6 +12,7 @@ from mmhybrid.analysis import benchmark as module
 from mmhybrid.analysis import timing
 from mmhybrid.analysis.benchmark import Settings, smallest_models
 from mmhybrid.analysis.benchmark_report import table
+from mmhybrid.apis import deploy_ways
 from mmhybrid.apis.models import make_model
 from mmhybrid.backbones import backbone_classes
 from mmhybrid.deploy import fuse
@@ -146,6 +147,39 @@ def test_tool(run_tool, tmp_path: Path, capsys) -> None:
     assert content["made"]["command"].startswith("python tools/benchmark.py")
     assert content["settings"]["repeats"] == 1
     assert content["rows"][0]["size"] == [32, 64]
+
+
+@pytest.mark.onnx
+def test_every_way_to_run_a_model(run_tool, monkeypatch, capsys) -> None:
+    real = deploy_ways.measure_ways
+    without = dict(leave_out=["PyTorch compiled"])  # which takes half a minute
+    monkeypatch.setattr(deploy_ways, "measure_ways", lambda *args, **o: real(*args, **o, **without))
+    spec = "DWVisionTransformer(arch={'embed_dims': 48, 'depth': 4})"
+    run_tool("benchmark.py", spec, "--deploy", "--size", "64x96", "--repeats", "2")
+    printed = capsys.readouterr().out
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("|")][2:]
+    ways = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows if "-" not in row[1]}
+    assert {"PyTorch", "PyTorch fused", "onnxruntime", "OpenVINO"} <= ways.keys()
+    assert ways["PyTorch"][1:3] == [1, 0]
+    assert max(ways[way][2] for way in ways if "bf16" not in way) < 1e-3
+    assert "fastest: " in printed
+
+
+def test_what_a_table_of_ways_says() -> None:
+    rows = [
+        dict(way="PyTorch", milliseconds=90.0, times=1.0, difference=0.0, seconds_to_make=0.1),
+        dict(way="PyTorch compiled", error="UserError: no compiler"),
+        dict(way="OpenVINO", milliseconds=45.0, times=2.0, difference=1e-6, seconds_to_make=9.0),
+        dict(
+            way="OpenVINO bf16", milliseconds=30.0, times=3.0, difference=0.1, seconds_to_make=9.0
+        ),
+    ]
+    *table, failed, fastest, exact = deploy_ways.table_of_ways(rows, "a.pth", (64, 96)).splitlines()
+    assert len(table) == 7
+    assert failed == "PyTorch compiled: UserError: no compiler"
+    export = "python tools/export.py a.pth --size 64x96 --out FOLDER --format openvino"
+    assert fastest == f"fastest: OpenVINO bf16, 3.00 times as fast: {export} --precision bf16"
+    assert exact == f"fastest in float32: OpenVINO, 2.00 times as fast: {export}"
 
 
 def test_every_backbone_is_measured() -> None:

@@ -51,30 +51,38 @@ def test_what_is_said_of_a_segmentor(tmp_path: Path, read_config) -> None:
         task="segmentation",
         classes=["road", "sky"],
         palette=[[0, 0, 0], [255, 0, 9]],
-        resize=dict(type="keep_ratio", scale=[240, 180]),
-        pad=None,
+        category_ids=None,
+        resize=[dict(type="keep_ratio", scale=[240, 180])],
         mean=pytest.approx([123.675, 116.28, 103.53]),
         std=pytest.approx([58.395, 57.12, 57.375]),
         normalized_in_graph=True,
-        mask_threshold=None,
-        score_threshold=None,
+        window=None,
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"),
+    ("name", "steps"),
     [
-        ("mask_rcnn_transxnet_t_coco", dict(type="keep_ratio", scale=[1333, 800])),
+        ("mask_rcnn_transxnet_t_coco", [dict(type="keep_ratio", scale=[1333, 800])]),
         (
-            "dmformer_s_imagenet",
-            dict(type="short_edge", edge=256, crop=[224, 224])
-            | dict(backend="pillow", interpolation="bicubic"),
+            "semantic_fpn_transxnet_t_ade20k",
+            [dict(type="keep_ratio", scale=[2048, 512]), dict(type="multiple", divisor=32)],
         ),
-        ("dw_vit_t_cifar10_32px", dict(type="none")),
+        ("dw_vit_t_cifar10_32px", []),
     ],
 )
-def test_rules_for_sizes(name: str, rule: dict, read_config) -> None:
-    assert describe(SimpleNamespace(), read_config(name))["resize"] == rule
+def test_steps_for_sizes(name: str, steps: list, read_config) -> None:
+    assert describe(SimpleNamespace(), read_config(name))["resize"] == steps
+
+
+def test_a_segmentor_that_pads_in_tests(read_config) -> None:
+    cfg = read_config("segformer_xformer_s_camvid")
+    init_default_scope("mmseg")
+    cfg.model.data_preprocessor.test_cfg = dict(size_divisor=32)
+    given = MODELS.build(cfg.model.data_preprocessor)
+    (step,) = describe(SimpleNamespace(data_preprocessor=given, decode_head=1), None)["resize"]
+    mean = pytest.approx(cfg.model.data_preprocessor.mean)
+    assert step == dict(type="pad", divisor=32, value=mean)
 
 
 def test_what_is_said_of_a_backbone(read_config) -> None:
@@ -91,16 +99,19 @@ def test_what_is_said_of_a_detector(read_config) -> None:
         rpn_head=1, roi_head=SimpleNamespace(with_mask=True), test_cfg=cfg.model.test_cfg
     )
     model.data_preprocessor = given
+    model.dataset_meta = dict(classes=("car", "cat"), category_ids=[3, 17])
     told = describe(model, cfg)
     assert told["task"] == "instance_segmentation"
-    assert told["pad"] is None  # the graph pads
-    assert (told["mask_threshold"], told["score_threshold"]) == (0.5, 0.05)
+    assert told["category_ids"] == [3, 17]
+    thresholds = [told[f"{name}_threshold"] for name in ("mask", "score", "iou")]
+    assert thresholds == [0.5, 0.05, 0.5]
 
 
 def test_steps_that_have_no_word_are_reported(read_config) -> None:
     cfg, told = read_config("semantic_fpn_transxnet_t_ade20k"), []
+    cfg.test_dataloader.dataset.pipeline[2] = dict(type="Rotate", prob=1.0)
     describe(SimpleNamespace(), cfg, told.append)
-    assert told == ["model.json has no word for the step ResizeToMultiple of the test pipeline"]
+    assert told == ["model.json has no word for the step Rotate of the test pipeline"]
 
 
 @pytest.mark.parametrize("uint8", [False, True])

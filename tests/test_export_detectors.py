@@ -136,6 +136,20 @@ def test_a_graph_finds_what_mmdet_finds(name: str, read_config, tmp_path: Path) 
 
 
 @pytest.mark.onnx
+def test_a_graph_of_one_size_finds_what_mmdet_finds(read_config, tmp_path: Path) -> None:
+    size = SIZES[2]  # which its graph pads
+    model = tiny(read_config("mask_rcnn_dw_swin_t_coco"))
+    export_onnx(model, tmp_path / "model.onnx", fused=False, batch=1, size=size)
+    expected = predict(model, photograph(size))
+    assert len(expected["scores"]) > 0
+    for runtime in RUNTIMES:
+        run = open_graph(tmp_path / "model.onnx", runtime)
+        got = {key: torch.from_numpy(y) for key, y in run(photograph(size).numpy()).items()}
+        found = difference(expected, got, size)
+        assert (found["unmatched"], found["pixels"] > 0.999) == (0, True), runtime
+
+
+@pytest.mark.onnx
 def test_a_graph_tells_classes_as_mmpretrain_does(read_config, tmp_path: Path) -> None:
     cfg = read_config("xformer_s_imagenet")
     init_default_scope("mmpretrain")

@@ -32,6 +32,7 @@ from mmhybrid.deploy.onnx_export import (
 from mmhybrid.deploy.onnx_operations import (
     adaptive_average_pool,
     convolve_by_products,
+    normalise_whole,
     resize_bicubic,
 )
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
@@ -58,6 +59,16 @@ def test_bicubic_resizing_is_pytorchs(size, antialias) -> None:
     x = torch.randn(1, 2, 9, 7, dtype=torch.float64)
     expected = F.interpolate(x, size=size, mode="bicubic", antialias=antialias)
     torch.testing.assert_close(resize_bicubic(x, size, antialias), expected)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_normalising_a_whole_map_is_pytorchs(affine: bool) -> None:
+    norm = nn.GroupNorm(1, 6, affine=affine).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 6, 5, 9, dtype=torch.float64) * 3 + 7
+    got = normalise_whole(x, 1, norm.weight, norm.bias, norm.eps)
+    torch.testing.assert_close(got, norm(x))
 
 
 def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:

@@ -11,25 +11,30 @@ import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmcv
 import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.registry import MODELS, init_default_scope
 from onnx import TensorProto, helper
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch import nn
 
 import mmhybrid
-from mmhybrid.apis import make_inferencer
+from mmhybrid.apis import make_inferencer, tiling
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.deploy import Predictor, export_onnx, predictor
+from mmhybrid.deploy.model_json import describe
 from mmhybrid.deploy.predictor import PredictorError, prepare, read_image, resize
 
 CLASSES = ["red", "green", "blue"]
@@ -105,7 +110,7 @@ def exported(tmp_path: Path) -> Callable[..., Path]:
         onnx.save(model, folder / "model.onnx")
         content = dict(format="mmhybrid", version=1, file="model.onnx", runtime="onnxruntime")
         content |= dict(precision="fp32", task=task, classes=CLASSES, input=given, outputs=names)
-        content |= dict(resize=dict(type="none"), pad=None, score_threshold=0.05)
+        content |= dict(resize=[], score_threshold=0.05)
         (folder / "model.json").write_text(json.dumps(content | meta))
         return folder
 
@@ -152,9 +157,9 @@ def test_a_label_map_has_the_images_own_size(exported, logits: bool) -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :45, 1] = image[:, 45:, 2] = 200
     outputs = ["labels", "logits"] if logits else ["labels"]
-    rule = dict(type="keep_ratio", scale=[90, 30])
-    pad = dict(divisor=16, value=[0, 0, 0] if logits else [255, 0, 0])  # which must not be seen
-    found = Predictor(exported("segmentation", resize=rule, pad=pad, outputs=outputs))(
+    value = [0, 0, 0] if logits else [255, 0, 0]  # which must not be seen
+    steps = [dict(type="keep_ratio", scale=[90, 30]), dict(type="pad", divisor=16, value=value)]
+    found = Predictor(exported("segmentation", resize=steps, outputs=outputs))(
         image, probabilities=True
     )
     assert found.label_map.shape == (40, 60)
@@ -172,17 +177,48 @@ def test_a_label_map_has_the_images_own_size(exported, logits: bool) -> None:
         assert (decoded(code) == (found.label_map == label)).all()
 
 
+@pytest.mark.parametrize("size", [None, (32, 48)])
+def test_windows_are_mmsegs(exported, size: tuple[int, int] | None) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (75, 101, 3), np.uint8)
+    fixed = dict(batch=1, height=32, width=48) if size else dict(batch=1)
+    predict = Predictor(exported("segmentation", input=fixed, mean=[9, 9, 9]))
+    found = predict(image, probabilities=True, tile=(32, 48))
+    segmentors = importlib.import_module("mmseg.models.segmentors")
+
+    def encode_decode(x: torch.Tensor, metas: list) -> torch.Tensor:
+        outputs = dict(zip(predict.meta["outputs"], predict._run(x.numpy()), strict=True))
+        return F.interpolate(torch.from_numpy(outputs["logits"]), x.shape[2:], mode="bilinear")
+
+    test_cfg = SimpleNamespace(stride=(24, 36), crop_size=(32, 48))
+    model = SimpleNamespace(test_cfg=test_cfg, out_channels=3, encode_decode=encode_decode)
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    expected = segmentors.EncoderDecoder.slide_inference(model, x, [{}])[0]
+    assert (found.label_map == expected.argmax(0).numpy()).all()
+    assert found.probabilities == pytest.approx(expected.softmax(0).numpy(), abs=1e-4)
+    small = predict(image[:20, :30], tile=(32, 48))  # than a window
+    assert small.label_map.shape == (20, 30)
+
+
+def test_windows_need_logits(exported) -> None:
+    for folder in (exported("segmentation", outputs=["labels"]), exported("classification")):
+        with pytest.raises(PredictorError, match="tiles are for segmentors whose graph"):
+            Predictor(folder)(GREEN, tile=(32, 32))
+
+
 def decoded(code: dict) -> np.ndarray:
     return coco_mask.decode(coco_mask.frPyObjects(code, *code["size"])).astype(bool)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_boxes_and_masks_in_the_images_own_pixels(exported, runtime: str) -> None:
-    rule = dict(type="keep_ratio", scale=[64, 48])
-    pad = dict(divisor=32, value=[0, 0, 0])
-    predict = Predictor(exported("instance_segmentation", resize=rule, pad=pad), runtime)
+    pad = dict(type="pad", divisor=32, value=[0, 0, 0])
+    steps = [dict(type="keep_ratio", scale=[64, 48]), pad]
+    ids = [3, 7, 90]
+    folder = exported("instance_segmentation", resize=steps, category_ids=ids)
+    predict = Predictor(folder, runtime)
     found = predict(np.zeros((24, 20, 3), np.uint8))  # resized to 58x48
     assert found.names == ["blue", "red"]
+    assert found.category_ids == found.to_dict()["category_ids"] == [90, 3]
     assert found.scores == pytest.approx([0.9, 0.7])
     expected = BOXES[:2] / [48 / 20, 58 / 24, 48 / 20, 58 / 24]
     assert found.boxes == pytest.approx(expected)
@@ -246,42 +282,66 @@ def test_resizing_is_opencvs_and_pillows(size, interpolation: str, backend: str)
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(64, 96), (96, 64), (65, 97), (30, 300), (333, 250)])
-def test_sizes_are_those_of_mmdet_and_mmpretrain(size) -> None:
-    image = np.zeros((*size, 3), np.uint8)
-    for scale in ((133, 80), (50, 50)):
-        rule = dict(type="keep_ratio", scale=scale)
-        got = prepare(image, given(rule)).x
-        assert got.shape[1:] == mmcv.imrescale(image, scale).shape[:2]
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    scope = dict(scale=72, backend="pillow", interpolation="bicubic")
-    transforms = importlib.import_module("mmpretrain.datasets.transforms")
-    expected = transforms.ResizeEdge(**scope)(dict(img=image))
-    expected = importlib.import_module("mmcv.transforms").CenterCrop(63)(expected)["img"]
-    rule = dict(type="short_edge", edge=72, crop=[63, 63], interpolation="bicubic")
-    got = prepare(image, given(rule | dict(backend="pillow"))).x.transpose(1, 2, 0)
-    assert np.abs(got - expected).max() <= 1
+PIPELINES = {
+    "mmdet": [dict(type="Resize", scale=(133, 80), keep_ratio=True)],
+    "mmdet, a square": [
+        dict(type="Resize", scale=(50, 50), keep_ratio=True),
+        dict(type="Pad", size=(64, 96), pad_val=dict(img=(114, 3, 9))),
+    ],
+    "mmdet, cut off": [
+        dict(type="FixScaleResize", scale=(133, 80), keep_ratio=True),
+        dict(type="Pad", size_divisor=32, pad_to_square=True),
+    ],
+    "mmdet, exact": [dict(type="Resize", scale=(70, 40), keep_ratio=False)],
+    "mmseg": [
+        dict(type="Resize", scale=(200, 50), keep_ratio=True),
+        dict(type="ResizeToMultiple", size_divisor=32),
+    ],
+    "mmseg, the shortest edge": [dict(type="ResizeShortestEdge", scale=(48, 70), max_size=101)],
+    "mmpretrain": [
+        dict(type="ResizeEdge", scale=72, edge="short", backend="pillow", interpolation="bicubic"),
+        dict(type="CenterCrop", crop_size=63),
+    ],
+    "mmpretrain, a square": [dict(type="Resize", scale=32, interpolation="bicubic")],
+}
 
 
-def given(rule: dict, height: int | None = None, width: int | None = None, **meta) -> dict:
-    return dict(resize=rule, input=dict(dtype="float32", height=height, width=width), **meta)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_images_become_what_test_pipelines_make_of_them(name: str) -> None:
+    """What model.json says of a pipeline, and the predictor does, is what OpenMMLab does."""
+    pipeline, told = PIPELINES[name], []
+    dataset = dict(type="D", pipeline=pipeline)
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset), default_scope=name.split(",")[0]))
+    steps = json.loads(json.dumps(describe(nn.Identity(), cfg, told.append)["resize"]))
+    assert (len(steps), told) == (len(pipeline), [])
+    init_default_scope(cfg.default_scope)
+    transform = Compose(pipeline)
+    resizes = sum("Resize" in step["type"] for step in pipeline)  # each to within one grey level
+    for size in ((64, 96), (96, 64), (65, 97), (30, 300), (333, 250)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        expected = transform(dict(img=image[..., ::-1], img_shape=size, ori_shape=size))["img"]
+        got = prepare(image, given(steps)).x.transpose(1, 2, 0)[..., ::-1]
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() <= resizes
+
+
+def given(steps: list, height: int | None = None, width: int | None = None, **meta) -> dict:
+    return dict(resize=steps, input=dict(dtype="float32", height=height, width=width), **meta)
 
 
 def test_padding_and_fixed_sizes() -> None:
-    pad = dict(divisor=32, value=[1.5, 2, 3])
-    x, size, resized = prepare(GREEN, given(dict(type="none"), pad=pad))
+    pad = dict(type="pad", divisor=32, value=[1.5, 2, 3])
+    x, size, resized = prepare(GREEN, given([pad]))
     assert (x.shape, size, resized) == ((3, 64, 64), (40, 60), (40, 60))
     assert x[:, 40, 0].tolist() == x[:, 0, 60].tolist() == [1.5, 2, 3]
     assert x[:, 39, 59].tolist() == [20, 200, 10]
     # An upright image is made small enough for a graph that lies.
-    rule = dict(type="keep_ratio", scale=[96, 64])
-    x, _, resized = prepare(np.zeros((90, 60, 3), np.uint8), given(rule, 64, 96, mean=[7, 8, 9]))
+    steps = [dict(type="keep_ratio", scale=[96, 64])]
+    x, _, resized = prepare(np.zeros((90, 60, 3), np.uint8), given(steps, 64, 96, mean=[7, 8, 9]))
     assert (x.shape, resized) == ((3, 64, 96), (64, 43))
     assert x[:, 63, 43].tolist() == [7, 8, 9]
     with pytest.raises(PredictorError, match=r"40x60 does not fit into this model.* 32x64"):
-        prepare(GREEN, given(dict(type="none"), 32, 64))
-    x, *_ = prepare(GREEN, given(dict(type="exact", height=20, width=30)))
-    assert x.shape == (3, 20, 30)
+        prepare(GREEN, given([], 32, 64))
 
 
 @pytest.mark.parametrize("reader", ["PIL", "cv2"])
@@ -346,8 +406,8 @@ def test_what_is_no_model_is_said(tmp_path: Path, exported, monkeypatch) -> None
         Predictor(exported(), "tensorrt")
     with pytest.raises(PredictorError, match=r"onnxruntime does not run model\.xml"):
         Predictor(exported(file="model.xml", runtime="openvino"), "onnxruntime")
-    with pytest.raises(PredictorError, match="knows no rule 'mosaic'"):
-        Predictor(exported(resize=dict(type="mosaic")))(GREEN)
+    with pytest.raises(PredictorError, match="knows no step 'mosaic'"):
+        Predictor(exported(resize=[dict(type="mosaic")]))(GREEN)
     find = predictor.find_spec
     monkeypatch.setattr(predictor, "find_spec", lambda name: name != "onnxruntime" and find(name))
     assert Predictor(exported()).runtime == "openvino"
@@ -399,7 +459,7 @@ def test_the_command_line(exported, tmp_path: Path, monkeypatch, capsys) -> None
 
 
 # As a detector and a segmentor see them; both pad what comes out of Resize.
-RESIZE = dict(type="keep_ratio", scale=[160, 96])
+RESIZE = [dict(type="keep_ratio", scale=[160, 96])]
 PIPELINE = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(160, 96), keep_ratio=True),
@@ -423,7 +483,7 @@ def save_whole(cfg: Config, folder: Path, task: str, outputs: list[str], **meta)
     export_onnx(inferencer.model, folder / "model.onnx", boxes=task == "detection")
     given = dict(name="image", dtype="float32", batch=1, height=None, width=None, channels=3)
     meta |= dict(format="mmhybrid", version=1, file="model.onnx", runtime="onnxruntime")
-    meta |= dict(task=task, outputs=outputs, input=given, resize=RESIZE)
+    meta |= dict(task=task, outputs=outputs, input=given, resize=[*RESIZE, *meta.pop("pad", [])])
     (folder / "model.json").write_text(json.dumps(meta))
     return inferencer, Predictor(folder)
 
@@ -438,7 +498,7 @@ def test_a_detector_finds_what_mmdet_finds(read_config, tmp_path: Path) -> None:
     pipeline = [*PIPELINE, dict(type="PackDetInputs", meta_keys=keys)]
     cfg.test_dataloader.dataset.pipeline = pipeline
     cfg.model.test_cfg.update(score_thr=0.0, max_per_img=20)
-    pad = dict(divisor=32, value=cfg.model.data_preprocessor.mean)
+    pad = [dict(type="pad", divisor=32, value=cfg.model.data_preprocessor.mean)]
     inferencer, predict = save_whole(
         cfg, tmp_path, "detection", ["boxes", "scores", "labels"], pad=pad
     )
@@ -498,6 +558,26 @@ def test_tools_predict_takes_the_folder(exported, task, tmp_path: Path, run_tool
     assert (coco_mask.decode(rows[0]["segmentation"]) == found.masks[0]).all()
     with pytest.raises(SystemExit, match="--device, --fuse and --cfg-options are for checkpoints"):
         run_tool("predict.py", folder, tmp_path / "in", *words, "--fuse")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "instance_segmentation"])
+def test_tools_predict_takes_the_folder_in_tiles(
+    exported, task: str, tmp_path: Path, run_tool, capsys, monkeypatch
+) -> None:
+    Image.fromarray(np.tile(GREEN, (3, 3, 1))).save(tmp_path / "a.png")
+    folder, out = exported(task, iou_threshold=0.6, window=[32, 48]), tmp_path / "out"
+    words = [tmp_path / "a.png", "--out-dir", out, "--no-save-vis", "--tile-check", "--tile"]
+    run_tool("predict.py", folder, *words, "64x96")
+    assert "1 images in tiles: 100.0 % of the whole image's result" in capsys.readouterr().out
+    if task == "segmentation":
+        assert (np.array(Image.open(out / "labels" / "a.png")) == 1).all()
+        monkeypatch.setattr(tiling, "LARGEST", 99)
+        assert tiling.choose_tile(make_inferencer(str(folder)), (120, 180)) == (32, 48)
+    else:  # the graph finds the same boxes in the whole image and in each tile
+        rows = json.loads((out / "predictions.json").read_text())["annotations"]
+        places = {tuple(row["bbox"][:2]) for row in rows}
+        assert (8, 4) in places
+        assert len(places) > 4
 
 
 def test_a_folder_that_cannot_be_predicted_with_is_said(exported, run_tool, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.plain_transxnet import plain_transxnet
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
+from mmhybrid.layers import relative_position
 
 TINY = TransXNet.test_options
 
@@ -86,6 +87,21 @@ def test_output_and_every_gradient_equal_the_plain_formula(size, training) -> No
         dict(zip(names, torch.autograd.grad(loss, parameters), strict=True)) for loss in losses
     )
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(160, 224), (256, 101)])
+def test_keys_in_groups_equal_the_plain_formula(size, monkeypatch) -> None:
+    groups = []
+    real = relative_position._attention_in_groups
+    monkeypatch.setattr(relative_position, "LARGEST_WHOLE_TABLE", 0)  # so that all are folded
+    monkeypatch.setattr(
+        relative_position, "_attention_in_groups", lambda *args: groups.append(1) or real(*args)
+    )
+    model = random_init(TransXNet(**TINY | dict(image_size=224)).double()).eval()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(model(x), plain_transxnet(model, x), rtol=0, atol=1e-9)
+    assert len(groups) == sum(TINY["arch"]["depths"])
 
 
 def test_batches_do_not_mix_in_evaluation() -> None:

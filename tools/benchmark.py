@@ -4,6 +4,9 @@
 Parameters, multiply-accumulates (all of them, and as OpenMMLab's tables count them), activations,
 latency, throughput, time of a training step and peak memory. Models are timed in turn, round by
 round; compare them within a run, not between runs.
+
+With --deploy: every installed way to run one model on this machine's CPU, and how to get the
+fastest.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import check_device, prepare
+from command_line import check_device, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   Our backbones and their peers as backbones of detectors, within ten minutes on two threads:
@@ -22,6 +25,8 @@ EXAMPLES = """examples:
   A whole detector against mmdet's own:
     python tools/benchmark.py configs/mask_rcnn_transxnet_t_coco.py \\
         mmdet_configs/mask-rcnn_r50_fpn_1x_coco.py --size 800x1344 --no-train
+  One model in PyTorch, compiled, onnxruntime and OpenVINO, at the size of its config:
+    python tools/benchmark.py work_dirs/mask_rcnn_transxnet_t_coco/best.pth --deploy
 """
 # What people would choose for dense prediction instead. The second half is of XFormer-S's size.
 PEERS = {
@@ -54,8 +59,11 @@ def parse_args() -> argparse.Namespace:
         metavar="MODEL",
         help="a class of a registry with its arguments, as TransXNet('small') or "
         "mmdet.SwinTransformer; a config file; or timm.NAME. The first is what others are "
-        "compared with",
+        "compared with; with --deploy one of these or a checkpoint, or a config and its checkpoint",
     )
+    deploy = "run one model in every way, and name the fastest (CPU; takes some minutes)"
+    add("--deploy", action="store_true", help=deploy)
+    add("--calibration", metavar="FOLDER", help="images for int8, with --deploy")
     preset = "backbones for dense prediction: 512x512, one image, two threads"
     add("--preset", choices=["dense"], help=preset)
     add("--size", type=size, nargs="+", metavar="HxW", help="of the images (default: 224)")
@@ -76,6 +84,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.models) == bool(args.preset):
         parser.error("name models, or a preset")
+    if args.deploy and len(args.models) not in (1, 2):
+        parser.error("--deploy takes one model, and its checkpoint")
     if args.preset:
         args.size = args.size or [(512, 512)]
         args.mode = args.mode or ["eager", "fused"]
@@ -91,6 +101,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     prepare()
     check_device(args.device)
+    if args.deploy:
+        with exit_on_user_error():
+            return print(compare_ways(args))
     import torch
 
     from mmhybrid.analysis.benchmark import Settings, benchmark, smallest_models
@@ -141,6 +154,30 @@ def main() -> None:
     file.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     chart(rows, file.with_suffix(".png"))
     print(f"\n{text}\n\nWritten: {file}, {file.stem}.md, {file.stem}.png")
+
+
+def compare_ways(args: argparse.Namespace) -> str:
+    """Measures one model in every way; the table of it."""
+    import torch
+
+    from mmhybrid.apis.deploy_ways import measure_ways, table_of_ways
+    from mmhybrid.apis.graph_inputs import GraphInputs
+    from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.apis.models import init_model, size_of
+    from mmhybrid.engine.runner.checkpoint_config import config_of, is_checkpoint
+    from mmhybrid.engine.runner.run_config import load_config
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name, cfg = args.models[0], None
+    if is_checkpoint(name) or name.endswith(".py"):
+        cfg = config_of(name) if is_checkpoint(name) else load_config(name)
+    size = args.size[0] if args.size else size_of(cfg) if cfg else (224, 224)
+    model = init_model(*args.models)
+    files = [path for path, _ in find_inputs([args.calibration] if args.calibration else [])]
+    images = list(GraphInputs(files, model, cfg, size))
+    options = dict(calibration=images, repeats=args.repeats, report=print)
+    return table_of_ways(measure_ways(model, size, **options), " ".join(args.models), size)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from mmengine.structures import InstanceData, PixelData
 
-from mmhybrid.apis.outputs import COCO_IDS
-from mmhybrid.datasets.data_paths import classes_of
 from mmhybrid.deploy.predictor import Prediction, Predictor, PredictorError
 from mmhybrid.errors import UserError
 
@@ -50,9 +48,13 @@ class DeployedInferencer:
         classes = tuple(self.predictor.classes)
         palette = [tuple(colour) for colour in self.predictor.palette]
         dataset_meta = dict(classes=classes, palette=palette)
-        if classes == classes_of(dict(type="CocoDataset"), "mmdet"):
-            dataset_meta["category_ids"] = COCO_IDS
-        self.model = SimpleNamespace(dataset_meta=dataset_meta)
+        if ids := self.predictor.meta.get("category_ids"):
+            dataset_meta["category_ids"] = ids
+        # What tiles look at.
+        meta, self.tile = self.predictor.meta, None
+        nms = dict(iou_threshold=meta.get("iou_threshold") or 0.5)
+        test_cfg = dict(nms=nms, crop_size=meta.get("window"))
+        self.model = SimpleNamespace(dataset_meta=dataset_meta, test_cfg=test_cfg)
         module, name = VISUALIZERS[self.predictor.task]
         self.visualizer = getattr(importlib.import_module(module), name)()
         self.visualizer.dataset_meta = dataset_meta
@@ -61,7 +63,7 @@ class DeployedInferencer:
         """Data samples of images (H, W, 3), BGR, uint8; options of inferencers change nothing."""
         images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         try:
-            found = self.predictor(images)
+            found = self.predictor(images, tile=self.tile)
         except PredictorError as error:
             raise UserError(str(error)) from error
         return dict(predictions=[sample_of(one) for one in found])

@@ -101,10 +101,7 @@ def make_inferencer(
     inferencer.model = revert_sync_batchnorm(inferencer.model).eval()
     if fused:
         inferencer.model = fuse(inferencer.model)
-    saved = getattr(inferencer.model, "dataset_meta", None) or {}
     meta = dataset_meta(cfg, checkpoint)
-    if scope == "mmdet":
-        meta["category_ids"] = saved.get("category_ids") or _category_ids(cfg, meta["classes"])
     inferencer.model.dataset_meta = meta
     if scope == "mmdet":
         inferencer.visualizer.dataset_meta = meta
@@ -114,16 +111,22 @@ def make_inferencer(
 
 
 def dataset_meta(cfg: Config, checkpoint: str | None) -> dict[str, Any]:
-    """Classes and palette of the checkpoint, or else of the data set of the config."""
-    saved = trained_on(checkpoint) if checkpoint else {}
-    if "classes" in saved:
-        return dict(classes=saved["classes"], palette=saved.get("palette"))
-    _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
-    given = dataset.get("metainfo") or {}
-    if "classes" not in given:
-        inherited = getattr(type_of(dataset, DATASETS, cfg.default_scope), "METAINFO", {})
-        given = dict(palette=inherited.get("palette")) | given
-    return dict(classes=classes_of(dataset, cfg.default_scope), palette=given.get("palette"))
+    """Classes and palette of the checkpoint, or else of the data set of the config.
+
+    Of a detector also ``category_ids``, by which annotations in COCO's format number the classes.
+    """
+    meta = trained_on(checkpoint) if checkpoint else {}
+    if "classes" not in meta:
+        _, dataset = next(datasets_of(cfg, ("test_dataloader",)))
+        given = dataset.get("metainfo") or {}
+        if "classes" not in given:
+            inherited = getattr(type_of(dataset, DATASETS, cfg.default_scope), "METAINFO", {})
+            given = dict(palette=inherited.get("palette")) | given
+        meta = dict(classes=classes_of(dataset, cfg.default_scope), palette=given.get("palette"))
+    ids = meta.pop("category_ids", None)
+    if cfg.default_scope == "mmdet":
+        meta["category_ids"] = ids or _category_ids(cfg, meta["classes"])
+    return dict(palette=None) | meta
 
 
 def _category_ids(cfg: Config, classes: Sequence[str]) -> list[int]:

@@ -121,7 +121,7 @@ def samples_in_tiles(
             whole image, which a segmentor is run on for this alone.
 
     Raises:
-        UserError: The model is a classifier, or an exported segmentor.
+        UserError: The model is a classifier.
     """
     if tile is None:
         return samples_of(inferencer, images)
@@ -132,7 +132,7 @@ def samples_in_tiles(
         if chosen is None:
             samples += samples_of(inferencer, [image])
         elif _is_segmentor(inferencer):
-            with _windows(inferencer.model, chosen):
+            with _windows(inferencer, chosen):
                 (sample,) = samples_of(inferencer, [image])
             samples.append(sample)
             if changes is not None:
@@ -148,32 +148,34 @@ def samples_in_tiles(
 
 
 def _check(inferencer: Any) -> None:
-    model = inferencer.model
-    is_deployed = isinstance(inferencer, DeployedInferencer)
-    task = inferencer.predictor.task if is_deployed else ""
-    if task == "classification" or hasattr(model, "head"):
+    if hasattr(inferencer.model, "head") or _task(inferencer) == "classification":
         raise UserError("--tile is for detectors and segmentors: a class is one of a whole image")
-    if task == "segmentation":
-        raise UserError("--tile of a segmentor needs its checkpoint, not an exported model")
+
+
+def _task(inferencer: Any) -> str | None:
+    """Of an exported model."""
+    is_deployed = isinstance(inferencer, DeployedInferencer)
+    return inferencer.predictor.task if is_deployed else None
 
 
 def _is_segmentor(inferencer: Any) -> bool:
-    return hasattr(inferencer.model, "decode_head")
+    return hasattr(inferencer.model, "decode_head") or _task(inferencer) == "segmentation"
 
 
 def _scale(inferencer: Any) -> Sequence[int] | None:
     """The (width, height) that images are resized into, if they are."""
     if isinstance(inferencer, DeployedInferencer):
-        return inferencer.predictor.meta["resize"].get("scale")
+        steps = inferencer.predictor.meta["resize"]
+        return next((step["scale"] for step in steps if "scale" in step), None)
     for step in inferencer.cfg.test_dataloader.dataset.pipeline:
         if type_name(step) == "Resize":
             return step.get("scale")
     return None
 
 
-def _free_memory(model: nn.Module) -> float:
-    device = next(model.parameters()).device
-    if device.type == "cuda":
+def _free_memory(model: Any) -> float:
+    is_module = isinstance(model, nn.Module)  # what is exported runs on the CPU
+    if is_module and (device := next(model.parameters()).device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not MEMORY.exists():
         return math.inf
@@ -182,8 +184,16 @@ def _free_memory(model: nn.Module) -> float:
 
 
 @contextmanager
-def _windows(model: nn.Module, tile: tuple[int, int]) -> Iterator[None]:
-    """Inside, a segmentor of mmseg takes sliding windows of this size."""
+def _windows(inferencer: Any, tile: tuple[int, int]) -> Iterator[None]:
+    """Inside, a segmentor takes sliding windows of this size."""
+    if isinstance(inferencer, DeployedInferencer):
+        inferencer.tile = tile
+        try:
+            yield
+        finally:
+            inferencer.tile = None
+        return
+    model = inferencer.model
     before = model.test_cfg
     stride = tuple(max(1, round(side * (1 - OVERLAP))) for side in tile)
     model.test_cfg = type(before)(before | dict(mode="slide", crop_size=tile, stride=stride))

@@ -166,8 +166,10 @@ class FusedMultiScaleFeedForward(nn.Module):
         self.merged = merged_depthwise(self.depthwise)
 
     def forward(self, x: Tensor) -> Tensor:
-        # An exported graph serves all sizes and cannot choose.
-        if torch.compiler.is_exporting() or x.shape[-2] * x.shape[-1] <= LARGEST_MERGED_MAP:
+        pixels = x.shape[-2] * x.shape[-1]
+        # An exported graph for all sizes cannot choose.
+        is_unknown = torch.compiler.is_exporting() and not isinstance(pixels, int)
+        if is_unknown or pixels <= LARGEST_MERGED_MAP:
             hidden = torch.addcmul(self.norm_shift, F.gelu(self.fc1(x)), self.norm_scale)
             return self.fc2(F.gelu(self.merged(hidden)))
         out, bias = None, self.fc2.bias

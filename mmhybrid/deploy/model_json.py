@@ -33,7 +33,7 @@ def describe(
 
     Args:
         model (nn.Module): Its ``dataset_meta``, where it has one, names classes and colours.
-        cfg (Config, optional): Whose test pipeline says how images are resized.
+        cfg (Config, optional): Whose test pipeline says how images are resized and padded.
         report (Callable[[str], None]): Called with a sentence for what has no place in the file.
     """
     task, meta = task_of(model), getattr(model, "dataset_meta", None) or {}
@@ -48,8 +48,8 @@ def describe(
         task=task,
         classes=list(classes) if classes else None,
         palette=[list(colour) for colour in palette] if isinstance(palette, list | tuple) else None,
-        resize=_resize(cfg, report) if cfg else dict(type="none"),
-        pad=None,  # detectors pad in their graphs, and no other model pads to a multiple
+        category_ids=_category_ids(meta),
+        resize=(_steps(cfg, report) if cfg else []) + _padding_of_segmentor(given),
         mean=mean,
         std=std,
         normalized_in_graph=task != "features",
@@ -57,43 +57,111 @@ def describe(
     )
 
 
-def _thresholds(model: nn.Module, task: str) -> dict[str, float | None]:
+def _thresholds(model: nn.Module, task: str) -> dict[str, Any]:
     found = {}
+    if task == "segmentation":  # mmseg's own windows
+        return dict(window=list(getattr(model, "test_cfg", {}).get("crop_size") or ()) or None)
     if task in ("detection", "instance_segmentation"):
         found = (model.test_cfg.get("rcnn") if hasattr(model, "roi_head") else model.test_cfg) or {}
     mask = found.get("mask_thr_binary") if task == "instance_segmentation" else None
-    return dict(mask_threshold=mask, score_threshold=found.get("score_thr"))
+    overlap = (found.get("nms") or {}).get("iou_threshold")
+    return dict(mask_threshold=mask, score_threshold=found.get("score_thr"), iou_threshold=overlap)
 
 
-def _resize(cfg: Config, report: Callable[[str], None]) -> dict[str, Any]:
-    """The rule for sizes that a test pipeline follows."""
+def _category_ids(meta: Mapping[str, Any]) -> list[int] | None:
+    ids = meta.get("category_ids")
+    return [int(number) for number in ids] if ids else None
+
+
+def _padding_of_segmentor(given: nn.Module | None) -> list[dict[str, Any]]:
+    """What mmseg's data preprocessor pads in tests; other models pad in their graphs or not."""
+    cfg = getattr(given, "test_cfg", None) or {}
+    value = ((given.mean + given.pad_val * given.std).flatten().tolist()) if cfg else None
+    if size := cfg.get("size"):
+        height, width = _pair(size)
+        return [dict(type="pad", height=height, width=width, value=value)]
+    if divisor := cfg.get("size_divisor"):
+        return [dict(type="pad", divisor=divisor, value=value)]
+    return []
+
+
+def _steps(cfg: Config, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What a test pipeline does to the size of an image, step by step."""
     _, dataset = next(datasets_of(cfg, ("test_dataloader",)), ("", {}))
-    rule: dict[str, Any] = dict(type="none")
+    steps = []
     for step in dataset.get("pipeline", []):
         name = type_name(step)
-        if name == "Resize" and step.get("keep_ratio"):
-            new = dict(type="keep_ratio", scale=list(step["scale"]))
-        elif name == "Resize" and "scale" in step:
-            width, height = _pair(step["scale"])
-            new = dict(type="exact", width=width, height=height)
-        elif name == "ResizeEdge" and step.get("edge", "short") == "short":
-            new = dict(type="short_edge", edge=step["scale"])
-        elif name == "CenterCrop" and rule["type"] == "short_edge":
-            rule["crop"] = list(_pair(step["crop_size"]))
+        if name in NEUTRAL:
             continue
-        elif name in NEUTRAL:
-            continue
+        if made := STEPS.get(name, lambda step: None)(step):
+            steps.append(made | _interpolation(step))
         else:
             report(f"model.json has no word for the step {name} of the test pipeline")
-            continue
-        if rule["type"] != "none":
-            report(f"model.json has one resize, and the test pipeline more: {rule['type']} first")
-        rule = new | _interpolation(step)
-    return rule
+    return steps
+
+
+def _resized(step: Mapping[str, Any]) -> dict[str, Any] | None:
+    if "scale" not in step:
+        return None
+    width, height = _pair(step["scale"])
+    if step.get("keep_ratio"):
+        return dict(type="keep_ratio", scale=[width, height])
+    return dict(type="exact", width=width, height=height)
+
+
+def _resized_down(step: Mapping[str, Any]) -> dict[str, Any] | None:
+    """mmdet's ``FixScaleResize``, which cuts off what ``Resize`` rounds."""
+    made = _resized(step)
+    return made | dict(round=False) if made and step.get("keep_ratio") else made
+
+
+def _of_short_edge(step: Mapping[str, Any]) -> dict[str, Any] | None:
+    if step.get("edge", "short") != "short":
+        return None
+    return dict(type="short_edge", edge=step["scale"])
+
+
+def _of_shortest_edge(step: Mapping[str, Any]) -> dict[str, Any]:
+    edge = min(_pair(step["scale"]))
+    return dict(type="short_edge", edge=edge, longest=step["max_size"])
+
+
+def _multiple(step: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(type="multiple", divisor=step.get("size_divisor", 32))
+
+
+def _cropped(step: Mapping[str, Any]) -> dict[str, Any]:
+    width, height = _pair(step["crop_size"])
+    return dict(type="crop", width=width, height=height)
+
+
+def _padded(step: Mapping[str, Any]) -> dict[str, Any] | None:
+    if step.get("padding_mode", "constant") != "constant":
+        return None
+    value = step.get("pad_val", 0)
+    value = value.get("img", 0) if isinstance(value, Mapping) else value
+    value = [value] * 3 if isinstance(value, int | float) else list(value)[::-1]  # of BGR
+    made = dict(type="pad", value=value)
+    if size := step.get("size"):
+        return made | dict(zip(("width", "height"), _pair(size), strict=True))
+    return made | dict(
+        divisor=step.get("size_divisor") or 1, square=bool(step.get("pad_to_square"))
+    )
+
+
+STEPS = {
+    "Resize": _resized,
+    "FixScaleResize": _resized_down,
+    "ResizeEdge": _of_short_edge,
+    "ResizeShortestEdge": _of_shortest_edge,
+    "ResizeToMultiple": _multiple,
+    "CenterCrop": _cropped,
+    "Pad": _padded,
+}
 
 
 def _interpolation(step: Mapping[str, Any]) -> dict[str, str]:
-    return {key: step[key] for key in ("interpolation", "backend") if key in step}
+    return {key: step[key] for key in ("interpolation", "backend") if step.get(key)}
 
 
 def _pair(size: Any) -> tuple[int, int]:

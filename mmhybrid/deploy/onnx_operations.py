@@ -88,6 +88,25 @@ def _near(d: Tensor, a: float = -0.75) -> Tensor:
     return ((a + 2) * d - (a + 3)) * d * d + 1
 
 
+def normalise_whole(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """:func:`torch.nn.functional.group_norm` of one group over a map (B, C, H, W).
+
+    The exporter's own lays each image out in a row, for which OpenVINO has to put channels first
+    and last again (0.8 of the time, with the convolutions beside it).
+    """
+    dims = (1, 2, 3)
+    x = x - x.mean(dims, keepdim=True)
+    x = x / (x.pow(2).mean(dims, keepdim=True) + eps).sqrt()
+    x = x if weight is None else x * weight.view(-1, 1, 1)
+    return x if bias is None else x + bias.view(-1, 1, 1)
+
+
 def convolve_by_products(self: InputDependentDepthwiseConv, x: Tensor) -> Tensor:
     """The dynamic convolution for any batch: a product with the map moved along, then sums.
 
@@ -126,7 +145,7 @@ def make_exportable(model: nn.Module, *, any_batch: bool, any_size: bool) -> Non
 
 
 class ExportableOperations(TorchFunctionMode):
-    """While it is entered, pooling and bicubic resizing are those of this file."""
+    """While it is entered, pooling, bicubic resizing and group normalisation are this file's."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -134,6 +153,8 @@ class ExportableOperations(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.adaptive_avg_pool2d:
             return adaptive_average_pool(*args, **kwargs)
+        if func is F.group_norm and args[0].ndim == 4 and args[1] == 1:
+            return normalise_whole(*args, **kwargs)
         by_size = kwargs.get("size") is not None and not kwargs.get("align_corners")
         if func is F.interpolate and kwargs.get("mode") == "bicubic" and by_size:
             return resize_bicubic(*args, kwargs["size"], kwargs.get("antialias", False))

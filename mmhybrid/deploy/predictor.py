@@ -49,6 +49,8 @@ class Prediction:
             segmentation those that occur, most pixels first. int64.
         scores (np.ndarray): Of each object or class, 0 to 1; of a segmentation the share of pixels.
         names (list[str]): Of the labels.
+        category_ids (list[int], optional): Of the labels, as the data set's annotations number
+            them; of a detector whose ``model.json`` says so.
         boxes (np.ndarray, optional): (N, 4) left, top, right, bottom, float32.
         masks (np.ndarray, optional): (N, height, width), bool.
         label_map (np.ndarray, optional): (height, width), the class of each pixel, uint8 or uint16.
@@ -67,6 +69,7 @@ class Prediction:
     label_map: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     features: dict[str, np.ndarray] | None = None
+    category_ids: list[int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Lists and numbers for JSON, without features and probabilities.
@@ -76,6 +79,8 @@ class Prediction:
         content: dict[str, Any] = dict(task=self.task, height=self.size[0], width=self.size[1])
         content |= dict(labels=self.labels.tolist(), names=self.names)
         content["scores"] = [round(score, 6) for score in self.scores.tolist()]
+        if self.category_ids is not None:
+            content["category_ids"] = self.category_ids
         if self.boxes is not None:
             content["boxes"] = [[round(x, 2) for x in box] for box in self.boxes.tolist()]
         if self.masks is not None:
@@ -90,6 +95,7 @@ class Options(NamedTuple):
 
     score_threshold: float | None
     probabilities: bool
+    tile: tuple[int, int] | None
 
 
 class Predictor:
@@ -128,7 +134,11 @@ class Predictor:
         self._run = opened(file, self.meta, threads)
 
     def __call__(
-        self, images: Any, score_threshold: float | None = None, probabilities: bool = False
+        self,
+        images: Any,
+        score_threshold: float | None = None,
+        probabilities: bool = False,
+        tile: tuple[int, int] | None = None,
     ) -> Prediction | list[Prediction]:
         """Predicts on an image, or on each of a list.
 
@@ -140,17 +150,28 @@ class Predictor:
                 these.
             score_threshold (float, optional): Least score of an object. Defaults to the model's.
             probabilities (bool): Give a segmentation's, which take four bytes a class and pixel.
+            tile (tuple[int, int], optional): Height and width of windows that overlap by a quarter,
+                in which a segmentor takes very large images, as they are resized. A graph of a
+                fixed size takes its own. Logits are averaged where windows overlap.
 
         Raises:
-            PredictorError: Something is no image, or of a size that the graph does not take.
+            PredictorError: Something is no image, or of a size that the graph does not take, or
+                tiles are asked of a model that gives no logits of pixels.
         """
+        options = Options(score_threshold, probabilities, tile)
+        if tile and not (self.task == "segmentation" and "logits" in self.meta["outputs"]):
+            raise PredictorError("tiles are for segmentors whose graph gives logits")
         if isinstance(images, list | tuple):
-            return list(self._predict(images, Options(score_threshold, probabilities)))
-        return next(self._predict([images], Options(score_threshold, probabilities)))
+            return list(self._predict(images, options))
+        return next(self._predict([images], options))
 
     def _predict(self, images: Iterable[Any], options: Options) -> Iterator[Prediction]:
         meta, batch = self.meta, self.meta["input"].get("batch")
         decode = DECODERS[self.task]
+        if options.tile:
+            for image in images:
+                yield self._in_windows(read_image(image), options)
+            return
         prepared = (prepare(read_image(image), meta) for image in images)
         for _, alike in groupby(prepared, key=lambda one: one.x.shape):
             while chunk := list(islice(alike, batch)):
@@ -160,6 +181,31 @@ class Predictor:
                 outputs = dict(zip(meta["outputs"], self._run(x), strict=True))
                 for index, one in enumerate(chunk):
                     yield decode(meta, outputs, index, one, options)
+
+    def _in_windows(self, image: np.ndarray, options: Options) -> Prediction:
+        given = self.meta["input"]
+        window = given.get("height") or options.tile[0], given.get("width") or options.tile[1]
+        one = prepare(image, self.meta | dict(input=given | dict(height=None, width=None)))
+        size, total = one.x.shape[1:], None
+        count = np.zeros(size, np.float32)
+        for rows in _windows(size[0], window[0]):
+            for columns in _windows(size[1], window[1]):
+                x = one.x[:, rows, columns]
+                if given.get("height"):  # an image that is smaller than the graph's
+                    fill = self.meta.get("mean") or (0, 0, 0)
+                    padded = _pad(x.transpose(1, 2, 0), window, fill)
+                    x = padded.transpose(2, 0, 1).astype(x.dtype)
+                outputs = self._run(x[None].repeat(given.get("batch") or 1, 0))
+                logits = dict(zip(self.meta["outputs"], outputs, strict=True))["logits"][0]
+                total = np.zeros((len(logits), *size), np.float32) if total is None else total
+                height, width = count[rows, columns].shape
+                for sums, y in zip(total, logits, strict=True):
+                    sums[rows, columns] += _stretch(y, x.shape[1:])[:height, :width]
+                count[rows, columns] += 1
+        total /= count
+        labels = total.argmax(0) if len(total) > 1 else total[0] > 0
+        found = dict(labels=labels[None], logits=total[None])
+        return DECODERS[self.task](self.meta, found, 0, one, options)
 
     def draw(self, image: Any, prediction: Prediction, score_threshold: float = 0.3) -> np.ndarray:
         """Draws what was found into a copy of an image (H, W, 3), RGB, uint8.
@@ -327,55 +373,89 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
     Raises:
         PredictorError: It does not fit into a graph of a fixed size.
     """
-    given, rule = meta["input"], meta["resize"]
-    size = image.shape[:2]
-    resized = _new_size(*size, rule, given)
-    x = resize(image, resized, rule.get("interpolation", "bilinear"), rule.get("backend", "cv2"))
-    if "crop" in rule:
-        width, height = rule["crop"]
-        top, left = (max(0, round(x / 2)) for x in (resized[0] - height, resized[1] - width))
-        x = x[top : top + height, left : left + width]
-    pad = meta.get("pad")
-    divisor = pad["divisor"] if pad else 1
-    height, width = (-(-side // divisor) * divisor for side in x.shape[:2])
-    target = given.get("height") or height, given.get("width") or width
+    given, x = meta["input"], image
+    resized = image.shape[:2]
+    for step in meta["resize"]:
+        if step["type"] == "crop":
+            x = _crop(x, step)
+        elif step["type"] == "pad":
+            x = _pad(x, _padded_size(*x.shape[:2], step), step["value"])
+        else:
+            resized = _new_size(*x.shape[:2], step, given)
+            how = step.get("interpolation", "bilinear"), step.get("backend", "cv2")
+            x = resize(x, resized, *how)
+    target = given.get("height") or x.shape[0], given.get("width") or x.shape[1]
     if x.shape[0] > target[0] or x.shape[1] > target[1]:
         raise PredictorError(
             f"an image of {x.shape[0]}x{x.shape[1]} does not fit into this model, which was "
             f"exported for {target[0]}x{target[1]}"
         )
-    if x.shape[:2] != target:
-        # Where nothing else is said, with what is 0 when it is normalised.
-        value = pad["value"] if pad else meta.get("mean") or (0, 0, 0)
-        padded = np.empty((*target, 3), given["dtype"])
-        padded[:] = np.round(value) if given["dtype"] == "uint8" else value
-        padded[: x.shape[0], : x.shape[1]] = x
-        x = padded
+    x = _pad(x, target, meta.get("mean") or (0, 0, 0))  # which is 0 when it is normalised
+    if given["dtype"] == "uint8":
+        x = x.round()
     x = x.transpose(2, 0, 1).astype(given["dtype"], order="C", copy=False)
     if not meta.get("normalized_in_graph", True) and meta.get("mean"):
         x = (x - np.float32(meta["mean"])[:, None, None]) / np.float32(meta["std"])[:, None, None]
-    return Prepared(x, size, resized)
+    return Prepared(x, image.shape[:2], resized)
 
 
-def _new_size(height: int, width: int, rule: dict, given: dict) -> tuple[int, int]:
-    if rule["type"] == "none":
-        return height, width
-    if rule["type"] == "exact":
-        return rule["height"], rule["width"]
-    if rule["type"] == "short_edge":
-        edge = rule["edge"]
-        if width < height:
-            return int(edge * height / width), edge
-        return edge, int(edge * width / height)
-    if rule["type"] != "keep_ratio":
-        raise PredictorError(f"this predictor knows no rule {rule['type']!r} for sizes")
+def _crop(x: np.ndarray, step: dict) -> np.ndarray:
+    """The middle."""
+    height, width = step["height"], step["width"]
+    top, left = (max(0, round(y / 2)) for y in (x.shape[0] - height, x.shape[1] - width))
+    return x[top : top + height, left : left + width]
+
+
+def _pad(x: np.ndarray, size: Sequence[int], value: Sequence[float]) -> np.ndarray:
+    """Below and to the right."""
+    if x.shape[:2] == tuple(size):
+        return x
+    padded = np.empty((*size, 3), np.float32)
+    padded[:] = value
+    padded[: x.shape[0], : x.shape[1]] = x
+    return padded
+
+
+def _padded_size(height: int, width: int, step: dict) -> tuple[int, int]:
+    if "height" in step:
+        return max(height, step["height"]), max(width, step["width"])
+    if step.get("square"):
+        height = width = max(height, width)
+    divisor = step["divisor"]
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def _windows(length: int, window: int) -> Iterator[slice]:
+    """Windows along a side, as mmsegmentation slides them by three quarters of one."""
+    stride = max(1, round(window * 0.75))
+    for start in range(0, max(length - window + stride - 1, 0) // stride * stride + 1, stride):
+        stop = min(start + window, length)
+        yield slice(max(stop - window, 0), stop)
+
+
+def _new_size(height: int, width: int, step: dict, given: dict) -> tuple[int, int]:
+    if step["type"] == "exact":
+        return step["height"], step["width"]
+    if step["type"] == "multiple":
+        return _padded_size(height, width, step)
+    scale = step.get("scale")
+    if step["type"] == "short_edge":
+        edge = step["edge"]
+        if "longest" not in step:  # where mmpretrain cuts off, mmseg rounds
+            shorter = min(height, width)
+            return tuple(edge if y == shorter else int(edge * y / shorter) for y in (height, width))
+        factor = min(edge / min(height, width), step["longest"] / max(height, width))
+        scale = int(height * factor + 0.5), int(width * factor + 0.5)
+    elif step["type"] != "keep_ratio":
+        raise PredictorError(f"this predictor knows no step {step['type']!r} for sizes")
     factor = min(
-        max(rule["scale"]) / max(height, width),
-        min(rule["scale"]) / min(height, width),
+        max(scale) / max(height, width),
+        min(scale) / min(height, width),
         (given.get("height") or np.inf) / height,
         (given.get("width") or np.inf) / width,
     )
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    more = 0.5 if step.get("round", True) else 0
+    return max(1, int(height * factor + more)), max(1, int(width * factor + more))
 
 
 def resize(
@@ -452,7 +532,7 @@ def _detected(
         for mask, box, probabilities in zip(masks, boxes, outputs["masks"][kept], strict=True):
             _paste(mask, box, probabilities, meta.get("mask_threshold") or 0.5)
     boxes = boxes.clip(0, np.float32([width, height] * 2))
-    labels = outputs["labels"][kept].astype(np.int64)
+    labels, ids = outputs["labels"][kept].astype(np.int64), meta.get("category_ids")
     return Prediction(
         meta["task"],
         image.size,
@@ -461,6 +541,7 @@ def _detected(
         _named(meta, labels),
         boxes,
         masks,
+        category_ids=[ids[label] for label in labels] if ids else None,
     )
 
 

@@ -72,7 +72,7 @@ def _openvino(path: str, precision: str, threads: int) -> Graph:
 
 def graph_of_openvino(model: Any) -> Graph:
     """A compiled model of OpenVINO as a function, see :func:`open_graph`."""
-    names = [output.any_name for output in model.outputs]
+    names = [_name_of(output) for output in model.outputs]
     request = model.create_infer_request()
 
     def run(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -81,3 +81,9 @@ def graph_of_openvino(model: Any) -> Graph:
         return {name: request.get_tensor(name).data.copy() for name in names}
 
     return run
+
+
+def _name_of(output: Any) -> str:
+    """The graph's own; what is read from ONNX has those of the operations that made it too."""
+    result = output.node.get_friendly_name()
+    return next((name for name in output.names if result.startswith(f"{name}/")), output.any_name)

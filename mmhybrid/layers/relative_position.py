@@ -10,15 +10,23 @@ table is :math:`U P V^T`, and
 which is plain attention over wider queries and keys. :math:`U P` is a resize of the short table
 along one side, made once a stage; :math:`V` is a constant of the shape. Where the table fits as it
 is, it is used as it is; a small one may be made whole, once a stage.
+
+A row of :math:`V` has four columns that are not 0, bicubic's taps, and those of neighbours are
+neighbours. So a group of neighbouring keys needs few columns of :math:`U P`; partial results merge
+exactly by the logarithms of their sums.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 LARGEST_WHOLE_TABLE = 20_000_000  # values, 80 MB in float32
+# Of keys, on one thread: 1.25 times as fast at 800x1344 as all at once, 1.7 times at 2160x3840.
+GROUPS = 4
 
 
 class RelativePosition(NamedTuple):
@@ -75,6 +83,8 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
             scores = (q * dim**-0.5) @ k.transpose(-1, -2) + table
             return scores.softmax(dim=-1) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=table.detach())
+    if _is_faster_in_groups(q, k):
+        return _attention_in_groups(q, k, v, position)
     width = dim + position.key.shape[-1]
     # PyTorch's fused kernels want one width for all three, a multiple of 8; zeros change nothing. A
     # runtime of exported graphs takes any, and zeros cost it a third of its speed.
@@ -87,3 +97,40 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
     if not is_exporting:
         v = F.pad(v, (0, width + pad - dim))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :dim]
+
+
+def _is_faster_in_groups(q: Tensor, k: Tensor) -> bool:
+    """Whether attention of folded positions is faster with keys in groups: large, and inference."""
+    return (
+        q.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not isinstance(q, FakeTensor)  # someone counts
+        and not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))
+        and q.shape[:-1].numel() * k.shape[-2] > LARGEST_WHOLE_TABLE
+    )
+
+
+def _attention_in_groups(q: Tensor, k: Tensor, v: Tensor, position: RelativePosition) -> Tensor:
+    batch, heads, keys, dim = k.shape
+    q, outputs, sums = q * dim**-0.5, [], []
+    rank = position.key.shape[-1]
+    for group in range(GROUPS):
+        start, stop = (end * keys // GROUPS for end in (group, group + 1))
+        # The taps of the first and the last key, and one more for what is rounded otherwise.
+        first, last = ((key + 0.5) * rank / keys - 0.5 for key in (start, stop - 1))
+        columns = slice(max(0, math.floor(first) - 2), min(rank, math.floor(last) + 4))
+        width = dim + columns.stop - columns.start
+        pad = -width % 8
+        position_q = F.pad(position.query[..., columns], (0, pad)).to(q.dtype)
+        position_k = F.pad(position.key[start:stop, columns], (0, pad)).to(k.dtype)
+        output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            torch.cat([q, position_q.expand(batch, -1, -1, -1)], dim=-1),
+            torch.cat([k[:, :, start:stop], position_k.expand(batch, heads, -1, -1)], dim=-1),
+            F.pad(v[:, :, start:stop], (0, width + pad - dim)),
+            scale=1.0,
+        )
+        outputs.append(output[..., :dim])
+        sums.append(log_sum)
+    shares = torch.stack(sums).softmax(0).unsqueeze(-1).to(q.dtype)
+    return sum(share * output for share, output in zip(shares, outputs, strict=True))

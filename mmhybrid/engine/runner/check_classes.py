@@ -133,14 +133,14 @@ def _check_classifier(cfg: Config, classes: int) -> None:
 
 
 def trained_on(address: str) -> dict[str, Any]:
-    """Classes and palette that a checkpoint says it was trained on; empty where it says nothing.
+    """Classes, palette and category ids that a checkpoint says it was trained on, if it says any.
 
     mmdet 2 and mmseg 0 save the two by themselves, in capitals; the first of mmdet 3 both ways.
     """
     meta = read_address(address, "meta").get("meta") or {}
     saved = meta.get("dataset_meta") or meta
     saved = {key.lower(): value for key, value in saved.items() if isinstance(key, str)}
-    return {key: saved[key] for key in ("classes", "palette") if saved.get(key)}
+    return {key: saved[key] for key in ("classes", "palette", "category_ids") if saved.get(key)}
 
 
 def check_checkpoint(cfg: Config, loaders: tuple[str, ...]) -> None:
