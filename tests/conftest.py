@@ -23,10 +23,11 @@ from typing import Any, ClassVar
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import mmengine.config.config
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, utils
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -46,6 +47,23 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 # It registers its backbone, which is therefore tested like every other.
 importlib.import_module("examples.inception_next")
+
+# Reading a config takes a second, most of it for the same answers: where mmdet's config is that it
+# inherits from, and how many channels its backbone gives. Writing one takes long to look good.
+utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
+mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+replacing = importlib.import_module("mmhybrid.backbones.replace_backbone")
+maps_of, known_maps = replacing._maps_of, {}
+
+
+def _known_maps_of(backbone: dict[str, Any]) -> tuple[list[int], list[int]]:
+    key = (repr(backbone), repr(DefaultScope.get_current_instance()))
+    if key not in known_maps:
+        known_maps[key] = maps_of(backbone)
+    return copy.deepcopy(known_maps[key])
+
+
+replacing._maps_of = _known_maps_of
 
 # What only a test with the marker may call; pyproject.toml says what the markers mean.
 MARKED_CALLS = {
