@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import gzip
 import importlib
 import json
@@ -86,6 +87,16 @@ MARKED_CALLS = {
     "compile": (torch, "compile"),
     "onnx": (torch.onnx, "export"),
 }
+
+
+def pytest_collection_finish() -> None:
+    """MMEngine collects garbage for each data set; what is imported by now need not be searched."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """What is left at the end would be taken for a leak."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -368,7 +379,7 @@ def make_toy_config(folder: Path) -> Config:
     crash: random flips, dropout, batch normalisation, AdamW, a schedule and averaged weights.
     """
     images = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
-    data = dict(type="ToyImages", data_list=images)
+    data = dict(type="ToyImages", data_list=images, serialize_data=False)
     sampler = dict(type="DefaultSampler")
     loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type="default_collate"))
     return Config(

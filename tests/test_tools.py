@@ -11,6 +11,8 @@ from unittest import mock
 
 import pytest
 
+from mmhybrid.backbones import TransXNet
+
 pytestmark = [pytest.mark.process, pytest.mark.train]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,10 +141,14 @@ def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own config, of one block a stage: the tool is tested here and not the model."""
+    """A user's own config, of a tiny model: the tool is tested here and not the model."""
     path = tmp_path_factory.mktemp("config") / "mask_rcnn_small.py"
-    arch = "dict(_delete_=True, depths=(1, 1, 1, 1))"
-    path.write_text(f"_base_ = {str(CONFIG)!r}\nmodel = dict(backbone=dict(arch={arch}))\n")
+    options = dict(TransXNet.test_options)
+    widths = options["arch"]["embed_dims"]
+    options["arch"] = dict(options["arch"], _delete_=True)
+    model = dict(backbone=options, neck=dict(in_channels=list(widths)))
+    model["roi_head"] = dict(bbox_head=dict(fc_out_channels=16))
+    path.write_text(f"_base_ = {str(CONFIG)!r}\nmodel = {model!r}\n")
     return path
 
 
