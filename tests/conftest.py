@@ -42,6 +42,7 @@ import mmhybrid
 from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.layers.norm import build_norm
+from mmhybrid.weights import suggesting
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -49,22 +50,32 @@ if str(ROOT) not in sys.path:
 # It registers its backbone, which is therefore tested like every other.
 importlib.import_module("examples.inception_next")
 
+
+def _asked_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Remembers the answers of a function of types and of configs."""
+    answers: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def answer(*args: Any) -> Any:
+        scope = DefaultScope.get_current_instance()
+        given = (one if isinstance(one, type) else repr(one) for one in args)
+        key = (scope and scope.scope_name, *given)
+        if key not in answers:
+            answers[key] = function(*args)
+        return answers[key]
+
+    return answer
+
+
 # Reading a config takes a second, most of it for the same answers: where mmdet's config is that it
 # inherits from, and how many channels its backbone gives. Writing one takes long to look good.
+# Each checkpoint that is refused is tried in all models.
 utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
 mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+suggesting._on_meta = _asked_once(suggesting._on_meta)
 replacing = importlib.import_module("mmhybrid.backbones.replace_backbone")
-maps_of, known_maps = replacing._maps_of, {}
-
-
-def _known_maps_of(backbone: dict[str, Any]) -> tuple[list[int], list[int]]:
-    key = (repr(backbone), repr(DefaultScope.get_current_instance()))
-    if key not in known_maps:
-        known_maps[key] = maps_of(backbone)
-    return copy.deepcopy(known_maps[key])
-
-
-replacing._maps_of = _known_maps_of
+maps_of = _asked_once(replacing._maps_of)
+replacing._maps_of = lambda backbone: copy.deepcopy(maps_of(backbone))
 
 
 def _not_on_meta(init: Callable[..., Tensor]) -> Callable[..., Tensor]:
