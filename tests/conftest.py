@@ -67,10 +67,10 @@ def _asked_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-# Reading a config takes a second, most of it for the same answers: where mmdet's config is that it
-# inherits from, and how many channels its backbone gives. Writing one takes long to look good.
+# Reading a config takes a second, most of it for the same answers: what mmdet's hundred metafiles
+# hold, and how many channels its backbone gives. Writing one takes long to look good.
 # Each checkpoint that is refused is tried in all models.
-utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
+utils.load = functools.cache(utils.load)
 mmengine.config.config.FormatCode = lambda text, **style: (text, True)
 suggesting._on_meta = _asked_once(suggesting._on_meta)
 replacing = importlib.import_module("mmhybrid.backbones.replace_backbone")
