@@ -19,9 +19,18 @@ import export as tool
 from command_line import Renamed, exit_on_user_error, prepare
 
 
+EXAMPLES = """examples:
+  A whole model that train.py made, fused:
+    python tools/export_onnx.py work_dirs/upernet_transxnet_t_ade20k/best.pth --out upernet.onnx
+  A detector with its boxes, from an image to what is in it:
+    python tools/export_onnx.py configs/retinanet_transxnet_t_coco.py CHECKPOINT --boxes \\
+        --out retinanet.onnx
+"""
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     tool.add_model(parser)
     add = parser.add_argument
