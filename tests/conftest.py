@@ -363,10 +363,11 @@ class ToyAccuracy(BaseMetric):
 
 
 @pytest.fixture
-def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     """Of a run that does not ask for the versions of compilers, which takes a second."""
     monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
-    return make_toy_config(tmp_path)
+    yield make_toy_config(tmp_path)
+    gc.collect()  # a runner that failed, which lets go of its folder and of safe checkpoints
 
 
 @pytest.fixture

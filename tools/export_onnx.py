@@ -18,7 +18,6 @@ from pathlib import Path
 import export as tool
 from command_line import Renamed, exit_on_user_error, prepare
 
-
 EXAMPLES = """examples:
   A whole model that train.py made, fused:
     python tools/export_onnx.py work_dirs/upernet_transxnet_t_ade20k/best.pth --out upernet.onnx
