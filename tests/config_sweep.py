@@ -1,12 +1,14 @@
 """Every config in the wheels of mmdet, mmseg and mmpretrain through the check of configs.
 
 Each as it is, and with a backbone of this package put in. Not part of the test suite, for it takes
-some minutes. Fails where a right config is refused or warned of, or the check itself fails.
+some minutes. Fails where a right config is refused or warned of, or the check itself fails. Started
+again, it goes on after the configs that the file of results has.
 
-    python tests/config_sweep.py [mmdet | mmseg | mmpretrain ...] [--part 0/4]
+    python tests/config_sweep.py [mmdet | mmseg | mmpretrain ...] [--part 0/4] [--out FILE]
 """
 
 import argparse
+import json
 import logging
 import re
 import sys
@@ -22,6 +24,7 @@ from unittest import mock
 from mmengine.config import Config
 
 import mmhybrid
+from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.run_config import load_config
 from mmhybrid.errors import ArgumentError, UserError
@@ -84,36 +87,57 @@ def check(cfg: Config, with_ours: bool) -> str:
     return f"warned of: {sorted(set(told))[0]}" if told else "right"
 
 
+def results_in(file: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """What was found before, by package and config; a line that was cut off is taken out."""
+    text = file.read_text() if file.exists() else ""
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        file.write_text(text)
+    rows = map(json.loads, text.splitlines())
+    return {(row["package"], row["config"]): row["outcomes"] for row in rows}
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    """Of a config, by what was put in."""
+    try:
+        with redirect_stdout(StringIO()):
+            cfg = load_config(str(path))
+    except Exception:  # their own faults, such as a base that the wheel lacks
+        return {"as it is": "cannot be read"}
+    if "model" not in cfg:
+        return {"as it is": "without a model"}
+    return {"as it is": _outcome(path, cfg, False), "with ours": _outcome(path, cfg, True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packages", nargs="*", default=["mmdet", "mmseg", "mmpretrain"])
     parser.add_argument("--part", default="0/1", help="the first of N parts: 0/N")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/config_sweep.jsonl"))
     args = parser.parse_args()
     first, parts = map(int, args.part.split("/"))
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-    faults = 0
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    found = results_in(args.out)
+    counts: Counter[tuple[str, str]] = Counter()
+    faults = []
     for package in args.packages:
-        counts: Counter[str] = Counter()
         for path in paths_of(package)[first::parts]:
-            try:
-                with redirect_stdout(StringIO()):
-                    cfg = load_config(str(path))
-            except Exception:  # their own faults, such as a base that the wheel lacks
-                counts["cannot be read"] += 1
-                continue
-            if "model" not in cfg:
-                counts["without a model"] += 1
-                continue
-            for with_ours in (False, True):
-                told = _outcome(path, cfg, with_ours)
+            name = path.as_posix().partition("/.mim/configs/")[2]
+            if (package, name) not in found:
+                found[package, name] = outcomes(path)
+                row = dict(package=package, config=name, outcomes=found[package, name])
+                with args.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            for how, told in found[package, name].items():
                 group = told.partition(": ")[0]
-                counts[f"{'with ours: ' if with_ours else 'as it is: '}{group}"] += 1
+                counts[f"{how}: {group}", package] += 1
                 if group in ("refused", "warned of", "crashed"):
-                    faults += 1
-                    print(f"{path.name} {'with ours' if with_ours else ''}: {told}", flush=True)
-        print(f"{package}: " + ", ".join(f"{key} {n}" for key, n in sorted(counts.items())))
-    print(f"{faults} faults")
+                    faults.append(f"{package} {name} {how}: {told}")
+    rows = sorted({group for group, _ in counts})
+    table = [[group, *(counts[group, package] for package in args.packages)] for group in rows]
+    print(markdown_table(["", *args.packages], table), *faults, f"{len(faults)} faults", sep="\n")
     sys.exit(bool(faults))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import gzip
 import importlib
 import json
@@ -23,10 +24,11 @@ from typing import Any, ClassVar
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import mmengine.config.config
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, utils
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -40,12 +42,54 @@ import mmhybrid
 from mmhybrid.engine.runner.prepare_config import with_resume, with_safeguards
 from mmhybrid.engine.runner.run_config import build_runner
 from mmhybrid.layers.norm import build_norm
+from mmhybrid.weights import suggesting
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 # It registers its backbone, which is therefore tested like every other.
 importlib.import_module("examples.inception_next")
+
+
+def _asked_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Remembers the answers of a function of types and of configs."""
+    answers: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def answer(*args: Any) -> Any:
+        scope = DefaultScope.get_current_instance()
+        given = (one if isinstance(one, type) else repr(one) for one in args)
+        key = (scope and scope.scope_name, *given)
+        if key not in answers:
+            answers[key] = function(*args)
+        return answers[key]
+
+    return answer
+
+
+# Reading a config takes a second, most of it for the same answers: what mmdet's hundred metafiles
+# hold, and how many channels its backbone gives. Writing one takes long to look good.
+# Each checkpoint that is refused is tried in all models.
+utils.load = functools.cache(utils.load)
+mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+suggesting._on_meta = _asked_once(suggesting._on_meta)
+replacing = importlib.import_module("mmhybrid.backbones.replace_backbone")
+maps_of = _asked_once(replacing._maps_of)
+replacing._maps_of = lambda backbone: copy.deepcopy(maps_of(backbone))
+
+
+def _not_on_meta(init: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """There is nothing to initialise, and trying takes a third of the time to build a model."""
+
+    @functools.wraps(init)
+    def initialise(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
+        return tensor if tensor.is_meta else init(tensor, *args, **options)
+
+    return initialise
+
+
+for name in ("kaiming_uniform_", "uniform_", "trunc_normal_", "normal_", "constant_"):
+    setattr(nn.init, name, _not_on_meta(getattr(nn.init, name)))
 
 # What only a test with the marker may call; pyproject.toml says what the markers mean.
 MARKED_CALLS = {
@@ -54,6 +98,16 @@ MARKED_CALLS = {
     "compile": (torch, "compile"),
     "onnx": (torch.onnx, "export"),
 }
+
+
+def pytest_collection_finish() -> None:
+    """MMEngine collects garbage for each data set; what is imported by now need not be searched."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """What is left at the end would be taken for a leak."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -309,10 +363,11 @@ class ToyAccuracy(BaseMetric):
 
 
 @pytest.fixture
-def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     """Of a run that does not ask for the versions of compilers, which takes a second."""
     monkeypatch.setattr(Runner, "_log_env", lambda *args: None)
-    return make_toy_config(tmp_path)
+    yield make_toy_config(tmp_path)
+    gc.collect()  # a runner that failed, which lets go of its folder and of safe checkpoints
 
 
 @pytest.fixture
@@ -336,7 +391,7 @@ def make_toy_config(folder: Path) -> Config:
     crash: random flips, dropout, batch normalisation, AdamW, a schedule and averaged weights.
     """
     images = [dict(img_path=f"{index}.png", gt_label=index % 3) for index in range(22)]
-    data = dict(type="ToyImages", data_list=images)
+    data = dict(type="ToyImages", data_list=images, serialize_data=False)
     sampler = dict(type="DefaultSampler")
     loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type="default_collate"))
     return Config(

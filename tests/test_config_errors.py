@@ -1,7 +1,8 @@
 """What is wrong with a config is said in one sentence, with the values seen and allowed."""
 
 import hashlib
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,8 +28,13 @@ DIVISOR = "model__data_preprocessor__size_divisor"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
+@cache
+def read(name: str) -> Config:
+    return load_config(str(CONFIGS / f"{name}.py"))
+
+
 def config(name: str = "mask_rcnn_transxnet_t_coco", **options: Any) -> Config:
-    cfg = load_config(str(CONFIGS / f"{name}.py"))
+    cfg = deepcopy(read(name))
     cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
     return cfg
 

@@ -1,6 +1,8 @@
 """Every config builds, its parts fit together, and it holds the published recipe."""
 
 import logging
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,13 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 DETECTION = [name for name in NAMES if "rcnn_transxnet" in name or "retinanet_transxnet" in name]
 
 
+@cache
+def _read(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{name}.py")
+
+
 def read(name: str) -> Config:
-    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    cfg = deepcopy(_read(name))
     init_default_scope(cfg.default_scope)
     return cfg
 

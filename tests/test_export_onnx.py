@@ -18,7 +18,6 @@ from mmhybrid.backbones import (
     DWSwinTransformer,
     DWVisionTransformer,
     TransXNet,
-    XFormer,
 )
 from mmhybrid.deploy.onnx_boxes import boxes_of
 from mmhybrid.deploy.onnx_export import (
@@ -114,9 +113,9 @@ def test_a_backbone_at_sizes_that_were_not_traced(name, tmp_path: Path) -> None:
     assert held > 0.9 * sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("backbone", [TransXNet, DMFormer, XFormer, DWSwinTransformer])
-def test_one_image_of_any_size(backbone: type[nn.Module], tmp_path: Path) -> None:
-    model = random_init(backbone(**backbone.test_options)).eval()
+def test_one_image_of_any_size(tmp_path: Path) -> None:
+    """TransXNet alone has another graph then; test_export_detectors.py has one of windows."""
+    model = random_init(TransXNet(**TransXNet.test_options)).eval()
     export_onnx(model, tmp_path / "model.onnx", batch=1)
     for runtime in RUNTIMES:
         images = [torch.randn(1, *shape[1:]) for shape in SHAPES]

@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -206,6 +208,13 @@ def test_example_takes_all_of_a_classifier_of_mmpretrain(read_config, tmp_path: 
     expected = classifier.backbone.state_dict()
     assert list(backbone.state_dict()) == list(expected)
     assert all(map(torch.equal, backbone.state_dict().values(), expected.values()))
+
+
+def test_a_backbone_that_is_looked_at_silences_no_logger() -> None:
+    logger = MMLogger.get_current_instance()
+    backbone = dict(type="mmpretrain.TIMMBackbone", model_name="resnet10t")  # looked at here alone
+    mmhybrid.replace_backbone(dict(neck=dict(in_channels=[1] * 4)), backbone)
+    assert logger.isEnabledFor(logging.INFO)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,15 @@ test_dataloader = dict(dataset=dict(pipeline=[
     dict(type="Resize", scale=(96, 64), keep_ratio=True),
     dict(type="PackDetInputs", meta_keys=meta_keys)]))
 """,
-    SEGMENTOR: f"model = dict({tiny(DMFormer)}, {WIDTHS})",
+    SEGMENTOR: f"""
+model = dict({tiny(DMFormer)}, {WIDTHS})
+test_dataloader = dict(dataset=dict(pipeline=[
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(512, 128), keep_ratio=True),
+    dict(type="ResizeToMultiple", size_divisor=32),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="PackSegInputs")]))
+""",
     CLASSIFIER: f"model = dict({tiny(DWVisionTransformer)}, head=dict(in_channels=48))",
 }
 

@@ -41,9 +41,9 @@ def read(source: str, folder: Path) -> Config:
     return with_data_root(cfg, str(folder))
 
 
-def drawn(source: str, folder: Path, train: int = 12, seed: int = 0) -> Config:
+def drawn(source: str, folder: Path, train: int = 12, held_out: int = 10, seed: int = 0) -> Config:
     cfg = read(source, folder)
-    draw_data(cfg, folder, train=train, held_out=10, seed=seed)
+    draw_data(cfg, folder, train=train, held_out=held_out, seed=seed)
     return cfg
 
 
@@ -69,9 +69,8 @@ def test_the_library_reads_what_was_drawn(source: str, tmp_path: Path) -> None:
 
 @every_source
 def test_same_seed_same_bytes(source: str, tmp_path: Path) -> None:
-    drawn(source, tmp_path / "one")
-    drawn(source, tmp_path / "two")
-    drawn(source, tmp_path / "three", seed=1)
+    for name, seed in dict(one=0, two=0, three=1).items():
+        drawn(source, tmp_path / name, train=3, held_out=2, seed=seed)
     first, second, third = (digest(tmp_path / name) for name in ("one", "two", "three"))
     assert first == second
     assert first != third

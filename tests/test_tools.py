@@ -11,6 +11,8 @@ from unittest import mock
 
 import pytest
 
+from mmhybrid.backbones import TransXNet
+
 pytestmark = [pytest.mark.process, pytest.mark.train]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,10 +141,14 @@ def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own config, of one block a stage: the tool is tested here and not the model."""
+    """A user's own config, of a tiny model: the tool is tested here and not the model."""
     path = tmp_path_factory.mktemp("config") / "mask_rcnn_small.py"
-    arch = "dict(_delete_=True, depths=(1, 1, 1, 1))"
-    path.write_text(f"_base_ = {str(CONFIG)!r}\nmodel = dict(backbone=dict(arch={arch}))\n")
+    options = dict(TransXNet.test_options)
+    widths = options["arch"]["embed_dims"]
+    options["arch"] = dict(options["arch"], _delete_=True)
+    model = dict(backbone=options, neck=dict(in_channels=list(widths)))
+    model["roi_head"] = dict(bbox_head=dict(fc_out_channels=16))
+    path.write_text(f"_base_ = {str(CONFIG)!r}\nmodel = {model!r}\n")
     return path
 
 
@@ -191,28 +197,31 @@ def test_testing_gives_the_metrics_of_the_run(trained, small_config, tmp_path) -
     assert (tmp_path / "predictions.pkl").stat().st_size > 100
 
 
-def test_resume_continues_where_the_run_ended(trained, small_config, tmp_path) -> None:
+def test_resume_continues_where_the_run_ended(trained, small_config, tool, capfd, tmp_path) -> None:
     options = ["--quick", "--work-dir", tmp_path, "--resume", trained[0] / "epoch_1.pth"]
-    options += ["--verbose"]
-    options += ["--cfg-options", "quick.iterations=4", *TINY[1:]]
-    output = start("train.py", small_config, *options, cwd=tmp_path)
+    options += ["--verbose", "--cfg-options", "quick.iterations=4", *TINY[1:]]
+    tool("train.py", small_config, *options)
+    output = capfd.readouterr().out
     assert "resumed epoch: 1, iter: 2" in output
     assert "Epoch(train) [2][2/2]" in output
     assert "Epoch(train) [1]" not in output
     assert (tmp_path / "epoch_2.pth").exists()
 
 
-def test_quick_on_real_images_and_testing_fused(shared, small_config, tmp_path) -> None:
+def test_quick_on_real_images_and_testing_fused(
+    shared, small_config, tool, capfd, tmp_path
+) -> None:
     work = tmp_path / "run"
     data = shared / "data" / "coco_sample"
     options = ["--quick", "--verbose", "--data-root", data, "--work-dir", work]
     more = ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=20"]
     options += ["--cfg-options", *TINY, *more]
-    output = start("train.py", small_config, *options, cwd=tmp_path)
+    tool("train.py", small_config, *options)
+    output = capfd.readouterr().out
     assert "Epoch(train) [1][2/2]" in output
     assert not (work / "data").exists()
-    words = [small_config, work / "epoch_1.pth", "--fuse", *options]
-    fused = start("test.py", *words, cwd=tmp_path)
+    tool("test.py", small_config, work / "epoch_1.pth", "--fuse", *options)
+    fused = capfd.readouterr().out
     assert "The model is fused for inference." in fused
     for name, value in final_metrics(output).items():
         assert final_metrics(fused)[name] == pytest.approx(value, abs=0.02)
@@ -225,14 +234,13 @@ def test_shell_tools_ask_for_their_arguments(name: str, tmp_path: Path) -> None:
     assert result.stderr.startswith("usage:")
 
 
-def test_two_processes_train_and_test_together(small_config: Path, tmp_path: Path) -> None:
-    words = [2, "--quick", "--verbose", "--work-dir", tmp_path, "--cfg-options", *TINY]
-    output = start("dist_train.sh", small_config, *words, cwd=tmp_path, PORT="29617")
-    # Two processes of batch 2 go through the four images in one step.
-    assert "Epoch(train) [1][1/1]" in output
-    words = [small_config, tmp_path / "epoch_1.pth", *words]
-    again = start("dist_test.sh", *words, cwd=tmp_path, PORT="29618")
-    assert final_metrics(again) == final_metrics(output)
+def test_two_processes_test_as_one_does(trained, small_config: Path, tmp_path: Path) -> None:
+    """How they train is in test_many_processes.py."""
+    folder, output = trained
+    words = [2, "--quick", "--verbose", "--work-dir", folder, "--cfg-options", *TINY]
+    words = [small_config, folder / "epoch_1.pth", *words]
+    tested = start("dist_test.sh", *words, cwd=tmp_path, PORT="29618")
+    assert final_metrics(tested) == final_metrics(output)
 
 
 @pytest.mark.parametrize(

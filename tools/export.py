@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 from command_line import add_cfg_options, add_verbose, exit_on_user_error, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from mmengine.config import Config
+    from torch import nn
 
 EXAMPLES = """examples:
   What train.py made, for onnxruntime, and for OpenVINO:
@@ -43,12 +46,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    model = (
-        "checkpoint that holds its config, config file, or a backbone as in \"TransXNet('tiny')\""
-    )
-    add("model", help=model)
-    weights = "file or address of the weights (default: the model's own, or else random weights)"
-    add("checkpoint", nargs="?", help=weights)
+    add_model(parser)
     add("--out", required=True, metavar="FOLDER", help="folder to write")
     add("--format", choices=["onnx", "openvino"], default="onnx", help="(default: %(default)s)")
     add("--size", metavar="HxW", help="height and width of all images (default: any)")
@@ -65,11 +63,24 @@ def parse_args() -> argparse.Namespace:
     add("--max-drop", type=float, default=0.01, help=drop)
     add("--data-root", help="folder that takes the place of every data_root in the config")
     add("--uint8", action="store_true", help="the graph takes bytes, not float32")
+    add("--threads", type=int, help="to time with (default: PyTorch's)")
+    return parser.parse_args()
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the model to export, and how it is compared with PyTorch."""
+    add = parser.add_argument
+    model = (
+        "checkpoint that holds its config, config file, or a backbone as in \"TransXNet('tiny')\""
+    )
+    add("model", help=model)
+    weights = "file or address of the weights (default: the model's own, or else random weights)"
+    add("checkpoint", nargs="?", help=weights)
     add("--backbone", action="store_true", help="export the backbone alone")
     add("--no-fuse", action="store_true", help="export the model as it was trained")
     beside = "write the weights beside an .onnx graph, into a .safetensors file"
     add("--safetensors", action="store_true", help=beside)
-    check = "sizes to compare at, on noise, unless --size is given (default: 256x320 480x640)"
+    check = "sizes to compare at, on noise, where any is taken (default: 256x320 480x640)"
     add("--check", nargs="+", metavar="HxW", default=["256x320", "480x640"], help=check)
     images = "images, or folders of them, to compare a whole model on as well"
     add("--images", nargs="+", metavar="PATH", default=[], help=images)
@@ -78,10 +89,8 @@ def parse_args() -> argparse.Namespace:
         "where that is larger; for labels, share of the pixels (default: %(default)s)"
     )
     add("--tolerance", type=float, default=1e-3, help=tolerance)
-    add("--threads", type=int, help="to time with (default: PyTorch's)")
     add_cfg_options(parser)
     add_verbose(parser)
-    return parser.parse_args()
 
 
 def main() -> None:
@@ -95,33 +104,16 @@ def main() -> None:
             run(args)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Makes the model, exports it, and prints what came of it."""
-    import torch
-
-    from mmhybrid.apis.graph_inputs import GraphInputs
-    from mmhybrid.apis.inferencer import dataset_meta
+def load(args: argparse.Namespace) -> tuple[nn.Module, list[Path], Callable[[str], None]]:
+    """The model of a command line, the images to compare it on, and what reports a step."""
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.apis.models import first_backbone, init_model
-    from mmhybrid.deploy import export
     from mmhybrid.errors import UserError
 
-    size = _size("--size", args.size) if args.size else None
-    check = [_size("--check", text) for text in args.check]
-    if args.batch != "free" and not (args.batch.isdigit() and int(args.batch)):
-        raise UserError(f"--batch takes a number, or free, not {args.batch!r}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     files = [path for path, _ in find_inputs(args.images)]
-    calibration = [path for path, _ in find_inputs([args.calibration] if args.calibration else [])]
-    calibration = calibration[: args.calibration_images]
-    cfg = _config(args)
     model = init_model(args.model, args.checkpoint, args.cfg_options)
     if args.backbone:
         model = first_backbone(model, args.model)
-    elif cfg:
-        with suppress(UserError):  # a data set whose classes nobody names
-            model.dataset_meta = dataset_meta(cfg, _checkpoint(args))
     if files and not hasattr(model, "data_preprocessor"):
         raise UserError("--images need a whole model, which normalises them")
     print(f"exporting {type(model).__name__} (takes some minutes) ...", flush=True)
@@ -130,6 +122,42 @@ def run(args: argparse.Namespace) -> None:
     def report(step: str) -> None:
         print(f"  {time.monotonic() - start:4.0f} s  {step}", flush=True)
 
+    return model, files, report
+
+
+def differences(rows: Iterable[dict[str, Any]]) -> str:
+    """Lines of those from PyTorch, as ``model.json`` holds them."""
+    lines = ["largest difference from PyTorch, and PyTorch's largest value:"]
+    for row in rows:
+        size, labels = "x".join(map(str, row["size"])), row["output"] == "labels"
+        what = "of pixels differ" if labels else f"of {row['scale']:.3g}"
+        lines.append(f"  {size:>9}  {row['output']:<14} {row['largest']:.2e} {what}")
+    return "\n".join(lines)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the model, exports it, and prints what came of it."""
+    import torch
+
+    from mmhybrid.apis.graph_inputs import GraphInputs
+    from mmhybrid.apis.inferencer import dataset_meta
+    from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.deploy import export
+    from mmhybrid.errors import UserError
+
+    size = size_of("--size", args.size) if args.size else None
+    check = [size_of("--check", text) for text in args.check]
+    if args.batch != "free" and not (args.batch.isdigit() and int(args.batch)):
+        raise UserError(f"--batch takes a number, or free, not {args.batch!r}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    calibration = [path for path, _ in find_inputs([args.calibration] if args.calibration else [])]
+    calibration = calibration[: args.calibration_images]
+    cfg = _config(args)
+    model, files, report = load(args)
+    if cfg and not args.backbone:
+        with suppress(UserError):  # a data set whose classes nobody names
+            model.dataset_meta = dataset_meta(cfg, _checkpoint(args))
     batch = None if args.batch == "free" else int(args.batch)
     inputs = dict(model=model, cfg=cfg, size=size, batch=batch or 1, uint8=args.uint8)
     meta = export(
@@ -202,11 +230,7 @@ def _metric(args: argparse.Namespace, cfg: Config | None, report: Any) -> Any:
 
 
 def _summary(meta: dict[str, Any], folder: str) -> str:
-    lines = ["largest difference from PyTorch, and PyTorch's largest value:"]
-    for row in meta["difference"]:
-        size, labels = "x".join(map(str, row["size"])), row["output"] == "labels"
-        what = "of pixels differ" if labels else f"of {row['scale']:.3g}"
-        lines.append(f"  {size:>9}  {row['output']:<14} {row['largest']:.2e} {what}")
+    lines = [differences(meta["difference"])]
     if metric := meta.get("metric"):
         lines.append(f"metric: {metric['fp32']:.4g} in float32, {metric['int8']:.4g} in int8")
     speed = meta["speed"]
@@ -218,7 +242,7 @@ def _summary(meta: dict[str, Any], folder: str) -> str:
     return "\n".join([*lines, f"written: {folder}"])
 
 
-def _size(option: str, text: str) -> tuple[int, int]:
+def size_of(option: str, text: str) -> tuple[int, int]:
     from mmhybrid.errors import UserError
 
     parts = text.lower().split("x")

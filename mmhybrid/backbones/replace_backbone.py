@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -185,12 +186,14 @@ def _build(backbone: Mapping[str, Any]) -> nn.Module:
 
 @contextmanager
 def _without_info() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    # logging.disable() would stay: MMEngine's loggers remember what they asked it.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(before)
+        logger.setLevel(level)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """What can be wrong with a checkpoint."""
 
+from typing import NoReturn
+
 from mmhybrid.errors import UserError
 
 
@@ -17,3 +19,12 @@ class DamagedCheckpointError(CheckpointError):
 
 class CheckpointWriteError(CheckpointError):
     """A checkpoint cannot be written: the disk is full, or the folder may not be written to."""
+
+
+def refuse(why: str) -> NoReturn:
+    """Raises UnsafeCheckpointError."""
+    raise UnsafeCheckpointError(
+        f"refused, {why}, which weights and plain values never need. Nothing of it was executed. "
+        "If you trust whoever made the file, save it again where it was made, as "
+        "torch.save({'state_dict': model.state_dict()}, path), or as safetensors."
+    )

@@ -7,105 +7,35 @@ of an object and declared size is judged before PyTorch sees the file. So is wha
 to: a list of a list twice, forty times over, takes a hundred bytes to write and for ever to print.
 """
 
-import argparse
-import collections
-import datetime
-import functools
 import io
-import itertools
 import math
-import pathlib
-import pickle
 import pickletools
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 
-from mmhybrid.weights.errors import DamagedCheckpointError, UnsafeCheckpointError
+from mmhybrid.weights.errors import refuse
+from mmhybrid.weights.pickle_names import (
+    CALLED,
+    CONFIGS,
+    HISTORY,
+    NAMED,
+    STORAGE_BYTES,
+    safe_globals,
+)
+from mmhybrid.weights.pickle_protocols import instructions
 
-HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
-STATISTICS = ("min", "max", "current", "mean")
-CONFIGS = (  # read as dicts
-    "addict.addict.Dict",
-    "easydict.EasyDict",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "yacs.config.CfgNode",
-)
-PATHS = tuple(
-    f"pathlib.{module}{name}"
-    for module in ("", "_local.")
-    for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
-)
 MOST_NESTED = 100  # containers in each other
 MOST_NESTED_TUPLES = 50  # as keys, Python's own hash would crash
-MOST_INSTRUCTIONS = 2 * 10**6
 MOST_ODD_KEYS = 1000  # whose hashes a file can choose so that looking one up tries all
 # What a few bytes may unfold to, where shared parts are counted wherever they are: so many bytes,
 # and so many times those that there are.
 UNFOLDED, TIMES_UNFOLDED = 2**20, 64
 EXPANDED, TIMES_EXPANDED = 2**26, 64  # the same of the elements of tensors and their storages
 MOST_DIMENSIONS = 64
-LONGEST_NAME = 200  # of a class or function
-FIRST_TEXT = 2**31  # the place of texts in a memo
-ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-STORAGES = {
-    **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
-    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
-    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
-    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
-    "ComplexDouble": 16,
-    "Untyped": 1,
-}
-STORAGE_BYTES = {
-    f"{module}.{name}Storage": nbytes
-    for module in ("torch", "torch.cuda", "torch.storage")
-    for name, nbytes in STORAGES.items()
-}
-# What may be called. The functions of torch.load itself need no entry in safe_globals().
-CALLED = {
-    *(
-        f"torch._utils._rebuild_{name}"
-        for name in (
-            "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "qtensor",
-            "sparse_tensor",
-        )
-    ),
-    "torch._tensor._rebuild_from_type_v2",
-    "torch.serialization._get_layout",
-    "torch.Size",
-    "torch.device",
-    "collections.OrderedDict",
-    "collections.Counter",
-    "collections.defaultdict",
-    "collections.deque",
-    *(f"builtins.{name}" for name in ("set", "frozenset", "complex", "slice", "bytearray")),
-    "builtins.getattr",
-    "_codecs.encode",
-    *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
-    "numpy.dtype",
-    *(f"{module}.{name}" for module in ARRAY_MODULES for name in ("scalar", "_reconstruct")),
-    "argparse.Namespace",
-    HISTORY,
-    *CONFIGS,
-    *PATHS,
-}  # fmt: skip
-# What may be named as an argument alone.
-NAMED = {
-    "torch.Tensor",
-    "torch.nn.parameter.Parameter",
-    "numpy.ndarray",
-    *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str", "bool")),
-    *("builtins.long", "builtins.unicode"),  # int and str in protocol 2
-    *(f"{HISTORY}.{name}" for name in STATISTICS),
-    *(f"torch.{k}" for k, v in vars(torch).items() if isinstance(v, torch.dtype | torch.qscheme)),
-    *STORAGE_BYTES,
-}
 TENSOR_MAKERS = ("torch._", "torch.serialization.", "numpy.")
 STRIDED_TENSORS = {
     f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
@@ -163,7 +93,7 @@ def check_pickle(stream: io.BytesIO, note_storage: Callable[[str, int], None] | 
     memo: dict[int, Any] = {}
     nodes: list[Made | Nest] = []
     odd_keys = expanded = 0
-    for opcode, value, _ in _instructions(stream):
+    for opcode, value, _ in instructions(stream):
         name = opcode.name
         keys: Iterable[Any] = ()
         if name in ("BINPUT", "LONG_BINPUT"):
@@ -227,14 +157,6 @@ def check_pickle(stream: io.BytesIO, note_storage: Callable[[str, int], None] | 
             refuse(f"it holds more than {MOST_ODD_KEYS} keys that are neither text nor numbers")
     _check_unfolded(nodes, most)
     return expanded
-
-
-def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, Any]]:
-    """Those of a pickle, of which there are not too many to follow them."""
-    for count, step in enumerate(pickletools.genops(stream)):
-        if count >= MOST_INSTRUCTIONS:
-            refuse(f"its pickle has more than {MOST_INSTRUCTIONS} instructions")
-        yield step
 
 
 def _names_of_the_program() -> set[str]:
@@ -327,15 +249,6 @@ def check_expanded(expanded: int, stored: int) -> None:
     """Refuses tensors that repeat what few bytes hold, as ``torch.ones(1).expand(2**40)`` does."""
     if expanded > EXPANDED + TIMES_EXPANDED * stored:
         refuse(f"its tensors have {expanded} bytes of which it holds {stored}")
-
-
-def refuse(why: str) -> NoReturn:
-    """Raises UnsafeCheckpointError."""
-    raise UnsafeCheckpointError(
-        f"refused, {why}, which weights and plain values never need. Nothing of it was executed. "
-        "If you trust whoever made the file, save it again where it was made, as "
-        "torch.save({'state_dict': model.state_dict()}, path), or as safetensors."
-    )
 
 
 def _nest(items: list[Any], most: int) -> Nest:
@@ -436,129 +349,3 @@ def _storage_of(pid: Any) -> tuple[str, int, int]:
             itemsize = 8 if "Untyped" in kind else STORAGE_BYTES[kind]
             return key, count * STORAGE_BYTES[kind], itemsize
     refuse("it asks for a storage in another way than torch.save does")
-
-
-# --- what PyTorch is given ------------------------------------------------------------------------
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    """Stands for ``getattr``: ``HistoryBuffer`` pickles its statistics through it."""
-    if owner is not HistoryBuffer or name not in STATISTICS:
-        raise UnsafeCheckpointError(f"it asks for the attribute {name} of {_describe(owner)}")
-    return getattr(HistoryBuffer, name)
-
-
-def _named_only(*arguments: Any) -> NoReturn:
-    """Stands for what is never called."""
-    raise DamagedCheckpointError("it calls a type that stands for itself")
-
-
-@functools.cache
-def safe_globals() -> list[tuple[Any, str]]:
-    """What :func:`torch.load` may look up besides its own, and the name in the file."""
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUMm"}
-    make_array, make_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    plain = (
-        argparse.Namespace, frozenset, slice, datetime.datetime, datetime.date, datetime.timedelta,
-        np.dtype, np.ndarray, HistoryBuffer,
-    )  # fmt: skip
-    return [
-        *((each, f"{each.__module__}.{each.__qualname__}") for each in plain),
-        *((dtype, f"numpy.dtypes.{dtype.__name__}") for dtype in dtypes),
-        *((make_array, f"{module}._reconstruct") for module in ARRAY_MODULES),
-        *((make_scalar, f"{module}.scalar") for module in ARRAY_MODULES),
-        *((collections.OrderedDict, name) for name in CONFIGS),
-        *((lambda *parts: str(pathlib.PurePosixPath(*parts)), name) for name in PATHS),
-        (_attribute, "builtins.getattr"),
-        (lambda items=(), *_: list(items), "collections.deque"),
-        *((one, f"builtins.{one.__name__}") for one in (list, dict, int, float, str, bool)),
-        *((_named_only, name) for name in NAMED if name.startswith(HISTORY + ".")),
-    ]
-
-
-# --- protocols 3 to 5 -----------------------------------------------------------------------------
-
-
-def as_protocol_2(stream: BinaryIO) -> bytes:
-    """A pickle in the protocol that PyTorch's restricted reader knows.
-
-    Args:
-        stream: open at the pickle; left behind its end.
-    """
-    start = stream.tell()
-    protocol = stream.read(2)
-    stream.seek(start)
-    is_new = protocol[:1] == b"\x80" and protocol[1] > 2
-    steps = collections.deque(_instructions(stream), None if is_new else 0)
-    end = stream.tell()
-    stream.seek(start)
-    data = stream.read(end - start)
-    if not is_new:
-        return data
-    places = [place - start for *_, place in steps] + [len(data)]
-    # Text stays a Text until the end, because STACK_GLOBAL takes back the two before it.
-    written: list[bytes | Text] = [b"\x80\x02"]
-    texts: dict[int, Text] = {}
-    marks: list[int] = []
-    remembered = 0
-    for index, (opcode, value, _) in enumerate(steps):
-        name = opcode.name
-        if pickletools.markobject in opcode.stack_before:
-            mark = marks.pop()
-        if name in ("PROTO", "FRAME"):
-            continue
-        if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
-            place = remembered if name == "MEMOIZE" else value
-            remembered += 1
-            texts.pop(place, None)
-            if isinstance(written[-1], Text):
-                texts[place] = written[-1]
-            else:
-                written.append(b"r" + struct.pack("<I", place))
-        elif name in ("BINGET", "LONG_BINGET"):
-            written.append(texts[value] if value in texts else b"j" + struct.pack("<I", value))
-        elif "UNICODE" in name:
-            written.append(Text(value))
-        elif name == "STACK_GLOBAL":
-            attribute, module = written.pop().text, written.pop().text
-            if len(module) + len(attribute) > LONGEST_NAME:
-                refuse(f"it asks for {module[:40]}...{attribute[-40:]}")
-            written.append(f"c{module}\n{attribute}\n".encode())
-        elif "BINBYTES" in name:
-            text, encoding = Text(value.decode("latin1")), Text("latin1")
-            written += [b"c_codecs\nencode\n", text, encoding, b"\x86R"]
-        elif name == "FROZENSET":
-            written[mark] = b"c__builtin__\nfrozenset\n("
-            written.append(b"t\x85R")
-        elif name == "ADDITEMS":
-            # The empty set before the mark, maybe put into the memo, becomes a call with a list.
-            place = mark - 1 if written[mark - 1] == pickle.EMPTY_SET else mark - 2
-            if written[place] != pickle.EMPTY_SET:
-                refuse("it fills a set in several steps")
-            written[place:mark] = [b"c__builtin__\nset\n]"] + [b""] * (mark - place - 1)
-            written.append(b"e\x85R")
-        else:
-            if name == "MARK":
-                marks.append(len(written))
-            written.append(data[places[index] : places[index + 1]])
-    new_places = itertools.count(FIRST_TEXT)
-    return b"".join(one.written(new_places) if isinstance(one, Text) else one for one in written)
-
-
-class Text:
-    """A text of a pickle, which is written once and taken from the memo from then on."""
-
-    __slots__ = ("place", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.place: int | None = None
-
-    def written(self, places: Iterator[int]) -> bytes:
-        """The instructions that push it."""
-        if self.place is not None:
-            return b"j" + struct.pack("<I", self.place)
-        encoded = self.text.encode("utf-8", "surrogatepass")
-        text = b"X" + struct.pack("<I", len(encoded)) + encoded
-        self.place = next(places)
-        return text + b"r" + struct.pack("<I", self.place)

@@ -21,15 +21,16 @@ from typing import Any, BinaryIO
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
-from mmhybrid.weights.json_text import loads
-from mmhybrid.weights.pickles import (
-    as_protocol_2,
-    check_expanded,
-    check_pickle,
+from mmhybrid.weights.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    UnsafeCheckpointError,
     refuse,
-    safe_globals,
 )
+from mmhybrid.weights.json_text import loads
+from mmhybrid.weights.pickle_names import safe_globals
+from mmhybrid.weights.pickle_protocols import as_protocol_2
+from mmhybrid.weights.pickles import check_expanded, check_pickle
 from mmhybrid.weights.writing import CHECKSUM_LENGTH, sha256_of, stored_checksum
 
 # PyTorch's list of what is allowed belongs to the process, and so to all of its threads.

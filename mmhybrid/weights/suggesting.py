@@ -29,19 +29,25 @@ def suggestion(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
         (one, partial(dict, options)) for one in likely for options in _published_options(one)
     ]
     shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
+    tried = set()
     for backbone, options_of in candidates:
         try:
-            if not (options := options_of()):
+            options = options_of()
+            if not options or (backbone, repr(options)) in tried:
                 continue
-            with torch.device("meta"):
-                candidate = backbone(**options)
-            refusals = compare(candidate, shapes)[2].refusals
+            tried.add((backbone, repr(options)))
+            refusals = compare(_on_meta(backbone, options), shapes)[2].refusals
         except (IndexError, RuntimeError, TypeError, ValueError, KeyError):
             continue  # of a shape that is nobody's, or a class of somebody's own
         if not refusals:
             arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
             return f"{backbone.__name__}({arguments})"
     return None
+
+
+def _on_meta(backbone: type[Backbone], options: Mapping[str, Any]) -> Backbone:
+    with torch.device("meta"):
+        return backbone(**options)
 
 
 def _published_options(backbone: type[Backbone]) -> Iterator[dict[str, Any]]:
