@@ -109,6 +109,24 @@ def test_a_step_does_not_wait_for_the_gpu(backbone, training) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_group_normalisation_by_parts_equals_pytorch(affine, dtype, monkeypatch) -> None:
+    layer = norm.GroupNorm(1, 6, affine=affine).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    layer.to(dtype)
+    x = torch.randn(2, 6, 9, 7).to(dtype).requires_grad_()
+    gradient = torch.randn(2, 6, 9, 7).to(dtype)
+    found = []
+    for by_parts in (False, True):
+        monkeypatch.setattr(norm, "_is_faster_by_parts", lambda *_, flag=by_parts: flag)
+        y = layer(x)
+        found.append([y, *torch.autograd.grad(y, (x, *layer.parameters()), gradient)])
+    tolerance = 1e-9 if dtype == torch.float64 else 5e-2
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
 TRITON_CASES = [  # shape of the map, kernel, dilation
     ((2, 3, 9, 13), 7, 1),
     ((1, 2, 20, 70), 5, 2),

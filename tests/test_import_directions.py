@@ -83,8 +83,12 @@ def test_no_part_imports_itself_by_way_of_others() -> None:
 
 @pytest.mark.parametrize("part", ["layers", "backbones"])
 def test_a_backbone_needs_torch_and_mmengine_alone(part: str) -> None:
-    found = set().union(*(packages(path) for path in MODULES if part_of(path) == part))
-    assert found <= {"torch", "mmengine", "mmhybrid"} | sys.stdlib_module_names
+    allowed = {"torch", "mmengine", "mmhybrid"} | sys.stdlib_module_names
+    for path in MODULES:
+        if part_of(path) == part:
+            # Imported only where it is there: it comes with PyTorch on some systems alone.
+            own = {"triton"} if path.name == "triton_depthwise.py" else set()
+            assert packages(path) <= allowed | own, path
 
 
 def test_nothing_that_is_installed_imports_tools_tests_or_benchmarks() -> None:
