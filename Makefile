@@ -7,6 +7,7 @@
 # make soak    train for hours (HOURS=2) with restarts, and watch memory and open files
 # make gpu     on a machine with a GPU: tests, equality, demos, speed, into results/gpu.*; DEVICE=cpu
 #              SIZE=tiny tries the command. Without an environment in .venv it takes python3 as it is.
+# make gpu-claims  train CIFAR-10 with and without depth-wise shortcuts for HOURS=1, and on next time
 # make docs    the documentation as a site, docs/_build/html, warnings being errors
 # make links   ask whether the addresses that the documentation names are there
 # make readme  follow the README word for word in a fresh clone
@@ -26,7 +27,7 @@ WORKERS ?= 2
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/ready
 
-.PHONY: demo check test lint bench torture soak gpu docs links readme
+.PHONY: demo check test lint bench torture soak gpu gpu-claims docs links readme
 
 demo: $(READY)
 	$(RUN) tools/train.py configs/mask_rcnn_transxnet_t_coco.py --quick
@@ -50,9 +51,12 @@ torture: $(READY)
 soak: $(READY)
 	$(RUN) tests/soak.py --hours $(or $(HOURS),2)
 
-gpu: RUN := $(if $(wildcard $(RUN)),$(RUN),python3)
+gpu gpu-claims: RUN := $(if $(wildcard $(RUN)),$(RUN),python3)
 gpu:
 	$(RUN) -m benchmarks gpu --device $(or $(DEVICE),cuda) --size $(or $(SIZE),full) $(if $(OUT),--out $(OUT))
+
+gpu-claims:
+	$(RUN) -m benchmarks claims --seconds $$(($(or $(HOURS),1) * 3600))
 
 docs: $(READY)
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -37,6 +37,8 @@ EXAMPLES = """examples:
     python -m benchmarks detectors --shared FOLDER
   What a machine with a GPU shows, in about 8 minutes, into results/gpu.*
     python -m benchmarks gpu
+  CIFAR-10 with and without depth-wise shortcuts, trained for an hour, and on in the next start:
+    python -m benchmarks claims --seconds 3600
   The wheels that such a machine lacks, where there is a network, to carry there:
     python -m benchmarks wheels FOLDER
   faster-coco-eval against pycocotools, minutes, into results/coco_metric.md:
@@ -95,6 +97,14 @@ def parse_args() -> argparse.Namespace:
     add("--out", default="results", help="folder to write to (default: results)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="(default: cuda)")
     add("--size", choices=("full", "tiny"), default="full", help="tiny: to try the command")
+    claims = commands.add_parser("claims", help="train the shortcut's claim on CIFAR-10")
+    add = claims.add_argument
+    add("--seconds", type=float, default=3600.0, help="of all trainings (default: an hour)")
+    add("--share", type=float, default=1800.0, help="seconds of a training's turn (default: 1800)")
+    add("--seeds", type=int, default=3, help="trainings of each model (default: 3)")
+    add("--configs", nargs="+", default=[], metavar="CONFIG", help="(default: ViT-T and Swin-T)")
+    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of all trainings")
+    add("--out", default="work_dirs/claims", help="work folders and table (default: %(default)s)")
     wheels = commands.add_parser("wheels", help="fetch what a machine with PyTorch alone lacks")
     wheels.add_argument("folder", help="to write to")
     whole = commands.add_parser("whole", help="time whole models against OpenMMLab's inferencers")
@@ -169,6 +179,12 @@ def main() -> None:
             from benchmarks.gpu import measure
 
             measure(args.sections, Path(args.out), args.device, args.size)
+        elif args.command == "claims":
+            from benchmarks.claims import train_claims
+
+            time = dict(seconds=args.seconds, share=args.share)
+            chosen = dict(configs=args.configs, options=args.cfg_options)
+            print(train_claims(Path(args.out).resolve(), seeds=args.seeds, **time, **chosen))
         elif args.command == "wheels":
             from benchmarks.wheels import fetch
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.claims import train_claims
 from benchmarks.gpu import SECTIONS, distance, outputs_and_gradients
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones.base import backbone_classes
@@ -196,3 +198,28 @@ def test_the_command_on_a_cpu_ends_with_every_section(tmp_path: Path, root: Path
     page = (tmp_path / "gpu.md").read_text()
     assert all(f"\n## {section}\n" in page for section in SECTIONS)
     assert "failed:" not in page
+
+
+@pytest.mark.process
+@pytest.mark.train
+def test_the_claims_train_in_turns_until_all_have_ended(tmp_path: Path, monkeypatch) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "test"):
+        for name in map(str, range(10)):
+            (data / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), (25 * int(name), 99, 9)).save(data / split / name / "0.png")
+    options = [f"{split}_dataloader.dataset.data_root={data}" for split in ("train", "val", "test")]
+    options += [f"{split}_dataloader.num_workers=0" for split in ("train", "val")]
+    options += [f"{split}_dataloader.persistent_workers=False" for split in ("train", "val")]
+    options += [
+        "train_dataloader.batch_size=4",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=1",
+    ]
+    options += ["default_hooks.logger.interval=1", "param_scheduler=[]"]
+    config, seconds = "dw_vit_t_cifar10_32px", 500.0
+    page = train_claims(tmp_path / "runs", seconds, 1, [config], options=options)
+    assert f"{config}, plain, top-1 accuracy" in page
+    assert f"{config}, shortcuts, top-1 accuracy" in page
+    monkeypatch.setattr("benchmarks.claims._train", pytest.fail)  # nothing is left to do
+    assert train_claims(tmp_path / "runs", seconds, 1, [config], options=options) == page
