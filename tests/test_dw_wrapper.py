@@ -175,7 +175,7 @@ def test_its_file_is_refused_by_a_model_that_would_lose_the_shortcuts(inside, tm
     torch.save(weights, tmp_path / "weights.pth")
     model = DWSwinTransformer(SWIN)
     with pytest.raises(
-        CheckpointError, match=r"shortcuts of DepthwiseShortcutBackbone have no place"
+        CheckpointError, match=r"shortcuts .*of DepthwiseShortcutBackbone have no place"
     ):
         load_checkpoint(model, tmp_path / "weights.pth")
     assert not load_checkpoint(wrapper, tmp_path / "weights.pth").missing_keys
