@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from mmhybrid import load_checkpoint
-from mmhybrid.backbones import DepthwiseShortcutBackbone
+from mmhybrid.backbones import DepthwiseShortcutBackbone, DWSwinTransformer
 from mmhybrid.weights import CheckpointError
 
 SWIN = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
@@ -166,6 +166,19 @@ def test_load_checkpoint_tells_what_it_loaded(inside, kernel_sizes, tmp_path) ->
 
     with pytest.raises(CheckpointError, match="does not fit DepthwiseShortcutBackbone"):
         load({"layer1.0.conv1.weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize("inside", ["", "backbone."])
+def test_its_file_is_refused_by_a_model_that_would_lose_the_shortcuts(inside, tmp_path) -> None:
+    wrapper = DepthwiseShortcutBackbone(config())
+    weights = {inside + name: tensor for name, tensor in wrapper.state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pth")
+    model = DWSwinTransformer(SWIN)
+    with pytest.raises(
+        CheckpointError, match=r"shortcuts .*of DepthwiseShortcutBackbone have no place"
+    ):
+        load_checkpoint(model, tmp_path / "weights.pth")
+    assert not load_checkpoint(wrapper, tmp_path / "weights.pth").missing_keys
 
 
 def test_copies_have_shortcuts_of_their_own() -> None:

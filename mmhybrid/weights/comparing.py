@@ -1,14 +1,17 @@
 """What of a checkpoint fits a model, under the model's names and in its shapes."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from mmhybrid.backbones.base import is_backbone
+from mmhybrid.backbones.family import Backbone
 from mmhybrid.weights.entries import in_full_precision, without_wrappers
+from mmhybrid.weights.families import recognise
 from mmhybrid.weights.matching import backbones_of, fit, match_names
 from mmhybrid.weights.report import LoadReport
-from mmhybrid.weights.rule import Refusal, Verdict, judge, told_backbone
+from mmhybrid.weights.rule import Refusal, Verdict, judge, modules, told_backbone
 
 
 def compare(
@@ -71,4 +74,24 @@ def compare(
     }
     report.unexpected_keys = [old for old in weights if old not in used]
     report.unexpected_keys += [key for key in fitted if key not in ours and key not in target]
+    verdict.refusals.extend(_lost(backbones, weights, report.unexpected_keys))
     return report, fitted, verdict
+
+
+def _lost(
+    backbones: Mapping[str, nn.Module], weights: Mapping[str, Tensor], left: list[str]
+) -> list[Refusal]:
+    """Of another class of ours than the backbone's, what that class alone has and the model not.
+
+    Without it the backbone would compute something else, though it seems to be filled.
+    """
+    family = recognise(weights)
+    if family is None or family.backbone is None or family.host:
+        return []
+    lost = [key for key in left if any(re.search(sign, key) for sign in family.signs)]
+    named = ", ".join(modules(lost, weights.keys() - set(left)))
+    return [
+        Refusal(told_backbone(backbone, prefix), f"{named} of {family.name} have no place", True)
+        for prefix, backbone in backbones.items()
+        if lost and isinstance(backbone, Backbone) and not isinstance(backbone, family.backbone)
+    ]
