@@ -29,5 +29,9 @@ def test_what_a_gpu_would_be_given_is_left_out() -> None:
     cfg = with_bfloat16(Config(dict(optim_wrapper=given)))
     expected = dict(type="mmhybrid.Bfloat16OptimWrapper", optimizer=optimizer)
     assert cfg.optim_wrapper == expected
+    assert (
+        with_bfloat16(with_bfloat16(Config(dict(optim_wrapper=given)))).optim_wrapper.to_dict()
+        == expected
+    )
     with pytest.raises(UserError, match="--amp works with type='OptimWrapper'"):
         with_bfloat16(Config(dict(optim_wrapper=dict(type="ApexOptimWrapper"))))

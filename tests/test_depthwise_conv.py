@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmhybrid.layers import depthwise_conv as module
 from mmhybrid.layers.depthwise_conv import DepthwiseConv, depthwise_conv
@@ -22,7 +23,7 @@ def tensors(size: tuple[int, ...], kernel_size: int, dtype: torch.dtype = torch.
 
 @pytest.mark.parametrize("size", [(2, C, 9, 12), (1, C, 1, 1), (3, C, 14, 2)])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
-@pytest.mark.parametrize("kernel_size", [3, 5, 7, 11])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7, 11])
 def test_gradients_equal_those_of_pytorch(kernel_size, dilation, size, monkeypatch) -> None:
     geometry = dilation * (kernel_size // 2), dilation
     calls, weight_grad = [], module._weight_grad
@@ -41,7 +42,7 @@ def test_gradients_equal_those_of_pytorch(kernel_size, dilation, size, monkeypat
             grad = torch.randn_like(ours)
             pair = [torch.autograd.grad(y, needed, grad) for y in (ours, theirs)]
             torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
-    assert len(calls) == (0 if geometry == (1, 1) else 4)  # the fast way is really taken
+    assert len(calls) == (0 if geometry[0] <= 1 else 4)  # the fast way is really taken
 
 
 def test_gradients_of_gradients() -> None:
@@ -100,3 +101,18 @@ def test_gradients_of_the_dynamic_convolution(side: int) -> None:
     inputs = (x, *layer.parameters())
     pair = [torch.autograd.grad(y.square().sum(), inputs) for y in (layer(x), expected)]
     torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
+
+
+def test_where_triton_does_not_work_pytorch_does(monkeypatch) -> None:
+    monkeypatch.delenv("MMHYBRID_TRITON", raising=False)
+    pytest.importorskip("triton")
+    with pytest.warns(UserWarning, match="Triton does not work on cpu .* PyTorch's own kernels"):
+        assert not module._has_triton.__wrapped__(torch.device("cpu"))
+
+
+def test_no_kernel_starts_for_tensors_without_values(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_has_triton", lambda device: True)
+    with FakeTensorMode():
+        x = torch.empty(1, 64, 256, 256, device="cuda")
+        y = depthwise_conv(x, torch.empty(64, 1, 7, 7, device="cuda"), None, 3)
+    assert y.shape == x.shape

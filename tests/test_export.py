@@ -57,6 +57,7 @@ def test_what_is_said_of_a_segmentor(tmp_path: Path, read_config) -> None:
         std=pytest.approx([58.395, 57.12, 57.375]),
         normalized_in_graph=True,
         window=None,
+        label_threshold=None,
     )
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmhybrid.apis.random_init import random_init
+from mmhybrid.backbones import DMFormer, TransXNet
 from mmhybrid.layers import lean_training as module
 from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import BatchNorm2d
@@ -105,3 +107,19 @@ def test_what_must_run_as_it_is(monkeypatch) -> None:
     folded[2].register_forward_hook(lambda *args: seen.append(args))
     run_lean(x, nn.GELU(), folded[2])
     assert seen
+
+
+@pytest.mark.parametrize("backbone", [TransXNet, DMFormer])
+def test_without_momentum_and_with_checkpointing(backbone) -> None:
+    norm_cfg = dict(type="BN", momentum=None)
+    torch.manual_seed(0)
+    plain, saving = (
+        random_init(backbone(**backbone.test_options, norm_cfg=norm_cfg, with_cp=with_cp)).train()
+        for with_cp in (False, True)
+    )
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for model in (plain, saving):
+        torch.manual_seed(0)
+        sum(y.mean() for y in model(x)).backward()
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())

@@ -1,6 +1,7 @@
 """docs/openmmlab.md: its configs are right, and what they switch on works with the models here."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -105,3 +106,10 @@ def test_a_tool_of_openmmlab_that_is_not_there_is_told(monkeypatch) -> None:
         monkeypatch.setattr(sys, "argv", ["mmhybrid", "run", *words])
         with pytest.raises(SystemExit, match=r"usage: mmhybrid run \{mmdet"):
             command.main()
+
+
+def test_without_mmdet_there_is_no_faster_metric_and_no_error(monkeypatch, root: Path) -> None:
+    """The registry imports its module for any config with a type of ours."""
+    monkeypatch.setitem(sys.modules, "mmdet.evaluation.metrics", None)
+    found = runpy.run_path(str(root / "mmhybrid" / "engine" / "faster_coco_metric.py"))
+    assert "FasterCocoMetric" not in found

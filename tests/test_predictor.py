@@ -35,7 +35,7 @@ from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.deploy import Predictor, export_onnx, predictor
 from mmhybrid.deploy.model_json import describe
-from mmhybrid.deploy.predictor import PredictorError, prepare, read_image, resize
+from mmhybrid.deploy.predictor import VERSION, PredictorError, prepare, read_image, resize
 
 CLASSES = ["red", "green", "blue"]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -108,7 +108,7 @@ def exported(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir(exist_ok=True)
         model = helper.make_model(graph, opset_imports=opset, ir_version=10)
         onnx.save(model, folder / "model.onnx")
-        content = dict(format="mmhybrid", version=1, file="model.onnx", runtime="onnxruntime")
+        content = dict(format="mmhybrid", version=VERSION, file="model.onnx", runtime="onnxruntime")
         content |= dict(precision="fp32", task=task, classes=CLASSES, input=given, outputs=names)
         content |= dict(resize=[], score_threshold=0.05)
         (folder / "model.json").write_text(json.dumps(content | meta))
@@ -197,6 +197,15 @@ def test_windows_are_mmsegs(exported, size: tuple[int, int] | None) -> None:
     assert found.probabilities == pytest.approx(expected.softmax(0).numpy(), abs=1e-4)
     small = predict(image[:20, :30], tile=(32, 48))  # than a window
     assert small.label_map.shape == (20, 30)
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(0.3, 1), (None, 0)])
+def test_windows_of_one_channel_keep_its_threshold(exported, threshold, label) -> None:
+    predict = Predictor(exported("segmentation", label_threshold=threshold))
+    logits = np.full((1, 1, 8, 8), -0.5, np.float32)  # a probability of 0.38
+    predict._run = lambda x: [np.zeros((1, 32, 32)), logits]
+    found = predict(np.zeros((48, 48, 3), np.uint8), tile=(32, 32))
+    assert (found.label_map == label).all()
 
 
 def test_windows_need_logits(exported) -> None:
@@ -396,8 +405,8 @@ def test_what_is_no_image_is_said(tmp_path: Path, exported, monkeypatch) -> None
 def test_what_is_no_model_is_said(tmp_path: Path, exported, monkeypatch) -> None:
     with pytest.raises(PredictorError, match=r"no folder of an exported model: no model\.json"):
         Predictor(tmp_path)
-    with pytest.raises(PredictorError, match="version 2, and this predictor knows 1 alone"):
-        Predictor(exported(version=2))
+    with pytest.raises(PredictorError, match="version 1, and this predictor knows 2 alone"):
+        Predictor(exported(version=1))
     for content in ("[]", "{", '{"format": "other"}'):
         (tmp_path / "model.json").write_text(content)
         with pytest.raises(PredictorError, match="does not describe an exported model"):
@@ -482,7 +491,7 @@ def save_whole(cfg: Config, folder: Path, task: str, outputs: list[str], **meta)
         inferencer.model.decode_head.conv_seg.bias.data -= sample.seg_logits.data.mean((1, 2))
     export_onnx(inferencer.model, folder / "model.onnx", boxes=task == "detection")
     given = dict(name="image", dtype="float32", batch=1, height=None, width=None, channels=3)
-    meta |= dict(format="mmhybrid", version=1, file="model.onnx", runtime="onnxruntime")
+    meta |= dict(format="mmhybrid", version=VERSION, file="model.onnx", runtime="onnxruntime")
     meta |= dict(task=task, outputs=outputs, input=given, resize=[*RESIZE, *meta.pop("pad", [])])
     (folder / "model.json").write_text(json.dumps(meta))
     return inferencer, Predictor(folder)

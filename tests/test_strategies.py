@@ -48,3 +48,15 @@ def test_what_the_config_says_stays(name, monkeypatch) -> None:
     assert cfg.to_dict() == given
     assert found.model_wrapper.broadcast_buffers
     assert found.model_wrapper.type.startswith("MM")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "name"), [("none", "SingleDeviceStrategy"), ("pytorch", "DDPStrategy")]
+)
+def test_without_a_strategy_it_is_fitted_to_the_processes(launcher, name, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = Config(dict(runner_type="FlexibleRunner", launcher=launcher))
+    found = with_strategy(cfg)
+    assert found.strategy.type == name
+    assert found.env_cfg == {}
+    assert ("model_wrapper" in found.strategy) == (name == "DDPStrategy")

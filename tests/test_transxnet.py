@@ -104,6 +104,19 @@ def test_keys_in_groups_equal_the_plain_formula(size, monkeypatch) -> None:
     assert len(groups) == sum(TINY["arch"]["depths"])
 
 
+def test_tables_alone_get_their_gradients(monkeypatch) -> None:
+    """Where the scores are many and nothing else trains."""
+    q, k, v = torch.randn(3, 1, 2, 80, 4, dtype=torch.float64).unbind()
+    table = torch.randn(1, 2, 40, 9, dtype=torch.float64, requires_grad=True)
+    weight, gradients = torch.randn(1, 2, 80, 4, dtype=torch.float64), []
+    for largest in (10**9, 0):
+        monkeypatch.setattr(relative_position, "LARGEST_WHOLE_TABLE", largest)
+        position = relative_position.fit_relative_position(table, 80, 80)
+        y = relative_position.attention_with_position(q, k, v, position)
+        gradients.append(torch.autograd.grad((y * weight).sum(), table))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
 def test_batches_do_not_mix_in_evaluation() -> None:
     model = random_init(TransXNet(**TINY).double()).eval()
     x = torch.randn(3, 3, 128, 160, dtype=torch.float64)

@@ -27,6 +27,7 @@ from mmhybrid.deploy.onnx_export import (
     random_images,
 )
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.deploy.predictor import VERSION
 from mmhybrid.deploy.quantizing import quantize_file
 from mmhybrid.deploy.runtimes import Graph, open_graph, require
 from mmhybrid.errors import ArgumentError
@@ -138,7 +139,7 @@ def export(
         report("timing it beside PyTorch")
         meta = dict(
             format="mmhybrid",
-            version=1,
+            version=VERSION,
             file=file.name,
             runtime=RUNTIME_OF[format],
             precision=precision,

@@ -60,7 +60,9 @@ def describe(
 def _thresholds(model: nn.Module, task: str) -> dict[str, Any]:
     found = {}
     if task == "segmentation":  # mmseg's own windows
-        return dict(window=list(getattr(model, "test_cfg", {}).get("crop_size") or ()) or None)
+        window = list(getattr(model, "test_cfg", {}).get("crop_size") or ()) or None
+        head = model.decode_head[-1] if hasattr(model, "num_stages") else model.decode_head
+        return dict(window=window, label_threshold=getattr(head, "threshold", None))
     if task in ("detection", "instance_segmentation"):
         found = (model.test_cfg.get("rcnn") if hasattr(model, "roi_head") else model.test_cfg) or {}
     mask = found.get("mask_thr_binary") if task == "instance_segmentation" else None

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-VERSION = 1  # the newest version of model.json that this file understands
+VERSION = 2  # the newest version of model.json that this file understands
 TOP = 5  # classes that are named of a classifier
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -203,7 +203,8 @@ class Predictor:
                     sums[rows, columns] += _stretch(y, x.shape[1:])[:height, :width]
                 count[rows, columns] += 1
         total /= count
-        labels = total.argmax(0) if len(total) > 1 else total[0] > 0
+        least = self.meta.get("label_threshold") or 0.5  # of a segmentor of one channel
+        labels = total.argmax(0) if len(total) > 1 else total[0] > np.log(least / (1 - least))
         found = dict(labels=labels[None], logits=total[None])
         return DECODERS[self.task](self.meta, found, 0, one, options)
 

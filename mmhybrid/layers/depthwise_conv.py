@@ -16,10 +16,12 @@ On a GPU a kernel in Triton takes its place where it was measured to be faster.
 import functools
 import importlib.util
 import os
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 # Zeros on each side, up to which oneDNN's fast kernel supplies them itself.
 WIDEST_RIM = 6
@@ -50,12 +52,13 @@ def depthwise_conv(
     ``torch.func``, and on a CPU without gradients, it is PyTorch's own convolution. Everywhere its
     gradients can be differentiated again.
     """
-    if x.is_cuda and not _is_transformed() and _is_faster_in_triton(x, weight, dilation):
+    looked_on = _is_transformed() or isinstance(x, FakeTensor)  # such as by who counts
+    if x.is_cuda and not looked_on and _is_faster_in_triton(x, weight, dilation):
         return _in_triton(x, weight, bias, dilation)
     if x.device.type != "cpu":
         return _plain(x, weight, bias, padding, dilation)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    is_fast = padding == 1  # 3x3, not dilated
+    is_fast = padding <= 1  # 3x3 and not dilated, or 1x1
     if is_fast or not needs_grad or _is_transformed() or x.numel() == 0:
         return _padded(x, weight, bias, padding, dilation)
     if torch.is_autocast_enabled("cpu"):
@@ -65,11 +68,27 @@ def depthwise_conv(
 
 
 @functools.cache
-def _has_triton() -> bool:
-    """Whether Triton is there (it comes with PyTorch on Linux) and knows the GPU."""
-    wanted = os.environ.get("MMHYBRID_TRITON", "1") != "0"
-    found = importlib.util.find_spec("triton") is not None
-    return wanted and found and torch.cuda.get_device_capability() >= (7, 0)
+def _has_triton(device: torch.device) -> bool:
+    """Whether Triton is there (it comes with PyTorch on Linux) and works.
+
+    It compiles for a GPU by a C compiler, which not every machine has.
+    """
+    if os.environ.get("MMHYBRID_TRITON", "1") == "0" or not importlib.util.find_spec("triton"):
+        return False
+    from mmhybrid.layers.triton_depthwise import correlate
+
+    try:
+        x = torch.ones(1, 1, 8, 8, device=device)
+        correlate(x, x[..., :3, :3].contiguous(), None, 1)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        warnings.warn(
+            f"Triton does not work on {device} ({type(error).__name__}: {reason}): depth-wise "
+            "convolutions take PyTorch's own kernels, which are slower",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _is_faster_in_triton(x: Tensor, weight: Tensor, dilation: int) -> bool:
@@ -78,7 +97,7 @@ def _is_faster_in_triton(x: Tensor, weight: Tensor, dilation: int) -> bool:
     Channels last they are fast for small kernels, and in half precision for all, without dilation;
     and a small map is done before Triton's programs are started.
     """
-    if x.numel() < SMALLEST_IN_TRITON or not _has_triton():
+    if x.numel() < SMALLEST_IN_TRITON or not _has_triton(x.device):
         return False
     from mmhybrid.layers.triton_depthwise import is_channels_last
 

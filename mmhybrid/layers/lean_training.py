@@ -119,7 +119,6 @@ def _is_batch_norm(rest: list[nn.Module], x: Tensor) -> bool:
         norm.training
         and norm.affine
         and norm.track_running_stats
-        and norm.momentum is not None
         and x.ndim == 4
         and x.numel() > x.shape[1]
     )
@@ -143,6 +142,11 @@ def _run(x: Tensor, run: _Run) -> Tensor:
         *((None, None) if conv is None else (conv.weight, conv.bias)),
     ]
     return _LeanRun.apply(x, *parameters, run)
+
+
+def _momentum(norm: nn.BatchNorm2d) -> float:
+    """The share of this batch in the running statistics; without momentum they are means of all."""
+    return 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
 
 
 def _activate(x: Tensor, activation: nn.Module | None) -> Tensor:
@@ -177,7 +181,7 @@ class _LeanRun(torch.autograd.Function):
         y = _activate(x, run.before)
         if _is_folded(run):
             running = norm.running_mean, norm.running_var
-            mean, variance = torch.batch_norm_update_stats(y, *running, norm.momentum)
+            mean, variance = torch.batch_norm_update_stats(y, *running, _momentum(norm))
             invstd = (variance + norm.eps).rsqrt()
             factor, offset = _affine(scale, shift, mean, invstd)
             added = weight.flatten(1) @ offset
@@ -188,7 +192,7 @@ class _LeanRun(torch.autograd.Function):
             if norm is not None:
                 running = norm.running_mean, norm.running_var
                 y, mean, invstd = torch.native_batch_norm(
-                    y, scale, shift, *running, True, norm.momentum, norm.eps
+                    y, scale, shift, *running, True, _momentum(norm), norm.eps
                 )
             y = _activate_over(y, run.after)
             out = y if conv is None else conv._conv_forward(y, weight, bias)

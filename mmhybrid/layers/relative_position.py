@@ -83,7 +83,7 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
             scores = (q * dim**-0.5) @ k.transpose(-1, -2) + table
             return scores.softmax(dim=-1) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=table.detach())
-    if _is_faster_in_groups(q, k):
+    if _is_faster_in_groups(q, k, v, position.query):
         return _attention_in_groups(q, k, v, position)
     width = dim + position.key.shape[-1]
     # PyTorch's fused kernels want one width for all three, a multiple of 8; zeros change nothing. A
@@ -99,14 +99,14 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :dim]
 
 
-def _is_faster_in_groups(q: Tensor, k: Tensor) -> bool:
+def _is_faster_in_groups(q: Tensor, k: Tensor, v: Tensor, position: Tensor) -> bool:
     """Whether attention of folded positions is faster with keys in groups: large, and inference."""
     return (
         q.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not isinstance(q, FakeTensor)  # someone counts
-        and not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, position)))
         and q.shape[:-1].numel() * k.shape[-2] > LARGEST_WHOLE_TABLE
     )
 

@@ -126,7 +126,8 @@ def correlate(
     grid, options = _tiles(x, TILE)
     options |= dict(KERNEL=weight.shape[-1], DILATION=dilation, FLIP=flip, BIAS=bias is not None)
     bias = weight if bias is None else bias.contiguous()
-    _correlate[grid](x, weight, bias, out, *x.shape[2:], x.shape[1], **options)
+    with torch.cuda.device_of(x):  # Triton takes the current one
+        _correlate[grid](x, weight, bias, out, *x.shape[2:], x.shape[1], **options)
     return out
 
 
@@ -136,7 +137,8 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> 
     options |= dict(KERNEL=kernel, DILATION=dilation)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = x.new_empty((*x.shape[:2], grid[1], kernel, kernel), dtype=dtype)
-    _weight_gradient[grid](x, gradient, out, *x.shape[2:], **options)
+    with torch.cuda.device_of(x):
+        _weight_gradient[grid](x, gradient, out, *x.shape[2:], **options)
     return out.sum((0, 2)).unsqueeze(1)
 
 

@@ -203,7 +203,7 @@ def with_bfloat16(cfg: Config) -> Config:
 
 def _check_wrapper(cfg: Config) -> None:
     wrapper = type_name(cfg.optim_wrapper) or "OptimWrapper"
-    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper", "Bfloat16OptimWrapper"):
         raise UserError(f"--amp works with type='OptimWrapper'; the config has {wrapper!r}")
 
 

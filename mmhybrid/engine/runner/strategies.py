@@ -24,7 +24,7 @@ def with_strategy(cfg: Config) -> Config:
         UserError: The strategy cannot run here, or not with all that the config asks for.
     """
     name = type_name(cfg.get("strategy") or {})
-    if not name:
+    if not name and "runner_type" not in cfg:
         return cfg
     if "runner_type" not in cfg:
         raise UserError(f"strategy={name} needs runner_type='FlexibleRunner' in the config")
@@ -36,6 +36,9 @@ def with_strategy(cfg: Config) -> Config:
             raise UserError(f"{name} needs GPUs, and PyTorch sees none: {INSTEAD}")
         return cfg
     cfg = deepcopy(cfg)
+    if not name:  # what FlexibleRunner takes by itself
+        name = "SingleDeviceStrategy" if cfg.launcher == "none" else "DDPStrategy"
+        cfg.strategy = ConfigDict(type=name)
     cfg.setdefault("env_cfg", ConfigDict())  # without which FlexibleRunner fails
     if name == "FSDPStrategy":
         _check_fsdp(cfg)
