@@ -592,7 +592,7 @@ def test_tools_predict_takes_the_folder_in_tiles(
 def test_a_folder_that_cannot_be_predicted_with_is_said(exported, run_tool, tmp_path: Path) -> None:
     Image.fromarray(GREEN).save(tmp_path / "a.png")
     for meta, told in (
-        (dict(version=2), "error: .* has version 2"),
+        (dict(version=1), "error: .* has version 1"),
         (dict(task="features"), "holds a backbone, which gives feature maps alone"),
         (dict(classes=None), "names no classes"),
     ):
