@@ -13,6 +13,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -376,7 +377,7 @@ def train() -> Callable[..., Runner]:
 
     def train(cfg: Config, *hooks: Hook, resume: bool = False) -> Runner:
         cfg = with_safeguards(with_resume(cfg, "auto") if resume else cfg)
-        cfg.experiment_name = f"toy_{random.getrandbits(60)}"
+        cfg.experiment_name = f"toy_{uuid.uuid4()}"  # not random, which a run seeds
         runner = build_runner(cfg)
         for hook in hooks:
             runner.register_hook(hook)
