@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from mmhybrid.layers.transforms import is_transformed
+
 # Zeros on each side, up to which oneDNN's fast kernel supplies them itself.
 WIDEST_RIM = 6
 SMALLEST_IN_TRITON = 2**21  # values of a map
@@ -52,14 +54,14 @@ def depthwise_conv(
     ``torch.func``, and on a CPU without gradients, it is PyTorch's own convolution. Everywhere its
     gradients can be differentiated again.
     """
-    looked_on = _is_transformed() or isinstance(x, FakeTensor)  # such as by who counts
+    looked_on = is_transformed() or isinstance(x, FakeTensor)  # such as by who counts
     if x.is_cuda and not looked_on and _is_faster_in_triton(x, weight, dilation):
         return _in_triton(x, weight, bias, dilation)
     if x.device.type != "cpu":
         return _plain(x, weight, bias, padding, dilation)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     is_fast = padding <= 1  # 3x3 and not dilated, or 1x1
-    if is_fast or not needs_grad or _is_transformed() or x.numel() == 0:
+    if is_fast or not needs_grad or is_transformed() or x.numel() == 0:
         return _padded(x, weight, bias, padding, dilation)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -115,16 +117,6 @@ def _in_triton(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) ->
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor.to(dtype) if tensor is not None and tensor.dtype == torch.float32 else tensor
-
-
-def _is_transformed() -> bool:
-    """Whether something looks on that knows PyTorch's own operations alone."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:

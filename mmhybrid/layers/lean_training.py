@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.layers.norm import BatchNorm2d
+from mmhybrid.layers.transforms import is_transformed
 
 aten = torch.ops.aten
 # What an activation computes, and its gradient from the output's and its input.
@@ -51,10 +52,7 @@ def _is_lean(x: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
+        and not is_transformed()
         and x.numel() > 0
     )
 
