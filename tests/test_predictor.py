@@ -639,6 +639,24 @@ for runtime in ("onnxruntime", "openvino"):
 """
 
 
+SIGNALLED = """
+import os, signal, sys
+from mmhybrid.deploy.predictor import Predictor
+
+signal.signal(signal.SIGUSR1, lambda *args: print("still here"))
+kept = [Predictor(sys.argv[1], runtime="openvino") for _ in range(2)]
+while kept:
+    kept.pop(0)
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.process
+def test_a_signal_after_openvino_ends_no_process(exported, tmp_path: Path, run_python) -> None:
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    assert run_python(tmp_path / "signalled.py", exported()).count("still here") == 2
+
+
 @pytest.mark.process
 def test_the_file_needs_nothing_of_ours(exported, tmp_path: Path) -> None:
     folder = exported()

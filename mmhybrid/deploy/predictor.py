@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+import functools
 import io
 import json
 import sys
@@ -283,15 +284,26 @@ def _onnxruntime(file: Path, meta: dict[str, Any], threads: int | None) -> Calla
     return lambda x: session.run(meta["outputs"], {meta["input"]["name"]: x})
 
 
-def _openvino(file: Path, meta: dict[str, Any], threads: int | None) -> Callable:
+@functools.cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of the process, which stays.
+
+    A core gives its thread a stack for signal handlers, and puts the one before back when it goes.
+    Of two cores that go in the order in which they came the last puts back one that is gone, and
+    the next signal (a child that ends, Ctrl-C, SIGTERM) ends the process with a segmentation fault.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(file: Path, meta: dict[str, Any], threads: int | None) -> Callable:
     # Without the hint, OpenVINO computes in bfloat16 wherever the processor can.
     precision = "bf16" if meta.get("precision") == "bf16" else "f32"
     config: dict[str, Any] = dict(PERFORMANCE_HINT="LATENCY", INFERENCE_PRECISION_HINT=precision)
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    model = openvino.Core().compile_model(str(file), "CPU", config)
+    model = openvino_core().compile_model(str(file), "CPU", config)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
         request = model.create_infer_request()  # a request serves one thread at a time

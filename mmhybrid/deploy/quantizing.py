@@ -4,9 +4,11 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from mmhybrid.deploy.predictor import openvino_core
 from mmhybrid.deploy.runtimes import Graph, graph_of_openvino
 
 RANKED_IMAGES = 20  # whose outputs are kept, to find the layers that change them most
@@ -62,5 +64,12 @@ def quantize_file(path: Path, *options: Any) -> None:
         import openvino
 
         # Read whole, for its weights lie in the file that is written.
-        model = openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
-        openvino.save_model(quantize(model, *options), path, compress_to_fp16=False)
+        core = openvino_core()
+        model = core.read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        # NNCF makes a core for each graph that it tries.
+        with (
+            mock.patch.object(openvino, "Core", openvino_core),
+            mock.patch.object(openvino, "compile_model", core.compile_model),
+        ):
+            quantized = quantize(model, *options)
+        openvino.save_model(quantized, path, compress_to_fp16=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmhybrid.deploy.predictor import openvino_core
 from mmhybrid.errors import ArgumentError, UserError
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -61,13 +62,11 @@ def _onnxruntime(path: str, precision: str, threads: int) -> Graph:
 
 
 def _openvino(path: str, precision: str, threads: int) -> Graph:
-    import openvino
-
     # Without the hint, OpenVINO takes bfloat16 wherever the processor has it.
     hint = "bf16" if precision == "bf16" else "f32"
     options = dict(INFERENCE_PRECISION_HINT=hint, INFERENCE_NUM_THREADS=threads)
     options["PERFORMANCE_HINT"] = "LATENCY"
-    return graph_of_openvino(openvino.Core().compile_model(path, "CPU", options))
+    return graph_of_openvino(openvino_core().compile_model(path, "CPU", options))
 
 
 def graph_of_openvino(model: Any) -> Graph:
