@@ -95,7 +95,9 @@ def _steps(cfg: Config, report: Callable[[str], None]) -> list[dict[str, Any]]:
         name = type_name(step)
         if name in NEUTRAL:
             continue
-        if made := STEPS.get(name, lambda step: None)(step):
+        if name == "EfficientNetCenterCrop":
+            steps += _cropped_and_resized(step)
+        elif made := STEPS.get(name, lambda step: None)(step):
             steps.append(made | _interpolation(step))
         else:
             report(f"model.json has no word for the step {name} of the test pipeline")
@@ -135,6 +137,13 @@ def _multiple(step: Mapping[str, Any]) -> dict[str, Any]:
 def _cropped(step: Mapping[str, Any]) -> dict[str, Any]:
     width, height = _pair(step["crop_size"])
     return dict(type="crop", width=width, height=height)
+
+
+def _cropped_and_resized(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    size = step["crop_size"]
+    how = dict(interpolation="bicubic") | _interpolation(step)
+    share = size / (size + step.get("crop_padding", 32))
+    return [dict(type="crop", share=share), dict(type="exact", width=size, height=size, **how)]
 
 
 def _padded(step: Mapping[str, Any]) -> dict[str, Any] | None:

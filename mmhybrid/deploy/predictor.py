@@ -413,10 +413,13 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
 
 
 def _crop(x: np.ndarray, step: dict) -> np.ndarray:
-    """The middle."""
-    height, width = step["height"], step["width"]
+    """The middle; with a share, the square of that share of the short edge."""
+    if "share" in step:
+        height = width = step["share"] * min(x.shape[:2])
+    else:
+        height, width = step["height"], step["width"]
     top, left = (max(0, round(y / 2)) for y in (x.shape[0] - height, x.shape[1] - width))
-    return x[top : top + height, left : left + width]
+    return x[top : top + int(height), left : left + int(width)]
 
 
 def _pad(x: np.ndarray, size: Sequence[int], value: Sequence[float]) -> np.ndarray:
