@@ -1,6 +1,7 @@
 """Runs of layers that keep one map for training: same outputs, gradients and statistics."""
 
 import copy
+import weakref
 from collections.abc import Iterable
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmhybrid.apis.random_init import random_init
-from mmhybrid.backbones import DMFormer, TransXNet
+from mmhybrid.backbones import DMFormer, TransXNet, XFormer
+from mmhybrid.layers import dynamic_multi_level_attention, inverted_residual, token_mixer
 from mmhybrid.layers import lean_training as module
+from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import BatchNorm2d
 
@@ -21,6 +24,10 @@ RUNS = {
     "padded": [NORM, nn.Conv2d(C, 6, 3, padding=1)],
     "norm and activation": [NORM, nn.ReLU(), CONV],
     "norm alone": [nn.Hardswish(), nn.BatchNorm2d(C)],
+    "scaled": [nn.GELU(), NORM, CONV, LayerScale(6)],
+    "scaled, no bias": [nn.GELU(), nn.Conv2d(C, 6, 3, bias=False), LayerScale(6, bias=False)],
+    "scaled, one bias": [nn.GELU(), nn.Conv2d(C, 6, 1, bias=False), LayerScale(6)],
+    "scaled norm": [NORM, LayerScale(C)],
     "no norm": [nn.GELU(), nn.Conv2d(C, C, 3, groups=C)],
     "two in one": [
         nn.Sequential(nn.Conv2d(C, C, 3), nn.GELU(), NORM, nn.Identity()),
@@ -71,11 +78,59 @@ def test_gradients_and_statistics_are_the_same(name: str) -> None:
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["folded", "norm and activation", "no norm"])
+@pytest.mark.parametrize("name", ["folded", "norm and activation", "no norm", "scaled"])
 def test_gradients_of_gradients(name: str) -> None:
     modules = copy.deepcopy(nn.ModuleList(RUNS[name])).double().train()
     weight = modules[-1].weight
     assert torch.autograd.gradgradcheck(lambda x, _: run_lean(x, *modules), (image(4), weight))
+
+
+FORGOTTEN = {
+    "norm": [NORM],
+    "activation": [nn.GELU()],
+    "norm and activation": [nn.SiLU(), NORM, nn.ReLU()],
+    "after a convolution": [nn.Conv2d(C, C, 3), NORM, nn.Hardswish()],
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", FORGOTTEN)
+def test_what_a_tail_reads_is_computed_again(name: str, layout: torch.memory_format) -> None:
+    modules = copy.deepcopy(nn.ModuleList(FORGOTTEN[name])).double().train()
+    conv = nn.Conv2d(C // 2, C // 2, 3).double()
+    read = []
+
+    def tail(y: Tensor) -> Tensor:
+        read.append(weakref.ref(y))
+        return conv(y[:, C // 2 :]) * y[..., 2:, 2:].mean(1, keepdim=True)
+
+    x = image().detach().contiguous(memory_format=layout).requires_grad_()
+    inputs = (x, *modules.parameters(), *conv.parameters())
+    out = run_lean(x, *modules, tail=tail)
+    assert read[0]() is None  # not kept
+    ours = torch.autograd.grad(out.sin().sum(), inputs)
+    expected = tail(plain(x, modules))
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    theirs = torch.autograd.grad(expected.sin().sum(), inputs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_gradients_behind_a_tail() -> None:
+    modules = copy.deepcopy(nn.ModuleList(FORGOTTEN["norm and activation"])).double().train()
+    conv = nn.Conv2d(C, 2, 1).double()
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return run_lean(x, *modules, tail=lambda y: conv(y * y))
+
+    assert torch.autograd.gradgradcheck(run, (image(3), conv.weight))
+
+
+def test_others_hooks_for_what_is_kept_see_all() -> None:
+    seen, x = [], image()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):
+        read = []
+        run_lean(x, nn.GELU(), tail=lambda y: read.append(y) or y * y)
+    assert any(one.data_ptr() == read[0].data_ptr() for one in seen)
 
 
 @pytest.mark.parametrize("needed", ["x", "weights"])
@@ -123,3 +178,18 @@ def test_without_momentum_and_with_checkpointing(backbone) -> None:
         torch.manual_seed(0)
         sum(y.mean() for y in model(x)).backward()
     torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("backbone", [TransXNet, DMFormer, XFormer])
+def test_whole_backbones_learn_the_same(backbone, monkeypatch) -> None:
+    model = random_init(backbone(**backbone.test_options)).double().train()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    def gradients() -> list[Tensor]:
+        outputs = model(x)
+        return torch.autograd.grad(sum(y.sin().sum() for y in outputs), [*model.parameters()])
+
+    ours = gradients()
+    for user in (module, token_mixer, dynamic_multi_level_attention, inverted_residual):
+        monkeypatch.setattr(user, "is_lean", lambda *args: False)
+    torch.testing.assert_close(ours, gradients(), rtol=1e-9, atol=1e-9)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -137,6 +138,29 @@ def test_missing_package_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
     for part in ("error: ", "torch", "mmengine", "pip install -r", "constraints.txt"):
         assert part in result.stderr
     assert "Traceback" not in result.stderr
+
+
+PAGES = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import command_line
+command_line.prepare()
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**24)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide themselves")
+def test_freed_memory_is_kept(root: Path) -> None:
+    def pages(**env: str) -> int:
+        command, env = [sys.executable, "-c", PAGES, str(root / "tools")], dict(os.environ, **env)
+        return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+
+    assert pages() < pages(MALLOC_TRIM_THRESHOLD_="131072") / 2
 
 
 @pytest.fixture(scope="module")

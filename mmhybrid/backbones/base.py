@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mmhybrid.backbones.family import Backbone, is_backbone  # noqa: F401 (read from here too)
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import frozen_statistics, keep_statistics
 
 SMALLEST_INPUT = 32
@@ -117,7 +118,7 @@ class HybridBackbone(Backbone):
 
     def _stage_maps(self, x: Tensor, indices: Collection[int]) -> list[Tensor]:
         self.check_input(x)
-        x = self.stem(prefer_channels_last(x))
+        x = run_lean(prefer_channels_last(x), self.stem)
         maps = []
         for index, stage in enumerate(self.get_stages()):
             if stage.downsample is not None:

@@ -19,6 +19,7 @@ from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.dynamic_multi_level_attention import DynamicMultiLevelAttention
 from mmhybrid.layers.initialisation import init_convolutions
 from mmhybrid.layers.layer_scale import LayerScale
+from mmhybrid.layers.lean_training import run_lean
 from mmhybrid.layers.norm import build_norm
 
 WIDTHS = (64, 128, 320, 512)  # of both presets
@@ -55,8 +56,10 @@ class DMFormerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.layer_scale_1(self.attention(self.norm1(x))))
-        return x + self.drop_path(self.layer_scale_2(self.mlp(self.norm2(x))))
+        mixed = run_lean(x, self.norm1, tail=lambda y: self.attention(y, self.layer_scale_1))
+        x = x + self.drop_path(mixed)
+        made = run_lean(x, self.norm2, tail=lambda y: self.mlp(y, self.layer_scale_2))
+        return x + self.drop_path(made)
 
 
 @MODELS.register_module()

@@ -54,8 +54,9 @@ class TransXNetBlock(nn.Module):
     def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
         x = x + self.pos_embed(x)
         # Nothing else needs the output of a branch: what comes in is added to it in place.
-        x = self.drop_path(self.layer_scale_1(self.token_mixer(self.norm1(x), position))).add_(x)
-        return self.drop_path(self.layer_scale_2(self.mlp(self.norm2(x)))).add_(x)
+        mixed = self.token_mixer(self.norm1(x), position, self.layer_scale_1)
+        x = self.drop_path(mixed).add_(x)
+        return self.drop_path(self.mlp(self.norm2(x), self.layer_scale_2)).add_(x)
 
 
 class PatchEmbed(nn.Module):

@@ -1,6 +1,7 @@
 """A factor per channel, from the global mean."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class ChannelGate(nn.Sequential):
@@ -18,3 +19,13 @@ class ChannelGate(nn.Sequential):
             nn.Conv2d(squeezed, channels, 1),
             sigmoid,
         )
+
+
+def convolve_each(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution of (B, C, H, W) with a weight (B, O, C) and a bias (B, O) for each image.
+
+    With a gate in its weight, no map exists both with and without it.
+    """
+    pixels = x.movedim(1, -1).flatten(1, 2)
+    out = pixels @ weight.mT if bias is None else torch.baddbmm(bias[:, None], pixels, weight.mT)
+    return out.unflatten(1, x.shape[2:]).movedim(-1, 1)

@@ -24,8 +24,9 @@ class DepthwiseFeedForward(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_lean(self.dwconv(self.fc1(x)), self.act, self.fc2)
+    def forward(self, x: Tensor, *after: nn.Module) -> Tensor:
+        """Maps (B, C, H, W) to the same, and runs ``after`` on it."""
+        return run_lean(self.dwconv(self.fc1(x)), self.act, self.fc2, *after)
 
 
 class MultiScaleDepthwiseConv(nn.Module):
@@ -69,7 +70,7 @@ class MultiScaleFeedForward(nn.Module):
             nn.Conv2d(hidden_channels, channels, 1, bias=False), build_norm(norm_cfg, channels)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = run_lean(x, self.fc1)
-        x = self.dwconv(x).add_(x)
-        return run_lean(x, self.act, self.norm, self.fc2)
+    def forward(self, x: Tensor, *after: nn.Module) -> Tensor:
+        """Maps (B, C, H, W) to the same, and runs ``after`` on it."""
+        x = run_lean(x, self.fc1, tail=lambda y: self.dwconv(y).add_(y))
+        return run_lean(x, self.act, self.norm, self.fc2, *after)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
-from mmhybrid.layers.channel_gate import ChannelGate
+from mmhybrid.layers.channel_gate import ChannelGate, convolve_each
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
-from mmhybrid.layers.lean_training import run_lean
+from mmhybrid.layers.lean_training import is_lean, run_lean
 from mmhybrid.layers.norm import build_norm
 
 MERGES = ("concat", "sum", "split")
@@ -89,7 +89,14 @@ class DynamicMultiLevelAttention(nn.Module):
         levels = [branch(part) for branch, part in zip(self.branches, inputs, strict=True)]
         return sum(levels[1:], levels[0]) if self.merge == "sum" else torch.cat(levels, dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, layer_scale: nn.Module | None = None) -> Tensor:
+        """Maps (B, C, H, W) to the same; ``layer_scale`` multiplies the output."""
+        layer_scale = layer_scale or nn.Identity()
         fused = x + run_lean(self.levels(x), self.norm, self.act, self.reduce)
-        out = self.proj(fused)
-        return out if self.gate is None else out * self.gate(x)
+        if self.gate is None:
+            return layer_scale(self.proj(fused))
+        gate, proj = self.gate(x), self.proj
+        if type(proj) is not nn.Conv2d or not is_lean(x, proj, layer_scale):
+            return layer_scale(proj(fused) * gate)
+        gate = layer_scale(gate).flatten(1)  # (B, C)
+        return convolve_each(fused, proj.weight.flatten(1) * gate[..., None], proj.bias * gate)

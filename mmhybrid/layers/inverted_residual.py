@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmhybrid.layers.channel_gate import ChannelGate
+from mmhybrid.layers.channel_gate import ChannelGate, convolve_each
 from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.lean_training import is_lean, run_lean
 
 
 class InvertedResidual(nn.Module):
@@ -52,8 +53,14 @@ class InvertedResidual(nn.Module):
         self.reduce = ConvNorm(hidden, out_channels, 1, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.dwconv(self.expand(x))
-        if self.gate is not None:
-            out = out * self.gate(out)
-        out = self.reduce(out)
+        out = run_lean(x, self.expand, self.dwconv, tail=self._gated)
         return x + out if self.has_residual else out
+
+    def _gated(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.reduce(x)
+        gate, conv = self.gate(x), self.reduce.conv
+        if type(conv) is not nn.Conv2d or not is_lean(x, self.reduce, conv):
+            return self.reduce(x * gate)
+        weight = conv.weight.flatten(1) * gate.flatten(2).mT  # (B, O, C)
+        return self.reduce.bn(convolve_each(x, weight))

@@ -21,3 +21,14 @@ class LayerScale(nn.Module):
         if self.bias is None:
             return x * self.weight.view(-1, 1, 1)
         return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
+
+    def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a layer that does itself what this would do to its output.
+
+        The layer is a convolution or a normalisation, whose weight has one entry a channel or more.
+        """
+        weight = weight * self.weight.view(-1, *[1] * (weight.ndim - 1))
+        bias = None if bias is None else bias * self.weight.flatten()
+        if bias is None or self.bias is None:
+            return weight, self.bias if bias is None else bias
+        return weight, bias + self.bias

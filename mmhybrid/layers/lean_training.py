@@ -3,50 +3,66 @@
 PyTorch keeps the input of each for the backward pass. But an activation, and what a batch
 normalisation does with known statistics, cost little beside the convolutions: they are computed
 again from the first of these maps. A normalisation right before a 1x1 convolution is computed in
-neither pass: its factor goes into the weight, its offset into the bias.
+neither pass: its factor goes into the weight, its offset into the bias. A layer scale goes into the
+weight and bias of what is before it.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhybrid.layers.conv_norm import ConvNorm
+from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.norm import BatchNorm2d
 from mmhybrid.layers.transforms import is_transformed
 
 aten = torch.ops.aten
-# What an activation computes, and its gradient from the output's and its input.
+# What an activation computes, the same over its input, and the gradient, of the output's and input.
 ACTIVATIONS = {
-    nn.GELU: (F.gelu, aten.gelu_backward),
-    nn.ReLU: (F.relu, lambda grad, x: aten.threshold_backward(grad, x, 0)),
-    nn.Hardswish: (F.hardswish, aten.hardswish_backward),
+    nn.GELU: (F.gelu, aten.gelu_, aten.gelu_backward),
+    nn.ReLU: (F.relu, aten.relu_, lambda grad, x: aten.threshold_backward(grad, x, 0)),
+    nn.Hardswish: (F.hardswish, aten.hardswish_, aten.hardswish_backward),
+    nn.SiLU: (F.silu, aten.silu_, aten.silu_backward),
 }
 
 
-def run_lean(x: Tensor, *modules: nn.Module) -> Tensor:
-    """Runs modules one after the other, as :class:`torch.nn.Sequential` does.
+def run_lean(
+    x: Tensor, *modules: nn.Module, tail: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Runs modules one after the other, as :class:`torch.nn.Sequential` does, and ``tail``.
 
-    In training in full precision on a CPU, each run of them that :func:`_next_run` finds keeps its
-    input alone. Outputs are the same; gradients are, up to rounding.
+    Where :func:`is_lean`, each run of them that :func:`_next_run` finds keeps its input alone. If
+    the last ends in an activation or normalisation, ``tail`` does not keep what it reads either: it
+    is computed again. Outputs and gradients are the same, up to rounding.
     """
-    if not _is_lean(x):
+    if not is_lean(x):
         for module in modules:
             x = module(x)
-        return x
+        return x if tail is None else tail(x)
     flat = _flat(modules)
     while flat:
-        run = _next_run(flat, x)
+        run = _next_run(flat, x, tail is not None)
         taken = [module for module in run if module is not None]
-        if len(taken) > 1:
+        if len(taken) > 1 or (taken == flat and tail is not None):
             x = _run(x, run)
             flat = flat[len(taken) :]
         else:
             x = flat.pop(0)(x)
-    return x
+    if tail is None:
+        return x
+    with _forgetting(x):
+        return tail(x)
 
 
-def _is_lean(x: Tensor) -> bool:
+def is_lean(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether maps are worth sparing: in training in full precision on a CPU.
+
+    Not where one of the modules, which are not called as they are then, has hooks.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -54,6 +70,7 @@ def _is_lean(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not is_transformed()
         and x.numel() > 0
+        and not any(_has_hooks(module) for module in modules)
     )
 
 
@@ -69,6 +86,8 @@ def _flat(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
     for module in modules:
         if type(module) is nn.Sequential and not _has_hooks(module):
             flat += _flat(tuple(module))
+        elif type(module) is ConvNorm and not _has_hooks(module):
+            flat += _flat((module.conv, module.bn, module.activation))
         elif type(module) is not nn.Identity or _has_hooks(module):
             flat.append(module)
     return flat
@@ -81,23 +100,26 @@ class _Run(NamedTuple):
     norm: nn.BatchNorm2d | None
     after: nn.Module | None
     conv: nn.Conv2d | None
+    layer_scale: LayerScale | None
 
 
-def _next_run(modules: list[nn.Module], x: Tensor) -> _Run:
-    """What of activation, batch normalisation, activation and convolution comes next."""
-    rest = [module for module in modules[:4] if not _has_hooks(module)]
-    if rest != modules[:4]:
-        return _Run(None, None, None, None)
+def _next_run(modules: list[nn.Module], x: Tensor, has_tail: bool) -> _Run:
+    """What of activation, batch normalisation, activation, convolution and scale comes next."""
+    rest = [module for module in modules[:5] if not _has_hooks(module)]
+    if rest != modules[:5]:
+        return _Run(*[None] * 5)
 
     def take(fits: bool) -> nn.Module | None:
         return rest.pop(0) if rest and fits else None
 
     before = take(_is_activation(rest))
     norm = take(_is_batch_norm(rest, x))
-    # Without a convolution behind it, to repeat what a norm does costs more than it saves.
-    after = take(norm is not None and _is_activation(rest) and _is_convolution(rest[1:]))
+    # Repeating what a norm does pays where it spares more than the input of the activation.
+    is_read = _is_convolution(rest[1:]) or (has_tail and len(rest) == 1)
+    after = take(norm is not None and _is_activation(rest) and is_read)
     conv = take((before or norm) is not None and _is_convolution(rest))
-    return _Run(before, norm, after, conv)
+    layer_scale = take(bool(conv or norm) and type(rest[0]) is LayerScale) if rest else None
+    return _Run(before, norm, after, conv, layer_scale)
 
 
 def _is_activation(rest: list[nn.Module]) -> bool:
@@ -135,11 +157,13 @@ def _run(x: Tensor, run: _Run) -> Tensor:
     norm, conv = run.norm, run.conv
     if norm is not None:
         norm.num_batches_tracked.add_(1)
-    parameters = [
-        *((None, None) if norm is None else (norm.weight, norm.bias)),
-        *((None, None) if conv is None else (conv.weight, conv.bias)),
-    ]
-    return _LeanRun.apply(x, *parameters, run)
+    affine = (None, None) if norm is None else (norm.weight, norm.bias)
+    kernel = (None, None) if conv is None else (conv.weight, conv.bias)
+    if run.layer_scale and conv:
+        kernel = run.layer_scale.folded(*kernel)
+    elif run.layer_scale:
+        affine = run.layer_scale.folded(*affine)
+    return _LeanRun.apply(x, *affine, *kernel, run)
 
 
 def _momentum(norm: nn.BatchNorm2d) -> float:
@@ -152,12 +176,11 @@ def _activate(x: Tensor, activation: nn.Module | None) -> Tensor:
 
 
 def _activate_over(x: Tensor, activation: nn.Module | None) -> Tensor:
-    """Over its input, where the gradient needs the output alone."""
-    return x.relu_() if type(activation) is nn.ReLU else _activate(x, activation)
+    return x if activation is None else ACTIVATIONS[type(activation)][1](x)
 
 
 def _activation_grad(grad: Tensor, x: Tensor, activation: nn.Module | None) -> Tensor:
-    return grad if activation is None else ACTIVATIONS[type(activation)][1](grad, x)
+    return grad if activation is None else ACTIVATIONS[type(activation)][2](grad, x)
 
 
 def _is_folded(run: _Run) -> bool:
@@ -207,12 +230,14 @@ class _LeanRun(torch.autograd.Function):
         grads = [None] * 5
         activated = y = _activate(x, run.before)
         is_folded = _is_folded(run)
-        if scale is not None and weight is not None:
+        if scale is not None:
             factor, offset = _affine(scale, shift, mean, invstd)
-            if not is_folded:
+            if not is_folded and (weight is not None or run.after is not None):
                 y = torch.addcmul(offset[:, None, None], activated, factor[:, None, None])
         if weight is not None:
-            conv, read = run.conv, _activate_over(y, run.after)
+            # Of a ReLU the gradient needs the output alone.
+            over = type(run.after) is nn.ReLU
+            conv, read = run.conv, (_activate_over if over else _activate)(y, run.after)
             grad, of_weight, of_bias = aten.convolution_backward(
                 *(grad, read, weight, [len(weight)], conv.stride, conv.padding),
                 *(conv.dilation, False, [0, 0], conv.groups),
@@ -232,6 +257,48 @@ class _LeanRun(torch.autograd.Function):
         if needs[0]:
             grads[0] = _activation_grad(grad, x, run.before)
         return *grads, None
+
+
+def _forgetting(y: Tensor) -> AbstractContextManager:
+    """Inside, the output of a run is not kept for backward passes, but computed again.
+
+    Whoever has hooks of his own for what is kept, such as checkpointing, goes on to see all.
+    """
+    node = y.grad_fn
+    run = getattr(node, "run", None)
+    hooked = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if not isinstance(run, _Run) or run.conv is not None or hooked is not None:
+        return nullcontext()
+    storage, shape, stride = y.untyped_storage()._cdata, y.shape, y.stride()
+    made = []
+
+    def pack(kept: Tensor) -> Any:
+        if kept.untyped_storage()._cdata != storage:
+            return kept
+        return kept.shape, kept.stride(), kept.storage_offset()
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        if not made:
+            again = _output(node)
+            if again.stride() != stride:
+                again = torch.empty_strided(shape, stride, dtype=again.dtype).copy_(again)
+            made.append(again)
+        return made[0].as_strided(*packed)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+@torch.no_grad()
+def _output(node: Any) -> Tensor:
+    """What a run without a convolution gave."""
+    x, scale, shift, *_, mean, invstd = node.saved_tensors
+    y = _activate(x, node.run.before)
+    if scale is not None:
+        factor, offset = _affine(scale, shift, mean, invstd)
+        y = torch.addcmul(offset[:, None, None], y, factor[:, None, None])
+    return _activate_over(y, node.run.after)
 
 
 def _affine(scale: Tensor, shift: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:

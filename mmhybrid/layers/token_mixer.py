@@ -9,7 +9,8 @@ from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.dynamic_convolution import InputDependentDepthwiseConv
-from mmhybrid.layers.lean_training import run_lean
+from mmhybrid.layers.layer_scale import LayerScale
+from mmhybrid.layers.lean_training import is_lean, run_lean
 from mmhybrid.layers.norm import build_norm
 from mmhybrid.layers.overlapping_attention import OverlappingSpatialReductionAttention
 from mmhybrid.layers.relative_position import RelativePosition
@@ -54,9 +55,17 @@ class DualDynamicTokenMixer(nn.Module):
             build_norm(norm_cfg, channels),
         )
 
-    def forward(self, x: Tensor, position: RelativePosition) -> Tensor:
+    def forward(
+        self, x: Tensor, position: RelativePosition, layer_scale: LayerScale | None = None
+    ) -> Tensor:
+        """Maps (B, C, H, W) to the same; ``layer_scale`` scales and shifts the output."""
         x = self.mix(x, position)
-        return run_lean(x, self.proj).add_(x)
+        if layer_scale is None or not is_lean(x, layer_scale):
+            out = run_lean(x, self.proj).add_(x)
+            return out if layer_scale is None else layer_scale(out)
+        # The sum would be one more map to keep, where x is kept already.
+        enhanced = run_lean(x, self.proj, layer_scale)
+        return torch.addcmul(enhanced, x, layer_scale.weight.view(-1, 1, 1))
 
     def mix(self, x: Tensor, position: RelativePosition) -> Tensor:
         """The two halves side by side, before the enhancer."""
