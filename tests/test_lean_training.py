@@ -1,6 +1,7 @@
 """Runs of layers that keep one map for training: same outputs, gradients and statistics."""
 
 import copy
+import gc
 import weakref
 from collections.abc import Iterable
 
@@ -115,6 +116,15 @@ def test_what_a_tail_reads_is_computed_again(name: str, layout: torch.memory_for
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+def test_nothing_stays_where_no_backward_pass_comes() -> None:
+    h = image() * 1
+    kept = weakref.ref(h)
+    out = run_lean(h, nn.GELU(), tail=torch.relu)
+    del h, out
+    gc.collect()
+    assert kept() is None
+
+
 def test_gradients_of_gradients_behind_a_tail() -> None:
     modules = copy.deepcopy(nn.ModuleList(FORGOTTEN["norm and activation"])).double().train()
     conv = nn.Conv2d(C, 2, 1).double()
@@ -193,3 +203,24 @@ def test_whole_backbones_learn_the_same(backbone, monkeypatch) -> None:
     for user in (module, token_mixer, dynamic_multi_level_attention, inverted_residual):
         monkeypatch.setattr(user, "is_lean", lambda *args: False)
     torch.testing.assert_close(ours, gradients(), rtol=1e-9, atol=1e-9)
+
+
+def test_what_stands_for_a_layer_is_called() -> None:
+    """A folded norm, a scale that is none or that also shifts, and convolutions without a bias."""
+    x = torch.randn(2, 8, 16, 16)
+    block = inverted_residual.InvertedResidual(8, 8, norm_cfg=dict(type="BN"))
+    block.reduce.conv.bias = nn.Parameter(torch.randn(8))
+    attention = dynamic_multi_level_attention.DynamicMultiLevelAttention(
+        8, norm_cfg=dict(type="BN"), gate_reduction=2
+    )
+    shift = LayerScale(8, 0.5)
+    nn.init.ones_(shift.bias)
+    for call in (block, lambda x: attention(x, shift), lambda x: attention(x, nn.Dropout(0.0))):
+        with torch.no_grad():
+            plain = call(x)
+        torch.testing.assert_close(call(x), plain)
+    attention.proj = nn.Conv2d(8, 8, 1, bias=False)
+    attention(x, LayerScale(8, bias=False)).sum().backward()
+    model = TransXNet(**TransXNet.test_options).train()
+    model.network[0][0].layer_scale_1 = nn.Identity()
+    sum(y.sum() for y in model(torch.randn(2, 3, 64, 64))).backward()

@@ -48,9 +48,10 @@ def keep_freed_memory() -> None:
     is_set = any(name in os.environ for name in names)
     if is_set or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or sys.platform != "linux":
         return
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
-        mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *args: 0)  # other C libraries have none
+    # M_MMAP_THRESHOLD, of which glibc before 2.35 takes 32 MiB at most, and no M_TRIM_THRESHOLD.
+    if mallopt(-3, 2**31 - 1) or mallopt(-3, 2**25):
+        mallopt(-1, -1)
 
 
 @contextmanager

@@ -143,7 +143,10 @@ def _cropped_and_resized(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     size = step["crop_size"]
     how = dict(interpolation="bicubic") | _interpolation(step)
     share = size / (size + step.get("crop_padding", 32))
-    return [dict(type="crop", share=share), dict(type="exact", width=size, height=size, **how)]
+    return [
+        dict(type="crop_square", share=share),
+        dict(type="exact", width=size, height=size, **how),
+    ]
 
 
 def _padded(step: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ import functools
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ import numpy as np
 
 VERSION = 2  # the newest version of model.json that this file understands
 TOP = 5  # classes that are named of a classifier
+CORE_LOCK = threading.Lock()
 RUNTIMES = ("onnxruntime", "openvino")
 
 
@@ -284,7 +286,6 @@ def _onnxruntime(file: Path, meta: dict[str, Any], threads: int | None) -> Calla
     return lambda x: session.run(meta["outputs"], {meta["input"]["name"]: x})
 
 
-@functools.cache
 def openvino_core() -> Any:
     """The one ``openvino.Core`` of the process, which stays.
 
@@ -292,6 +293,12 @@ def openvino_core() -> Any:
     Of two cores that go in the order in which they came the last puts back one that is gone, and
     the next signal (a child that ends, Ctrl-C, SIGTERM) ends the process with a segmentation fault.
     """
+    with CORE_LOCK:
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:
     import openvino
 
     return openvino.Core()
@@ -389,7 +396,7 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
     given, x = meta["input"], image
     resized = image.shape[:2]
     for step in meta["resize"]:
-        if step["type"] == "crop":
+        if step["type"] in ("crop", "crop_square"):
             x = _crop(x, step)
         elif step["type"] == "pad":
             x = _pad(x, _padded_size(*x.shape[:2], step), step["value"])
@@ -413,13 +420,14 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
 
 
 def _crop(x: np.ndarray, step: dict) -> np.ndarray:
-    """The middle; with a share, the square of that share of the short edge."""
-    if "share" in step:
+    """The middle, or in it the square of a share of the short edge."""
+    if step["type"] == "crop_square":
         height = width = step["share"] * min(x.shape[:2])
     else:
         height, width = step["height"], step["width"]
     top, left = (max(0, round(y / 2)) for y in (x.shape[0] - height, x.shape[1] - width))
-    return x[top : top + int(height), left : left + int(width)]
+    # To the last pixel, as mmcv crops.
+    return x[top : int(top + height - 1) + 1, left : int(left + width - 1) + 1]
 
 
 def _pad(x: np.ndarray, size: Sequence[int], value: Sequence[float]) -> np.ndarray:

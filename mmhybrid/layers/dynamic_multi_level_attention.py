@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.channel_gate import ChannelGate, convolve_each
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
+from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.lean_training import is_lean, run_lean
 from mmhybrid.layers.norm import build_norm
 
@@ -90,13 +91,15 @@ class DynamicMultiLevelAttention(nn.Module):
         return sum(levels[1:], levels[0]) if self.merge == "sum" else torch.cat(levels, dim=1)
 
     def forward(self, x: Tensor, layer_scale: nn.Module | None = None) -> Tensor:
-        """Maps (B, C, H, W) to the same; ``layer_scale`` multiplies the output."""
+        """Maps (B, C, H, W) to the same; ``layer_scale`` is of the output."""
         layer_scale = layer_scale or nn.Identity()
         fused = x + run_lean(self.levels(x), self.norm, self.act, self.reduce)
         if self.gate is None:
             return layer_scale(self.proj(fused))
         gate, proj = self.gate(x), self.proj
-        if type(proj) is not nn.Conv2d or not is_lean(x, proj, layer_scale):
+        is_factor = type(layer_scale) is LayerScale and layer_scale.bias is None
+        is_plain = type(proj) is nn.Conv2d and proj.bias is not None
+        if not (is_factor and is_plain and is_lean(x, proj, layer_scale)):
             return layer_scale(proj(fused) * gate)
         gate = layer_scale(gate).flatten(1)  # (B, C)
         return convolve_each(fused, proj.weight.flatten(1) * gate[..., None], proj.bias * gate)

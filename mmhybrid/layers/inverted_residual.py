@@ -60,7 +60,8 @@ class InvertedResidual(nn.Module):
         if self.gate is None:
             return self.reduce(x)
         gate, conv = self.gate(x), self.reduce.conv
-        if type(conv) is not nn.Conv2d or not is_lean(x, self.reduce, conv):
+        is_plain = type(self.reduce) is ConvNorm and type(conv) is nn.Conv2d and conv.bias is None
+        if not is_plain or not is_lean(x, self.reduce, conv):
             return self.reduce(x * gate)
         weight = conv.weight.flatten(1) * gate.flatten(2).mT  # (B, O, C)
-        return self.reduce.bn(convolve_each(x, weight))
+        return self.reduce.activation(self.reduce.bn(convolve_each(x, weight)))

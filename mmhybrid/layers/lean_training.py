@@ -21,7 +21,7 @@ from mmhybrid.layers.norm import BatchNorm2d
 from mmhybrid.layers.transforms import is_transformed
 
 aten = torch.ops.aten
-# What an activation computes, the same over its input, and the gradient, of the output's and input.
+# What an activation computes, the same over its input, and the gradient from the output's and x.
 ACTIVATIONS = {
     nn.GELU: (F.gelu, aten.gelu_, aten.gelu_backward),
     nn.ReLU: (F.relu, aten.relu_, lambda grad, x: aten.threshold_backward(grad, x, 0)),
@@ -61,7 +61,7 @@ def run_lean(
 def is_lean(x: Tensor, *modules: nn.Module) -> bool:
     """Whether maps are worth sparing: in training in full precision on a CPU.
 
-    Not where one of the modules, which are not called as they are then, has hooks.
+    Not where one of the modules, which are then not called themselves, has hooks.
     """
     return (
         x.device.type == "cpu"
@@ -266,15 +266,14 @@ def _forgetting(y: Tensor) -> AbstractContextManager:
     """
     node = y.grad_fn
     run = getattr(node, "run", None)
-    hooked = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    if not isinstance(run, _Run) or run.conv is not None or hooked is not None:
+    if not isinstance(run, _Run) or run.conv is not None or _others_see_what_is_kept():
         return nullcontext()
     storage, shape, stride = y.untyped_storage()._cdata, y.shape, y.stride()
     made = []
 
     def pack(kept: Tensor) -> Any:
         if kept.untyped_storage()._cdata != storage:
-            return kept
+            return kept.detach()  # with its node it would be a cycle that nobody collects
         return kept.shape, kept.stride(), kept.storage_offset()
 
     def unpack(packed: Any) -> Tensor:
@@ -283,11 +282,19 @@ def _forgetting(y: Tensor) -> AbstractContextManager:
         if not made:
             again = _output(node)
             if again.stride() != stride:
-                again = torch.empty_strided(shape, stride, dtype=again.dtype).copy_(again)
+                again = again.new_empty_strided(shape, stride).copy_(again)
             made.append(again)
         return made[0].as_strided(*packed)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _others_see_what_is_kept() -> bool:
+    """Whether there are hooks for what is kept, or none are allowed."""
+    autograd = torch._C._autograd
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)  # from PyTorch 2.8 on
+    forbidden = autograd._saved_tensors_hooks_get_disabled_error_message()
+    return top is None or top(False) is not None or forbidden is not None
 
 
 @torch.no_grad()

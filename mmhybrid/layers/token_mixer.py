@@ -60,7 +60,7 @@ class DualDynamicTokenMixer(nn.Module):
     ) -> Tensor:
         """Maps (B, C, H, W) to the same; ``layer_scale`` scales and shifts the output."""
         x = self.mix(x, position)
-        if layer_scale is None or not is_lean(x, layer_scale):
+        if type(layer_scale) is not LayerScale or not is_lean(x, layer_scale):
             out = run_lean(x, self.proj).add_(x)
             return out if layer_scale is None else layer_scale(out)
         # The sum would be one more map to keep, where x is kept already.
