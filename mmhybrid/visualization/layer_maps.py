@@ -87,7 +87,7 @@ def gates(calls: Calls, place: Place) -> Row:
     """One map (blocks, channels) per stage, 0 to 1."""
     gated = [call for call in calls if call[0].gate is not None]
     stages = _by_stage(gated)
-    maps = [np.stack([layer.gate(x)[0].flatten() for layer, (x,) in stage]) for stage in stages]
+    maps = [np.stack([layer.gate(x)[0].flatten() for layer, (x, *_) in stage]) for stage in stages]
     text = "Factor of each channel (across) in each block (down): dark 0, bright 1."
     draw = plain(vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
     captions = [f"mean {g.mean():.2f}, {g.min():.2f} to {g.max():.2f}" for g in maps]
