@@ -95,9 +95,10 @@ def _steps(cfg: Config, report: Callable[[str], None]) -> list[dict[str, Any]]:
         name = type_name(step)
         if name in NEUTRAL:
             continue
-        if name == "EfficientNetCenterCrop":
-            steps += _cropped_and_resized(step)
-        elif made := STEPS.get(name, lambda step: None)(step):
+        made = STEPS.get(name, lambda step: None)(step)
+        if isinstance(made, list):
+            steps += made
+        elif made:
             steps.append(made | _interpolation(step))
         else:
             report(f"model.json has no word for the step {name} of the test pipeline")
@@ -170,6 +171,7 @@ STEPS = {
     "ResizeShortestEdge": _of_shortest_edge,
     "ResizeToMultiple": _multiple,
     "CenterCrop": _cropped,
+    "EfficientNetCenterCrop": _cropped_and_resized,
     "Pad": _padded,
 }
 
