@@ -43,7 +43,7 @@ WAYS: dict[str, tuple[str, dict[str, str]] | None] = {
     "onnxruntime": (".onnx", dict(runtime="onnxruntime")),
     "OpenVINO fp32": (".onnx", dict(runtime="openvino")),
     "OpenVINO bf16": (".onnx", dict(runtime="openvino", precision="bf16")),
-    "OpenVINO int8": ("_int8.xml", dict(runtime="openvino")),
+    "OpenVINO int8": ("_int8.xml", dict(runtime="openvino", precision="int8")),
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import mmcv
 import numpy as np
@@ -33,7 +34,7 @@ from mmhybrid.apis.random_init import random_init
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.synthetic.shapes import scene
-from mmhybrid.deploy import Predictor, export_onnx, predictor
+from mmhybrid.deploy import Predictor, export_onnx, predictor, runtimes
 from mmhybrid.deploy.model_json import describe
 from mmhybrid.deploy.predictor import VERSION, PredictorError, prepare, read_image, resize
 
@@ -137,6 +138,21 @@ def test_a_classifier(exported, tmp_path: Path, runtime: str, dtype: str) -> Non
     content = (tmp_path / "green.png").read_bytes()
     for given in (tmp_path / "green.png", str(tmp_path / "green.png"), content):
         assert predict(given).to_dict() == found.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "bf16")]
+)
+def test_what_openvino_computes_in(exported, monkeypatch, precision: str, hint: str) -> None:
+    """What an int8 graph does not have in 8 bits took longer than the whole of it in bfloat16."""
+    folder = exported("classification", precision=precision, runtime="openvino")
+    core = MagicMock()
+    for module in (predictor, runtimes):
+        monkeypatch.setattr(module, "openvino_core", lambda: core)
+    Predictor(folder)
+    runtimes.open_graph(folder / "model.onnx", "openvino", precision=precision)
+    calls = core.compile_model.call_args_list
+    assert [call.args[2]["INFERENCE_PRECISION_HINT"] for call in calls] == [hint, hint]
 
 
 @pytest.mark.parametrize("batch", [None, 1, 2])

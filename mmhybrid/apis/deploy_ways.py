@@ -115,7 +115,7 @@ def _makers(
         path = folder / "int8.xml"
         openvino.save_model(openvino.convert_model(file), path, compress_to_fp16=False)
         quantize_file(path, calibration)
-        return partial(_run, open_graph(path), x.numpy())
+        return partial(_run, open_graph(path, precision="int8"), x.numpy())
 
     def in_compiled() -> Callable[[], dict[str, Tensor]]:
         # Detectors compute their boxes in ways that break a graph in parts.

@@ -227,7 +227,7 @@ def _quantize(
     quantize_file(file, calibration, controlled, max_drop)
     if evaluate:
         report("evaluating it in int8")
-        after = evaluate(open_graph(file))
+        after = evaluate(open_graph(file, precision="int8"))
         return dict(fp32=before, int8=after)
     return None
 

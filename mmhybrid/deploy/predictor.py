@@ -305,8 +305,9 @@ def _core() -> Any:
 
 
 def _openvino(file: Path, meta: dict[str, Any], threads: int | None) -> Callable:
-    # Without the hint, OpenVINO computes in bfloat16 wherever the processor can.
-    precision = "bf16" if meta.get("precision") == "bf16" else "f32"
+    # Without the hint, OpenVINO computes in bfloat16 wherever the processor can. An int8 graph has
+    # parts that are not in 8 bits, the attention of large maps among them.
+    precision = "bf16" if meta.get("precision") in ("bf16", "int8") else "f32"
     config: dict[str, Any] = dict(PERFORMANCE_HINT="LATENCY", INFERENCE_PRECISION_HINT=precision)
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
