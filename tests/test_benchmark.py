@@ -177,7 +177,7 @@ def test_what_a_table_of_ways_says() -> None:
     *table, failed, fastest, exact = deploy_ways.table_of_ways(rows, "a.pth", (64, 96)).splitlines()
     assert len(table) == 7
     assert failed == "PyTorch compiled: UserError: no compiler"
-    export = "python tools/export.py a.pth --size 64x96 --out FOLDER --format openvino"
+    export = "python -m mmhybrid export a.pth --size 64x96 --out FOLDER --format openvino"
     assert fastest == f"fastest: OpenVINO bf16, 3.00 times as fast: {export} --precision bf16"
     assert exact == f"fastest in float32: OpenVINO, 2.00 times as fast: {export}"
 

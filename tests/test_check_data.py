@@ -196,7 +196,7 @@ def test_run_stops_where_nothing_can_be_read(toy_config, train, workers) -> None
     for record in toy_config.train_dataloader.dataset.data_list:
         record["unreadable"] = True
     toy_config.train_dataloader.num_workers = workers
-    told = f"^{MOST_UNREADABLE} samples one after the other cannot be read.*check_data.py"
+    told = f"^{MOST_UNREADABLE} samples one after the other cannot be read.*mmhybrid check"
     with pytest.raises(UserError, match=told) as error:
         train(toy_config)
     assert "Traceback" not in str(error.value)

@@ -3,6 +3,9 @@
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,14 +88,23 @@ def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> 
     assert model.dataset_meta == dict(classes=CLASSES, palette=None)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_dmformer_s_coco", "semantic_fpn_dmformer_s_ade20k"])
-def test_a_detector_and_a_segmentor(name: str, read_config: Any, tmp_path: Path) -> None:
+DENSE = {"mmdet": "mask_rcnn_dmformer_s_coco", "mmseg": "semantic_fpn_dmformer_s_ade20k"}
+
+
+def published(name: str, read_config: Any, folder: Path) -> tuple[Config, nn.Module, Path]:
+    """A small model of a config, and the folder that it was published to."""
     cfg = read_config(name)
     cfg.model.backbone.update(arch=dict(DMFormer.test_options["arch"]), init_cfg=None)
     cfg.model.neck.in_channels = [16, 32, 48, 64]
+    cfg.default_hooks.checkpoint.type = "mmhybrid.DurableCheckpointHook"  # as runs leave it
     model = model_of(cfg)
-    write_checkpoint(dict(state_dict=model.state_dict()), tmp_path / "last.pth")
-    out = publish(str(tmp_path / "last.pth"), tmp_path / "out", cfg=cfg)
+    write_checkpoint(dict(state_dict=model.state_dict()), folder / "last.pth")
+    return cfg, model, publish(str(folder / "last.pth"), folder / "out", cfg=cfg)
+
+
+@pytest.mark.parametrize("name", DENSE.values())
+def test_a_detector_and_a_segmentor(name: str, read_config: Any, tmp_path: Path) -> None:
+    cfg, model, out = published(name, read_config, tmp_path)
     again = mmhybrid.from_pretrained(out)
     assert type(again) is type(model)
     torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -330,3 +342,26 @@ def test_in_another_process(folder: Path, trained: tuple, run_python: Any, tmp_p
     (tmp_path / "load.py").write_text(code.format(str(folder)))
     run_python("load.py")
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), trained[1](x), rtol=0, atol=0)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("package", DENSE)
+def test_where_one_package_is_installed(package: str, read_config: Any, tmp_path: Path) -> None:
+    """The other two are not there, as after ``pip install mmhybrid[det]``."""
+    _, model, out = published(DENSE[package], read_config, tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    others = {"mmdet", "mmseg", "mmsegmentation", "mmpretrain", "mmhybrid"} - {package}
+    others -= {"mmsegmentation"} if package == "mmseg" else set()
+    for path in Path(torch.__file__).parents[1].iterdir():
+        if path.name.partition("-")[0] not in others and path.suffix != ".pth":
+            (site / path.name).symlink_to(path)
+    code = "import sys, mmhybrid, torch; m = mmhybrid.from_pretrained(sys.argv[1])\n"
+    code += "torch.save(m.state_dict(), sys.argv[2])"
+    command = [sys.executable, "-S", "-c", code, str(out), str(tmp_path / "read.pt")]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (site, ROOT))))
+    done = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    read = torch.load(tmp_path / "read.pt")
+    torch.testing.assert_close(read, dict(model.state_dict()), rtol=0, atol=0)
+    assert "not installed" not in done.stdout + done.stderr

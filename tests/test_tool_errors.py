@@ -19,6 +19,7 @@ DATA = "data/coco/annotations/instances_train2017.json"
 REFUSED = {
     "missing config": (f"train.py {MISSPELT}", rf"{MISSPELT}\. Did you mean .*{DETECTOR}"),
     "missing config, counted": ("get_flops.py configs/nothing.py", "there is no config file"),
+    "no config": ("check_data.py weights.pth", r"weights\.pth is no config: the name of one ends"),
     "missing data": (f"train.py {DETECTOR}",
         rf"HERE/{DATA}(.|\n)*annotations_trainval2017\.zip(.|\n)*--data-root(.|\n)*--quick"),
     "missing data elsewhere": (f"train.py {DETECTOR} --data-root HERE/there",

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
     from mmhybrid.apis.inferencer import dataset_meta
     from mmhybrid.apis.inputs import find_inputs
     from mmhybrid.deploy import export
+    from mmhybrid.deploy.exporting import check_export
     from mmhybrid.errors import UserError
 
     size = size_of("--size", args.size) if args.size else None
@@ -153,6 +154,7 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     calibration = [path for path, _ in find_inputs([args.calibration] if args.calibration else [])]
     calibration = calibration[: args.calibration_images]
+    check_export(args.format, args.precision, calibration, args.safetensors)
     cfg = _config(args)
     model, files, report = load(args)
     if cfg and not args.backbone:

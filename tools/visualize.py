@@ -80,8 +80,8 @@ def main() -> None:
             draw_page(model, first_backbone(model, args.model), image, args.out, **options)
     except ModuleNotFoundError as error:
         sys.exit(
-            f"error: {error}. pip install -r requirements/export.txt, and then "
-            "pip install --no-deps -r requirements/visualize.txt"
+            f'error: {error}. pip install "mmhybrid[export]", and then '
+            "pip install --no-deps grad-cam ttach"
         )
     print(f"written: {args.out}")
 

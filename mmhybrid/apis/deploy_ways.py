@@ -20,11 +20,11 @@ from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.deploy.quantizing import quantize_file
 from mmhybrid.deploy.runtimes import open_graph
 
-EXPORT = "python tools/export.py {model} --size {size} --out FOLDER --format "
+EXPORT = "python -m mmhybrid export {model} --size {size} --out FOLDER --format "
 # What to do to run a model so.
 COMMANDS = {
-    "PyTorch": "python tools/predict.py {model} IMAGES",
-    "PyTorch fused": "python tools/predict.py {model} IMAGES --fuse",
+    "PyTorch": "python -m mmhybrid predict {model} IMAGES",
+    "PyTorch fused": "python -m mmhybrid predict {model} IMAGES --fuse",
     "PyTorch fused, bf16": "mmhybrid.deploy.fuse(model, torch.bfloat16)",
     "PyTorch compiled": "mmhybrid.deploy.compiled(mmhybrid.deploy.fuse(model), images)",
     "onnxruntime": f"{EXPORT}onnx",

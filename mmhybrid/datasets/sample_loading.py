@@ -21,7 +21,7 @@ from mmhybrid.errors import UserError
 BROKEN_FILE = (OSError, EOFError, SyntaxError, ValueError, AssertionError, cv2.error, zlib.error)
 BROKEN_FILE += (struct.error, MemoryError, Image.DecompressionBombError)
 MOST_UNREADABLE = 10  # samples one after the other, before a run gives up
-ADVICE = "`python tools/check_data.py CONFIG` lists what is wrong with the data."
+ADVICE = "`python -m mmhybrid check CONFIG` lists what is wrong with the data."
 
 
 class UnreadableError(Exception):

@@ -105,7 +105,7 @@ def export(
         >>> from mmhybrid.backbones import TransXNet
         >>> export(TransXNet('tiny'), 'exported', format='openvino')  # doctest: +SKIP
     """
-    _check(format, precision, calibration, safetensors)
+    check_export(format, precision, calibration, safetensors)
     report = report or (lambda step: None)
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
@@ -184,8 +184,8 @@ def refuse_difference(rows: Sequence[Difference], tolerance: float) -> None:
         )
 
 
-def _check(format: str, precision: str, calibration: Collection, safetensors: bool) -> None:
-    """Raises, before minutes pass, for what cannot be."""
+def check_export(format: str, precision: str, calibration: Collection, safetensors: bool) -> None:
+    """Raises, before minutes pass, for what :func:`export` cannot do: its arguments and errors."""
     if format not in RUNTIME_OF:
         raise ArgumentError(f"no format {format!r}: there are {', '.join(RUNTIME_OF)}")
     if precision not in PRECISIONS:

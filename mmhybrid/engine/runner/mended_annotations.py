@@ -24,7 +24,7 @@ STOPS_IN = {
 }
 # What is no loss; `tools/check_data.py` tells it.
 SILENT = {"crowd-box", "class-not-in-config", "box-cut", "image-without-label"}
-ADVICE = "`python tools/check_data.py CONFIG` lists all"
+ADVICE = "`python -m mmhybrid check CONFIG` lists all"
 
 
 def with_mended_annotations(cfg: Config, loaders: tuple[str, ...]) -> Config:

@@ -19,7 +19,7 @@ def verdict(runner: Runner) -> str:
     if not weak:
         best = Path(runner.work_dir) / "best.pth"
         made = best if best.is_file() else runner.message_hub.runtime_info.get("last_ckpt")
-        return f"Done. To predict: python tools/predict.py {made} IMAGES"
+        return f"Done. To predict: python -m mmhybrid predict {made} IMAGES"
     rate = max(line.get("lr", 0) for line in losses) if losses else 0
     first = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
     return (
@@ -28,7 +28,7 @@ def verdict(runner: Runner) -> str:
         "times it\n"
         f"  the iterations: {runner.iter} over {len(dataset)} images may be too few\n"
         f"  the classes and their order: {first or 'the data names none'}\n"
-        "  images without labels, boxes outside of images: python tools/check_data.py CONFIG\n"
+        "  images without labels, boxes outside of images: python -m mmhybrid check CONFIG\n"
         "  the start: pretrained weights need fewer images than random ones, docs/fine_tuning.md"
     )
 
