@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.plain_transxnet import plain_transxnet
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
-from mmhybrid.layers import relative_position
+from mmhybrid.layers import blockwise_attention, relative_position
 
 TINY = TransXNet.test_options
 
@@ -102,6 +102,61 @@ def test_keys_in_groups_equal_the_plain_formula(size, monkeypatch) -> None:
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(model(x), plain_transxnet(model, x), rtol=0, atol=1e-9)
     assert len(groups) == sum(TINY["arch"]["depths"])
+
+
+def folded(queries: int = 11, keys: int = 5) -> list[Tensor]:
+    """Queries, keys, values and columns of positions, for two images and two heads."""
+    sizes = (2, 2, queries, 4), (2, 2, keys, 4), (2, 2, keys, 4), (1, 2, queries, 3), (keys, 3)
+    tensors = [torch.randn(size, dtype=torch.float64) for size in sizes]
+    return [tensor.requires_grad_(tensor.ndim == 4) for tensor in tensors]
+
+
+@pytest.mark.parametrize("rows", [100, 4, 0], ids=["one block", "a short last one", "rows"])
+@pytest.mark.parametrize("layout", ["heads first", "channels last"])
+def test_attention_in_blocks(rows, layout, monkeypatch) -> None:
+    inputs = folded()
+    if layout == "channels last":
+        inputs[:3] = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs[:3]]
+    q, k, v, position_q, position_k = inputs
+    monkeypatch.setattr(blockwise_attention, "BLOCK", rows * len(q) * q.shape[1] * len(position_k))
+    scores = q @ k.mT / 2 + position_q @ position_k.mT
+    outputs = scores.softmax(-1) @ v, blockwise_attention.attention_in_blocks(*inputs)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    weight = torch.randn_like(outputs[0])
+    gradients = [torch.autograd.grad((y * weight).sum(), inputs[:4]) for y in outputs]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_gradients_of_gradients_of_attention_in_blocks() -> None:
+    *inputs, position_k = folded(queries=3, keys=2)
+    assert torch.autograd.gradgradcheck(
+        lambda *xs: blockwise_attention.attention_in_blocks(*xs, position_k), inputs
+    )
+
+
+@pytest.mark.parametrize("wanted", range(4))
+def test_some_gradients_of_attention_in_blocks(wanted: int) -> None:
+    inputs = folded()
+    for index, tensor in enumerate(inputs):
+        tensor.requires_grad_(index == wanted)
+    blockwise_attention.attention_in_blocks(*inputs).sum().backward()
+    assert [tensor.grad is not None for tensor in inputs] == [i == wanted for i in range(5)]
+
+
+def test_training_goes_in_blocks(monkeypatch) -> None:
+    calls = []
+    real = relative_position.attention_in_blocks
+    monkeypatch.setattr(
+        relative_position, "attention_in_blocks", lambda *args: calls.append(1) or real(*args)
+    )
+    model, x = TransXNet(**TINY), torch.randn(1, 3, 96, 96)
+    model(x)
+    assert len(calls) == sum(TINY["arch"]["depths"])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)
+    with torch.no_grad():
+        model.eval()(x)
+    assert len(calls) == sum(TINY["arch"]["depths"])
 
 
 def test_tables_alone_get_their_gradients(monkeypatch) -> None:
