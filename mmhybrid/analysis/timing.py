@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,11 @@ def own_process(make: Callable[..., Callable[[], object]], *args: object) -> Ite
     As a program would that does nothing else: memory that other models have cut up makes a call up
     to a fifth slower. ``make`` and ``args`` are pickled; the threads are as many as here.
     """
-    ours, theirs = multiprocessing.Pipe()
-    process = _process(_serve, theirs, torch.get_num_threads(), make, *args)
+    # A forked process has none of its parent's worker threads, for which PyTorch would wait.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), make, *args))
+    process.start()
     theirs.close()
 
     def call() -> None:
@@ -85,16 +87,6 @@ def _serve(asked: Connection, threads: int, make: Callable[..., Any], *args: obj
             asked.send(True)
 
 
-def _process(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """A process that was forked from one that has not computed anything."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, not in every process; what is not installed is left out.
-    context.set_forkserver_preload(["mmhybrid.apis", "mmdet.models", "timm"])
-    process = context.Process(target=target, args=args)
-    process.start()
-    return process
-
-
 def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> int:
     """Bytes of the CPU's memory that the call which ``make(*args)`` returns needs at its peak.
 
@@ -102,8 +94,12 @@ def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> 
     system ends the process. It is called in a new process, for which all is pickled, so that it may
     use up all memory, and may train (PyTorch cannot fork after a backward pass).
     """
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = _process(_peak_resident, sender, make, *args)
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, not in every process; what is not installed is left out.
+    context.set_forkserver_preload([make.__module__, "mmdet.models", "timm"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_peak_resident, args=(sender, make, *args))
+    process.start()
     sender.close()
     result = None
     with suppress(EOFError):
