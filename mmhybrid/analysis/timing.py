@@ -2,6 +2,7 @@
 
 import ctypes
 import multiprocessing
+import os
 import resource
 import signal
 import statistics
@@ -63,18 +64,27 @@ def own_process(make: Callable[..., Callable[[], object]], *args: object) -> Ite
     process.start()
     theirs.close()
 
-    def call() -> None:
-        ours.send(True)
+    def wait() -> None:
         try:
             ours.recv()
         except EOFError:
             process.join()
             raise RuntimeError(f"the called process ended with {process.exitcode}") from None
+        # OpenMP's threads would go on looking for work.
+        os.kill(process.pid, signal.SIGSTOP)
+
+    def call() -> None:
+        os.kill(process.pid, signal.SIGCONT)
+        ours.send(True)
+        wait()
 
     try:
+        wait()  # until it is made
         yield call
     finally:
         ours.close()
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGCONT)
         process.join()
 
 
@@ -82,9 +92,8 @@ def _serve(asked: Connection, threads: int, make: Callable[..., Any], *args: obj
     torch.set_num_threads(threads)
     function = make(*args)
     with suppress(EOFError):
-        while asked.recv():
+        while asked.send(True) or asked.recv():
             function()
-            asked.send(True)
 
 
 def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> int:
