@@ -213,10 +213,10 @@ def page(results: Mapping[str, Any]) -> str:
         f"with those of {REFERENCE}; *times PyTorch* says how many times as fast as the same model "
         f"in PyTorch, *time over {REFERENCE}* is in the same runtime and precision, below 1 where "
         "it is faster; both are medians of ratios of neighbouring calls. The difference is from "
-        "PyTorch, unfused, and beside the largest value; int8 is calibrated on noise. Freed memory "
-        "is kept, as in the tools (docs/speed.md), which PyTorch gains most by. The peak of "
-        "a runtime is that of a process that opens the graph and runs it once, that of PyTorch is "
-        "beyond the weights.",
+        "PyTorch, unfused, and beside the largest value; int8 is calibrated on noise, and computes "
+        "what is not in 8 bits in bfloat16. Freed memory is kept, as in the tools (docs/speed.md), "
+        "which PyTorch gains most by. The peak of a runtime is that of a process that opens the "
+        "graph and runs it once, that of PyTorch is beyond the weights.",
         *sorted(machines),
         markdown_table(["model", "size", "way", *columns], rows),
         *(["\n".join(errors)] if errors else []),

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from benchmarks.parts_speed import Row, timed_rows
-from benchmarks.transxnet_speed import peers, with_kept_memory
+from benchmarks.transxnet_speed import peers
 from mmhybrid.analysis.benchmark import smallest_models
-from mmhybrid.analysis.timing import own_process, peak_memory_of, ratio, time_interleaved
+from mmhybrid.analysis.timing import peak_memory_of, ratio, time_interleaved
 from mmhybrid.apis.models import make_model
 from mmhybrid.apis.random_init import random_init
 
@@ -25,26 +25,21 @@ def training_steps(
     beside: Iterable[str] | None = None,
     repeats: int = 5,
 ) -> list[Row]:
-    """Seconds and peak memory of a forward and backward pass, in a process of its own.
+    """Seconds and peak memory of a forward and backward pass, in turns in one run.
 
-    ``times_as_long`` is the time over that of mmdet's Swin-T, with which each takes turns. ``ours``
-    are specifications by name and default to the smallest preset of each family; ``beside`` are
-    names of :func:`benchmarks.transxnet_speed.peers` and default to all.
+    ``times_as_long`` is the time over that of mmdet's Swin-T. ``ours`` are specifications by name
+    and default to the smallest preset of each family; ``beside`` are names of
+    :func:`benchmarks.transxnet_speed.peers`, Swin-T among them, and default to all.
     """
     specs = ours or smallest_models()
-    rows = []
-    for name in [*specs, *(peers() if beside is None else beside)]:
-        about = (specs.get(name), side, batch)
-        # Two at a time: the memory of all at once is more than many a machine has.
-        with (
-            own_process(with_kept_memory, _step, name, *about) as step,
-            own_process(with_kept_memory, _step, BESIDE, None, side, batch) as other,
-        ):
-            seconds = time_interleaved({name: step, "": other}, repeats=repeats)
-        (row, _) = timed_rows(seconds, dict(size=f"{side}x{side}", batch=batch))
-        row["times_as_long"] = ratio(seconds, name, "")
-        row["peak_mib"] = peak_memory_of(_step, name, *about) / 2**20
-        rows.append(row)
+    names = [*specs, *(peers() if beside is None else beside)]
+    calls = {name: _step(name, specs.get(name), side, batch) for name in names}
+    seconds = time_interleaved(calls, repeats=repeats)
+    rows = timed_rows(seconds, dict(size=f"{side}x{side}", batch=batch))
+    for row in rows:
+        name = row["model"]
+        row["times_as_long"] = ratio(seconds, name, BESIDE)
+        row["peak_mib"] = peak_memory_of(_step, name, specs.get(name), side, batch) / 2**20
     return rows
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from functools import partial
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +16,13 @@ from torch.nn import functional as F
 
 from benchmarks.parts_speed import Row, timed_rows
 from benchmarks.plain_transxnet import plain_transxnet
-from mmhybrid.analysis.timing import own_process, peak_memory_of, time_interleaved
+from mmhybrid.analysis.timing import peak_memory_of, time_interleaved
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import TransXNet
 from mmhybrid.deploy import fuse
 from mmhybrid.layers.relative_position import attention_with_position, fit_relative_position
-from tools.command_line import keep_freed_memory
 
 Size = tuple[int, int]
-T = TypeVar("T")
 
 
 def peers() -> dict[str, nn.Module]:
@@ -62,24 +58,13 @@ def forward(size: Size, *, repeats: int = 5, with_peers: bool = False) -> list[R
 
 
 def training_step(size: Size = (640, 1088), batch: int = 2, *, repeats: int = 5) -> list[Row]:
-    """Seconds and peak memory of a forward and backward pass, ours and the plain formula's.
-
-    Each in a process of its own, in turns.
-    """
+    """Seconds and peak memory of a forward and backward pass, ours and the plain formula's."""
     names = ("plain", "TransXNet-T", "TransXNet-T, with_cp")
     memory = {name: peak_memory_of(_training_call, name, size, batch) for name in names}
-    with ExitStack() as stack:
-        made = [own_process(with_kept_memory, _training_call, name, size, batch) for name in names]
-        functions = {name: stack.enter_context(one) for name, one in zip(names, made, strict=True)}
-        seconds = time_interleaved(functions, repeats=repeats)
+    functions = {name: _training_call(name, size, batch) for name in names}
+    seconds = time_interleaved(functions, repeats=repeats, warmup=0)
     rows = timed_rows(seconds, dict(size=_shown(size), batch=batch), times_plain="plain")
     return [row | _memory(memory, row["model"]) for row in rows]
-
-
-def with_kept_memory(make: Callable[..., T], *args: Any) -> T:
-    """What ``make(*args)`` gives, in a process that keeps freed memory as the tools do."""
-    keep_freed_memory()
-    return make(*args)
 
 
 def _training_call(name: str, size: Size, batch: int) -> Callable[[], None]:

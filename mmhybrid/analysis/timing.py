@@ -2,13 +2,12 @@
 
 import ctypes
 import multiprocessing
-import os
 import resource
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -48,52 +47,6 @@ def peak_memory(function: Callable[[], object], device: str) -> int:
     function()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
-
-
-@contextmanager
-def own_process(make: Callable[..., Callable[[], object]], *args: object) -> Iterator[Callable]:
-    """Inside, a function that calls what ``make(*args)`` returns, in a process of its own.
-
-    As a program would that does nothing else: memory that other models have cut up makes a call up
-    to a fifth slower. ``make`` and ``args`` are pickled; the threads are as many as here.
-    """
-    # A forked process has none of its parent's worker threads, for which PyTorch would wait.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), make, *args))
-    process.start()
-    theirs.close()
-
-    def wait() -> None:
-        try:
-            ours.recv()
-        except EOFError:
-            process.join()
-            raise RuntimeError(f"the called process ended with {process.exitcode}") from None
-        # OpenMP's threads would go on looking for work.
-        os.kill(process.pid, signal.SIGSTOP)
-
-    def call() -> None:
-        os.kill(process.pid, signal.SIGCONT)
-        ours.send(True)
-        wait()
-
-    try:
-        wait()  # until it is made
-        yield call
-    finally:
-        ours.close()
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGCONT)
-        process.join()
-
-
-def _serve(asked: Connection, threads: int, make: Callable[..., Any], *args: object) -> None:
-    torch.set_num_threads(threads)
-    function = make(*args)
-    with suppress(EOFError):
-        while asked.send(True) or asked.recv():
-            function()
 
 
 def peak_memory_of(make: Callable[..., Callable[[], object]], *args: object) -> int:
