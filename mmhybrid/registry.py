@@ -8,7 +8,6 @@ imports the ``locations`` of a scope that it meets.
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from mmengine import registry as root
@@ -39,9 +38,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
     root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optimizers.layer_decay"
 )
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine.optimizers.bfloat16")
-# Its class is one of mmpretrain's, which whoever detects or segments may not have. A location must
-# be named all the same.
-DATASETS = _child(root.DATASETS, f"datasets{'.tiny_imagenet' * bool(find_spec('mmpretrain'))}")
+DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
 METRICS = _child(root.METRICS, "engine.faster_coco_metric")
 
 

@@ -357,8 +357,10 @@ def test_where_one_package_is_installed(package: str, read_config: Any, tmp_path
         if path.name.partition("-")[0] not in others and path.suffix != ".pth":
             (site / path.name).symlink_to(path)
     code = "import sys, mmhybrid, torch; m = mmhybrid.from_pretrained(sys.argv[1])\n"
-    code += "torch.save(m.state_dict(), sys.argv[2])"
-    command = [sys.executable, "-S", "-c", code, str(out), str(tmp_path / "read.pt")]
+    code += "torch.save(m.state_dict(), sys.argv[2])\n"
+    code += "from importlib.util import find_spec as f\n"
+    code += "assert [p for p in ('mmdet', 'mmseg', 'mmpretrain') if f(p)] == [sys.argv[3]]"
+    command = [sys.executable, "-S", "-c", code, str(out), str(tmp_path / "read.pt"), package]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (site, ROOT))))
     done = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.plain_transxnet import plain_transxnet
 from mmhybrid.apis.random_init import random_init
@@ -134,13 +135,39 @@ def test_gradients_of_gradients_of_attention_in_blocks() -> None:
     )
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["once", "to be differentiated again"])
 @pytest.mark.parametrize("wanted", range(4))
-def test_some_gradients_of_attention_in_blocks(wanted: int) -> None:
-    inputs = folded()
+def test_some_gradients_of_attention_in_blocks(wanted: int, again: bool) -> None:
+    q, k, v, position_q, position_k = inputs = folded()
     for index, tensor in enumerate(inputs):
         tensor.requires_grad_(index == wanted)
-    blockwise_attention.attention_in_blocks(*inputs).sum().backward()
-    assert [tensor.grad is not None for tensor in inputs] == [i == wanted for i in range(5)]
+    scores = q @ k.mT / 2 + position_q @ position_k.mT
+    outputs = scores.softmax(-1) @ v, blockwise_attention.attention_in_blocks(*inputs)
+    gradients = [
+        torch.autograd.grad(y.square().sum(), inputs[wanted], create_graph=again) for y in outputs
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_checkpointed_attention_is_differentiated_twice() -> None:
+    *inputs, position_k = folded()
+    attend = lambda *xs: blockwise_attention.attention_in_blocks(*xs, position_k)  # noqa: E731
+    outputs = attend(*inputs), checkpoint(attend, *inputs, use_reentrant=False)
+    gradients = [torch.autograd.grad(y.square().sum(), inputs, create_graph=True) for y in outputs]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_backward_pass_inside_autocast() -> None:
+    """Autocast is off in the blocks, whoever calls ``backward`` inside it."""
+    model, x = random_init(TransXNet(**TINY)), torch.randn(1, 3, 96, 96)
+    losses = [sum(y.mean() for y in model(x)) for _ in range(2)]
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    expected = torch.autograd.grad(losses[0], parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(losses[1], parameters)
+    assert [one.dtype for one in found] == [one.dtype for one in expected]
+    index = names.index("relative_pos_enc.0")
+    torch.testing.assert_close(found[index], expected[index], rtol=0.05, atol=1e-4)
 
 
 def test_training_goes_in_blocks(monkeypatch) -> None:

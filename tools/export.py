@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     add("--calibration-images", type=int, default=300, help="at most (default: %(default)s)")
     drop = (
         "loss of the metric that int8 may cost, where the data of the config is there: layers that "
-        "cost more stay in float32 (OpenVINO; default: %(default)s)"
+        "cost more are left out of it (OpenVINO; default: %(default)s)"
     )
     add("--max-drop", type=float, default=0.01, help=drop)
     add("--data-root", help="folder that takes the place of every data_root in the config")

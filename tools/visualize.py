@@ -79,9 +79,11 @@ def main() -> None:
             options = dict(title=title, place=place, short_side=args.short_side)
             draw_page(model, first_backbone(model, args.model), image, args.out, **options)
     except ModuleNotFoundError as error:
+        from mmhybrid.engine.runner.run_config import IS_CHECKOUT
+
+        missing = "-r requirements/export.txt" if IS_CHECKOUT else '"mmhybrid[export]"'
         sys.exit(
-            f'error: {error}. pip install "mmhybrid[export]", and then '
-            "pip install --no-deps grad-cam ttach"
+            f"error: {error}. pip install {missing}, and then pip install --no-deps grad-cam ttach"
         )
     print(f"written: {args.out}")
 

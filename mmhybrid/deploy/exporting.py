@@ -185,7 +185,7 @@ def refuse_difference(rows: Sequence[Difference], tolerance: float) -> None:
 
 
 def check_export(format: str, precision: str, calibration: Collection, safetensors: bool) -> None:
-    """Raises, before minutes pass, for what :func:`export` cannot do: its arguments and errors."""
+    """Raises what :func:`export` would for these of its arguments, before minutes pass."""
     if format not in RUNTIME_OF:
         raise ArgumentError(f"no format {format!r}: there are {', '.join(RUNTIME_OF)}")
     if precision not in PRECISIONS:

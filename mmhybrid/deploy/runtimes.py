@@ -64,7 +64,7 @@ def _onnxruntime(path: str, precision: str, threads: int) -> Graph:
 
 def _openvino(path: str, precision: str, threads: int) -> Graph:
     # Without the hint, OpenVINO takes bfloat16 wherever the processor has it.
-    hint = "f32" if precision == "fp32" else "bf16"
+    hint = "bf16" if precision in ("bf16", "int8") else "f32"
     options = dict(INFERENCE_PRECISION_HINT=hint, INFERENCE_NUM_THREADS=threads)
     options["PERFORMANCE_HINT"] = "LATENCY"
     return graph_of_openvino(openvino_core().compile_model(path, "CPU", options))

@@ -2,9 +2,10 @@
 
 PyTorch's fused attention wants queries, keys and values of one width. With positions folded in
 (:mod:`mmhybrid.layers.relative_position`), queries and keys are three times as wide as values, and
-half of what it multiplies is zeros. Products of matrices of their own widths take 0.7 of the time,
-forward and backward (all stages of TransXNet-T at 640x1088, batch of 2, two threads). The scores of
-a block stay in the caches; the backward pass computes them again and needs the inputs alone.
+a third of what it multiplies is zeros. Products of matrices of their own widths take 0.7 of the
+time, forward and backward (all stages of TransXNet-T at 640x1088, batch of 2, two threads). The
+scores of a block stay in the caches; the backward pass computes them again and needs the inputs
+alone.
 """
 
 from collections.abc import Iterator
@@ -37,25 +38,34 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, position_q, position_k = ctx.saved_tensors
-        if torch.is_grad_enabled():  # these gradients will be differentiated again
-            return *_differentiable(grad, ctx.saved_tensors, ctx.needs_input_grad), None
-        dim, keys, values = q.shape[-1], _keys(k, position_k), _values(v)
-        of_q, of_position = torch.empty_like(q), torch.empty_like(position_q)
-        of_k, of_v = torch.zeros_like(values), torch.zeros_like(values)
-        for block, queries, scores in _blocks(q, keys, position_q):
-            grads = grad[:, :, block].flatten(0, 1)
-            of_v.baddbmm_(grads.mT, scores)
-            of_scores = torch.bmm(grads, values)
-            torch.ops.aten._softmax_backward_data.out(
-                of_scores, scores, -1, scores.dtype, grad_input=of_scores
-            )
-            of_k.baddbmm_(queries[..., :dim].mT, of_scores)
-            of_queries = torch.bmm(keys, of_scores.mT).mT.unflatten(0, q.shape[:2])
-            of_q[:, :, block] = of_queries[..., :dim]
-            torch.sum(of_queries[..., dim:], 0, keepdim=True, out=of_position[:, :, block])
-        of_k, of_v = (x.mT.unflatten(0, q.shape[:2]) for x in (of_k.mul_(dim**-0.5), of_v))
-        return of_q, of_k, of_v, of_position, None
+        # Whatever autocast there was in the forward pass, it was off.
+        with torch.autocast("cpu", enabled=False):
+            saved = ctx.saved_tensors
+            if torch.is_grad_enabled():  # these gradients will be differentiated again
+                return *_differentiable(grad, saved, ctx.needs_input_grad), None
+            return *_gradients(grad, *saved), None
+
+
+def _gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position_q: Tensor, position_k: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of all inputs but ``position_k``."""
+    dim, keys, values = q.shape[-1], _keys(k, position_k), _values(v)
+    of_q, of_position = torch.empty_like(q), torch.empty_like(position_q)
+    of_k, of_v = torch.zeros_like(values), torch.zeros_like(values)
+    for block, queries, scores in _blocks(q, keys, position_q):
+        grads = grad[:, :, block].flatten(0, 1)
+        of_v.baddbmm_(grads.mT, scores)
+        of_scores = torch.bmm(grads, values)
+        torch.ops.aten._softmax_backward_data.out(
+            of_scores, scores, -1, scores.dtype, grad_input=of_scores
+        )
+        of_k.baddbmm_(queries[..., :dim].mT, of_scores)
+        of_queries = torch.bmm(keys, of_scores.mT).mT.unflatten(0, q.shape[:2])
+        of_q[:, :, block] = of_queries[..., :dim]
+        torch.sum(of_queries[..., dim:], 0, keepdim=True, out=of_position[:, :, block])
+    of_k, of_v = (x.mT.unflatten(0, q.shape[:2]) for x in (of_k.mul_(dim**-0.5), of_v))
+    return of_q, of_k, of_v, of_position
 
 
 def _blocks(q: Tensor, keys: Tensor, position_q: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -71,7 +81,7 @@ def _blocks(q: Tensor, keys: Tensor, position_q: Tensor) -> Iterator[tuple[slice
 
 
 def _keys(k: Tensor, position_k: Tensor) -> Tensor:
-    """(B * heads, d + R, N_k), scaled; there are fewer keys than queries."""
+    """(B * heads, d + R, N_k), scaled: there are no more keys than queries."""
     position = position_k.expand(*k.shape[:2], -1, -1)
     return torch.cat([k * k.shape[-1] ** -0.5, position], dim=-1).flatten(0, 1).mT.contiguous()
 

@@ -89,7 +89,8 @@ def attention_with_position(q: Tensor, k: Tensor, v: Tensor, position: RelativeP
     if _is_faster_in_groups(q, k, v, position.query):
         return _attention_in_groups(q, k, v, position)
     if is_lean(q):
-        return attention_in_blocks(q, k, v, position.query, position.key)
+        columns = (x.to(q.dtype) for x in (position.query, position.key))
+        return attention_in_blocks(q, k, v, *columns)
     width = dim + position.key.shape[-1]
     # PyTorch's fused kernels want one width for all three, a multiple of 8; zeros change nothing. A
     # runtime of exported graphs takes any, and zeros cost it a third of its speed.

@@ -85,8 +85,8 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rates = [group["lr"] for group in params]
         logger.info(
             f"Layer-wise decay of {rate} over {head} layers: {len(params)} parameter groups with "
-            f"learning rates of {min(rates):.3g} to {max(rates):.3g}. tools/print_groups.py CONFIG "
-            "shows them."
+            f"learning rates of {min(rates):.3g} to {max(rates):.3g}. `python -m mmhybrid "
+            "print_groups CONFIG` shows them."
         )
 
 

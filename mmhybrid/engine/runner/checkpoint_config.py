@@ -21,7 +21,13 @@ from mmengine.utils.misc import get_object_from_string
 
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.results import training_origin
-from mmhybrid.engine.runner.run_config import PACKAGES, check_package, existing_file, with_options
+from mmhybrid.engine.runner.run_config import (
+    CONFIG_ENDINGS,
+    PACKAGES,
+    check_package,
+    existing_file,
+    with_options,
+)
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, get_weights
@@ -39,7 +45,6 @@ from mmhybrid.weights.loading import read_address
 KEY = "mmhybrid"  # in a checkpoint's meta
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
 SIZE_KEYS = ("scale", "scales", "img_scale", "crop_size", "size", "stride")
-CONFIG_ENDINGS = (".py", ".json", ".yaml", ".yml")
 CHECKPOINT_ENDINGS = (".pth", ".pt", ".safetensors")
 
 # What is of training alone.

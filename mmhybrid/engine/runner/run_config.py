@@ -32,7 +32,7 @@ PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 IS_CHECKOUT = (Path(__file__).parents[3] / "requirements").is_dir()
 INSTALL = f"pip install {FILES}" if IS_CHECKOUT else 'pip install "mmhybrid[det,seg,cls]"'
-SUFFIXES = (".py", ".json", ".yaml", ".yml")
+CONFIG_ENDINGS = (".py", ".json", ".yaml", ".yml")
 T = TypeVar("T")
 
 
@@ -46,8 +46,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         close = difflib.get_close_matches(str(Path(path)), neighbours, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UserError(f"there is no config file {path}.{hint}")
-    if Path(path).suffix not in SUFFIXES:
-        raise UserError(f"{path} is no config: the name of one ends in {', '.join(SUFFIXES)}")
+    if Path(path).suffix not in CONFIG_ENDINGS:
+        raise UserError(f"{path} is no config: the name of one ends in {', '.join(CONFIG_ENDINGS)}")
     try:
         cfg = Config.fromfile(path)
         scope = cfg.get("default_scope") or _package_of(cfg.get("model") or {})
