@@ -37,6 +37,11 @@ RUNS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _small_maps_too(monkeypatch) -> None:
+    monkeypatch.setattr(module, "SMALLEST", 1)
+
+
 def image(side: int = 7) -> Tensor:
     return torch.randn(2, C, side, side, dtype=torch.float64, requires_grad=True)
 
@@ -160,6 +165,9 @@ def test_what_must_run_as_it_is(monkeypatch) -> None:
     monkeypatch.setattr(module, "_run", lambda *args: pytest.fail("it ran as one"))
     x = image().float()
     folded = copy.deepcopy(RUNS["folded"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SMALLEST", x.numel() + 1)
+        run_lean(x, *folded)
     with torch.no_grad():
         run_lean(x, *folded)
     with torch.autocast("cpu", torch.bfloat16):
