@@ -66,8 +66,12 @@ def is_lean(x: Tensor, *modules: nn.Module) -> bool:
 
     Not where one of the modules, which are then not called themselves, has hooks.
     """
-    is_hooked = any(_has_hooks(module) for module in modules)
-    return x.numel() >= SMALLEST and not is_hooked and is_plain_training(x)
+    # A graph that is being made must not ask for the size: it serves all.
+    return (
+        is_plain_training(x)
+        and x.numel() >= SMALLEST
+        and not any(_has_hooks(module) for module in modules)
+    )
 
 
 def is_plain_training(x: Tensor) -> bool:
