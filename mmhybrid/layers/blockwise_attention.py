@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mmhybrid.layers.lean_training import differentiable_gradients
+
 BLOCK = 2**20  # scores at a time
 
 
@@ -42,7 +44,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             saved = ctx.saved_tensors
             if torch.is_grad_enabled():  # these gradients will be differentiated again
-                return *_differentiable(grad, saved, ctx.needs_input_grad), None
+                return differentiable_gradients(_plain, saved, ctx.needs_input_grad, grad)
             return *_gradients(grad, *saved), None
 
 
@@ -91,10 +93,6 @@ def _values(v: Tensor) -> Tensor:
     return v.flatten(0, 1).mT.contiguous()
 
 
-def _differentiable(grad, inputs, needs):
-    # Views, so that a gradient ends there even where one input depends on another.
-    q, k, v, position_q, position_k = inputs = [t.view_as(t) for t in inputs]
+def _plain(q: Tensor, k: Tensor, v: Tensor, position_q: Tensor, position_k: Tensor) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.mT + position_q @ position_k.mT
-    wanted = [t for t, needed in zip(inputs[:4], needs, strict=False) if needed]
-    found = iter(torch.autograd.grad(scores.softmax(-1) @ v, wanted, grad, create_graph=True))
-    return [next(found) if needed else None for needed in needs[:4]]
+    return scores.softmax(-1) @ v

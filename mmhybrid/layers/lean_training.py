@@ -7,8 +7,9 @@ neither pass: its factor goes into the weight, its offset into the bias. A layer
 weight and bias of what is before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -238,7 +239,8 @@ class _LeanRun(torch.autograd.Function):
         x, scale, shift, weight, bias, mean, invstd = ctx.saved_tensors
         run, needs = ctx.run, ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # these gradients will be differentiated again
-            return *_differentiable(grad, (x, scale, shift, weight, bias), needs, ctx), None
+            plain, inputs = partial(_plain, run, ctx.eps), (x, scale, shift, weight, bias)
+            return *differentiable_gradients(plain, inputs, needs, grad), None
         grads = [None] * 5
         activated = y = _activate(x, run.before)
         is_folded = _is_folded(run)
@@ -326,16 +328,30 @@ def _affine(scale: Tensor, shift: Tensor, mean: Tensor, invstd: Tensor) -> tuple
     return factor, shift - mean * factor
 
 
-def _differentiable(grad, inputs, needs, ctx):
+def differentiable_gradients(
+    function: Callable[..., Tensor],
+    inputs: Iterable[Tensor | None],
+    needs: Iterable[bool],
+    grad: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients that are differentiated again, by the operations of ``function`` themselves.
+
+    Args:
+        function (Callable[..., Tensor]): Computes the output from ``inputs``.
+        needs (Iterable[bool]): Which inputs get one; the others get None.
+        grad (Tensor): Of the output.
+    """
     # Views, so that a gradient ends there even where one input depends on another.
     inputs = [t if t is None else t.view_as(t) for t in inputs]
-    x, scale, shift, weight, bias = inputs
-    y = _activate(x, ctx.run.before)
-    if scale is not None:
-        y = F.batch_norm(y, None, None, scale, shift, True, 0.0, ctx.eps)
-    y = _activate(y, ctx.run.after)
-    if weight is not None:
-        y = ctx.run.conv._conv_forward(y, weight, bias)
     wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    return [next(found) if needed else None for needed in needs]
+    found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+    return tuple(next(found) if needed else None for needed in needs)
+
+
+def _plain(run: _Run, eps: float | None, x: Tensor, *affine_and_kernel: Tensor | None) -> Tensor:
+    scale, shift, weight, bias = affine_and_kernel
+    y = _activate(x, run.before)
+    if scale is not None:
+        y = F.batch_norm(y, None, None, scale, shift, True, 0.0, eps)
+    y = _activate(y, run.after)
+    return y if weight is None else run.conv._conv_forward(y, weight, bias)
