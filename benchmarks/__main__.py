@@ -104,6 +104,7 @@ def parse_args() -> argparse.Namespace:
     add("--seeds", type=int, default=3, help="trainings of each model (default: 3)")
     add("--configs", nargs="+", default=[], metavar="CONFIG", help="(default: ViT-T and Swin-T)")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of all trainings")
+    add("--amp-dtype", help="of mixed precision; a CPU takes bfloat16 (default: on a GPU alone)")
     add("--out", default="work_dirs/claims", help="work folders and table (default: %(default)s)")
     wheels = commands.add_parser("wheels", help="fetch what a machine with PyTorch alone lacks")
     wheels.add_argument("folder", help="to write to")
@@ -183,7 +184,7 @@ def main() -> None:
             from benchmarks.claims import train_claims
 
             time = dict(seconds=args.seconds, share=args.share)
-            chosen = dict(configs=args.configs, options=args.cfg_options)
+            chosen = dict(configs=args.configs, options=args.cfg_options, amp_dtype=args.amp_dtype)
             print(train_claims(Path(args.out).resolve(), seeds=args.seeds, **time, **chosen))
         elif args.command == "wheels":
             from benchmarks.wheels import fetch

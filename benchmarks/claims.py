@@ -26,6 +26,7 @@ def train_claims(
     configs: Iterable[str] = (),
     share: float = 1800.0,
     options: Iterable[str] = (),
+    amp_dtype: str | None = None,
 ) -> str:
     """Trains, round by round until all runs have ended or the time has; compares what there is.
 
@@ -36,6 +37,8 @@ def train_claims(
         configs (Iterable[str]): Names of configs of classifiers with shortcuts. Default to both.
         share (float): Seconds that a run trains before the next one's turn.
         options (Iterable[str]): ``KEY=VALUE`` of ``--cfg-options`` for all runs.
+        amp_dtype (str, optional): Of mixed precision. Defaults to what ``tools/train.py --amp``
+            takes on a GPU, and to float32 on a CPU.
 
     Raises:
         UserError: A training failed.
@@ -54,7 +57,7 @@ def train_claims(
             words = [f"randomness.seed={seed}", *([PLAIN] if kind == "plain" else []), *options]
             time_left = end - time.monotonic()
             if time_left > 0:
-                _train(config, run, words, min(share, time_left))
+                _train(config, run, words, min(share, time_left), amp_dtype)
     found = [
         f"{name}, {kind}={folder / f'{config}_{kind}_*'}"
         for name, config in chosen.items()
@@ -71,11 +74,14 @@ def _has_ended(run: Path) -> bool:
     return (run / "result.json").is_file()
 
 
-def _train(config: str, run: Path, options: list[str], seconds: float) -> None:
+def _train(
+    config: str, run: Path, options: list[str], seconds: float, amp_dtype: str | None
+) -> None:
     import torch
 
     command = [sys.executable, "tools/train.py", f"configs/{config}.py", "--work-dir", str(run)]
-    command += ["--resume", *(["--amp"] if torch.cuda.is_available() else [])]
+    command += ["--resume", *(["--amp"] if amp_dtype or torch.cuda.is_available() else [])]
+    command += ["--amp-dtype", amp_dtype] if amp_dtype else []
     print(f"{run.name}: {seconds:.0f} s", flush=True)
     process = subprocess.Popen([*command, "--cfg-options", *options], cwd=ROOT)
     try:

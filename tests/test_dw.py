@@ -10,6 +10,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmhybrid.backbones import DWCaiT, DWSwinTransformer, DWVisionTransformer
+from mmhybrid.layers import attention as attention_module
+from mmhybrid.layers.attention import attention
 from mmhybrid.layers.depthwise_shortcut import DepthwiseShortcut, DepthwiseShortcuts
 from mmhybrid.layers.transformer_block import TransformerBlock
 from mmhybrid.layers.window_attention import WindowAttention, cut_windows
@@ -195,6 +197,30 @@ def test_attention_with_talking_heads_and_context(talking_heads) -> None:
         weights = scores.softmax(2)
     out = torch.cat([weights[..., h] @ v[..., s] for h, s in enumerate(heads)], -1)
     torch.testing.assert_close(attn(x, context), attn.proj(out))
+
+
+@pytest.mark.parametrize("few_keys", [0, 7])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_of_few_keys_in_training(few_keys, autocast, biased, monkeypatch) -> None:
+    monkeypatch.setattr(attention_module, "FEW_KEYS", few_keys)
+    inputs = [torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (5, 7, 7)]
+    inputs += [torch.randn(1, 3, 5, 7, dtype=torch.float64)] if biased else []
+    grad = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    results = []
+    for dtype, function in ((torch.float64, _plain_attention), (None, attention)):
+        dtype = dtype or (torch.float32 if autocast else torch.float64)
+        given = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and function is attention):
+            y = function(*given)
+        results.append([y, *torch.autograd.grad(y, given, grad.to(y.dtype))])
+    tolerance = 0.05 if autocast else 1e-12
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    return (q @ k.mT / q.shape[-1] ** 0.5 + bias).softmax(-1) @ v
 
 
 def test_layer_dropout_leaves_each_shortcut_in_its_place() -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.attention import attention
 from mmhybrid.layers.drop_path import DropPath
 
 
@@ -50,12 +51,12 @@ class Attention(nn.Module):
         if self.talking_heads:
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, heads, L, L + M)
             scores = _mix_heads(scores, self.mix_heads_pre_attn, self.mix_heads_pre_attn_bias)
-            attention = _mix_heads(
+            weights = _mix_heads(
                 scores.softmax(-1), self.mix_heads_post_attn, self.mix_heads_post_attn_bias
             )
-            out = attention @ v
+            out = weights @ v
         else:
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhybrid.errors import ArgumentError
+from mmhybrid.layers.attention import attention
 from mmhybrid.layers.padding import count_of
 
 
@@ -139,7 +140,7 @@ class WindowAttention(nn.Module):
         else:
             fold, mask = (1, 2), (windows.mask.to(bias.dtype)[:, None] + bias).flatten(0, 1)[None]
         q, k, v = (t.flatten(*fold) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        out = attention(q, k, v, mask)
         # In four dimensions: OpenVINO 2026.4 fails at five, two of them free. No -1 where an empty
         # batch would leave it open.
         count = x.shape[1] // size
