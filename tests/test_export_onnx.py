@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.backbones import (
@@ -27,6 +27,7 @@ from mmhybrid.deploy.onnx_export import (
     compare,
     export_onnx,
     random_images,
+    trace,
 )
 from mmhybrid.deploy.onnx_operations import (
     adaptive_average_pool,
@@ -68,6 +69,26 @@ def test_normalising_a_whole_map_is_pytorchs(affine: bool) -> None:
     x = torch.randn(2, 6, 5, 9, dtype=torch.float64) * 3 + 7
     got = normalise_whole(x, 1, norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(got, norm(x))
+
+
+class _Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 48)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"out": self.norm(image)}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_normalising_a_large_map_is_as_exact_in_a_runtime(runtime: str, tmp_path: Path) -> None:
+    x = torch.randn(1, 48, 200, 336) * 2 + 3
+    expected = F.group_norm(x.double(), 1).numpy()
+    path = tmp_path / "norm.onnx"
+    trace(_Normalised(), x, {2: "height", 3: "width"}, report=str).save(path)
+    got = open_graph(path, runtime)(x.numpy())["out"]
+    # A runtime that adds up three million values in float32 is 3e-4 away.
+    assert abs(got - expected).max() < 1e-5
 
 
 def test_a_large_table_is_resized_with_pytorchs_own_rounding() -> None:
