@@ -33,7 +33,8 @@ EXAMPLES = """examples:
     python -m benchmarks recipe CAMVID_SAMPLE
   Every format of one's own data, from the folder to a prediction, into results/formats.md:
     python -m benchmarks formats --shared FOLDER
-  Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*:
+  Whole detectors in onnxruntime and OpenVINO against mmdet itself, into results/detectors.*; a
+  stopped run goes on where it was:
     python -m benchmarks detectors --shared FOLDER
   What a machine with a GPU shows, in about 8 minutes, into results/gpu.*
     python -m benchmarks gpu

@@ -4,6 +4,7 @@ Weights are random, and tell nothing apart. The layers that predict are scaled, 
 gives for one image, so that scores and boxes differ from place to place as trained ones do.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -114,26 +115,39 @@ def measure(
     shared: Path, folder: Path, graphs: Path, models: Iterable[str] = MODELS, images: int = 58
 ) -> str:
     """Compares on the images of ``coco_sample`` and some of ``camvid_sample`` in ``shared``, in all
-    ``SIZES``; writes detectors.json and detectors.md, which it returns."""
+    ``SIZES``; writes detectors.json and detectors.md, which it returns.
+
+    What the file has of a model and size is not compared again, so that a stopped run can be
+    resumed.
+    """
     folders = (shared / "coco_sample", shared / "camvid_sample" / "images")
     files = [path for one in folders for path, _ in find_inputs([str(one)])][:images]
-    rows = []
+    kept = folder / "detectors.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    if results.get("images") != len(files):
+        results = {"images": len(files), "rows": []}
+    rows = results["rows"]
     for name in models:
-        rows += list(_rows(name, files, graphs))
-        # After every model, so that a stopped run keeps what it has.
-        write_json(folder / "detectors.json", {"images": len(files), "rows": rows})
-        (folder / "detectors.md").write_text(page(rows, len(files)))
+        done = {row["size"] for row in rows if row["model"] == name}
+        left = [size for size in SIZES if _text(size) not in done]
+        for new in _rows(name, files, graphs, left) if left else ():
+            rows += new
+            write_json(kept, results)
+            (folder / "detectors.md").write_text(page(rows, len(files)))
     return page(rows, len(files))
 
 
-def _rows(name: str, files: list[Path], graphs: Path) -> Iterable[dict[str, Any]]:
+def _rows(
+    name: str, files: list[Path], graphs: Path, sizes: Iterable[tuple[int, int]]
+) -> Iterable[list[dict[str, Any]]]:
+    """The rows of one size after another."""
     model = spread_predictions(init_model(f"configs/{name}.py"), _read(files[0], SIZES[0]))
     path = graphs / f"{name}.onnx"
     print(f"exporting {name} ...", flush=True)
     export_onnx(model, path, boxes=True)
     running = {runtime: partial(_run, open_graph(path, runtime)) for runtime in RUNTIMES}
     running["PyTorch, fused"] = torch.no_grad()(fuse(NamedOutputs(model)))
-    for size in SIZES:
+    for size in sizes:
         found: dict[str, list[dict[str, float]]] = {runtime: [] for runtime in running}
         for number, file in enumerate(files, 1):
             image = _read(file, size)
@@ -142,16 +156,22 @@ def _rows(name: str, files: list[Path], graphs: Path) -> Iterable[dict[str, Any]
                 found[runtime].append(difference(expected, run(image), size))
                 line = f"{name} {size} {number}/{len(files)} {runtime}: {found[runtime][-1]}"
                 print(line, flush=True)
-        for runtime, all_found in found.items():
-            yield dict(
+        yield [
+            dict(
                 model=name,
                 runtime=runtime,
-                size="x".join(map(str, size)),
+                size=_text(size),
                 detections=sum(one["detections"] for one in all_found),
                 unmatched=sum(one["unmatched"] for one in all_found),
                 images_that_differ=sum(one["unmatched"] > 0 for one in all_found),
                 pixels=min(one["pixels"] for one in all_found),
             )
+            for runtime, all_found in found.items()
+        ]
+
+
+def _text(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _run(graph: Graph, image: Tensor) -> dict[str, Tensor]:
