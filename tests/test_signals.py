@@ -125,23 +125,30 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+if sys.argv[5] == "iterations":
+    cfg.train_cfg = dict(by_epoch=False, max_iters=24, val_interval=24)
+    cfg.train_dataloader.sampler = dict(type="InfiniteSampler")
+    cfg.default_hooks.checkpoint.by_epoch = False
+    cfg.param_scheduler = []
 runner = build_runner(with_safeguards(cfg))
 runner.register_hook(SignalAll())
 runner.train()
 """
 
 
+@pytest.mark.parametrize("loop", ["epochs", "iterations"])
 @pytest.mark.parametrize(
     ("number", "pause"), [*itertools.product(SIGNALS, ["0", "1.5"]), (None, "0")]
 )
-def test_signal_to_the_whole_process_group_saves(number, pause, root, tmp_path) -> None:
+def test_signal_to_the_whole_process_group_saves(number, pause, loop, root, tmp_path) -> None:
     name = number.name[3:] if number else "none"
-    words = [sys.executable, "-c", GROUP, str(root / "tests"), str(tmp_path), name, pause]
+    words = [sys.executable, "-c", GROUP, str(root / "tests"), str(tmp_path), name, pause, loop]
     options = dict(env=os.environ | {"PYTHONPATH": str(root)}, start_new_session=True, timeout=300)
     done = subprocess.run(words, capture_output=True, text=True, **options)
     assert done.returncode == (128 + number if number else 0), done.stderr[-3000:]
     if number is None:  # workers end with the run
-        assert (tmp_path / "run" / "epoch_4.pth").exists()
+        last = "epoch_4.pth" if loop == "epochs" else "iter_24.pth"
+        assert (tmp_path / "run" / last).exists()
         return
     assert done.stderr.count("saving at the end of this iteration") == 1
     assert read_checkpoint(tmp_path / "run" / "interrupted.pth")["meta"]["iter"] == 8
