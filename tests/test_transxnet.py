@@ -128,6 +128,22 @@ def test_attention_in_blocks(rows, layout, monkeypatch) -> None:
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_in_blocks_in_bfloat16(autocast: bool, monkeypatch) -> None:
+    monkeypatch.setattr(blockwise_attention, "BLOCK", 1)  # sums of 500 blocks of a query
+    *inputs, position_k = folded(queries=500)
+    y = blockwise_attention.attention_in_blocks(*inputs, position_k)
+    weight = torch.randn_like(y)
+    expected = [y, *torch.autograd.grad(y, inputs, weight)]
+    given = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = blockwise_attention.attention_in_blocks(*given, position_k.bfloat16())
+    found = [y, *torch.autograd.grad(y, given, weight.bfloat16())]
+    for a, b in zip(expected, found, strict=True):
+        assert b.dtype == torch.bfloat16
+        assert (a - b).norm() < 0.015 * a.norm()
+
+
 def test_gradients_of_gradients_of_attention_in_blocks() -> None:
     *inputs, position_k = folded(queries=3, keys=2)
     assert torch.autograd.gradgradcheck(
@@ -181,9 +197,10 @@ def test_training_goes_in_blocks(monkeypatch) -> None:
     assert len(calls) == sum(TINY["arch"]["depths"])
     with torch.autocast("cpu", torch.bfloat16):
         model(x)
+    assert len(calls) == 2 * sum(TINY["arch"]["depths"])
     with torch.no_grad():
         model.eval()(x)
-    assert len(calls) == sum(TINY["arch"]["depths"])
+    assert len(calls) == 2 * sum(TINY["arch"]["depths"])
 
 
 def test_tables_alone_get_their_gradients(monkeypatch) -> None:

@@ -1,8 +1,9 @@
 """Attention of a transformer's blocks."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmhybrid.layers.lean_training import is_training_on_cpu
 
 FEW_KEYS = 256
 
@@ -29,10 +30,4 @@ def _is_faster_unfused(q: Tensor, k: Tensor) -> bool:
     PyTorch has no fused kernel there: (722 windows of 49 tokens in 3 heads of 32) 53 and 57 ms,
     and this 43 and 23.
     """
-    return (
-        q.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and q.requires_grad
-        and not torch.compiler.is_compiling()  # a graph must not ask for the size: it serves all
-        and k.shape[-2] <= FEW_KEYS
-    )
+    return is_training_on_cpu(q) and k.shape[-2] <= FEW_KEYS

@@ -26,7 +26,8 @@ def attention_in_blocks(
     ``q`` is (B, heads, N_q, d), ``k`` and ``v`` (B, heads, N_k, d), ``position_q`` (1, heads, N_q,
     R), ``position_k`` (N_k, R), a constant. Gradients of gradients keep all scores.
     """
-    return _BlockwiseAttention.apply(q, k, v, position_q, position_k)
+    with torch.autocast("cpu", enabled=False):
+        return _BlockwiseAttention.apply(q, k, v, position_q, position_k)
 
 
 class _BlockwiseAttention(torch.autograd.Function):
@@ -40,7 +41,7 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        # Whatever autocast there was in the forward pass, it was off.
+        # As in the forward pass, whatever autocast there is.
         with torch.autocast("cpu", enabled=False):
             saved = ctx.saved_tensors
             if torch.is_grad_enabled():  # these gradients will be differentiated again
@@ -54,19 +55,22 @@ def _gradients(
     """Of all inputs but ``position_k``."""
     dim, keys, values = q.shape[-1], _keys(k, position_k), _values(v)
     of_q, of_position = torch.empty_like(q), torch.empty_like(position_q)
-    of_k, of_v = torch.zeros_like(values), torch.zeros_like(values)
+    # In bfloat16 the sums of many blocks would be rounded at each.
+    sums = torch.promote_types(q.dtype, torch.float32)
+    of_k, of_v = (torch.zeros_like(values, dtype=sums) for _ in range(2))
     for block, queries, scores in _blocks(q, keys, position_q):
         grads = grad[:, :, block].flatten(0, 1)
-        of_v.baddbmm_(grads.mT, scores)
+        of_v += torch.bmm(grads.mT, scores)
         of_scores = torch.bmm(grads, values)
         torch.ops.aten._softmax_backward_data.out(
             of_scores, scores, -1, scores.dtype, grad_input=of_scores
         )
-        of_k.baddbmm_(queries[..., :dim].mT, of_scores)
+        of_k += torch.bmm(queries[..., :dim].mT, of_scores)
         of_queries = torch.bmm(keys, of_scores.mT).mT.unflatten(0, q.shape[:2])
         of_q[:, :, block] = of_queries[..., :dim]
         torch.sum(of_queries[..., dim:], 0, keepdim=True, out=of_position[:, :, block])
-    of_k, of_v = (x.mT.unflatten(0, q.shape[:2]) for x in (of_k.mul_(dim**-0.5), of_v))
+    of_k *= dim**-0.5
+    of_k, of_v = (x.mT.unflatten(0, q.shape[:2]).to(q.dtype) for x in (of_k, of_v))
     return of_q, of_k, of_v, of_position
 
 

@@ -69,19 +69,19 @@ def is_lean(x: Tensor, *modules: nn.Module) -> bool:
     """
     # A graph that is being made must not ask for the size: it serves all.
     return (
-        is_plain_training(x)
+        is_training_on_cpu(x)
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
         and x.numel() >= SMALLEST
         and not any(_has_hooks(module) for module in modules)
     )
 
 
-def is_plain_training(x: Tensor) -> bool:
-    """Whether this is training in full precision on a CPU, and nobody looks on."""
+def is_training_on_cpu(x: Tensor) -> bool:
+    """Whether this is training on a CPU, and nobody looks on."""
     return (
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not is_transformed()
         and x.numel() > 0
     )
