@@ -1,8 +1,11 @@
 """Export into a folder: what its model.json says, its graph computes, and an export refuses."""
 
 import json
+import math
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -55,6 +58,7 @@ def test_what_is_said_of_a_segmentor(tmp_path: Path, read_config) -> None:
         resize=[dict(type="keep_ratio", scale=[240, 180])],
         mean=pytest.approx([123.675, 116.28, 103.53]),
         std=pytest.approx([58.395, 57.12, 57.375]),
+        bgr=False,
         normalized_in_graph=True,
         window=None,
         label_threshold=None,
@@ -110,9 +114,44 @@ def test_what_is_said_of_a_detector(read_config) -> None:
 
 def test_steps_that_have_no_word_are_reported(read_config) -> None:
     cfg, told = read_config("semantic_fpn_transxnet_t_ade20k"), []
+    cfg.test_dataloader.dataset.pipeline[1].interpolation = "area"
     cfg.test_dataloader.dataset.pipeline[2] = dict(type="Rotate", prob=1.0)
-    describe(SimpleNamespace(), cfg, told.append)
-    assert told == ["model.json has no word for the step Rotate of the test pipeline"]
+    (step,) = describe(SimpleNamespace(), cfg, told.append)["resize"]
+    assert told == [
+        "model.json has no word for interpolation='area' of the step Resize",
+        "model.json has no word for the step Rotate of the test pipeline",
+    ]
+    assert "interpolation" not in step
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("files", [True, False], ids=["files", "arrays in RGB"])
+def test_a_model_that_normalises_bgr(files: bool, root: Path, read_config) -> None:
+    """OpenMMLab reads files in BGR; where it does not convert them, graphs do."""
+    cfg = read_config("segformer_xformer_s_camvid")
+    cfg.model.data_preprocessor.update(mean=[1.0, 2.0, 3.0], bgr_to_rgb=False)
+    cfg.model.data_preprocessor.test_cfg = dict(size_divisor=64)
+    if not files:
+        cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromNDArray")
+    model = tiny(cfg, XFormer)
+    model.cfg = cfg
+    image = torch.randint(0, 256, (1, 3, 64, 64)).float()  # RGB
+    expected = model.decode_head(
+        model.backbone(
+            ((image.flip(1) if files else image) - torch.tensor([[[1.0]], [[2.0]], [[3.0]]]))
+            / model.data_preprocessor.std
+        )
+    )
+    torch.testing.assert_close(NamedOutputs(model)(image)["logits"], expected)
+    told = describe(model, cfg)
+    assert told["mean"] == ([3, 2, 1] if files else [1, 2, 3])
+    assert told["resize"][-1]["value"] == told["mean"]
+    assert not told["bgr"]
+    assert describe(XFormer(**XFormer.test_options), cfg)["bgr"] == files
+
+
+def test_a_backbone_alone_is_normalised_by_imagenets_values() -> None:
+    assert describe(vit(), None)["mean"] == (123.675, 116.28, 103.53)
 
 
 @pytest.mark.parametrize("uint8", [False, True])
@@ -174,7 +213,9 @@ def test_a_graph_is_evaluated_as_its_model_is(name: str, backbone, read_config) 
         seen.append(x)
         return {key: y.numpy() for key, y in outputs(torch.from_numpy(x)).items()}
 
-    runner = SimpleNamespace(model=model, test=lambda: {"mIoU": seen.append(predicted()) or 7.0})
+    runner = SimpleNamespace(
+        model=model, cfg=cfg, test=lambda: {"mIoU": seen.append(predicted()) or 7.0}
+    )
     assert _evaluate(runner, graph) == 7
     assert seen[0].shape[0] == 1
     after = seen[1]
@@ -256,6 +297,7 @@ def names(folder: Path) -> list[str]:
         (dict(format="openvino", safetensors=True), "beside a float32 .onnx file alone"),
         (dict(format="tensorrt"), "no format 'tensorrt': there are onnx, openvino"),
         (dict(precision="int4"), "no precision 'int4'"),
+        (dict(uint8=True), "images that are normalised, and no bytes"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(options: dict, told: str, tmp_path: Path) -> None:
@@ -277,13 +319,53 @@ def test_a_detector_takes_one_image_at_a_time(tmp_path: Path) -> None:
         export(model, tmp_path / "out", batch=None)
 
 
-def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("there", [False, True], ids=["new", "with an export"])
+@pytest.mark.parametrize(
+    ("largest", "precision", "told"),
+    [
+        (5.0, "fp32", "differs by"),
+        (math.nan, "fp32", "not finite"),
+        (math.nan, "bf16", "not finite"),
+    ],
+)
+def test_a_failed_export_leaves_what_was(
+    there: bool, largest: float, precision: str, told: str, tmp_path: Path, monkeypatch
+) -> None:
     def write(model, path, **options) -> None:
         path.write_text("half")
 
+    if there:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "model.onnx").write_text("whole")
     monkeypatch.setattr("mmhybrid.deploy.exporting.export_onnx", write)
-    row = Difference((1, 3, 8, 8), "stage_0", 5.0, 1.0)
-    monkeypatch.setattr("mmhybrid.deploy.exporting.compare", lambda *args, **options: [row])
-    with pytest.raises(OnnxExportError, match="differs by"):
-        export(vit(), tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("mmhybrid.deploy.exporting._to_openvino", lambda file: file)
+    rows = [Difference((1, 3, 8, 8), "stage_0", one, 1.0) for one in (largest, 0.0)]
+    monkeypatch.setattr("mmhybrid.deploy.exporting.compare", lambda *args, **options: rows)
+    with pytest.raises(OnnxExportError, match=told):
+        export(vit(), tmp_path / "out", format="openvino", precision=precision)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "model.onnx"] * there
+    assert not there or (tmp_path / "out" / "model.onnx").read_text() == "whole"
+
+
+def test_an_export_stays_on_its_file_system(tmp_path: Path, monkeypatch) -> None:
+    """The folder may be one that is mounted, as in containers."""
+    parts = []
+    real = tempfile.TemporaryDirectory
+    monkeypatch.setattr(
+        "tempfile.TemporaryDirectory", lambda dir, **options: parts.append(dir) or real(dir=dir)
+    )
+    monkeypatch.setattr("mmhybrid.deploy.exporting.export_onnx", mock.Mock(side_effect=KeyError))
+    with pytest.raises(KeyError):
+        export(vit(), tmp_path / "a" / "out")
+    assert parts == [tmp_path / "a" / "out"]
+    with pytest.raises(UserError, match="cannot write to /proc/out: "):
+        export(vit(), "/proc/out")
+
+
+def test_images_of_a_fixed_size_are_not_padded(root: Path, read_config) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    init_default_scope("mmdet")
+    model = SimpleNamespace(data_preprocessor=MODELS.build(cfg.model.data_preprocessor))
+    paths = [root / "docs" / "images" / "quick.jpg"]
+    (image,) = GraphInputs(paths, model, cfg, size=(200, 333))
+    assert image.shape == (1, 3, 200, 333)

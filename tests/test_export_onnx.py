@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -290,3 +291,28 @@ def test_a_detector_with_its_boxes(tmp_path: Path, read_config) -> None:
     distances = torch.cdist(expected["boxes"], torch.from_numpy(got["boxes"]))
     found = (distances < 0.1) & (expected["labels"][:, None] == torch.from_numpy(got["labels"]))
     assert found.any(1).float().mean() > 0.9
+
+
+class _Found(nn.Module):
+    """A detector that finds objects of these scores."""
+
+    boxes = True
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.scores = torch.tensor(scores)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"boxes": torch.zeros(len(self.scores), 4), "scores": self.scores}
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "largest"),
+    [((), (), 0.0), ((0.9,), (0.9, 0.0625), 0.0625), ((0.5,), (), 0.5), ((), (0.25,), 0.25)],
+)
+def test_boxes_at_the_threshold(expected, got, largest, monkeypatch) -> None:
+    found = {"scores": np.float32(got)}
+    monkeypatch.setattr("mmhybrid.deploy.onnx_export.open_graph", lambda path: lambda x: found)
+    monkeypatch.setattr("mmhybrid.deploy.onnx_export.NamedOutputs", lambda model, boxes: model)
+    (row,) = compare(_Found(*expected), "model.onnx", [torch.zeros(1, 3, 8, 8)])
+    assert (row.output, row.largest) == ("scores", largest)

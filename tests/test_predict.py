@@ -333,17 +333,24 @@ def test_a_folder_with_broken_files(models, tmp_path: Path, run_tool, capsys) ->
     for name in ("03.jpg", "08.png"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
+    # A chunk without a name, which Pillow calls a SyntaxError.
+    write(folder / "12.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    whole = bytearray((folder / "12.png").read_bytes())
+    last = whole.rindex(b"IDAT")
+    assert last > 2**16
+    whole[last : last + 4] = bytes(4)
+    (folder / "12.png").write_bytes(whole)
     (folder / "notes.txt").write_text("left out without a word, as no image by its name")
     with pytest.raises(SystemExit) as end:
         run_tool("predict.py", *models[CLASSIFIER], folder, "--out-dir", out, "--batch-size", 4)
     printed, errors = capsys.readouterr()
     assert end.value.code == 3, errors
-    assert "17 images done, 2 inputs not readable" in printed
+    assert "16 images done, 3 inputs not readable" in printed
     told = [line for line in errors.splitlines() if line.startswith("cannot read")]
-    for line, name in zip(told, ("03.jpg", "08.png"), strict=True):
+    for line, name in zip(told, ("03.jpg", "08.png", "12.png"), strict=True):
         assert line.startswith(f"cannot read {folder / name}: ")
     found = read(out)
-    assert len(found) == len(list((out / "images").iterdir())) == 17
+    assert len(found) == len(list((out / "images").iterdir())) == 16
     assert len(found[0]["best"]) == 5
     assert found[0]["name"] == found[0]["best"][0]["name"]
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import venv
@@ -168,6 +169,14 @@ def test_a_list_goes_in_batches_that_the_graph_takes(exported, batch: int | None
     assert sizes[-1][2:] == (40, 50)
 
 
+def test_long_lists_do_not_go_at_once(exported) -> None:
+    predict = Predictor(exported())
+    sizes, run = [], predict._run
+    predict._run = lambda x: sizes.append(len(x)) or run(x)
+    assert len(predict([GREEN] * 40)) == 40
+    assert sizes == [16, 16, 8]
+
+
 @pytest.mark.parametrize("logits", [False, True])
 def test_a_label_map_has_the_images_own_size(exported, logits: bool) -> None:
     image = np.zeros((40, 60, 3), np.uint8)
@@ -222,6 +231,15 @@ def test_windows_of_one_channel_keep_its_threshold(exported, threshold, label) -
     predict._run = lambda x: [np.zeros((1, 32, 32)), logits]
     found = predict(np.zeros((48, 48, 3), np.uint8), tile=(32, 32))
     assert (found.label_map == label).all()
+
+
+def test_probabilities_of_one_channel(exported) -> None:
+    predict = Predictor(exported("segmentation"))
+    logits = np.full((1, 1, 10, 15), -3.0, np.float32)
+    predict._run = lambda x: [np.zeros((1, 40, 60), np.int64), logits]
+    found = predict(GREEN, probabilities=True)
+    assert found.probabilities.shape == (1, 40, 60)
+    assert found.probabilities == pytest.approx(1 / (1 + np.exp(3)))
 
 
 def test_windows_need_logits(exported) -> None:
@@ -291,6 +309,9 @@ def test_a_backbone_takes_what_is_normalised(exported) -> None:
     (maps,) = found.features.values()
     assert maps.shape == (3, 10, 15)
     assert maps[:, 3, 3] == pytest.approx([-1.6, 200, 10])
+    found = Predictor(exported("features", bgr=True, **meta))(GREEN)
+    (maps,) = found.features.values()
+    assert maps[:, 3, 3] == pytest.approx([-1.8, 200, 20])
 
 
 SIZES = [(30, 40), (41, 17), (33, 47), (128, 100), (64, 96)]
@@ -375,7 +396,7 @@ def test_padding_and_fixed_sizes() -> None:
 
 @pytest.mark.parametrize("reader", ["PIL", "cv2"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16", "1"])
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_files_are_read_as_in_training(
     reader: str, mode: str, orientation: int, tmp_path: Path, monkeypatch
 ) -> None:
@@ -383,15 +404,16 @@ def test_files_are_read_as_in_training(
         image = Image.fromarray((shapes_image()[..., 0].astype(np.uint16) << 8) + 77)
     else:
         image = Image.fromarray(shapes_image()).convert(mode)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    # The second tag, the unit of the resolution, is a text, which it may not be.
+    tags = struct.pack(">HHIHHHHI4s", 0x0112, 3, 1, orientation, 0, 0x0128, 2, 2, b"?")
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + tags + bytes(4)
     path = tmp_path / ("a.jpg" if mode in ("RGB", "L", "CMYK") else "a.png")
     image.save(path, exif=exif)
     expected = mmcv.imfrombytes(path.read_bytes(), channel_order="rgb")
     find = predictor.find_spec
     monkeypatch.setattr(predictor, "find_spec", lambda name: name == reader and find(name))
     got = read_image(path)
-    assert got.shape == expected.shape == ((64, 96, 3) if orientation == 1 else (96, 64, 3))
+    assert got.shape == expected.shape == ((64, 96, 3) if orientation < 5 else (96, 64, 3))
     assert np.abs(got.astype(int) - expected).max() <= (3 if mode == "CMYK" else 0)
 
 
@@ -403,6 +425,7 @@ def test_what_is_no_image_is_said(tmp_path: Path, exported, monkeypatch) -> None
     for image, told in {
         str(tmp_path / "a.jpg"): "a.jpg is no image",
         str(tmp_path / "b.jpg"): "cannot read .*b.jpg: No such file",
+        "a\0.jpg": "cannot read a\0.jpg: embedded null",
         b"none": "what was given is no image",
         file.getvalue()[:1000]: "cannot be read as an image: .*truncated",
         3: "a path, bytes or an array, not int",
@@ -427,7 +450,7 @@ def test_what_is_no_model_is_said(tmp_path: Path, exported, monkeypatch) -> None
         Predictor(tmp_path)
     with pytest.raises(PredictorError, match="version 1, and this predictor knows 2 alone"):
         Predictor(exported(version=1))
-    for content in ("[]", "{", '{"format": "other"}'):
+    for content in ("[]", "{", '{"format": "other"}', '{"format": "mmhybrid", "version": 2}'):
         (tmp_path / "model.json").write_text(content)
         with pytest.raises(PredictorError, match="does not describe an exported model"):
             Predictor(tmp_path)
@@ -435,6 +458,21 @@ def test_what_is_no_model_is_said(tmp_path: Path, exported, monkeypatch) -> None
         Predictor(exported(), "tensorrt")
     with pytest.raises(PredictorError, match=r"onnxruntime does not run model\.xml"):
         Predictor(exported(file="model.xml", runtime="openvino"), "onnxruntime")
+    with pytest.raises(PredictorError, match=r"model\.xml is missing, which model\.json names"):
+        Predictor(exported(file="model.xml", runtime="openvino"))
+    for runtime in ("onnxruntime", "openvino"):
+        graph = exported() / "model.onnx"
+        graph.write_bytes(graph.read_bytes()[:50])
+        with pytest.raises(PredictorError, match=rf"{runtime} cannot open .*model\.onnx: "):
+            Predictor(graph.parent, runtime)
+        wrong = Predictor(exported(outputs=["logits"], input=dict(name="picture")), runtime)
+        with pytest.raises(
+            PredictorError, match=rf"{runtime} fails on an input of \(1, 3, 40, 60\)"
+        ):
+            wrong(GREEN)
+    for tile in (32, (32,), (0, 32)):
+        with pytest.raises(PredictorError, match="a tile is its height and width, not"):
+            Predictor(exported("segmentation"))(GREEN, tile=tile)
     with pytest.raises(PredictorError, match="knows no step 'mosaic'"):
         Predictor(exported(resize=[dict(type="mosaic")]))(GREEN)
     find = predictor.find_spec
@@ -455,6 +493,13 @@ def test_four_threads_share_a_predictor(exported, runtime: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         for image, found in zip(images, pool.map(predict, images), strict=True):
             assert (found.label_map == image.argmax(2)).all()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "instance_segmentation"])
+def test_drawing_where_nobody_names_classes(exported, task: str) -> None:
+    predict = Predictor(exported(task, classes=None))
+    drawn = predict.draw(shapes_image(), predict(shapes_image()))
+    assert (drawn != shapes_image()).any()
 
 
 @pytest.mark.parametrize("writer", ["PIL", "cv2"])
@@ -479,12 +524,15 @@ def test_drawing(exported, task: str, writer: str, monkeypatch) -> None:
 
 def test_the_command_line(exported, tmp_path: Path, monkeypatch, capsys) -> None:
     Image.fromarray(GREEN).save(tmp_path / "a.png")
-    words = [str(exported()), str(tmp_path / "a.png"), str(tmp_path / "none.png")]
-    monkeypatch.setattr(sys, "argv", ["predictor.py", *words])
-    with pytest.raises(SystemExit, match=r"error: cannot read .*none\.png"):
+    good, missing = str(tmp_path / "a.png"), str(tmp_path / "none.png")
+    monkeypatch.setattr(sys, "argv", ["predictor.py", str(exported()), missing, good])
+    with pytest.raises(SystemExit) as left:
         predictor.main()
-    (line,) = capsys.readouterr().out.splitlines()
+    assert left.value.code == 1
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
     assert json.loads(line)["names"] == ["green", "red", "blue"]
+    assert printed.err.startswith(f"error: cannot read {missing}")
 
 
 # As a detector and a segmentor see them; both pad what comes out of Resize.
@@ -636,9 +684,10 @@ def test_the_service_of_the_page(exported, monkeypatch, root: Path) -> None:
     answer = client.post("/predict", **options)
     assert answer.json()["names"] == ["green", "red", "blue"]
     assert Image.open(io.BytesIO(client.post("/draw", **options).content)).size == (60, 40)
-    answer = client.post("/predict", content=b"none", headers=options["headers"])
-    assert answer.status_code == 422
-    assert answer.json()["detail"] == "what was given is no image"
+    for path in ("/predict", "/draw"):
+        answer = client.post(path, content=b"none", headers=options["headers"])
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == "what was given is no image"
 
 
 BLOCKER = """

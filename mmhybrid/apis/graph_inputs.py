@@ -15,10 +15,9 @@ from torch import nn
 
 from mmhybrid.apis.inputs import read_rgb
 from mmhybrid.datasets.data_paths import datasets_of
+from mmhybrid.deploy.model_json import MEAN, STD
+from mmhybrid.deploy.onnx_outputs import takes_bgr
 from mmhybrid.registry import type_name
-
-# ImageNet's, by which all backbones here were trained.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass
@@ -58,10 +57,11 @@ class GraphInputs:
         if given is None:
             image = (image - np.float32(MEAN)) / np.float32(STD)
         image = image.astype(np.uint8 if self.uint8 else np.float32)
-        if (divisor := getattr(given, "pad_size_divisor", 1)) > 1:
+        if not self.size and (divisor := getattr(given, "pad_size_divisor", 1)) > 1:
             below, right = (-side % divisor for side in image.shape[:2])
             # Padded after normalising there, before it here.
             value = (given.mean + given.pad_value * given.std).flatten().tolist()
+            value = value[::-1] if takes_bgr(self.model, self.cfg) else value
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
         return np.repeat(image.transpose(2, 0, 1)[None], self.batch, axis=0)
 

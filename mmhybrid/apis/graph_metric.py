@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmhybrid.datasets.data_paths import check_data
 from mmhybrid.deploy.model_json import task_of
+from mmhybrid.deploy.onnx_outputs import takes_bgr
 from mmhybrid.deploy.runtimes import Graph
 from mmhybrid.engine.runner.report import headlines
 from mmhybrid.engine.runner.run_config import build_runner, without_pretrained
@@ -45,6 +46,7 @@ def _evaluate(runner: Runner, graph: Graph) -> float:
         filled = []
         for x, sample in zip(inputs.split(1), data_samples, strict=True):
             image = x * given.std + given.mean  # which the graph normalises again
+            image = image.flip(1) if takes_bgr(model, runner.cfg) else image
             found = {key: torch.from_numpy(y) for key, y in graph(image.cpu().numpy()).items()}
             filled += fill(model, found, x.shape[-2:], sample)
         return filled

@@ -90,6 +90,8 @@ def read_image(path: Path) -> np.ndarray:
             opened.load()
     except UnidentifiedImageError:
         raise ValueError("it is no image") from None
+    except Exception as error:  # of many types, by format
+        raise ValueError(str(error) or type(error).__name__) from error
     image = mmcv.imfrombytes(content)
     if image is None:
         raise ValueError("OpenCV cannot read it")
@@ -125,5 +127,5 @@ def read_all(
                     yield f"{path}#{index}", f"{name}/{index:06d}", frame
             else:
                 yield str(path), name, read_image(path)
-        except (OSError, ValueError, cv2.error, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, cv2.error) as error:
             on_error(path, str(error) or type(error).__name__)

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,7 +32,7 @@ from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.deploy.predictor import VERSION
 from mmhybrid.deploy.quantizing import quantize_file
 from mmhybrid.deploy.runtimes import Graph, open_graph, require
-from mmhybrid.errors import ArgumentError
+from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.version import __version__
 
 RUNTIME_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -110,13 +112,15 @@ def export(
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file: name a folder")
-    meta = describe(model, cfg or getattr(model, "cfg", None), report)
+    model = copy.copy(model)  # of which this shares all but the config
+    model.cfg = cfg or getattr(model, "cfg", None)
+    meta = describe(model, model.cfg, report)
     detects = meta["task"] in ("detection", "instance_segmentation")
     if detects and batch != 1:
         raise ArgumentError("detectors are exported for one image at a time: batch=1")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
-        part = Path(part)
+    if uint8 and meta["task"] == "features":
+        raise ArgumentError("a backbone takes images that are normalised, and no bytes")
+    with _folder_beside(folder) as part:
         file = part / "model.onnx"
         options = dict(batch=batch, size=size, uint8=uint8, safetensors=safetensors)
         export_onnx(model, file, fused=fused, boxes=detects, report=report, **options)
@@ -133,8 +137,7 @@ def export(
         noise = [random_images(model, shape) for shape in shapes]
         noise = [x.byte() for x in noise] if uint8 else noise
         rows = compare(model, file, chain(noise, images), detects, **runs)
-        if precision == "fp32":
-            refuse_difference(rows, tolerance)
+        refuse_difference(rows, tolerance if precision == "fp32" else math.inf)
         run = open_graph(file, **runs)
         report("timing it beside PyTorch")
         meta = dict(
@@ -166,16 +169,34 @@ def export(
         (part / "model.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         for predictor in Path(__file__).parent.glob("predictor.py"):
             (part / predictor.name).write_bytes(predictor.read_bytes())
-        folder.mkdir(exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        for path in part.iterdir():
+        made = sorted(part.iterdir(), key=lambda path: path.name == "model.json")  # last
+        for path in made:
             os.replace(path, folder / path.name)
+        for name in set(FILES) - {path.name for path in made}:
+            (folder / name).unlink(missing_ok=True)
     return meta
+
+
+@contextmanager
+def _folder_beside(folder: Path) -> Iterator[Path]:
+    """A folder in this one, which may be another file system than its parent; made if need be."""
+    with ExitStack() as stack:
+        try:
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            if is_new:  # if nothing is written
+                stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())
+            part = stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".export."))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+        yield Path(part)
 
 
 def refuse_difference(rows: Sequence[Difference], tolerance: float) -> None:
     """Raises OnnxExportError where a graph is further from PyTorch than is accepted."""
+    for row in rows:
+        if not math.isfinite(row.largest):
+            raise OnnxExportError(f"{row.output} at {row.shape} has values that are not finite")
     worst = max(rows, key=lambda row: row.relative)
     if worst.relative > tolerance:
         raise OnnxExportError(

@@ -8,8 +8,12 @@ from torch import nn
 
 from mmhybrid.backbones import is_backbone
 from mmhybrid.datasets.data_paths import datasets_of
+from mmhybrid.deploy.onnx_outputs import reads_files, takes_bgr
 from mmhybrid.registry import type_name
 
+# ImageNet's, by which all backbones here were trained.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+CONVERSIONS = ("to_rgb", "bgr_to_rgb", "rgb_to_bgr")  # of a data preprocessor
 # Steps of a pipeline that leave an image as it is.
 NEUTRAL = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs", "PackSegInputs", "PackInputs")
 
@@ -40,8 +44,15 @@ def describe(
     given = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(given, name, None) for name in ("mean", "std"))
     mean, std = (None if one is None else one.flatten().tolist() for one in (mean, std))
-    if task == "features" and cfg:  # what its images are normalised by
-        normalising = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    bgr = False  # whether the graph takes images so; of a whole model it takes RGB
+    if takes_bgr(model, cfg):
+        mean, std = (one and one[::-1] for one in (mean, std))
+    if task == "features":  # what its images are normalised by
+        normalising = dict(mean=MEAN, std=STD)
+        if cfg:
+            normalising = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+            converts = any(normalising.get(key) for key in CONVERSIONS)
+            bgr = bool(normalising) and not converts and reads_files(cfg)
         mean, std = (normalising.get(name) for name in ("mean", "std"))
     classes, palette = meta.get("classes"), meta.get("palette")
     return dict(
@@ -49,9 +60,10 @@ def describe(
         classes=list(classes) if classes else None,
         palette=[list(colour) for colour in palette] if isinstance(palette, list | tuple) else None,
         category_ids=_category_ids(meta),
-        resize=(_steps(cfg, report) if cfg else []) + _padding_of_segmentor(given),
+        resize=(_steps(cfg, report) if cfg else []) + _padding_of_segmentor(model, cfg),
         mean=mean,
         std=std,
+        bgr=bgr,
         normalized_in_graph=task != "features",
         **_thresholds(model, task),
     )
@@ -75,10 +87,12 @@ def _category_ids(meta: Mapping[str, Any]) -> list[int] | None:
     return [int(number) for number in ids] if ids else None
 
 
-def _padding_of_segmentor(given: nn.Module | None) -> list[dict[str, Any]]:
+def _padding_of_segmentor(model: nn.Module, whole: Config | None) -> list[dict[str, Any]]:
     """What mmseg's data preprocessor pads in tests; other models pad in their graphs or not."""
+    given = getattr(model, "data_preprocessor", None)
     cfg = getattr(given, "test_cfg", None) or {}
     value = ((given.mean + given.pad_val * given.std).flatten().tolist()) if cfg else None
+    value = value[::-1] if value and takes_bgr(model, whole) else value
     if size := cfg.get("size"):
         height, width = _pair(size)
         return [dict(type="pad", height=height, width=width, value=value)]
@@ -99,7 +113,11 @@ def _steps(cfg: Config, report: Callable[[str], None]) -> list[dict[str, Any]]:
         if isinstance(made, list):
             steps += made
         elif made:
-            steps.append(made | _interpolation(step))
+            how = _interpolation(step)
+            if (word := how.get("interpolation", "bilinear")) not in ("bilinear", "bicubic"):
+                report(f"model.json has no word for interpolation={word!r} of the step {name}")
+                del how["interpolation"]
+            steps.append(made | how)
         else:
             report(f"model.json has no word for the step {name} of the test pipeline")
     return steps

@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmhybrid.backbones import is_backbone
+from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.deploy import onnx_boxes, onnx_second_stage
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.padding import pad_to_multiple
+from mmhybrid.registry import type_name
 
 
 class NamedOutputs(nn.Module):
     """A model without the classes of OpenMMLab around what goes in and what comes out.
 
     ``forward`` maps images (B, C, H, W) to a dict of tensors. A backbone takes what it was
-    trained with, and gives ``stage_0`` (B, C, h, w) and so on. Whole models take images with
-    values from 0 to 255 and channels in the order of the config's ``mean`` (RGB, in all configs
-    here), normalise them, and give
+    trained with, and gives ``stage_0`` (B, C, h, w) and so on. Whole models take RGB images with
+    values from 0 to 255, normalise them, and give
 
     * a classifier of mmpretrain: ``logits`` (B, classes);
     * a segmentor of mmseg: ``labels`` (B, H, W), int64, and the ``logits`` (B, classes, h, w) that
@@ -56,10 +58,29 @@ class NamedOutputs(nn.Module):
                 f"{name} is neither a backbone of mmhybrid nor a classifier, "
                 "segmentor or detector of OpenMMLab that holds one"
             )
+        self.takes_bgr = takes_bgr(model, getattr(model, "cfg", None))
         self.model = model
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.outputs_of(self.model, image)
+        return self.outputs_of(self.model, image.flip(1) if self.takes_bgr else image)
+
+
+def takes_bgr(model: nn.Module, cfg: Config | None = None) -> bool:
+    """Whether a model normalises images in BGR, as files are read in OpenMMLab.
+
+    Most have their data preprocessor convert them. Where it does not, the test pipeline of ``cfg``
+    says whether images come from files; those of other data sets, such as CIFAR's, are in RGB.
+    """
+    given = getattr(model, "data_preprocessor", None)
+    converts = getattr(given, "channel_conversion", getattr(given, "_channel_conversion", True))
+    return not converts and (cfg is None or reads_files(cfg))
+
+
+def reads_files(cfg: Config) -> bool:
+    """Whether the tests of a config read images from files."""
+    _, dataset = next(datasets_of(cfg, ("test_dataloader",)), ("", {}))
+    steps = dataset.get("pipeline") or [dict(type="LoadImageFromFile")]
+    return any(type_name(step) == "LoadImageFromFile" for step in steps)
 
 
 def _why_no_boxes(model: nn.Module, head: str | None) -> str | None:

@@ -34,6 +34,18 @@ VERSION = 2  # the newest version of model.json that this file understands
 TOP = 5  # classes that are named of a classifier
 CORE_LOCK = threading.Lock()
 RUNTIMES = ("onnxruntime", "openvino")
+MOST_AT_ONCE = 16  # images, in a graph that takes any number
+KEYS = ("task", "file", "runtime", "input", "outputs", "resize")  # of model.json, always there
+# EXIF's orientations.
+TURNED = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 class PredictorError(ValueError):
@@ -129,12 +141,17 @@ class Predictor:
         self.task: str = self.meta["task"]
         self.classes: list[str] | None = self.meta.get("classes")
         self.palette: list = self.meta.get("palette") or [
-            _colour(number) for number in range(len(self.classes or (0,)))
+            _colour(number) for number in range(len(self.classes or ()))
         ]
         file = Path(folder) / self.meta["file"]
         self.runtime = _choose_runtime(runtime, self.meta["runtime"], file)
+        if not file.is_file():
+            raise PredictorError(f"{file} is missing, which model.json names")
         opened = _openvino if self.runtime == "openvino" else _onnxruntime
-        self._run = opened(file, self.meta, threads)
+        try:
+            self._graph = opened(file, self.meta, threads)
+        except Exception as error:  # of many types, by runtime
+            raise PredictorError(f"{self.runtime} cannot open {file}: {error}") from error
 
     def __call__(
         self,
@@ -164,6 +181,8 @@ class Predictor:
         options = Options(score_threshold, probabilities, tile)
         if tile and not (self.task == "segmentation" and "logits" in self.meta["outputs"]):
             raise PredictorError("tiles are for segmentors whose graph gives logits")
+        if tile and not (isinstance(tile, list | tuple) and len(tile) == 2 and min(tile) > 0):
+            raise PredictorError(f"a tile is its height and width, not {tile!r}")
         if isinstance(images, list | tuple):
             return list(self._predict(images, options))
         return next(self._predict([images], options))
@@ -177,13 +196,21 @@ class Predictor:
             return
         prepared = (prepare(read_image(image), meta) for image in images)
         for _, alike in groupby(prepared, key=lambda one: one.x.shape):
-            while chunk := list(islice(alike, batch)):
+            while chunk := list(islice(alike, batch or MOST_AT_ONCE)):
                 x = np.stack([one.x for one in chunk])
                 if batch and len(chunk) < batch:  # what fills it up is not looked at
                     x = np.concatenate([x, x[:1].repeat(batch - len(chunk), 0)])
                 outputs = dict(zip(meta["outputs"], self._run(x), strict=True))
                 for index, one in enumerate(chunk):
                     yield decode(meta, outputs, index, one, options)
+
+    def _run(self, x: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._graph(x)
+        except Exception as error:  # of many types, by runtime
+            raise PredictorError(
+                f"{self.runtime} fails on an input of {x.shape}: {error}"
+            ) from error
 
     def _in_windows(self, image: np.ndarray, options: Options) -> Prediction:
         given = self.meta["input"]
@@ -222,10 +249,10 @@ class Predictor:
         Raises:
             PredictorError: Names are to be written, and neither Pillow nor OpenCV is there.
         """
-        drawn, palette = read_image(image).copy(), np.uint8(self.palette)
+        drawn = read_image(image).copy()
         if prediction.label_map is not None:
             for label in prediction.labels:
-                _tint(drawn, prediction.label_map == label, palette[label])
+                _tint(drawn, prediction.label_map == label, self._colour_of(label))
             return drawn
         words = [
             f"{name} {score:.2f}"
@@ -235,11 +262,14 @@ class Predictor:
             return _write(drawn, [(0, 16 * row, word) for row, word in enumerate(words)])
         shown = [i for i, score in enumerate(prediction.scores) if score >= score_threshold]
         for index in reversed(shown):  # the best on top
-            colour = palette[prediction.labels[index]]
+            colour = self._colour_of(prediction.labels[index])
             if prediction.masks is not None:
                 _tint(drawn, prediction.masks[index], colour)
             _frame(drawn, prediction.boxes[index], colour)
         return _write(drawn, [(*prediction.boxes[i][:2].astype(int), words[i]) for i in shown])
+
+    def _colour_of(self, label: int) -> np.ndarray:
+        return np.uint8(self.palette[label] if label < len(self.palette) else _colour(label))
 
 
 # --- the folder and its runtime
@@ -249,7 +279,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     file = folder / "model.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
-        known = meta["format"] == "mmhybrid"
+        known = meta["format"] == "mmhybrid" and all(key in meta for key in KEYS)
     except OSError:
         raise PredictorError(f"{folder} is no folder of an exported model: no model.json") from None
     except (ValueError, LookupError, TypeError):
@@ -344,8 +374,9 @@ def read_image(image: Any) -> np.ndarray:
     elif isinstance(image, str | Path):
         try:
             name, content = str(image), Path(image).read_bytes()
-        except OSError as error:
-            raise PredictorError(f"cannot read {image}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # as a path, too
+            reason = getattr(error, "strerror", None) or error
+            raise PredictorError(f"cannot read {image}: {reason}") from error
     else:
         raise PredictorError(f"an image is a path, bytes or an array, not {type(image).__name__}")
     if find_spec("PIL"):
@@ -356,11 +387,14 @@ def read_image(image: Any) -> np.ndarray:
 
 
 def _by_pillow(name: str, content: bytes) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            turned = ImageOps.exif_transpose(opened)
+            opened.load()  # which turns a TIFF
+            # ImageOps.exif_transpose writes all tags anew, and fails where any is damaged.
+            how = TURNED.get(opened.getexif().get(0x0112))
+            turned = opened.transpose(Image.Transpose[how]) if how else opened
             if turned.mode.startswith("I"):  # 16 bits
                 grey = (np.asarray(turned) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
@@ -411,6 +445,7 @@ def prepare(image: np.ndarray, meta: dict[str, Any]) -> Prepared:
             f"an image of {x.shape[0]}x{x.shape[1]} does not fit into this model, which was "
             f"exported for {target[0]}x{target[1]}"
         )
+    x = x[..., ::-1] if meta.get("bgr") else x
     x = _pad(x, target, meta.get("mean") or (0, 0, 0))  # which is 0 when it is normalised
     if given["dtype"] == "uint8":
         x = x.round()
@@ -612,6 +647,9 @@ def _segmented(
         )
         label_map = label_map[rows[:, None], columns]
     probabilities = _softmax(np.stack(kept)) if kept else None
+    if len(logits) == 1 and options.probabilities:  # that of the one class
+        y = _stretch(_stretch(logits[0], seen.shape)[:height, :width], image.size)
+        probabilities = 1 / (1 + np.exp(-y[None]))
     label_map = label_map.astype(np.uint8 if label_map.max() < 256 else np.uint16)
     found, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -744,10 +782,16 @@ def main() -> None:
     args = parser.parse_args()
     try:
         predict = Predictor(args.folder, args.runtime, args.threads)
-        for image in args.images:
-            print(json.dumps({"file": image} | predict(image, args.score).to_dict()), flush=True)
     except PredictorError as error:
         sys.exit(f"error: {error}")
+    failed = False
+    for image in args.images:
+        try:
+            print(json.dumps({"file": image} | predict(image, args.score).to_dict()), flush=True)
+        except PredictorError as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":
