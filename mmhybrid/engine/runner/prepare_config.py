@@ -88,7 +88,7 @@ def prepare_test_config(args: Namespace) -> Config:
     cfg = with_options(without_pretrained(_load(args)), dict(load_from=args.checkpoint))
     # It fails where there is no training loop, and a checkpoint's own config has none.
     hooks = cfg.get("custom_hooks") or []
-    cfg.custom_hooks = [hook for hook in hooks if type_name(hook) != "EarlyStoppingHook"]
+    cfg.custom_hooks = [hook for hook in hooks if "EarlyStopping" not in type_name(hook)]
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -240,6 +240,9 @@ def with_safeguards(cfg: Config) -> Config:
             del hooks[name]
         else:
             hooks[name].setdefault("type", f"mmhybrid.{hook}")
+    for hook in [*hooks.values(), *(cfg.get("custom_hooks") or [])]:
+        if type_name(hook) == "EarlyStoppingHook":
+            hook["type"] = "mmhybrid.ResumableEarlyStoppingHook"
     loop, loader = cfg.train_cfg, cfg.train_dataloader
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"

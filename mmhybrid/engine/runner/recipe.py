@@ -131,7 +131,7 @@ def _fit_hooks(
     checkpoint.update(save_best=metric, rule="greater")
     hooks.checkpoint = checkpoint
     _say(f"the best checkpoint by {metric} is kept beside the last")
-    others = [one for one in cfg.get("custom_hooks") or [] if type_name(one) != "EarlyStoppingHook"]
+    others = [one for one in cfg.get("custom_hooks") or [] if "EarlyStopping" not in type_name(one)]
     averages = [one for one in others if type_name(one).endswith("EMAHook")]
     if not averages:
         averages = [ConfigDict(type="EMAHook")]
