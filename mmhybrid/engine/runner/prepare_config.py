@@ -28,7 +28,7 @@ from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
-from mmhybrid.engine.runner.recipe import with_recipe
+from mmhybrid.engine.runner.recipe import images_an_epoch, with_recipe
 from mmhybrid.engine.runner.run_config import (
     by_first_process,
     connect_processes,
@@ -155,7 +155,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
     connect_processes(cfg)
-    cfg, data = with_folder(cfg, args.data, args.ignore)
+    cfg, _ = with_folder(cfg, args.data, args.ignore)
     if args.quick:
         cfg = make_quick(cfg, is_own=True)
     if not is_training:
@@ -163,7 +163,7 @@ def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     if args.weights or not args.quick:
         cfg = with_weights(cfg, args.weights or "auto", Path(args.config).stem)
     if not args.quick:
-        cfg = with_recipe(cfg, data.images["train"], best_metric(cfg))
+        cfg = with_recipe(cfg, images_an_epoch(cfg), best_metric(cfg))
     cfg = with_options(cfg, args.cfg_options)  # which have the last word
     by_first_process(lambda: _check_and_write(cfg, args))
     return cfg
