@@ -84,11 +84,13 @@ def test_a_part_that_is_replaced_by_another_is_so_in_the_short_config(tmp_path: 
 def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> None:
     cfg, _ = own("instances", tmp_path)
     cfg.model.backbone.init_cfg = None
+    cfg.custom_hooks = [dict(type="EMAHook", begin_iter=50_000, begin_epoch=90, interval=7330)]
     new = with_recipe(cfg, 1000, "coco/bbox_mAP")
     assert new.train_cfg.max_epochs == 40  # MOST iterations of 2 images
     assert new.optim_wrapper.optimizer.lr == 5e-4
     assert new.model.backbone.norm_eval is False
     assert [type_name(hook) for hook in new.custom_hooks] == ["EMAHook"]
+    assert not {"begin_iter", "begin_epoch", "interval"} & set(new.custom_hooks[0])
     assert new.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
     warm_up, cosine = new.param_scheduler
     assert warm_up.end == cosine.begin == 500

@@ -243,6 +243,9 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
         checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
-        plain_mean = hook.get("ema_type") == "StochasticWeightAverage"  # which has no momentum
-        if type_name(hook).endswith("EMAHook") and not plain_mean:
+        if not type_name(hook).endswith("EMAHook"):
+            continue
+        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
+            hook.pop(key, None)
+        if hook.get("ema_type") != "StochasticWeightAverage":  # which has no momentum
             hook["momentum"] = max(hook.get("momentum", 0.0), min(0.5, 10 / iterations))

@@ -146,6 +146,8 @@ def _fit_hooks(
         averages = [ConfigDict(type="EMAHook")]
         others += averages
     for hook in averages:
+        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
+            hook.pop(key, None)
         hook.update(
             ema_type="ExponentialMovingAverage",
             momentum=min(0.5, 10 / iterations),
