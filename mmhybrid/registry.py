@@ -29,6 +29,7 @@ HOOKS = _child(
     "engine.hooks.compile_hook",
     "engine.hooks.durable_checkpoint_hook",
     "engine.hooks.non_finite_hook",
+    "engine.hooks.resumable_early_stopping_hook",
     "datasets.sample_loading",
     "engine.hooks.signal_hook",
 )

@@ -171,6 +171,30 @@ def test_validation_that_was_missed_is_made_up_for(toy_config, train) -> None:
     assert len(resumed.message_hub.get_scalar("val/accuracy").data[0]) == 4
 
 
+@pytest.mark.parametrize(
+    ("stop", "settings", "kills", "end"),
+    [
+        (dict(patience=2), {}, (9, 15), 18),
+        (dict(patience=2), {"default_hooks.checkpoint.save_best": "accuracy"}, (9, 15), 18),
+        (dict(patience=2), {"default_hooks.checkpoint.by_epoch": False}, (8, 14), 18),
+        # The checkpoint of the validation that stops the run is the best one, too.
+        (dict(stopping_threshold=-1), {"default_hooks.checkpoint.save_best": "accuracy"}, (), 6),
+    ],
+)
+def test_an_early_stop_counts_on(toy_config, train, stop, settings, kills, end) -> None:
+    if "default_hooks.checkpoint.by_epoch" in settings:
+        by_iteration(toy_config, "InfiniteSampler")
+    toy_config.merge_from_dict(settings)
+    # No accuracy but the first is so much progress.
+    stop = dict(type="EarlyStoppingHook", monitor="accuracy", rule="greater", min_delta=2, **stop)
+    toy_config.custom_hooks.append(stop)
+    for at in kills:
+        with pytest.raises(Killed):
+            train(toy_config, Kill(at), resume=True)
+    assert train(toy_config, resume=True).iter == end
+    assert train(toy_config, resume=True).iter == end  # and stays stopped
+
+
 def test_validation_that_was_saved_is_not_repeated(toy_config, train, tmp_path) -> None:
     class KillAfterValidation(Kill):
         priority = "LOWEST"

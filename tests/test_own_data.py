@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 import mmhybrid
 from benchmarks.formats import journey, write_tiny_config
@@ -17,6 +19,7 @@ from mmhybrid.apis.journey import config_path
 from mmhybrid.datasets.folders import read_folder, write_dataset
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
+from mmhybrid.engine.runner.prepare_config import prepare_config
 from mmhybrid.engine.runner.recipe import with_recipe
 from mmhybrid.engine.runner.results import write_training_result
 from mmhybrid.engine.runner.run_config import load_config
@@ -81,11 +84,13 @@ def test_a_part_that_is_replaced_by_another_is_so_in_the_short_config(tmp_path: 
 def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> None:
     cfg, _ = own("instances", tmp_path)
     cfg.model.backbone.init_cfg = None
+    cfg.custom_hooks = [dict(type="EMAHook", begin_iter=50_000, begin_epoch=90, interval=7330)]
     new = with_recipe(cfg, 1000, "coco/bbox_mAP")
     assert new.train_cfg.max_epochs == 40  # MOST iterations of 2 images
     assert new.optim_wrapper.optimizer.lr == 5e-4
     assert new.model.backbone.norm_eval is False
     assert [type_name(hook) for hook in new.custom_hooks] == ["EMAHook"]
+    assert not {"begin_iter", "begin_epoch", "interval"} & set(new.custom_hooks[0])
     assert new.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
     warm_up, cosine = new.param_scheduler
     assert warm_up.end == cosine.begin == 500
@@ -116,6 +121,28 @@ def test_the_recipe_counts_the_images_of_all_processes(tmp_path: Path, monkeypat
     assert rates[1] == pytest.approx(2 * rates[0])
     assert [new.train_cfg.max_epochs for new in (one, four)] == [40, 50]
     assert [new.param_scheduler[-1].end for new in (one, four)] == [20000, 6250]
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_the_recipe_counts_the_images_of_an_epoch(is_balanced: bool, tmp_path: Path) -> None:
+    base = write_tiny_config("detection", tmp_path)
+    if is_balanced:
+        cfg = Config.fromfile(base)
+        balanced = dict(type="ClassBalancedDataset", oversample_thr=4.0)
+        cfg.train_dataloader.dataset = dict(balanced, dataset=cfg.train_dataloader.dataset)
+        cfg.dump(base)
+    folder = written("yolo_folders", tmp_path / "data")
+    for file in sorted(folder.rglob("*.txt"))[::2]:
+        file.write_text("")
+    nothing = ("quick", "data_root", "resume", "amp", "auto_scale_lr", "no_validate")
+    args = dict.fromkeys(nothing) | dict(config=str(base), data=str(folder), weights="none")
+    args |= dict(work_dir=str(tmp_path / "run"), launcher="none", cfg_options=None)
+    ignore = ["half-unlabelled", "mostly-unlabelled", "class-not-in-train"]
+    cfg = prepare_config(Namespace(**args, ignore=ignore))
+    with DATASETS.switch_scope_and_registry("mmdet") as registry:
+        length = len(registry.build(cfg.train_dataloader.dataset))
+    steps = -(-length // cfg.train_dataloader.batch_size)
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs * steps
 
 
 @pytest.mark.parametrize(

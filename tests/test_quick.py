@@ -31,14 +31,33 @@ def test_an_epoch_sees_each_image_once(read_config, tmp_path: Path) -> None:
     assert cfg.train_cfg.max_epochs == 3
 
 
+@pytest.mark.parametrize(("batch_size", "epochs"), [(1, 3), (2, 6)])
+def test_the_schedule_counts_the_images_of_all_processes(
+    batch_size: int, epochs: int, read_config, tmp_path: Path, monkeypatch
+) -> None:
+    cfg = read_config("retinanet_transxnet_t_coco")
+    cfg.update(work_dir=str(tmp_path), launcher="pytorch")
+    cfg.quick = dict(iterations=6, batch_size=batch_size, train_images=4, val_images=1)
+    connected: list[Config] = []
+    monkeypatch.setattr("mmhybrid.engine.runner.quick.connect_processes", connected.append)
+    monkeypatch.setattr(
+        "mmhybrid.engine.runner.quick.get_world_size", lambda: 2 if connected else 1
+    )
+    cfg = make_quick(cfg)
+    assert cfg.train_cfg.max_epochs == epochs
+    assert cfg.param_scheduler[-1].end == 6
+
+
 def test_averages_get_a_momentum_that_fits_but_plain_means_get_none(read_config, tmp_path) -> None:
     cfg = read_config("retinanet_transxnet_t_coco")
     swa = dict(type="EMAHook", ema_type="StochasticWeightAverage")
-    cfg.custom_hooks = [dict(type="EMAHook"), swa]
+    late = dict(begin_iter=5000, begin_epoch=9, interval=7330)  # later than the run ends
+    cfg.custom_hooks = [dict(type="EMAHook", **late), dict(swa, **late)]
     cfg.work_dir = str(tmp_path)
     cfg.quick = dict(iterations=100, train_images=2, val_images=1)
     first, second = make_quick(cfg).custom_hooks
-    assert (first.momentum, second) == (0.1, swa)
+    assert first == dict(type="EMAHook", momentum=0.1)
+    assert second == swa
 
 
 def test_own_data_that_are_not_read_are_named(read_config, tmp_path, monkeypatch) -> None:

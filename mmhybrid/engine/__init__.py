@@ -7,6 +7,7 @@ from mmhybrid.engine.hooks.compile_hook import CompileBackboneHook
 from mmhybrid.engine.hooks.durable_checkpoint_hook import DurableCheckpointHook
 from mmhybrid.engine.hooks.non_finite_hook import NonFiniteHook
 from mmhybrid.engine.hooks.progress_hook import ProgressHook
+from mmhybrid.engine.hooks.resumable_early_stopping_hook import ResumableEarlyStoppingHook
 from mmhybrid.engine.hooks.signal_hook import SignalHook
 from mmhybrid.engine.optimizers.bfloat16 import Bfloat16OptimWrapper
 from mmhybrid.engine.optimizers.layer_decay import (
@@ -31,6 +32,7 @@ __all__ = [
     "NonFiniteHook",
     "ProgressHook",
     "ResumableBatchSampler",
+    "ResumableEarlyStoppingHook",
     "ResumableEpochBasedTrainLoop",
     "ResumableIterBasedTrainLoop",
     "SignalHook",

@@ -28,7 +28,7 @@ from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
 from mmhybrid.engine.runner.own_data import best_metric
 from mmhybrid.engine.runner.quick import make_quick
-from mmhybrid.engine.runner.recipe import with_recipe
+from mmhybrid.engine.runner.recipe import images_an_epoch, with_recipe
 from mmhybrid.engine.runner.run_config import (
     by_first_process,
     connect_processes,
@@ -88,7 +88,7 @@ def prepare_test_config(args: Namespace) -> Config:
     cfg = with_options(without_pretrained(_load(args)), dict(load_from=args.checkpoint))
     # It fails where there is no training loop, and a checkpoint's own config has none.
     hooks = cfg.get("custom_hooks") or []
-    cfg.custom_hooks = [hook for hook in hooks if type_name(hook) != "EarlyStoppingHook"]
+    cfg.custom_hooks = [hook for hook in hooks if "EarlyStopping" not in type_name(hook)]
     if args.show or args.show_dir:
         cfg = with_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -155,7 +155,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
     connect_processes(cfg)
-    cfg, data = with_folder(cfg, args.data, args.ignore)
+    cfg, _ = with_folder(cfg, args.data, args.ignore)
     if args.quick:
         cfg = make_quick(cfg, is_own=True)
     if not is_training:
@@ -163,7 +163,7 @@ def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     if args.weights or not args.quick:
         cfg = with_weights(cfg, args.weights or "auto", Path(args.config).stem)
     if not args.quick:
-        cfg = with_recipe(cfg, data.images["train"], best_metric(cfg))
+        cfg = with_recipe(cfg, images_an_epoch(cfg), best_metric(cfg))
     cfg = with_options(cfg, args.cfg_options)  # which have the last word
     by_first_process(lambda: _check_and_write(cfg, args))
     return cfg
@@ -240,6 +240,9 @@ def with_safeguards(cfg: Config) -> Config:
             del hooks[name]
         else:
             hooks[name].setdefault("type", f"mmhybrid.{hook}")
+    for hook in [*hooks.values(), *(cfg.get("custom_hooks") or [])]:
+        if type_name(hook) == "EarlyStoppingHook":
+            hook["type"] = "mmhybrid.ResumableEarlyStoppingHook"
     loop, loader = cfg.train_cfg, cfg.train_dataloader
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"

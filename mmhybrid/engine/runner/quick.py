@@ -9,9 +9,9 @@ What changes:
   are taken for one shape.
 * Boxes: a second stage trains on 32 of an image's proposals instead of 512, and looks at 100
   instead of 1000 to predict. Its cost does not shrink with the image, and would be most of the run.
-* Schedule: ``iterations`` steps of ``batch_size`` images; a linear warm-up to ``lr`` over a tenth
-  of the run, then a cosine down to nothing. AdamW in the place of SGD, whose rate depends on the
-  model and which learns too slowly from nothing.
+* Schedule: ``iterations`` steps of ``batch_size`` images in each process; a linear warm-up to
+  ``lr`` over a tenth of the run, then a cosine down to nothing. AdamW in the place of SGD, whose
+  rate depends on the model and which learns too slowly from nothing.
 * Start: no pretrained weights, unless ``--weights`` names some. LayerScale starts at 0.1, since
   from 1e-5 the residuals would be silent for the whole of so short a run.
 * Hooks: log, evaluation and checkpoints more often; an average of weights (EMA) forgets faster.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, MODELS
 
@@ -41,7 +42,7 @@ from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
 from mmhybrid.engine.runner.classes import task_of, with_classes
 from mmhybrid.engine.runner.config_parts import arguments_of
-from mmhybrid.engine.runner.run_config import map_values, without_pretrained
+from mmhybrid.engine.runner.run_config import connect_processes, map_values, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 
@@ -84,6 +85,7 @@ def make_quick(cfg: Config, data_root: str | None = None, is_own: bool = False) 
     Data is drawn into the folder ``data`` of ``work_dir``; all real images are evaluated on. Those
     of a config that ``is_own``, of ``--data``, stay.
     """
+    connect_processes(cfg)  # which are counted
     quick = settings_of(cfg)
     if data_root is None and not is_own:
         folder = Path(cfg.work_dir) / "data"
@@ -210,7 +212,7 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     loop = cfg.train_cfg
     by_epoch = loop.get("by_epoch", type_name(loop) != "IterBasedTrainLoop")
     if by_epoch:
-        steps_per_epoch = -(-quick.train_images // quick.batch_size)
+        steps_per_epoch = -(-quick.train_images // (quick.batch_size * get_world_size()))
         length = -(-quick.iterations // steps_per_epoch)
         iterations = length * steps_per_epoch
         loop.max_epochs = length
@@ -241,6 +243,9 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
         checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
     for hook in cfg.get("custom_hooks") or []:
-        plain_mean = hook.get("ema_type") == "StochasticWeightAverage"  # which has no momentum
-        if type_name(hook).endswith("EMAHook") and not plain_mean:
+        if not type_name(hook).endswith("EMAHook"):
+            continue
+        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
+            hook.pop(key, None)
+        if hook.get("ema_type") != "StochasticWeightAverage":  # which has no momentum
             hook["momentum"] = max(hook.get("momentum", 0.0), min(0.5, 10 / iterations))

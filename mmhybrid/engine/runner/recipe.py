@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.config_parts import arguments_of
@@ -25,6 +25,15 @@ JITTERS = ("RandomCrop", "MinIoURandomCrop", "Expand", "RandomAffine", "RandomRe
 SIDED = re.compile(r"(^|[^a-z])(left|right)([^a-z]|$)", re.IGNORECASE)
 
 
+def images_an_epoch(cfg: Config) -> int:
+    """How many the training data set gives: without what it filters, with what it repeats."""
+    cfg = deepcopy(cfg)
+    for _, dataset in datasets_of(cfg, ("train_dataloader",)):
+        dataset.update(pipeline=[], serialize_data=False)  # of no images that cannot be done
+    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return max(1, len(registry.build(cfg.train_dataloader.dataset)))
+
+
 def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     """A config with a schedule, an average of weights and augmentation for so many images.
 
@@ -35,7 +44,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     Args:
         cfg (Config): Of one's own data, as :func:`mmhybrid.engine.runner.own_data.with_own_data`
             returns it, with the weights that it starts from. It stays as it is.
-        num_images (int): Images that it is trained on.
+        num_images (int): What :func:`images_an_epoch` says of it.
         metric (str): What the best checkpoint is chosen by.
     """
     cfg = deepcopy(cfg)
@@ -131,12 +140,14 @@ def _fit_hooks(
     checkpoint.update(save_best=metric, rule="greater")
     hooks.checkpoint = checkpoint
     _say(f"the best checkpoint by {metric} is kept beside the last")
-    others = [one for one in cfg.get("custom_hooks") or [] if type_name(one) != "EarlyStoppingHook"]
+    others = [one for one in cfg.get("custom_hooks") or [] if "EarlyStopping" not in type_name(one)]
     averages = [one for one in others if type_name(one).endswith("EMAHook")]
     if not averages:
         averages = [ConfigDict(type="EMAHook")]
         others += averages
     for hook in averages:
+        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
+            hook.pop(key, None)
         hook.update(
             ema_type="ExponentialMovingAverage",
             momentum=min(0.5, 10 / iterations),
