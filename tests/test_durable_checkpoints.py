@@ -78,13 +78,6 @@ def assert_same(a: Any, b: Any) -> None:
         assert np.array_equal(x, y), keystr(path)
 
 
-def by_iteration(cfg: Config, sampler: str) -> None:
-    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=6)
-    cfg.train_dataloader.sampler.type = sampler
-    cfg.default_hooks.checkpoint.update(interval=5, by_epoch=False)
-    cfg.param_scheduler[1].update(by_epoch=False, milestones=[8, 14])
-
-
 CASES = {
     "epochs": ({}, (3, 14)),
     "within an epoch": ({"default_hooks.checkpoint": dict(interval=4, by_epoch=False)}, (11,)),
@@ -98,7 +91,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_killed_runs_end_as_others_do(toy_config, train, tmp_path, case) -> None:
+def test_killed_runs_end_as_others_do(toy_config, by_iteration, train, tmp_path, case) -> None:
     settings, kills = CASES[case]
     if "epoch" not in case:
         by_iteration(toy_config, case if "Sampler" in case else "InfiniteSampler")
@@ -108,9 +101,26 @@ def test_killed_runs_end_as_others_do(toy_config, train, tmp_path, case) -> None
     assert_same(state(whole), state(train_with_kills(train, toy_config, kills)))
 
 
-def test_workers_change_nothing(toy_config, train, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "batches"),
+    [
+        ("", None),
+        ("InfiniteSampler", "mmdet.AspectRatioBatchSampler"),
+        ("DefaultSampler", "mmdet.AspectRatioBatchSampler"),
+    ],
+)
+def test_workers_change_nothing(
+    toy_config, by_iteration, train, tmp_path, sampler, batches
+) -> None:
+    loader = toy_config.train_dataloader
+    if sampler:
+        by_iteration(toy_config, sampler)
+    if batches:
+        loader.batch_sampler = dict(type=batches)
+        for index, image in enumerate(loader.dataset.data_list):
+            image.update(width=4 + index % 5, height=6)
     alone = train(toy_config)
-    toy_config.train_dataloader.update(num_workers=2, persistent_workers=True)
+    loader.update(num_workers=2, persistent_workers=True)
     toy_config.work_dir = str(tmp_path / "workers")
     assert_same(state(alone), state(train(toy_config)))
 
