@@ -125,6 +125,20 @@ def test_workers_change_nothing(
     assert_same(state(alone), state(train(toy_config)))
 
 
+@pytest.mark.parametrize("iterations", [False, True])
+def test_processes_shuffle_alike_where_their_seeds_differ(
+    toy_config, by_iteration, train, monkeypatch, iterations
+) -> None:
+    if iterations:
+        by_iteration(toy_config)
+    toy_config.randomness.diff_rank_seed = True
+    for module in ("mmengine.runner.utils", "mmhybrid.engine.runner.resumable_loops"):
+        monkeypatch.setattr(f"{module}.get_rank", lambda: 1)
+    runner = train(toy_config)
+    assert runner.seed == 4
+    assert runner.train_dataloader.batch_sampler.sampler.sampler.seed == 3
+
+
 def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, train, capfd) -> None:
     toy_config.train_dataloader.batch_size = 2
     toy_config.train_cfg.max_epochs = 2

@@ -110,7 +110,7 @@ class ResumableBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         skipped, self.skipped = self.skipped, 0
-        # mmdet's keeps the images of unfinished batches, and those of a pass that was left for ever.
+        # mmdet's keeps unfinished batches, and for ever those of a pass that was left.
         batches = copy.deepcopy(self.batches, {id(self.sampler): self.sampler})
         yield from islice(batches, skipped, None)
 

@@ -42,7 +42,9 @@ class _Resumable:
                 f"{type(self).__name__} needs train_dataloader.batch_sampler="
                 "dict(type='mmhybrid.ResumableBatchSampler')"
             )
-        batches.start_at(epoch, batch, self.runner.seed)
+        # Processes may have each its own seed, but share one order of the images.
+        differ = self.runner._randomness_cfg.get("diff_rank_seed")
+        batches.start_at(epoch, batch, self.runner.seed - (get_rank() if differ else 0))
 
     def _validate_if_due(self) -> None:
         """Validate where MMEngine does, once."""
