@@ -125,17 +125,25 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-if sys.argv[5] == "iterations":
+if sys.argv[5] != "epochs":
     conftest.count_iterations(cfg)
-runner = build_runner(with_safeguards(cfg))
+if sys.argv[5] == "MMEngine's":
+    cfg.default_hooks.signals = dict(type="mmhybrid.SignalHook")
+else:
+    cfg = with_safeguards(cfg)
+runner = build_runner(cfg)
 runner.register_hook(SignalAll())
 runner.train()
 """
 
 
-@pytest.mark.parametrize("loop", ["epochs", "iterations"])
 @pytest.mark.parametrize(
-    ("number", "pause"), [*itertools.product(SIGNALS, ["0", "1.5"]), (None, "0")]
+    ("number", "pause", "loop"),
+    [
+        *itertools.product(SIGNALS, ["0", "1.5"], ["epochs", "iterations"]),
+        (signal.SIGTERM, "1.5", "MMEngine's"),
+        *itertools.product([None], ["0"], ["epochs", "iterations"]),
+    ],
 )
 def test_signal_to_the_whole_process_group_saves(number, pause, loop, root, tmp_path) -> None:
     name = number.name[3:] if number else "none"

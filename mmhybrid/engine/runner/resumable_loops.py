@@ -111,9 +111,6 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
     def run(self) -> nn.Module:
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        # Workers that persist run since this was made, on the first batches, and without what hooks
-        # have them do at their start: to outlive a signal that comes to all processes.
-        self.dataloader._iterator = None
         self.dataloader_iterator = self._batches()
         self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
