@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.prepare_config import with_safeguards
+from mmhybrid.engine.runner.report_content import training_log
 from mmhybrid.errors import UserError
 from mmhybrid.weights import (
     CheckpointWriteError,
@@ -137,6 +140,28 @@ def test_processes_shuffle_alike_where_their_seeds_differ(
     runner = train(toy_config)
     assert runner.seed == 4
     assert runner.train_dataloader.batch_sampler.sampler.sampler.seed == 3
+
+
+def test_run_of_iterations_saves_and_logs_by_iterations(toy_config, by_iteration, train) -> None:
+    by_iteration(toy_config)
+    toy_config.pop("default_hooks")
+    runner = train_with_kills(train, toy_config, (14,))
+    saved = {path.name for path in Path(toy_config.work_dir).glob("*.pth")}
+    assert saved == {f"iter_{step}.pth" for step in (6, 12, 18, 20)}
+    log = training_log(runner)
+    assert {one["step"] for one in log["metrics"]} == {6, 12, 18, 20}
+    assert log["unit"] == "iteration"
+
+
+@mock.patch("mmhybrid.engine.runner.prepare_config.print_log")
+def test_checkpoints_of_iterations_that_count_epochs_are_told(log, toy_config, by_iteration):
+    with_safeguards(toy_config)
+    by_iteration(toy_config)
+    with_safeguards(toy_config)
+    log.assert_not_called()
+    del toy_config.default_hooks.checkpoint["by_epoch"]
+    with_safeguards(toy_config)
+    assert "checkpoint counts epochs" in log.call_args.args[0]
 
 
 def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, train, capfd) -> None:
