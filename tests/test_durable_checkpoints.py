@@ -164,6 +164,18 @@ def test_checkpoints_of_iterations_that_count_epochs_are_told(log, toy_config, b
     assert "checkpoint counts epochs" in log.call_args.args[0]
 
 
+@pytest.mark.parametrize("batches", [None, "mmdet.AspectRatioBatchSampler"])
+@pytest.mark.parametrize("iterations", [False, True])
+def test_safeguards_of_safeguards_are_the_same(toy_config, by_iteration, batches, iterations):
+    if iterations:
+        by_iteration(toy_config)
+    toy_config.train_dataloader.batch_sampler = batches and dict(type=batches)
+    once = with_safeguards(toy_config)
+    with mock.patch("mmhybrid.engine.runner.prepare_config.print_log") as log:
+        assert with_safeguards(once).to_dict() == once.to_dict()
+    log.assert_not_called()
+
+
 def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, train, capfd) -> None:
     toy_config.train_dataloader.batch_size = 2
     toy_config.train_cfg.max_epochs = 2

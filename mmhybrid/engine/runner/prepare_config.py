@@ -245,11 +245,11 @@ def with_safeguards(cfg: Config) -> Config:
             hooks[name].setdefault("type", f"mmhybrid.{hook}")
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"
-    loop_type = type_name(loop) or default
+    loop_type = (type_name(loop) or default).removeprefix("Resumable")
     if (
         loop_type not in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
         or type_name(loader.sampler) not in ("DefaultSampler", "InfiniteSampler")
-        or (batches and type_name(batches) != "AspectRatioBatchSampler")
+        or type_name(batches) not in ("", "AspectRatioBatchSampler", "ResumableBatchSampler")
     ):
         print_log(
             "The loop or the samplers of this config are not those of MMEngine: --resume goes on "
@@ -259,6 +259,8 @@ def with_safeguards(cfg: Config) -> Config:
         return cfg
     loop.pop("by_epoch", None)
     loop.type = f"mmhybrid.Resumable{loop_type}"
+    if type_name(batches) == "ResumableBatchSampler":
+        return cfg
     drop_last = loader.pop("drop_last", False)
     if batches:
         batches.setdefault("drop_last", drop_last)
