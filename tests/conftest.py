@@ -420,6 +420,20 @@ def make_toy_config(folder: Path) -> Config:
     )
 
 
+def count_iterations(cfg: Config, sampler: str = "InfiniteSampler") -> None:
+    """Makes a toy run one of 20 iterations."""
+    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=6)
+    cfg.train_dataloader.sampler.type = sampler
+    cfg.default_hooks.checkpoint.update(interval=5, by_epoch=False)
+    cfg.param_scheduler[1].update(by_epoch=False, milestones=[8, 14])
+
+
+@pytest.fixture
+def by_iteration() -> Callable[..., None]:
+    """Makes a toy run one of iterations."""
+    return count_iterations
+
+
 @pytest.fixture(scope="session")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="see requirements/tests.txt")

@@ -22,7 +22,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import ModuleList
 from mmengine.registry import DATASETS, OPTIMIZERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, loops
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
@@ -382,6 +382,18 @@ def test_forked_workers_stay_as_they_are(monkeypatch):
 
     assert multiprocessing.get_start_method(allow_none=True) in (None, "fork")
     assert spawned_workers.CONTEXTS.get(spawned_workers.start_method()) is None
+
+
+def test_workers_that_start_late_leave_the_random_numbers_as_they_were():
+    late, drawn = loops._InfiniteDataloaderIterator, []
+    for iterator in (late, late.__base__):
+        torch.manual_seed(0)
+        batches = iterator(torch.utils.data.DataLoader(range(4)))
+        assert ("_iterator" in vars(batches)) == (iterator is not late)
+        before = torch.rand(3).tolist()
+        assert next(batches) == 0
+        drawn.append((before, torch.rand(3).tolist()))
+    assert drawn[0] == drawn[1]
 
 
 # --- transformers ---------------------------------------------------------------------------------

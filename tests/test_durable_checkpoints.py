@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.prepare_config import with_safeguards
+from mmhybrid.engine.runner.report_content import training_log
 from mmhybrid.errors import UserError
 from mmhybrid.weights import (
     CheckpointWriteError,
@@ -78,13 +81,6 @@ def assert_same(a: Any, b: Any) -> None:
         assert np.array_equal(x, y), keystr(path)
 
 
-def by_iteration(cfg: Config, sampler: str) -> None:
-    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=6)
-    cfg.train_dataloader.sampler.type = sampler
-    cfg.default_hooks.checkpoint.update(interval=5, by_epoch=False)
-    cfg.param_scheduler[1].update(by_epoch=False, milestones=[8, 14])
-
-
 CASES = {
     "epochs": ({}, (3, 14)),
     "within an epoch": ({"default_hooks.checkpoint": dict(interval=4, by_epoch=False)}, (11,)),
@@ -98,7 +94,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_killed_runs_end_as_others_do(toy_config, train, tmp_path, case) -> None:
+def test_killed_runs_end_as_others_do(toy_config, by_iteration, train, tmp_path, case) -> None:
     settings, kills = CASES[case]
     if "epoch" not in case:
         by_iteration(toy_config, case if "Sampler" in case else "InfiniteSampler")
@@ -108,11 +104,76 @@ def test_killed_runs_end_as_others_do(toy_config, train, tmp_path, case) -> None
     assert_same(state(whole), state(train_with_kills(train, toy_config, kills)))
 
 
-def test_workers_change_nothing(toy_config, train, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "batches"),
+    [
+        ("", None),
+        ("InfiniteSampler", "mmdet.AspectRatioBatchSampler"),
+        ("DefaultSampler", "mmdet.AspectRatioBatchSampler"),
+    ],
+)
+def test_workers_change_nothing(
+    toy_config, by_iteration, train, tmp_path, sampler, batches
+) -> None:
+    loader = toy_config.train_dataloader
+    if sampler:
+        by_iteration(toy_config, sampler)
+    if batches:
+        loader.batch_sampler = dict(type=batches)
+        for index, image in enumerate(loader.dataset.data_list):
+            image.update(width=4 + index % 5, height=6)
     alone = train(toy_config)
-    toy_config.train_dataloader.update(num_workers=2, persistent_workers=True)
+    loader.update(num_workers=2, persistent_workers=True)
     toy_config.work_dir = str(tmp_path / "workers")
     assert_same(state(alone), state(train(toy_config)))
+
+
+@pytest.mark.parametrize("iterations", [False, True])
+def test_processes_shuffle_alike_where_their_seeds_differ(
+    toy_config, by_iteration, train, monkeypatch, iterations
+) -> None:
+    if iterations:
+        by_iteration(toy_config)
+    toy_config.randomness.diff_rank_seed = True
+    for module in ("mmengine.runner.utils", "mmhybrid.engine.runner.resumable_loops"):
+        monkeypatch.setattr(f"{module}.get_rank", lambda: 1)
+    runner = train(toy_config)
+    assert runner.seed == 4
+    assert runner.train_dataloader.batch_sampler.sampler.sampler.seed == 3
+
+
+def test_run_of_iterations_saves_and_logs_by_iterations(toy_config, by_iteration, train) -> None:
+    by_iteration(toy_config)
+    toy_config.pop("default_hooks")
+    runner = train_with_kills(train, toy_config, (14,))
+    saved = {path.name for path in Path(toy_config.work_dir).glob("*.pth")}
+    assert saved == {f"iter_{step}.pth" for step in (6, 12, 18, 20)}
+    log = training_log(runner)
+    assert {one["step"] for one in log["metrics"]} == {6, 12, 18, 20}
+    assert log["unit"] == "iteration"
+
+
+@mock.patch("mmhybrid.engine.runner.prepare_config.print_log")
+def test_checkpoints_of_iterations_that_count_epochs_are_told(log, toy_config, by_iteration):
+    with_safeguards(toy_config)
+    by_iteration(toy_config)
+    with_safeguards(toy_config)
+    log.assert_not_called()
+    del toy_config.default_hooks.checkpoint["by_epoch"]
+    with_safeguards(toy_config)
+    assert "checkpoint counts epochs" in log.call_args.args[0]
+
+
+@pytest.mark.parametrize("batches", [None, "mmdet.AspectRatioBatchSampler"])
+@pytest.mark.parametrize("iterations", [False, True])
+def test_safeguards_of_safeguards_are_the_same(toy_config, by_iteration, batches, iterations):
+    if iterations:
+        by_iteration(toy_config)
+    toy_config.train_dataloader.batch_sampler = batches and dict(type=batches)
+    once = with_safeguards(toy_config)
+    with mock.patch("mmhybrid.engine.runner.prepare_config.print_log") as log:
+        assert with_safeguards(once).to_dict() == once.to_dict()
+    log.assert_not_called()
 
 
 def test_resuming_with_another_batch_size_trains_every_epoch(toy_config, train, capfd) -> None:
@@ -181,7 +242,9 @@ def test_validation_that_was_missed_is_made_up_for(toy_config, train) -> None:
         (dict(stopping_threshold=-1), {"default_hooks.checkpoint.save_best": "accuracy"}, (), 6),
     ],
 )
-def test_an_early_stop_counts_on(toy_config, train, stop, settings, kills, end) -> None:
+def test_an_early_stop_counts_on(
+    toy_config, train, by_iteration, stop, settings, kills, end
+) -> None:
     if "default_hooks.checkpoint.by_epoch" in settings:
         by_iteration(toy_config, "InfiniteSampler")
     toy_config.merge_from_dict(settings)

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, PARAM_SCHEDULERS, init_default_scope
 from mmhybrid.datasets.data_paths import check_data, with_data_root
 from mmhybrid.engine.runner import prepare_config as prepare
 from mmhybrid.engine.runner.quick import make_quick, settings_of
+from mmhybrid.engine.runner.recipe import with_recipe
 from mmhybrid.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,6 +156,15 @@ def test_the_warm_up_ends_before_the_run(read_config, tmp_path, iterations: int)
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) <= iterations / 2
     assert 1 <= cfg.default_hooks.logger.interval <= 10
+
+
+@pytest.mark.parametrize("change", [make_quick, lambda cfg: with_recipe(cfg, 100, "mIoU")])
+def test_a_run_of_iterations_with_safeguards_stays_one(change, read_config, tmp_path) -> None:
+    cfg = read_config("semantic_fpn_dmformer_s_ade20k")
+    cfg.update(work_dir=str(tmp_path), quick=dict(train_images=2, val_images=1))
+    cfg = change(prepare.with_safeguards(cfg))
+    assert "max_epochs" not in cfg.train_cfg
+    assert not cfg.default_hooks.checkpoint.by_epoch
 
 
 def test_old_names_of_settings_go_on_working() -> None:

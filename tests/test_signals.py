@@ -125,20 +125,25 @@ class SignalAll(Hook):
 
 cfg = conftest.make_toy_config(pathlib.Path(sys.argv[2]))
 cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-if sys.argv[5] == "iterations":
-    cfg.train_cfg = dict(by_epoch=False, max_iters=24, val_interval=24)
-    cfg.train_dataloader.sampler = dict(type="InfiniteSampler")
-    cfg.default_hooks.checkpoint.by_epoch = False
-    cfg.param_scheduler = []
-runner = build_runner(with_safeguards(cfg))
+if sys.argv[5] != "epochs":
+    conftest.count_iterations(cfg)
+if sys.argv[5] == "MMEngine's":
+    cfg.default_hooks.signals = dict(type="mmhybrid.SignalHook")
+else:
+    cfg = with_safeguards(cfg)
+runner = build_runner(cfg)
 runner.register_hook(SignalAll())
 runner.train()
 """
 
 
-@pytest.mark.parametrize("loop", ["epochs", "iterations"])
 @pytest.mark.parametrize(
-    ("number", "pause"), [*itertools.product(SIGNALS, ["0", "1.5"]), (None, "0")]
+    ("number", "pause", "loop"),
+    [
+        *itertools.product(SIGNALS, ["0", "1.5"], ["epochs", "iterations"]),
+        (signal.SIGTERM, "1.5", "MMEngine's"),
+        *itertools.product([None], ["0"], ["epochs", "iterations"]),
+    ],
 )
 def test_signal_to_the_whole_process_group_saves(number, pause, loop, root, tmp_path) -> None:
     name = number.name[3:] if number else "none"
@@ -147,7 +152,7 @@ def test_signal_to_the_whole_process_group_saves(number, pause, loop, root, tmp_
     done = subprocess.run(words, capture_output=True, text=True, **options)
     assert done.returncode == (128 + number if number else 0), done.stderr[-3000:]
     if number is None:  # workers end with the run
-        last = "epoch_4.pth" if loop == "epochs" else "iter_24.pth"
+        last = "epoch_4.pth" if loop == "epochs" else "iter_20.pth"
         assert (tmp_path / "run" / last).exists()
         return
     assert done.stderr.count("saving at the end of this iteration") == 1

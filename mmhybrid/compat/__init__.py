@@ -5,6 +5,7 @@ from mmhybrid.compat import (
     fsdp_resuming,
     hue_jitter,
     inferencers,
+    late_workers,
     mmcv_ext,
     optimizer_names,
     package_metadata,
@@ -27,5 +28,6 @@ def apply() -> None:
     resuming.apply()
     inferencers.apply()
     spawned_workers.apply()
+    late_workers.apply()
     fsdp_resuming.apply()
     transformers_version.apply()

@@ -4,6 +4,7 @@ Both depend on the seed and the number of a batch alone, not on processes, worke
 was interrupted: a resumed run leaves out the first batches, without loading them.
 """
 
+import copy
 import functools
 import random
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,9 @@ class ResumableBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         skipped, self.skipped = self.skipped, 0
-        yield from islice(self.batches, skipped, None)
+        # mmdet's keeps unfinished batches, and for ever those of a pass that was left.
+        batches = copy.deepcopy(self.batches, {id(self.sampler): self.sampler})
+        yield from islice(batches, skipped, None)
 
 
 def _load_seeded(dataset: Any, indices: Sequence[SampleIndex]) -> list[Any]:

@@ -232,6 +232,9 @@ def with_safeguards(cfg: Config) -> Config:
     """Have a training run lose nothing, as ``docs/recovery.md`` says."""
     cfg = deepcopy(cfg)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
+    loop, loader = cfg.train_cfg, cfg.train_dataloader
+    if "max_iters" in loop:
+        _count_iterations(hooks, loop.get("val_interval", 1000))
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     if checkpoint and type_name(checkpoint) == "CheckpointHook":
         checkpoint.type = "mmhybrid.DurableCheckpointHook"
@@ -243,14 +246,13 @@ def with_safeguards(cfg: Config) -> Config:
     for hook in [*hooks.values(), *(cfg.get("custom_hooks") or [])]:
         if type_name(hook) == "EarlyStoppingHook":
             hook["type"] = "mmhybrid.ResumableEarlyStoppingHook"
-    loop, loader = cfg.train_cfg, cfg.train_dataloader
     batches = loader.get("batch_sampler")
     default = "EpochBasedTrainLoop" if loop.get("by_epoch") else "IterBasedTrainLoop"
-    loop_type = type_name(loop) or default
+    loop_type = (type_name(loop) or default).removeprefix("Resumable")
     if (
         loop_type not in ("EpochBasedTrainLoop", "IterBasedTrainLoop")
         or type_name(loader.sampler) not in ("DefaultSampler", "InfiniteSampler")
-        or (batches and type_name(batches) != "AspectRatioBatchSampler")
+        or type_name(batches) not in ("", "AspectRatioBatchSampler", "ResumableBatchSampler")
     ):
         print_log(
             "The loop or the samplers of this config are not those of MMEngine: --resume goes on "
@@ -260,12 +262,31 @@ def with_safeguards(cfg: Config) -> Config:
         return cfg
     loop.pop("by_epoch", None)
     loop.type = f"mmhybrid.Resumable{loop_type}"
+    if type_name(batches) == "ResumableBatchSampler":
+        return cfg
     drop_last = loader.pop("drop_last", False)
     if batches:
         batches.setdefault("drop_last", drop_last)
     inner = dict(batch_sampler=batches) if batches else dict(drop_last=drop_last)
     loader.batch_sampler = dict(type="mmhybrid.ResumableBatchSampler", **inner)
     return cfg
+
+
+def _count_iterations(hooks: ConfigDict, interval: int) -> None:
+    """Fit hooks, which count epochs by default, to a run of iterations, which is a single epoch."""
+    default = ConfigDict(type="CheckpointHook", by_epoch=False, interval=interval)
+    checkpoint = hooks.setdefault("checkpoint", default)
+    is_known = type_name(checkpoint) in ("CheckpointHook", "DurableCheckpointHook")
+    if is_known and checkpoint.get("by_epoch", True):
+        print_log(
+            "default_hooks.checkpoint counts epochs, and a run of iterations is one: it saves at "
+            "the end alone. With by_epoch=False it saves every `interval` iterations",
+            logger="current",
+            level=logging.WARNING,
+        )
+    logger = hooks.setdefault("logger", ConfigDict(type="LoggerHook"))
+    if type_name(logger) == "LoggerHook":
+        logger.setdefault("log_metric_by_epoch", False)
 
 
 def with_best(cfg: Config) -> Config:

@@ -210,7 +210,7 @@ def _shrink_images(cfg: Config, size: int) -> None:
 
 def _shorten(cfg: Config, quick: QuickSettings) -> None:
     loop = cfg.train_cfg
-    by_epoch = loop.get("by_epoch", type_name(loop) != "IterBasedTrainLoop")
+    by_epoch = "max_iters" not in loop
     if by_epoch:
         steps_per_epoch = -(-quick.train_images // (quick.batch_size * get_world_size()))
         length = -(-quick.iterations // steps_per_epoch)

@@ -67,7 +67,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     iterations = iterations or min(max(epochs * num_images // batch, FEWEST), MOST)
     steps_per_epoch = -(-num_images // batch)
     loop = cfg.train_cfg
-    by_epoch = loop.get("by_epoch", type_name(loop) != "IterBasedTrainLoop")
+    by_epoch = "max_iters" not in loop
     length = -(-iterations // steps_per_epoch) if by_epoch else iterations
     iterations = length * steps_per_epoch if by_epoch else iterations
     loop["max_epochs" if by_epoch else "max_iters"] = length

@@ -42,7 +42,9 @@ class _Resumable:
                 f"{type(self).__name__} needs train_dataloader.batch_sampler="
                 "dict(type='mmhybrid.ResumableBatchSampler')"
             )
-        batches.start_at(epoch, batch, self.runner.seed)
+        # Processes may have each its own seed, but share one order of the images.
+        differ = self.runner._randomness_cfg.get("diff_rank_seed")
+        batches.start_at(epoch, batch, self.runner.seed - (get_rank() if differ else 0))
 
     def _validate_if_due(self) -> None:
         """Validate where MMEngine does, once."""
@@ -109,9 +111,6 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
     def run(self) -> nn.Module:
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        # Workers that persist run since this was made, on the first batches, and without what hooks
-        # have them do at their start: to outlive a signal that comes to all processes.
-        self.dataloader._iterator = None
         self.dataloader_iterator = self._batches()
         self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
