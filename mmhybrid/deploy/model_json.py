@@ -48,7 +48,7 @@ def describe(
     if takes_bgr(model, cfg):
         mean, std = (one and one[::-1] for one in (mean, std))
     if task == "features":  # what its images are normalised by
-        normalising = dict(mean=MEAN, std=STD)
+        normalising = dict(mean=[*MEAN], std=[*STD])
         if cfg:
             normalising = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
             converts = any(normalising.get(key) for key in CONVERSIONS)
