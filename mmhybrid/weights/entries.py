@@ -49,8 +49,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def find_weights(
     checkpoint: Any, ema: bool | None = None, source: str = "the checkpoint"
-) -> tuple[str, dict[str, Tensor]]:
-    """The name of the entry that holds the weights, and its tensors.
+) -> tuple[str, dict[str, Tensor], bool]:
+    """The name of the entry that holds the weights, its tensors, and whether they are an average.
 
     ``ema`` takes the averaged weights (a teacher's too) or the others; by default the averaged
     ones where there are both.
@@ -78,7 +78,7 @@ def find_weights(
         if tensor.layout is not torch.strided or tensor.is_quantized:
             form = "quantised" if tensor.is_quantized else "sparse"
             raise CheckpointError(f"{source} has {key} as a {form} tensor, which no model here has")
-    return found
+    return *found, found is averaged
 
 
 def in_full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

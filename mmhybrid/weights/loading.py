@@ -113,7 +113,7 @@ def load_weights(
         >>> report.entry, len(report.loaded) == len(model.state_dict())
         ('model', True)
     """
-    entry, weights = find_weights(checkpoint, ema, source)
+    entry, weights, _ = find_weights(checkpoint, ema, source)
     return load_tensors(
         model,
         weights,
