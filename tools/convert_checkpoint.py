@@ -100,7 +100,8 @@ def show(what: str, names: list[str]) -> None:
 def meta_of(checkpoint: dict) -> dict:
     """Classes and palette of the data set, which inferencers draw with."""
     meta = checkpoint.get("meta")
-    return {"dataset_meta": meta["dataset_meta"]} if meta and "dataset_meta" in meta else {}
+    told = isinstance(meta, dict) and "dataset_meta" in meta
+    return {"dataset_meta": meta["dataset_meta"]} if told else {}
 
 
 def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
