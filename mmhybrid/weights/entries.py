@@ -12,12 +12,13 @@ from mmhybrid.weights.errors import CheckpointError
 
 AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "teacher"),
-    *("teacher_state_dict", "momentum_encoder", "target_encoder", "params_ema"),
+    *("teacher_state_dict", "momentum_encoder", "target_encoder", "params_ema", "shadow"),
 )
 PLAIN = (
     *("state_dict", "model", "model_state_dict", "net", "network", "module", "student", "weights"),
     *("student_state_dict", "backbone", "encoder", "model_state", "model_weights", "params"),
 )
+IN_AVERAGED = (*PLAIN, *AVERAGED)
 # Names of modules in one file with those that they are the average of.
 AVERAGED_MODULE = re.compile(r"(^|[._])(teacher|ema|momentum|averaged|target)([._]|$)")
 # More than any model has; what is done with names grows with both.
@@ -106,9 +107,11 @@ def _entry(
     """The first of these entries that holds tensors, maybe some levels deeper."""
     for name in names:
         inner = checkpoint.get(name)
-        if tensors := _tensors(inner, source):
+        tensors = _tensors(inner, source)
+        if any(tensor.ndim for tensor in tensors.values()):  # numbers alone are a decay, a count
             return name, tensors
-        if isinstance(inner, Mapping) and (found := _entry(inner, PLAIN, source)):
+        inside = PLAIN if names is PLAIN else IN_AVERAGED
+        if isinstance(inner, Mapping) and (found := _entry(inner, inside, source)):
             return f"{name}.{found[0]}", found[1]
     for name in PLAIN if names is AVERAGED else ():
         inner = checkpoint.get(name)
