@@ -298,9 +298,10 @@ def newest_whole_checkpoint(
     """The newest checkpoint that a run can go on from, or None where nothing was saved yet.
 
     Looked at are the files of the folder, and of the one that the hook's ``out_dir`` makes of it,
-    that end in ``.pth`` or are called as its ``filename_tmpl`` says, wherever ``last_checkpoint`` points: the folder may
-    have been moved or copied. First come those of the run that wrote the file which
-    ``last_checkpoint`` names, and of these the one with most iterations. Damaged ones are logged.
+    that end in ``.pth`` or are called as its ``filename_tmpl`` says, wherever ``last_checkpoint``
+    points: the folder may have been moved or copied. First come those of the run that wrote the
+    file which ``last_checkpoint`` names, and of these the one with most iterations. Damaged ones
+    are logged.
     Of several processes, the first looks and tells the others, which then need not compare
     checksums again.
 
