@@ -196,7 +196,7 @@ def register(
             name,
             pretrained,
             feature_cfg=dict(out_indices=stages, feature_cls="getter"),
-            pretrained_filter_fn=_fitted,
+            pretrained_filter_fn=partial(_fitted, of_backbone=bool(stages)),
             **given,
         )
         own = getattr(model, "model", model)  # inside what gives features
@@ -214,10 +214,15 @@ def register(
     __all__.remove(name)  # timm adds it
 
 
-def _fitted(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What timm reads itself, as the model has it; timm drops names that the model lacks."""
+def _fitted(
+    weights: Mapping[str, Tensor], model: nn.Module, of_backbone: bool
+) -> dict[str, Tensor]:
+    """What timm reads itself, as the model has it: timm drops without a word what does not fit.
+
+    Where the maps of a backbone are asked for, the head, which goes, may be another one.
+    """
     report, fitted, verdict = compare(model, weights)
-    if verdict.refusals:
+    if any(one.of_backbone or not of_backbone for one in verdict.refusals):
         raise CheckpointError(refused(verdict, report, model, weights))
     return fitted
 
