@@ -24,7 +24,8 @@ from mmhybrid.backbones.family import PretrainedWeights
 from mmhybrid.errors import ArgumentError
 from mmhybrid.weights.catalogue import SCHEME
 from mmhybrid.weights.comparing import compare
-from mmhybrid.weights.loading import load_checkpoint
+from mmhybrid.weights.errors import CheckpointError
+from mmhybrid.weights.loading import load_checkpoint, refused
 
 __all__ = ["TimmModel", "register", "register_all"]
 default_cfgs: dict[str, Any] = {}  # where timm looks for them
@@ -195,7 +196,7 @@ def register(
             name,
             pretrained,
             feature_cfg=dict(out_indices=stages, feature_cls="getter"),
-            pretrained_filter_fn=lambda tensors, model: compare(model, tensors)[1],
+            pretrained_filter_fn=partial(_fitted, of_backbone=bool(stages)),
             **given,
         )
         own = getattr(model, "model", model)  # inside what gives features
@@ -211,6 +212,19 @@ def register(
     default_cfgs.update(generate_default_cfgs(cfgs or {name: _cfg(backbone)}))
     globals()[name] = register_model(create)
     __all__.remove(name)  # timm adds it
+
+
+def _fitted(
+    weights: Mapping[str, Tensor], model: nn.Module, of_backbone: bool
+) -> dict[str, Tensor]:
+    """What timm reads itself, as the model has it: timm drops without a word what does not fit.
+
+    Where the maps of a backbone are asked for, the head, which goes, may be another one.
+    """
+    report, fitted, verdict = compare(model, weights)
+    if any(one.of_backbone or not of_backbone for one in verdict.refusals):
+        raise CheckpointError(refused(verdict, report, model, weights))
+    return fitted
 
 
 def _cfg(backbone: type[HybridBackbone], weights: PretrainedWeights | None = None) -> dict:

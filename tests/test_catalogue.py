@@ -8,6 +8,7 @@ import re
 import runpy
 import threading
 import urllib.error
+import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -345,6 +346,18 @@ def test_files_of_the_same_name_do_not_meet(publish: Entry, cache: Path) -> None
     for number in (1, 2, 1):
         assert downloading.load_url(f"mmhybrid://vit_{number}.data", progress=False)["a"] == number
     assert sorted(path.name for path in cache.iterdir()) == ["vit_1.data.pth", "vit_2.data.pth"]
+
+
+def test_other_addresses_of_the_same_name_do_not_meet(server: SimpleNamespace, cache: Path) -> None:
+    revisions = ["/a/main/model.pth", "/b/main/model.pth", "/b/v2/model.pth"]
+    others = ["/uc?id=1", "/uc?id=2", "/folder/", "/vit-base-1697712345.pth", "/été.pth"]
+    paths = [*revisions, *others]
+    for number, path in enumerate(paths):
+        content = saved({"a": torch.tensor(number)})
+        server.files[urllib.parse.quote(path, safe="/?=")] = (content, len(content), 200)
+    for number, path in [*enumerate(paths)] * 2:  # downloaded, then cached
+        assert downloading.load_url(server.url + path, progress=False)["a"] == number
+    assert len(list(cache.iterdir())) == len(paths)
 
 
 @pytest.mark.parametrize(("rank", "local"), [(0, "0"), (1, "1"), (8, "0"), (1, None)])

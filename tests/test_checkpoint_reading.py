@@ -581,9 +581,12 @@ def test_reads_a_zip_without_checksums(tmp_path):
         (b"weights" * 40, "neither"),
     ],
 )
-def test_tells_what_is_no_checkpoint(content, told, tmp_path):
-    path = tmp_path / "weights.pth"
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_tells_what_is_no_checkpoint(content, told, ending, tmp_path):
+    path = tmp_path / f"weights.{ending}"
     path.write_bytes(content)
+    if ending == "safetensors" and told == "neither":
+        told = "no whole safetensors file"
     with pytest.raises(DamagedCheckpointError, match=told):
         read_checkpoint(path)
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):

@@ -198,6 +198,8 @@ def test_averaged_or_not(tmp_path):
     for content in (
         {"state_dict": others, "state_dict_ema": weights},
         {"state_dict": weights, **mmengine, "meta": {}},
+        {"model": others, "ema": {"decay": torch.tensor(0.9), "shadow": weights}},
+        {"model": others, "ema": {"decay": torch.tensor(0.9), "module": weights}},
     ):
         path = saved(content, tmp_path)
         for ema, expected in ((None, weights), (True, weights), (False, others)):

@@ -31,6 +31,7 @@ from mmhybrid import compat, enable_safe_checkpoints
 from mmhybrid.compat import distribution_names, package_metadata, reading_checkpoints
 from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights import CheckpointError, UnsafeCheckpointError
+from mmhybrid.weights.downloading import cache_name
 
 
 @pytest.fixture
@@ -315,7 +316,7 @@ def test_without_network_the_error_says_where_to_put_the_file(
     url = "https://example.com/weights.pth"
     with pytest.raises(CheckpointError) as error:
         CheckpointLoader.load_checkpoint(url)
-    where = tmp_path / "checkpoints" / "weights.pth"
+    where = tmp_path / "checkpoints" / cache_name(url)
     for part in (url, str(where), "init_cfg.checkpoint", "init_cfg=None", "no network"):
         assert part in str(error.value)
     torch.save({"state_dict": {"a": torch.ones(1)}}, where)
@@ -331,10 +332,11 @@ def test_sha256_of_downloads_is_checked(safe_checkpoints, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     load = CheckpointLoader.load_checkpoint
-    for name in (f"net_20200101-{digest[:8]}.pth", "net-20200101.pth", "net.pth"):
+    no_hash = ["net-20200101.pth", "net.pth", "run-1697712345.pth", "iter-00080000.pth"]
+    for name in (f"net_20200101-{digest[:16]}.pth", *no_hash):
         assert load(f"https://example.com/{name}")["a"] == 1
-    with pytest.raises(CheckpointError, match=f"{digest}.*01234567"):
-        load("https://example.com/net_20200101-01234567.pth")
+    with pytest.raises(CheckpointError, match=f"{digest}.*0123abcd"):
+        load("https://example.com/net_20200101-0123abcd.pth")
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 import mmhybrid
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
-from mmhybrid.engine.runner.check_classes import check_checkpoint
+from mmhybrid.engine.runner.check_classes import check_checkpoint, trained_on
 from mmhybrid.engine.runner.check_config import check_config
 from mmhybrid.engine.runner.prepare_config import with_scaled_lr
 from mmhybrid.engine.runner.run_config import build_runner, load_config
@@ -166,6 +166,31 @@ def test_classes_of_the_checkpoint_are_compared(wrap, tmp_path: Path, monkeypatc
         check_checkpoint(cfg, ("test_dataloader",))
 
 
+WEIGHTS = {"a": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [WEIGHTS],
+        torch.ones(1),
+        dict(state_dict=WEIGHTS, meta="text"),
+        dict(state_dict=WEIGHTS, meta=3),
+        dict(state_dict=WEIGHTS, meta=dict(dataset_meta="text", classes=("cat", "dog"))),
+        dict(state_dict=WEIGHTS, meta=dict(CLASSES=2, PALETTE=1.5)),
+    ],
+    ids=["list", "tensor", "meta is a text", "a number", "data set's is a text", "classes are"],
+)
+def test_a_file_that_says_nothing_of_classes(content: Any, tmp_path: Path) -> None:
+    cfg = joined(config(), ("cat", "dog"))
+    cfg.load_from = str(tmp_path / "weights.pth")
+    torch.save(content, cfg.load_from)
+    check_checkpoint(cfg, ("train_dataloader",))
+    assert trained_on(cfg.load_from) == {}
+    with pytest.raises(CheckpointError, match=r"weights\.pth"):  # whoever loads it says so
+        mmhybrid.load_checkpoint(XFormer(**XFormer.test_options), cfg.load_from)
+
+
 def test_what_an_argument_means_is_known() -> None:
     agnostic = dict(num_classes=1, class_agnostic=True)
     check_config(config(model__roi_head__mask_head=agnostic))  # one mask for all classes
@@ -313,12 +338,12 @@ def test_download_with_another_sha256(tmp_path) -> None:
     write_checkpoint(dict(state_dict={}), path)
     url, right = path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest()
     assert load_url(f"{url}#sha256={right}", tmp_path / "cache", progress=False)
-    cached = tmp_path / "cache" / "weights.pth"
+    (cached,) = (tmp_path / "cache").iterdir()
     cached.unlink()
     told = f"its SHA-256 is {right} and should start with 0{{8}}"
     with pytest.raises(CheckpointError, match=told):
         load_url(f"{url}#sha256={'0' * 8}", tmp_path / "cache", progress=False)
-    assert not cached.exists()
+    assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(CheckpointError, match=r"sha256=12 of .* is no SHA-256"):
         load_url(f"{url}#sha256=12", tmp_path / "cache", progress=False)
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,23 @@ def test_a_training_file_becomes_safetensors_that_init_cfg_reads(tmp_path: Path)
     model = TransXNet(**SMALL, init_cfg=dict(type="Pretrained", checkpoint=str(written)))
     model.init_weights()
     assert_same(dict(model.state_dict()), dict(averaged))
+
+
+@pytest.mark.parametrize("no_ema", [False, True])
+@pytest.mark.parametrize("by", ["MMEngine", "others"])
+def test_it_says_which_weights_it_took(
+    by: str, no_ema: bool, tmp_path: Path, run_tool: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    averaged, trained = {"a": torch.zeros(1)}, {"a": torch.ones(1)}
+    if by == "MMEngine":
+        file = dict(state_dict=averaged, ema_state_dict=trained, meta={})
+    else:
+        file = dict(state_dict=trained, state_dict_ema=averaged)
+    torch.save(file, tmp_path / "in.pth")
+    options = ["--no-hash", *(["--no-ema"] if no_ema else [])]
+    run_tool("convert_checkpoint.py", tmp_path / "in.pth", tmp_path / "out.pth", *options)
+    assert ("these are the averaged (EMA) weights" in capsys.readouterr().out) is not no_ema
+    assert read_checkpoint(tmp_path / "out.pth")["state_dict"]["a"] == no_ema
 
 
 @pytest.mark.process

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -86,6 +87,47 @@ def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> 
     torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)
     assert not model.training
     assert model.dataset_meta == dict(classes=CLASSES, palette=None)
+
+
+@pytest.mark.parametrize("lacks", ["head", "classes"])
+@pytest.mark.parametrize("does", ["publish", "predict", "test"])
+def test_a_head_that_would_be_random_is_refused(
+    does: str,
+    lacks: str,
+    trained: tuple,
+    config: Path,
+    tmp_path: Path,
+    run_tool: Any,
+    monkeypatch: Any,
+) -> None:
+    tensors, path = trained[1].state_dict(), tmp_path / "other.pth"
+    if lacks == "head":
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
+    else:
+        tensors = {k: v[:1] if k.startswith("head.fc") else v for k, v in tensors.items()}
+    write_checkpoint(dict(state_dict=tensors), path)
+    told = r"other\.pth leaves head \(2\) of the model random"
+    told += "" if lacks == "head" else ".*1 classes in the file, 2 in the model"
+    for name in CLASSES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(2):
+            image = Image.effect_noise((48, 48), 100).convert("RGB")
+            image.save(tmp_path / "data" / name / f"{index}.png")
+    if does == "publish":
+        with pytest.raises(UserError, match=told):
+            publish(str(path), tmp_path / "out", cfg=load_config(str(config)))
+        assert not (tmp_path / "out").exists()
+        logged: list[str] = []
+        monkeypatch.setattr("mmhybrid.apis.models.print_log", lambda text, **_: logged.append(text))
+        init_model(str(config), str(path))  # for a backbone that is exported or looked at
+        assert re.search(told, *logged)
+    elif does == "predict":
+        with pytest.raises(UserError, match=told):
+            make_inferencer(load_config(str(config)), str(path), device="cpu")
+    else:
+        words = ["--data", tmp_path / "data", "--work-dir", tmp_path / "run"]
+        with pytest.raises(SystemExit, match=told):
+            run_tool("test.py", config, path, *words)
 
 
 DENSE = {"mmdet": "mask_rcnn_dmformer_s_coco", "mmseg": "semantic_fpn_dmformer_s_ade20k"}

@@ -25,6 +25,7 @@ from mmhybrid.engine.hooks.durable_checkpoint_hook import (
     set_last_checkpoint,
 )
 from mmhybrid.engine.runner import work_dir_lock
+from mmhybrid.engine.runner.prepare_config import with_resume
 from mmhybrid.engine.runner.work_dir_lock import LOCK, lock_work_dir, unlock_work_dir
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, read_checkpoint, write_checkpoint
@@ -164,6 +165,28 @@ def test_a_copied_folder_goes_on_from_its_own_files(tmp_path) -> None:
         newest_whole_checkpoint(str(copy))
     (copy / "epoch_1.pth").unlink()
     assert newest_whole_checkpoint(str(copy)) is None
+
+
+@pytest.mark.parametrize(
+    ("out", "template"), [("out", None), (None, "x_{}.pt"), ("out", "step-{:03d}")]
+)
+def test_what_lies_where_the_hook_was_told_to_save_is_found(
+    out: str | None, template: str | None, toy_config, train, tmp_path
+) -> None:
+    hook, work_dir = toy_config.default_hooks.checkpoint, Path(toy_config.work_dir)
+    toy_config.train_cfg.max_epochs = 2
+    hook.update(out_dir=out and str(tmp_path / out), filename_tmpl=template)
+    train(toy_config)
+    last = (work_dir / LAST_CHECKPOINT).read_text()
+    assert Path(last).parent == (tmp_path / out / work_dir.name if out else work_dir)
+    assert with_resume(toy_config, "auto").load_from == last
+    toy_config.train_cfg.max_epochs, toy_config.resume = 3, True
+    seen: list[int] = []  # the run finds it too, where no path is given
+    train(toy_config, At(13, lambda: seen.append(13)), At(12, lambda: seen.append(12)))
+    assert seen == [13]
+    hook.update(out_dir=None, filename_tmpl=None)
+    with pytest.raises(UserError, match=r"names .*, which is not where this run saves"):
+        with_resume(toy_config, "auto")
 
 
 @pytest.mark.parametrize(

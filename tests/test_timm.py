@@ -261,6 +261,18 @@ def test_saved_by_timm_and_created_from_the_folder(x: Tensor, tmp_path: Path) ->
     torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", [dict(features_only=True), dict(num_classes=7), {}])
+@pytest.mark.parametrize("kept", [0, 3])  # tensors of the model's own names
+def test_a_file_of_another_model_is_refused(options: dict, kept: int, tmp_path: Path) -> None:
+    own = [*timm.create_model("test_dmformer").state_dict().items()][:kept]
+    torch.save(dict(own, other=torch.ones(2)), tmp_path / "other.pth")
+    overlay = dict(file=str(tmp_path / "other.pth"))
+    with pytest.raises(CheckpointError, match=r"does not fit DMFormer \(backbone\)"):
+        timm.create_model(
+            "test_dmformer", pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+
+
 def step(model: nn.Module, loss: Tensor) -> None:
     """A step of training reaches the backbone."""
     first = next(p for key, p in model.named_parameters() if "backbone" in key)

@@ -62,7 +62,8 @@ def main() -> None:
         sys.exit(f"error: {out} is the file to read, whose optimizer and the like would be lost")
     try:
         checkpoint = read_address(args.checkpoint, "cpu")
-        entry, weights = find_weights(checkpoint, False if args.no_ema else None, args.checkpoint)
+        ema = False if args.no_ema else None
+        entry, weights, averaged = find_weights(checkpoint, ema, args.checkpoint)
         weights = {without_wrappers(key): tensor for key, tensor in weights.items()}
         ours = args.to == "ours"
         result = to_ours(weights) if ours else to_authors(weights, args.image_size)
@@ -71,7 +72,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
     print(f"read {len(weights)} tensors from {entry} of {args.checkpoint}")
-    if "ema" in entry or ("ema_state_dict" in checkpoint and not args.no_ema):
+    if averaged:
         print("these are the averaged (EMA) weights")
     print(f"family: {result.family}")
     read = {*weights, entry.split(".")[0], "meta"}
@@ -99,7 +100,8 @@ def show(what: str, names: list[str]) -> None:
 def meta_of(checkpoint: dict) -> dict:
     """Classes and palette of the data set, which inferencers draw with."""
     meta = checkpoint.get("meta")
-    return {"dataset_meta": meta["dataset_meta"]} if meta and "dataset_meta" in meta else {}
+    told = isinstance(meta, dict) and "dataset_meta" in meta
+    return {"dataset_meta": meta["dataset_meta"]} if told else {}
 
 
 def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:

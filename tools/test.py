@@ -119,6 +119,7 @@ def test(args: argparse.Namespace) -> None:
     from mmhybrid.engine.runner.results import write_test_result
     from mmhybrid.engine.runner.run_config import build_loops, build_runner
     from mmhybrid.visualization.report_page import write_page
+    from mmhybrid.weights.loading import whole_models
 
     words = [args.config, args.checkpoint] if args.checkpoint else [args.config]
     args.config, (args.checkpoint, *_) = split_config(words)
@@ -132,7 +133,8 @@ def test(args: argparse.Namespace) -> None:
     if args.report:
         runner.register_hook(report)
     build_loops(runner, ("test",))
-    metrics = runner.test()
+    with whole_models():
+        metrics = runner.test()
     if args.out_item == "metrics" and runner.rank == 0:
         dump(metrics, args.out)
     if args.result:

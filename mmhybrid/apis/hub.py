@@ -25,6 +25,7 @@ from mmhybrid.engine.runner.run_config import existing_file
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, load_checkpoint
 from mmhybrid.weights.json_text import dumps
+from mmhybrid.weights.loading import whole_models
 from mmhybrid.weights.writing import durable_file
 
 WEIGHTS = "model.safetensors"
@@ -80,7 +81,8 @@ def publish(
     described |= plain(dataset_meta(cfg, checkpoint))
     model = model_of(cfg)
     try:
-        load_checkpoint(model, checkpoint)
+        with whole_models():
+            load_checkpoint(model, checkpoint)
     except (CheckpointError, OSError) as error:
         raise UserError(str(error)) from error
     record = _record(checkpoint, result)

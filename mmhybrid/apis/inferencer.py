@@ -32,6 +32,7 @@ from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.run_config import without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
+from mmhybrid.weights.loading import whole_models
 from mmhybrid.weights.mmengine_loading import enable_safe_checkpoints
 
 INFERENCERS = {
@@ -93,7 +94,7 @@ def make_inferencer(
         warnings.filterwarnings("ignore", message="dataset_meta or class names are not saved")
         warnings.filterwarnings("ignore", message="Failed to add .*vis_backend")
         try:
-            with enable_safe_checkpoints():
+            with enable_safe_checkpoints(), whole_models():
                 inferencer = make(cfg, checkpoint, device=device)
         except OSError as error:
             raise UserError(str(error)) from error

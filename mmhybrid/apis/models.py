@@ -3,10 +3,12 @@
 import ast
 import importlib
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -20,6 +22,7 @@ from mmhybrid.engine.runner.run_config import load_config, without_pretrained
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name
 from mmhybrid.weights import CheckpointError, load_checkpoint
+from mmhybrid.weights.loading import new_heads
 from mmhybrid.weights.matching import backbones_of
 
 DETECTOR_SIZE = (800, 1280)  # that papers count at; a test at (1333, 800) pads to about this
@@ -77,7 +80,8 @@ def init_model(
         name, options: See :func:`make_model`.
         checkpoint (str, optional): File or address of the weights. Defaults to ``name``, where that
             is a checkpoint; else the model is filled by :func:`random_init`: where training starts,
-            LayerScale hides what most layers do.
+            LayerScale hides what most layers do. Of a backbone alone, or for other classes, the
+            rest stays random, which is logged.
 
     Raises:
         UserError: No such config, class or checkpoint, or the weights do not fit.
@@ -92,9 +96,11 @@ def init_model(
     if checkpoint is None:
         return random_init(model).eval()
     try:
-        load_checkpoint(model, checkpoint)
+        report = load_checkpoint(model, checkpoint)
     except (CheckpointError, OSError) as error:
         raise UserError(str(error)) from error
+    if told := new_heads(model, report):
+        print_log(told, logger="current", level=logging.WARNING)
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Checkpoints by address: the catalogue's and all others that are downloaded."""
 
-import datetime
+import hashlib
 import logging
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 import torch
 from mmengine.dist import barrier, get_dist_info
@@ -23,6 +23,7 @@ from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.writing import sha256_of
 
 DOWNLOADED = ("http://", "https://", SCHEME)
+ASCII = "".join(map(chr, range(33, 127)))  # what `quote` leaves in an address as it is
 # File names that say nothing of the model, as Hugging Face has them.
 GENERIC = {"checkpoint", "model", "model_best", "model_final", "pytorch_model", "weights"}
 
@@ -45,7 +46,7 @@ def load_url(
         sha256: what the file's SHA-256 starts with, at least eight digits; the address may end in
             ``#sha256=...`` instead.
         check_hash: take it from the catalogue, or from a name such as ``name-0123abcd.pth``, where
-            it is not given.
+            it is not given. Digits alone may be a date or a step, and are not taken.
 
     Raises:
         CheckpointError: the file cannot be downloaded; the message says which, and where to put it.
@@ -64,7 +65,11 @@ def load_url(
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
     path = folder / (file_name or cache_name(url, entry.name if entry else None))
     if sha256 is None and check_hash:
-        sha256 = (entry and entry.sha256) or hash_in_name(path.name)
+        sha256 = (entry and entry.sha256) or hash_in_name(file_name or file_of(url))
+
+    def download(url: str, part: Path) -> None:
+        show = progress and get_dist_info()[0] == 0
+        torch.hub.download_url_to_file(quote(url, safe=ASCII), str(part), progress=show)
 
     def read(path: Path) -> Any:
         if sha256 is not None:
@@ -81,13 +86,12 @@ def load_url(
         # PyTorch keeps what a server sent, be it half of the file or a proxy's page.
         with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
             part = Path(temporary) / path.name
-            progress = progress and get_dist_info()[0] == 0
             try:
-                torch.hub.download_url_to_file(url, str(part), progress=progress)
+                download(url, part)
             except HTTPError as error:
                 if error.code != 404 or not (entry and entry.other_url):
                     raise
-                torch.hub.download_url_to_file(entry.other_url, str(part), progress=progress)
+                download(entry.other_url, part)
             try:
                 checkpoint = read(part)
             except CheckpointError as error:
@@ -105,18 +109,29 @@ def load_url(
 
 
 def cache_name(url: str, name: str | None = None) -> str:
-    """What a file is called in the cache: as on the server, unless that says nothing of the model
-    and the catalogue has a ``name``.
+    """What a file is called in the cache, so that no two addresses share a place.
+
+    Names of the catalogue's entries (``name``), and names with a hash, are the server's, unless
+    such a name says nothing of the model; a digest of the address goes before all others.
 
     Example:
         >>> cache_name('https://example.com/v1.0/transx-t.pth.tar', 'transxnet_tiny.in1k')
         'transx-t.pth.tar'
         >>> cache_name('https://example.com/vit/model.safetensors', 'vit_tiny.in1k')
         'vit_tiny.in1k.safetensors'
+        >>> cache_name('https://example.com/mine/model.safetensors')
+        'abded40c5644165c-model.safetensors'
     """
-    file = os.path.basename(urlparse(url).path)
+    file = file_of(url)
+    if name is None and hash_in_name(file) is None:
+        return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file or 'checkpoint'}"
     stem, dot, ending = file.partition(".")
     return f"{name}{dot}{ending}" if name and stem in GENERIC else file
+
+
+def file_of(url: str) -> str:
+    """The name of the file that an address ends in; empty where it ends in a slash."""
+    return os.path.basename(urlparse(url).path)
 
 
 @contextmanager
@@ -137,15 +152,12 @@ def first_process_first() -> Iterator[None]:
 
 
 def hash_in_name(name: str) -> str | None:
-    """The start of the SHA-256 in a file's name, as OpenMMLab and torchvision write it."""
-    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    if match is None:
-        return None
-    try:
-        datetime.datetime.strptime(match[1], "%Y%m%d")  # a date looks the same
-        return None
-    except ValueError:
-        return match[1]
+    """The start of the SHA-256 in a file's name, as OpenMMLab and torchvision write it.
+
+    Digits alone are none: a date, a time or an iteration looks the same.
+    """
+    match = re.search(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$", name)
+    return match and match[1]
 
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:

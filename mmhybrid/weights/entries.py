@@ -12,12 +12,13 @@ from mmhybrid.weights.errors import CheckpointError
 
 AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "teacher"),
-    *("teacher_state_dict", "momentum_encoder", "target_encoder", "params_ema"),
+    *("teacher_state_dict", "momentum_encoder", "target_encoder", "params_ema", "shadow"),
 )
 PLAIN = (
     *("state_dict", "model", "model_state_dict", "net", "network", "module", "student", "weights"),
     *("student_state_dict", "backbone", "encoder", "model_state", "model_weights", "params"),
 )
+IN_AVERAGED = (*PLAIN, *AVERAGED)
 # Names of modules in one file with those that they are the average of.
 AVERAGED_MODULE = re.compile(r"(^|[._])(teacher|ema|momentum|averaged|target)([._]|$)")
 # More than any model has; what is done with names grows with both.
@@ -49,8 +50,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def find_weights(
     checkpoint: Any, ema: bool | None = None, source: str = "the checkpoint"
-) -> tuple[str, dict[str, Tensor]]:
-    """The name of the entry that holds the weights, and its tensors.
+) -> tuple[str, dict[str, Tensor], bool]:
+    """The name of the entry that holds the weights, its tensors, and whether they are an average.
 
     ``ema`` takes the averaged weights (a teacher's too) or the others; by default the averaged
     ones where there are both.
@@ -78,7 +79,7 @@ def find_weights(
         if tensor.layout is not torch.strided or tensor.is_quantized:
             form = "quantised" if tensor.is_quantized else "sparse"
             raise CheckpointError(f"{source} has {key} as a {form} tensor, which no model here has")
-    return found
+    return *found, found is averaged
 
 
 def in_full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,9 +107,11 @@ def _entry(
     """The first of these entries that holds tensors, maybe some levels deeper."""
     for name in names:
         inner = checkpoint.get(name)
-        if tensors := _tensors(inner, source):
+        tensors = _tensors(inner, source)
+        if any(tensor.ndim for tensor in tensors.values()):  # numbers alone are a decay, a count
             return name, tensors
-        if isinstance(inner, Mapping) and (found := _entry(inner, PLAIN, source)):
+        inside = PLAIN if names is PLAIN else IN_AVERAGED
+        if isinstance(inner, Mapping) and (found := _entry(inner, inside, source)):
             return f"{name}.{found[0]}", found[1]
     for name in PLAIN if names is AVERAGED else ():
         inner = checkpoint.get(name)

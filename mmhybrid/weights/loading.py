@@ -2,7 +2,10 @@
 
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from mmengine.logging import print_log
@@ -13,10 +16,14 @@ from mmhybrid.weights.downloading import DOWNLOADED, check_sha256, load_url
 from mmhybrid.weights.entries import find_weights, unwrapped, without_wrappers
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe
+from mmhybrid.weights.matching import backbones_of
 from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.report import LoadReport
-from mmhybrid.weights.rule import Verdict
+from mmhybrid.weights.rule import Verdict, modules
 from mmhybrid.weights.suggesting import suggestion
+
+OF_TRAINING = re.compile(r"(.+\.)?auxiliary_head\.")  # what predictions do without
+_heads_are_needed: ContextVar[bool] = ContextVar("heads_are_needed", default=False)
 
 
 def load_checkpoint(
@@ -106,7 +113,7 @@ def load_weights(
         >>> report.entry, len(report.loaded) == len(model.state_dict())
         ('model', True)
     """
-    entry, weights = find_weights(checkpoint, ema, source)
+    entry, weights, _ = find_weights(checkpoint, ema, source)
     return load_tensors(
         model,
         weights,
@@ -143,17 +150,46 @@ def load_tensors(
     full_names = {without_wrappers(key): key for key in model.state_dict()}
     report, fitted, verdict = compare(model, weights, source=source, entry=entry, ema=ema)
     if verdict.refusals and not allow_partial:
-        raise CheckpointError(_refused(verdict, report, model, weights))
+        raise CheckpointError(refused(verdict, report, model, weights))
     differs = report.missing_keys or report.unexpected_keys or report.mismatched or report.new
     if strict and differs:
         raise CheckpointError(f"the checkpoint does not match exactly: {report}")
+    if _heads_are_needed.get() and (told := new_heads(model, report)):
+        raise CheckpointError(f"{told} Give weights of a whole model, with the same classes.")
 
     model.load_state_dict({full_names[key]: fitted[key] for key in report.loaded}, strict=False)
     print_log(str(report), logger, logging.WARNING if report.is_partial else logging.INFO)
     return report
 
 
-def _refused(
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Inside, what leaves a neck or head as it was made is refused: training alone starts so.
+
+    Example:
+        >>> from mmhybrid.weights.loading import whole_models
+        >>> with whole_models():
+        ...     pass  # runner.test()
+    """
+    token = _heads_are_needed.set(True)
+    try:
+        yield
+    finally:
+        _heads_are_needed.reset(token)
+
+
+def new_heads(model: nn.Module, report: LoadReport) -> str:
+    """Says what of a model is as it was made, outside of its backbones; ``''`` for nothing."""
+    inside = tuple(backbones_of(model) or [""])
+    new = [key for key in report.new if not (key.startswith(inside) or OF_TRAINING.match(key))]
+    if not new:
+        return ""
+    notes = f" ({'; '.join(report.notes)})" if report.notes else ""
+    named = ", ".join(modules(new, report.loaded))
+    return f"{report.source} leaves {named} of the model random{notes}."
+
+
+def refused(
     verdict: Verdict, report: LoadReport, model: nn.Module, weights: Mapping[str, Tensor]
 ) -> str:
     """Says what does not fit, whose the file seems to be, and what takes it."""

@@ -69,7 +69,7 @@ class PretrainedInit(weight_init.PretrainedInit):
             return
         with first_process_first() if "://" in self.checkpoint else nullcontext():
             checkpoint = read_address(self.checkpoint, self.map_location)
-        entry, weights = find_weights(checkpoint, source=self.checkpoint)
+        entry, weights, _ = find_weights(checkpoint, source=self.checkpoint)
         if self.prefix is not None:
             prefix = self.prefix.rstrip(".") + "."
             whole = {without_wrappers(key): tensor for key, tensor in weights.items()}
@@ -257,7 +257,7 @@ def _load_checkpoint_to_model(
             print_log(text, logger or "current")
         return checkpoint
     source = _source_of(checkpoint)
-    entry, weights = find_weights(checkpoint, source=source)
+    entry, weights, _ = find_weights(checkpoint, source=source)
     old_names: dict[str, str] = {}
     for key in weights:
         name = key

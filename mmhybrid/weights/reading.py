@@ -90,14 +90,16 @@ def read_outline(path: str | os.PathLike) -> Any:
 def _read(file: BinaryIO, name: str, map_location: Any, compares: bool = True) -> Any:
     start = file.read(16)
     file.seek(0)
-    if name.endswith(".safetensors") or start[8:9] == b"{":
+    told = _what_it_is(file, start)
+    if start[8:9] == b"{" or (name.endswith(".safetensors") and not told):
         read = _read_safetensors
     elif start.startswith(b"PK"):
         read = partial(_read_zip, compares=compares)
     elif start.startswith(b"\x80"):
         read = _read_legacy
     else:
-        raise DamagedCheckpointError(f"{name} is no checkpoint: {_what_it_is(file, start)}")
+        told = told or "it is neither a file of torch.save nor safetensors"
+        raise DamagedCheckpointError(f"{name} is no checkpoint: {told}")
     try:
         return read(file, name, map_location)
     except (MemoryError, torch.cuda.OutOfMemoryError):
@@ -113,6 +115,7 @@ def _read(file: BinaryIO, name: str, map_location: Any, compares: bool = True) -
 
 
 def _what_it_is(file: BinaryIO, start: bytes) -> str:
+    """What is known not to be a checkpoint, and what to do; ``''`` for all else."""
     if not start:
         return "the file is empty"
     if start.startswith(b"version https://"[: len(start)]):
@@ -121,12 +124,14 @@ def _what_it_is(file: BinaryIO, start: bytes) -> str:
         return "it is a web page; the address does not lead to the file itself"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or _is_tar(file):
         return "it is an archive; unpack it and name the checkpoint inside"
-    return "it is neither a file of torch.save nor safetensors"
+    return ""
 
 
 def _is_tar(file: BinaryIO) -> bool:
     file.seek(TAR_MAGIC)
-    return file.read(5) == b"ustar"
+    magic = file.read(5)
+    file.seek(0)
+    return magic == b"ustar"
 
 
 def _load(file: BinaryIO, map_location: Any) -> Any:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -73,7 +74,8 @@ class DurableCheckpointHook(CheckpointHook):
             loop.run = self._while_safe(runner.work_dir)(loop.run)
             if runner._resume and runner._load_from is None:
                 # MMEngine takes the path in last_checkpoint, which may be another folder's.
-                runner._load_from = newest_whole_checkpoint(runner.work_dir)
+                places = self.out_dir, self.filename_tmpl
+                runner._load_from = newest_whole_checkpoint(runner.work_dir, *places)
                 runner._resume = runner._load_from is not None
 
     @contextmanager
@@ -290,31 +292,40 @@ def set_last_checkpoint(work_dir: str, path: str) -> None:
         print_log(told, logger="current", level=logging.ERROR)
 
 
-def newest_whole_checkpoint(work_dir: str) -> str | None:
+def newest_whole_checkpoint(
+    work_dir: str, out_dir: str | None = None, filename_tmpl: str | None = None
+) -> str | None:
     """The newest checkpoint that a run can go on from, or None where nothing was saved yet.
 
-    Looked at are the files of the folder alone, wherever ``last_checkpoint`` points: the folder may
-    have been moved or copied. First come those of the run that wrote the file which
-    ``last_checkpoint`` names, and of these the one with most iterations. Damaged ones are logged.
+    Looked at are the files of the folder, and of the one that the hook's ``out_dir`` makes of it,
+    that end in ``.pth`` or are called as its ``filename_tmpl`` says, wherever ``last_checkpoint``
+    points: the folder may have been moved or copied. First come those of the run that wrote the
+    file which ``last_checkpoint`` names, and of these the one with most iterations. Damaged ones
+    are logged.
     Of several processes, the first looks and tells the others, which then need not compare
     checksums again.
 
     Raises:
-        UserError: There are checkpoints, but none can be used.
+        UserError: There are checkpoints, but none can be used; or they lie elsewhere.
     """
-    answer = by_first_process(lambda: _newest_whole_checkpoint(Path(work_dir)))
+    folders = [Path(work_dir)]
+    if out_dir and "://" not in out_dir and out_dir != work_dir:
+        folders.insert(0, Path(out_dir) / folders[0].name)  # as CheckpointHook makes it
+    patterns = {"*.pth", re.sub(r"{.*?}", "*", filename_tmpl or "*.pth")}
+    answer = by_first_process(lambda: _newest_whole_checkpoint(folders, patterns))
     if answer is not None:
         mark_verified(answer)
     return answer
 
 
-def _newest_whole_checkpoint(folder: Path) -> str | None:
-    named = ""
+def _newest_whole_checkpoint(folders: list[Path], patterns: set[str]) -> str | None:
+    folder, last = folders[-1], ""
     with suppress(OSError, ValueError):  # it is missing, or no text
-        named = Path((folder / LAST_CHECKPOINT).read_text().strip()).name
+        last = (folder / LAST_CHECKPOINT).read_text().strip()
+    named = Path(last).name
     progress: dict[Path, tuple[int, str]] = {}  # iteration and run
     tried: dict[Path, str] = {}
-    for path in folder.glob("*.pth"):
+    for path in {path for place in folders for one in patterns for path in place.glob(one)}:
         is_best = "best_" in path.name or path.name == BEST
         if not path.is_file() or (is_best and path.name != named):
             continue
@@ -325,7 +336,7 @@ def _newest_whole_checkpoint(folder: Path) -> str | None:
             continue
         if found is not None:
             progress[path] = found
-    run = progress.get(folder / named, (0, None))[1]
+    run = next((progress[one / named][1] for one in folders if one / named in progress), None)
     for path in sorted(progress, key=lambda one: (progress[one][1] == run, progress[one][0]))[::-1]:
         try:
             read_checkpoint(path, "meta")  # all but the bytes of tensors, and its checksum
@@ -339,6 +350,12 @@ def _newest_whole_checkpoint(folder: Path) -> str | None:
         raise UserError(
             f"no checkpoint in {folder} can be used:\n  " + "\n  ".join(tried.values()) + "\n  "
             "To start from the beginning, name another --work-dir or leave out --resume."
+        )
+    # A copy of the folder, under another name, still names the files of the first.
+    if "://" in last or (Path(last).parent.name == folder.name and Path(last).is_file()):
+        raise UserError(
+            f"{folder / LAST_CHECKPOINT} names {last}, which is not where this run saves: set the "
+            "checkpoint hook's out_dir and filename_tmpl as they were, or give --resume FILE"
         )
     return None
 

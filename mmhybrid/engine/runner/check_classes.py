@@ -137,10 +137,14 @@ def trained_on(address: str) -> dict[str, Any]:
 
     mmdet 2 and mmseg 0 save the two by themselves, in capitals; the first of mmdet 3 both ways.
     """
-    meta = read_address(address, "meta").get("meta") or {}
-    saved = meta.get("dataset_meta") or meta
+    content = read_address(address, "meta")
+    meta = content.get("meta") if isinstance(content, dict) else None
+    saved = meta.get("dataset_meta") or meta if isinstance(meta, dict) else None
+    if not isinstance(saved, dict):
+        return {}
     saved = {key.lower(): value for key, value in saved.items() if isinstance(key, str)}
-    return {key: saved[key] for key in ("classes", "palette", "category_ids") if saved.get(key)}
+    types = dict(classes=(list, tuple), palette=(list, tuple, str), category_ids=(list, tuple))
+    return {k: saved[k] for k, of in types.items() if isinstance(saved.get(k), of) and saved[k]}
 
 
 def check_checkpoint(cfg: Config, loaders: tuple[str, ...]) -> None:

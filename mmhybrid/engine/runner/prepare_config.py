@@ -219,7 +219,9 @@ def with_resume(cfg: Config, resume: str) -> Config:
     """Continue from a checkpoint: a path, or ``'auto'`` for the newest whole one of the run."""
     if resume == "auto":
         connect_processes(cfg)
-        checkpoint = newest_whole_checkpoint(cfg.work_dir)
+        hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+        places = hook.get("out_dir"), hook.get("filename_tmpl")
+        checkpoint = newest_whole_checkpoint(cfg.work_dir, *places)
     else:
         checkpoint = existing_file(resume, "checkpoint")
     if checkpoint is None:
