@@ -122,11 +122,13 @@ def test_the_folder_is_complete(folder: Path, config: Path) -> None:
         "model.safetensors",
     }
     flat, full = (load_config(str(path)) for path in (folder / "config.py", config))
+    local = [dict(type="LocalVisBackend")]
     assert flat.to_dict() == {
-        key: value
-        for key, value in full.to_dict().items()
-        if key not in checkpoint_config.OF_TRAINING
-    }
+        key: value for key, value in full.to_dict().items() if key in checkpoint_config.PUBLISHED
+    } | dict(
+        visualizer=dict(type="UniversalVisualizer", vis_backends=local),
+        default_hooks=dict(visualization=dict(type="VisualizationHook")),
+    )
     about = json.loads((folder / "config.json").read_text())
     assert (about["model_type"], about["name"], about["result"]["metrics"]) == (
         *("mmhybrid", "shapes.py"),
@@ -153,6 +155,41 @@ def test_the_card_says_what_leaderboards_read(folder: Path) -> None:
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "mmhybrid")
     for said in ("DMFormer", "python tools/train.py shapes.py", "2 classes", "images/seen.png"):
         assert said in card.text
+
+
+SECRET = "s3cr3t"
+WITH_SECRETS = {
+    "visualizer.vis_backends": [dict(type="NeptuneVisBackend", init_kwargs=dict(api_token=SECRET))],
+    "wandb_key": SECRET,
+    "default_hooks.checkpoint.backend_args": dict(access_key=SECRET),
+    "custom_hooks": [dict(type="EMAHook", key=SECRET)],
+    "test_dataloader.dataset.backend_args": dict(access_key=SECRET),
+    "test_dataloader.dataset.pipeline.0.backend_args": dict(access_key=SECRET),
+    "test_dataloader.dataset.data_root": f"s3://user:{SECRET}@bucket/data?key={SECRET}",
+    "model.backbone.init_cfg": dict(type="Pretrained", checkpoint=f"http://a/b.pth?t={SECRET}"),
+}
+COMMAND = f"python train.py --cfg-options a.api_token={SECRET} seed=3 --hf-token {SECRET} --amp"
+
+
+def test_no_secret_is_published(
+    trained: tuple, config: Path, tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pth"
+    meta = dict(origin=dict(type="trained", command=COMMAND))
+    write_checkpoint(dict(state_dict=trained[1].state_dict(), meta=dict(mmhybrid=meta)), path)
+    result = json.loads(trained[0].with_name("result.json").read_text())
+    result["checkpoints"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (tmp_path / "result.json").write_text(json.dumps(result | meta))
+    hub.files["last.pth"] = path.read_bytes()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    address = f"http://{hub.server_name}:{hub.server_port}/a/resolve/main/last.pth?token={SECRET}"
+    for name, checkpoint in (("file", str(path)), ("address", address)):
+        out = publish(checkpoint, tmp_path / name, cfg=load_config(str(config), WITH_SECRETS))
+        for file in out.iterdir():
+            assert SECRET.encode() not in file.read_bytes(), file
+        card = (out / "README.md").read_text()
+        assert "'a.api_token=***' seed=3 --hf-token '***' --amp" in card
+    assert f"From {address.partition('?')[0]}, with" in card
 
 
 def test_metrics_are_of_these_weights_or_not_there(
@@ -270,7 +307,7 @@ class FakeHub(BaseHTTPRequestHandler):
             self.answer(dict(error="unknown"), 404)
 
     def do_GET(self) -> None:
-        name = self.path.partition("/resolve/")[2].partition("/")[2]
+        name = self.path.partition("?")[0].partition("/resolve/")[2].partition("/")[2]
         if name not in self.server.files:
             return self.answer(dict(error="unknown"), 404, X_Error_Code="EntryNotFound")
         content = self.server.files[name]
@@ -304,10 +341,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHT
 
 
 def test_uploaded_and_loaded_by_its_name(folder: Path, trained: tuple, hub: Any) -> None:
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    (folder / "20260101.log").write_text("of a run in the same folder")
     assert upload(folder, "me/shapes").endswith(FakeHub.commit)
-    assert set(hub.files) == {
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-    }
+    assert set(hub.files) == written
     assert hub.card == dict(repoType="model", content=(folder / "README.md").read_text())
     model, x = mmhybrid.from_pretrained("me/shapes"), torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)

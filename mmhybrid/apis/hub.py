@@ -1,5 +1,6 @@
 """A model as a folder that others can load, on a disk or on the Hugging Face Hub."""
 
+import glob
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,12 @@ from torch import nn
 
 from mmhybrid.apis.inferencer import dataset_meta
 from mmhybrid.apis.models import init_model, model_of
+from mmhybrid.apis.redaction import redacted
 from mmhybrid.engine.runner.checkpoint_config import (
-    OF_TRAINING,
     config_of,
     describe_config,
     plain,
+    published_config,
     read_description,
 )
 from mmhybrid.engine.runner.results import sha256_of_file, write_json
@@ -44,6 +46,8 @@ def publish(
 
     It has the weights with their description (``model.safetensors``), the config as a file of plain
     values (``config.py``), all else that is known (``config.json``) and a card (``README.md``).
+    Of the config, it has what a test reads, without ``backend_args``; users and queries of
+    addresses are left out, and values of tokens, keys, passwords and secrets in commands.
 
     Args:
         checkpoint: File or address. Averaged weights are taken where there are some.
@@ -71,19 +75,20 @@ def publish(
     from mmhybrid.apis.model_card import make_card
 
     existing_file(checkpoint, "checkpoint")
-    described = {} if "://" in checkpoint else read_description(checkpoint)
-    if cfg is None:
-        cfg = config_of(checkpoint)
-    else:
-        described = {**described, **describe_config(cfg)}
-    described["config"] = {k: v for k, v in described["config"].items() if k not in OF_TRAINING}
-    described |= plain(dataset_meta(cfg, checkpoint))
+    given = {} if cfg is None else describe_config(cfg)
+    cfg = config_of(checkpoint) if cfg is None else cfg
+    try:
+        described = read_description(checkpoint) | given
+    except OSError as error:
+        raise UserError(str(error)) from error
+    described["config"] = published_config(described["config"])
+    described = redacted(described | plain(dataset_meta(cfg, checkpoint)))
     model = model_of(cfg)
     try:
         load_checkpoint(model, checkpoint)
     except (CheckpointError, OSError) as error:
         raise UserError(str(error)) from error
-    record = _record(checkpoint, result)
+    record = redacted(_record(checkpoint, result))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Of their own each: safetensors takes no tensors that share memory.
@@ -95,12 +100,16 @@ def publish(
         for k, v in described["config"].items()
     )
     (folder / "config.py").write_text("\n".join(values) + "\n", encoding="utf-8")
-    about = {key: value for key, value in described.items() if key != "config"}
-    write_json(folder / "config.json", dict(about, model_type="mmhybrid", result=record))
-    shown = [_copied(image, folder / "images") for image in images]
+    shown = [_copied(image, folder / "images").name for image in images]
+    files = [WEIGHTS, "config.py", "config.json", "README.md", *(f"images/{one}" for one in shown)]
     if deploy:
         shutil.copytree(deploy, folder / "deploy", dirs_exist_ok=True)
-    card = make_card(model, described, record, [one.name for one in shown], license, checkpoint)
+        copied = (one for one in Path(deploy).rglob("*") if one.is_file())
+        files += [f"deploy/{one.relative_to(deploy).as_posix()}" for one in copied]
+    about = {key: value for key, value in described.items() if key != "config"}
+    about |= dict(model_type="mmhybrid", result=record, files=files)
+    write_json(folder / "config.json", about)
+    card = make_card(model, described, record, shown, license, redacted(checkpoint))
     card.save(folder / "README.md")
     return folder
 
@@ -139,10 +148,10 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
 
 
 def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """Uploads a folder of :func:`publish` to the Hub, to a repository that is made if need be.
+    """Uploads what :func:`publish` wrote to the Hub, to a repository that is made if need be.
 
     Args:
-        folder: The folder.
+        folder: The folder. Other files in it stay here.
         repo: ``NAME`` or ``ORGANISATION/NAME``. The token is huggingface_hub's.
         private: Whether a new repository is private. Defaults to False.
 
@@ -157,7 +166,9 @@ def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
     ModelCard.load(Path(folder) / "README.md").validate()  # asks the Hub
     api = HfApi()
     repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-    return api.upload_folder(repo_id=repo, folder_path=folder).commit_url
+    files = json.loads((Path(folder) / "config.json").read_text("utf-8"))["files"]
+    names = [glob.escape(name) for name in files]
+    return api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=names).commit_url
 
 
 def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Module:
