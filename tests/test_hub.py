@@ -207,17 +207,23 @@ def test_metrics_are_of_these_weights_or_not_there(
     with pytest.raises(UserError, match="the result of other weights"):
         publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "result.json")
     evaluated = dict(type="run", dataset="CustomDataset", quick=True, metrics={"accuracy/top1": 1})
-    evaluated["origin"] = dict(type="evaluated", sha256="0" * 64, command="c")
-    (tmp_path / "own.json").write_text(json.dumps(evaluated))
-    with pytest.raises(UserError, match="the result of other weights"):
+    of_others = dict(type="evaluated", sha256="0" * 64, command="c")
+    of_these = dict(of_others, sha256=hashlib.sha256(best.read_bytes()).hexdigest())
+    training = dict(type="trained", command="c")
+    for origin, more in (
+        *((of_others, {}), (training, {}), (training, dict(sha256="0" * 64))),
+        *((of_these, {}), (training, dict(sha256=of_these["sha256"]))),
+    ):
+        (tmp_path / "own.json").write_text(json.dumps(dict(evaluated, origin=origin, **more)))
+        if of_these["sha256"] not in (origin.get("sha256"), more.get("sha256")):
+            with pytest.raises(UserError, match="the result of other weights"):
+                publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
+            continue
         publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
-    evaluated["origin"]["sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
-    (tmp_path / "own.json").write_text(json.dumps(evaluated))
-    publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert card.data.eval_results[0].dataset_name == (
-        "CustomDataset, drawn or shrunk for a quick run"
-    )
+        card = ModelCard.load(tmp_path / "out" / "README.md")
+        assert card.data.eval_results[0].dataset_name == (
+            "CustomDataset, drawn or shrunk for a quick run"
+        )
 
 
 def test_other_weights_are_not_published(trained: tuple, config: Path, tmp_path: Path) -> None:

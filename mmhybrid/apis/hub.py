@@ -137,14 +137,15 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
     record = json.loads(file.read_text("utf-8"))
     digest = sha256_of_file(Path(checkpoint)) if Path(checkpoint).is_file() else None
     saved = {k: v for k, v in record.get("checkpoints", {}).items() if not k.startswith("best")}
-    if digest in saved.values():
+    tested = record.get("sha256") or record["origin"].get("sha256")
+    if digest and digest in (tested, *saved.values()):
         return record
     if not result:
         return None
-    known = record["origin"].get("sha256", digest)  # not of those that were trained here
-    if record.get("checkpoints") or known != digest:
-        raise UserError(f"{result} is the result of other weights than {checkpoint}")
-    return record
+    raise UserError(
+        f"{result} is the result of other weights than {checkpoint}, or does not say of which: "
+        "write it with tools/test.py CHECKPOINT --result FILE"
+    )
 
 
 def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
