@@ -226,6 +226,53 @@ def test_metrics_are_of_these_weights_or_not_there(
         )
 
 
+LAMBDA = dict(type="CustomDataset", collate=lambda batch: batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(deploy="missing"), "there is no folder missing"),
+        (dict(images=iter(["missing.png"])), "there is no image missing.png"),
+        (dict(result="metrics.json"), "metrics.json is no result of tools/test.py"),
+        (dict(result="broken.json"), "broken.json is no result of tools/test.py"),
+        (dict(cfg={"test_dataloader.dataset": LAMBDA}), "cannot be published: .* not registered"),
+    ],
+)
+def test_what_cannot_be_published_is_told_before_anything_is_written(
+    options: dict, told: str, trained: tuple, config: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("metrics.json").write_text(json.dumps(METRICS))
+    Path("broken.json").write_text("{")
+    if "cfg" in options:
+        options = dict(cfg=load_config(str(config), options["cfg"]))
+    with pytest.raises(UserError, match=told):
+        publish(str(trained[0]), "out", **options)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps(METRICS), '{"checkpoints": []}'])
+def test_a_file_beside_the_weights_that_is_no_result(
+    content: str, trained: tuple, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pth"
+    path.write_bytes(trained[0].read_bytes())
+    (tmp_path / "result.json").write_text(content)
+    out = publish(str(path), tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["result"] is None
+
+
+def test_an_address_that_holds_its_config(
+    trained: tuple, tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    hub.files["own.pth"] = trained[0].read_bytes()
+    address = f"http://{hub.server_name}:{hub.server_port}/a/resolve/main/own.pth"
+    out = publish(address, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["classes"] == [*CLASSES]
+
+
 def test_other_weights_are_not_published(trained: tuple, config: Path, tmp_path: Path) -> None:
     options = {"model.backbone.arch.depths": (1, 1, 1, 1)}
     cfg = load_config(str(config), options)
@@ -286,6 +333,9 @@ class FakeHub(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers["Content-Length"] or 0))
         asked = self.server.asked
         asked.append(self.path)
+        path, status = self.server.refused
+        if self.path == path:
+            return self.answer(dict(error="refused"), status)
         if self.path == "/api/validate-yaml":
             self.server.card = json.loads(sent)
             self.answer(dict(errors=[], warnings=[]))
@@ -329,7 +379,7 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.files, server.asked = {}, []
+    server.files, server.asked, server.refused = {}, [], ("", 200)
     endpoint = f"http://127.0.0.1:{server.server_port}"
     # The library reads them from the environment when it is imported.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
@@ -360,6 +410,29 @@ def test_uploaded_and_loaded_by_its_name(folder: Path, trained: tuple, hub: Any)
     hub.files.clear()
     with pytest.raises(UserError, match="not found on the Hub"):
         mmhybrid.from_pretrained("me/empty")
+
+
+def test_what_the_hub_refuses_is_told(
+    folder: Path, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"is no folder of tools/publish\.py"):
+        upload(tmp_path, "me/shapes")
+    with pytest.raises(UserError, match="not uploaded to no name: "):
+        upload(folder, "no name")
+    hub.refused = "/api/validate-yaml", 400  # a licence that it does not know
+    with pytest.raises(UserError, match=r"not uploaded to me/shapes: .*refused"):
+        upload(folder, "me/shapes")
+    hub.refused = "/api/repos/create", 401  # not logged in
+    with pytest.raises(UserError, match=r"(?s)not uploaded to me/shapes: .*hf auth login"):
+        upload(folder, "me/shapes")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="not uploaded to me/shapes: "):
+        upload(folder, "me/shapes")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"not uploaded to me/shapes: .*HF_HUB_OFFLINE"):
+        upload(folder, "me/shapes")
+    with pytest.raises(UserError, match="a revision is of a repository"):
+        mmhybrid.from_pretrained(folder, revision="v1")
 
 
 def test_the_tool(

@@ -63,7 +63,8 @@ def publish(
         The folder.
 
     Raises:
-        UserError: The weights do not fit the config, or the result is of other weights.
+        UserError: A file is missing, the weights do not fit the config, that holds what is no plain
+            data, or the result is of other weights.
 
     Example:
         >>> from mmhybrid.apis import publish
@@ -75,7 +76,14 @@ def publish(
     from mmhybrid.apis.model_card import make_card
 
     existing_file(checkpoint, "checkpoint")
-    given = {} if cfg is None else describe_config(cfg)
+    images = [existing_file(str(image), "image") for image in images]
+    if deploy and not Path(deploy).is_dir():
+        raise UserError(f"there is no folder {deploy}")
+    record = redacted(_record(checkpoint, result))
+    try:
+        given = {} if cfg is None else describe_config(cfg)
+    except TypeError as error:
+        raise UserError(f"{cfg.filename or 'cfg'} cannot be published: {error}") from error
     cfg = config_of(checkpoint) if cfg is None else cfg
     try:
         described = read_description(checkpoint) | given
@@ -88,7 +96,6 @@ def publish(
         load_checkpoint(model, checkpoint)
     except (CheckpointError, OSError) as error:
         raise UserError(str(error)) from error
-    record = redacted(_record(checkpoint, result))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Of their own each: safetensors takes no tensors that share memory.
@@ -119,9 +126,9 @@ def _check_installed(*packages: str) -> None:
         raise UserError(f"the Hub needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _copied(file: str | Path, folder: Path) -> Path:
+def _copied(file: str, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    return Path(shutil.copy(existing_file(str(file), "image"), folder))
+    return Path(shutil.copy(file, folder))
 
 
 def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | None:
@@ -130,13 +137,19 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
     That of a training has the figures of its last evaluation, hence is of the last checkpoint.
     """
     file = Path(result or Path(checkpoint).with_name("result.json"))
-    if not file.is_file():
-        if result:
-            raise UserError(f"there is no result {result}")
-        return None
-    record = json.loads(file.read_text("utf-8"))
+    if result and not file.is_file():
+        raise UserError(f"there is no result {result}")
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        made = isinstance(record["origin"]["type"], str) and isinstance(record["quick"], bool)
+        saved = {k: v for k, v in record.get("checkpoints", {}).items() if k[:4] != "best"}
+        if not made or not isinstance(record["metrics"], dict):
+            raise TypeError
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not result:
+            return None
+        raise UserError(f"{result} is no result of tools/test.py --result") from error
     digest = sha256_of_file(Path(checkpoint)) if Path(checkpoint).is_file() else None
-    saved = {k: v for k, v in record.get("checkpoints", {}).items() if not k.startswith("best")}
     tested = record.get("sha256") or record["origin"].get("sha256")
     if digest and digest in (tested, *saved.values()):
         return record
@@ -159,17 +172,32 @@ def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
     Returns:
         The address of the commit.
 
+    Raises:
+        UserError: The folder is no such folder, or the Hub cannot be reached or refuses it.
+
     Example:
         >>> upload("NAME", "me/NAME")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub.errors import HfHubHTTPError
 
-    ModelCard.load(Path(folder) / "README.md").validate()  # asks the Hub
+    try:
+        files = json.loads((Path(folder) / "config.json").read_text("utf-8"))["files"]
+        names = [glob.escape(name) for name in files]
+        card = ModelCard.load(Path(folder) / "README.md")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} is no folder of tools/publish.py") from error
     api = HfApi()
-    repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-    files = json.loads((Path(folder) / "config.json").read_text("utf-8"))["files"]
-    names = [glob.escape(name) for name in files]
-    return api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=names).commit_url
+    # Among the bases is the HTTPError of the library beneath, which is no OSError if that is httpx.
+    refusals = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    try:
+        card.validate()  # asks the Hub
+        made = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        return api.upload_folder(repo_id=made, folder_path=folder, allow_patterns=names).commit_url
+    except refusals as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        hint = ". Log in by: hf auth login" if status == 401 else ""
+        raise UserError(f"{folder} was not uploaded to {repo}: {error}{hint}") from error
 
 
 def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Module:
@@ -186,7 +214,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Modu
         The model with its weights, in evaluation mode; ``dataset_meta`` has the classes.
 
     Raises:
-        UserError: There is no such folder or repository, or it holds no such model.
+        UserError: There is no such folder or repository, or it holds no such model; or a revision
+            is asked for of a folder.
 
     Example:
         >>> from_pretrained("no folder")
@@ -195,6 +224,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Modu
         >>> mmhybrid.from_pretrained("NAME")  # doctest: +SKIP
     """
     file = Path(name) / WEIGHTS
+    if revision and Path(name).is_dir():
+        raise UserError(f"a revision is of a repository of the Hub, and {name} is a folder here")
     if not Path(name).is_dir():
         _check_installed("huggingface_hub")
         from huggingface_hub import hf_hub_download
