@@ -141,10 +141,10 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
         raise UserError(f"there is no result {result}")
     try:
         record = json.loads(file.read_text("utf-8"))
-        made = isinstance(record["origin"]["type"], str) and isinstance(record["quick"], bool)
-        saved = {k: v for k, v in record.get("checkpoints", {}).items() if k[:4] != "best"}
-        if not made or not isinstance(record["metrics"], dict):
+        parts = (record["origin"]["type"], record["dataset"], record["quick"], record["metrics"])
+        if [*map(type, parts)] != [str, str, bool, dict]:
             raise TypeError
+        saved = {k: v for k, v in record.get("checkpoints", {}).items() if k[:4] != "best"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if not result:
             return None
