@@ -250,6 +250,8 @@ def test_resuming_a_run_that_has_ended_keeps_its_metrics(
     assert before[1]["metrics"]
     for key in ("metrics", "headlines", "log", *(["classes", "about"] if reported else [])):
         assert after[1].get(key) == before[1].get(key), key
+    page = (folder / "report.html").read_text()
+    assert ("the last that it logged. The last command" in page) is not reported
 
 
 def test_quick_on_real_images_and_testing_fused(
