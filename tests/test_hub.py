@@ -164,11 +164,13 @@ def test_the_folder_is_complete(folder: Path, config: Path) -> None:
         "model.safetensors",
     }
     flat, full = (load_config(str(path)) for path in (folder / "config.py", config))
+    local = [dict(type="LocalVisBackend")]
     assert flat.to_dict() == {
-        key: value
-        for key, value in full.to_dict().items()
-        if key not in checkpoint_config.OF_TRAINING
-    }
+        key: value for key, value in full.to_dict().items() if key in checkpoint_config.PUBLISHED
+    } | dict(
+        visualizer=dict(type="UniversalVisualizer", vis_backends=local),
+        default_hooks=dict(visualization=dict(type="VisualizationHook")),
+    )
     about = json.loads((folder / "config.json").read_text())
     assert (about["model_type"], about["name"], about["result"]["metrics"]) == (
         *("mmhybrid", "shapes.py"),
@@ -197,6 +199,41 @@ def test_the_card_says_what_leaderboards_read(folder: Path) -> None:
         assert said in card.text
 
 
+SECRET = "s3cr3t"
+WITH_SECRETS = {
+    "visualizer.vis_backends": [dict(type="NeptuneVisBackend", init_kwargs=dict(api_token=SECRET))],
+    "wandb_key": SECRET,
+    "default_hooks.checkpoint.backend_args": dict(access_key=SECRET),
+    "custom_hooks": [dict(type="EMAHook", key=SECRET)],
+    "test_dataloader.dataset.backend_args": dict(access_key=SECRET),
+    "test_dataloader.dataset.pipeline.0.backend_args": dict(access_key=SECRET),
+    "test_dataloader.dataset.data_root": f"s3://user:{SECRET}@bucket/data?key={SECRET}",
+    "model.backbone.init_cfg": dict(type="Pretrained", checkpoint=f"http://a/b.pth?t={SECRET}"),
+}
+COMMAND = f"python train.py --cfg-options a.api_token={SECRET} seed=3 --hf-token {SECRET} --amp"
+
+
+def test_no_secret_is_published(
+    trained: tuple, config: Path, tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pth"
+    meta = dict(origin=dict(type="trained", command=COMMAND))
+    write_checkpoint(dict(state_dict=trained[1].state_dict(), meta=dict(mmhybrid=meta)), path)
+    result = json.loads(trained[0].with_name("result.json").read_text())
+    result["checkpoints"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (tmp_path / "result.json").write_text(json.dumps(result | meta))
+    hub.files["last.pth"] = path.read_bytes()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    address = f"http://{hub.server_name}:{hub.server_port}/a/resolve/main/last.pth?token={SECRET}"
+    for name, checkpoint in (("file", str(path)), ("address", address)):
+        out = publish(checkpoint, tmp_path / name, cfg=load_config(str(config), WITH_SECRETS))
+        for file in out.iterdir():
+            assert SECRET.encode() not in file.read_bytes(), file
+        card = (out / "README.md").read_text()
+        assert "'a.api_token=***' seed=3 --hf-token '***' --amp" in card
+    assert f"From {address.partition('?')[0]}, with" in card
+
+
 def test_metrics_are_of_these_weights_or_not_there(
     trained: tuple, config: Path, tmp_path: Path
 ) -> None:
@@ -212,17 +249,70 @@ def test_metrics_are_of_these_weights_or_not_there(
     with pytest.raises(UserError, match="the result of other weights"):
         publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "result.json")
     evaluated = dict(type="run", dataset="CustomDataset", quick=True, metrics={"accuracy/top1": 1})
-    evaluated["origin"] = dict(type="evaluated", sha256="0" * 64, command="c")
-    (tmp_path / "own.json").write_text(json.dumps(evaluated))
-    with pytest.raises(UserError, match="the result of other weights"):
+    of_others = dict(type="evaluated", sha256="0" * 64, command="c")
+    of_these = dict(of_others, sha256=hashlib.sha256(best.read_bytes()).hexdigest())
+    training = dict(type="trained", command="c")
+    for origin, more in (
+        *((of_others, {}), (training, {}), (training, dict(sha256="0" * 64))),
+        *((of_these, {}), (training, dict(sha256=of_these["sha256"]))),
+    ):
+        (tmp_path / "own.json").write_text(json.dumps(dict(evaluated, origin=origin, **more)))
+        if of_these["sha256"] not in (origin.get("sha256"), more.get("sha256")):
+            with pytest.raises(UserError, match="the result of other weights"):
+                publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
+            continue
         publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
-    evaluated["origin"]["sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
-    (tmp_path / "own.json").write_text(json.dumps(evaluated))
-    publish(str(best), tmp_path / "out", cfg=cfg, result=tmp_path / "own.json")
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert card.data.eval_results[0].dataset_name == (
-        "CustomDataset, drawn or shrunk for a quick run"
-    )
+        card = ModelCard.load(tmp_path / "out" / "README.md")
+        assert card.data.eval_results[0].dataset_name == (
+            "CustomDataset, drawn or shrunk for a quick run"
+        )
+
+
+LAMBDA = dict(type="CustomDataset", collate=lambda batch: batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(deploy="missing"), "there is no folder missing"),
+        (dict(images=iter(["missing.png"])), "there is no image missing.png"),
+        (dict(result="metrics.json"), "metrics.json is no result of tools/test.py"),
+        (dict(result="broken.json"), "broken.json is no result of tools/test.py"),
+        (dict(cfg={"test_dataloader.dataset": LAMBDA}), "cannot be published: .* not registered"),
+    ],
+)
+def test_what_cannot_be_published_is_told_before_anything_is_written(
+    options: dict, told: str, trained: tuple, config: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("metrics.json").write_text(json.dumps(METRICS))
+    Path("broken.json").write_text("{")
+    if "cfg" in options:
+        options = dict(cfg=load_config(str(config), options["cfg"]))
+    with pytest.raises(UserError, match=told):
+        publish(str(trained[0]), "out", **options)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps(METRICS), '{"checkpoints": []}'])
+def test_a_file_beside_the_weights_that_is_no_result(
+    content: str, trained: tuple, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pth"
+    path.write_bytes(trained[0].read_bytes())
+    (tmp_path / "result.json").write_text(content)
+    out = publish(str(path), tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["result"] is None
+
+
+def test_an_address_that_holds_its_config(
+    trained: tuple, tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    hub.files["own.pth"] = trained[0].read_bytes()
+    address = f"http://{hub.server_name}:{hub.server_port}/a/resolve/main/own.pth"
+    out = publish(address, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["classes"] == [*CLASSES]
 
 
 def test_other_weights_are_not_published(trained: tuple, config: Path, tmp_path: Path) -> None:
@@ -285,6 +375,9 @@ class FakeHub(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers["Content-Length"] or 0))
         asked = self.server.asked
         asked.append(self.path)
+        path, status = self.server.refused
+        if self.path == path:
+            return self.answer(dict(error="refused"), status)
         if self.path == "/api/validate-yaml":
             self.server.card = json.loads(sent)
             self.answer(dict(errors=[], warnings=[]))
@@ -312,7 +405,7 @@ class FakeHub(BaseHTTPRequestHandler):
             self.answer(dict(error="unknown"), 404)
 
     def do_GET(self) -> None:
-        name = self.path.partition("/resolve/")[2].partition("/")[2]
+        name = self.path.partition("?")[0].partition("/resolve/")[2].partition("/")[2]
         if name not in self.server.files:
             return self.answer(dict(error="unknown"), 404, X_Error_Code="EntryNotFound")
         content = self.server.files[name]
@@ -328,7 +421,7 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.files, server.asked = {}, []
+    server.files, server.asked, server.refused = {}, [], ("", 200)
     endpoint = f"http://127.0.0.1:{server.server_port}"
     # The library reads them from the environment when it is imported.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
@@ -346,10 +439,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHT
 
 
 def test_uploaded_and_loaded_by_its_name(folder: Path, trained: tuple, hub: Any) -> None:
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    (folder / "20260101.log").write_text("of a run in the same folder")
     assert upload(folder, "me/shapes").endswith(FakeHub.commit)
-    assert set(hub.files) == {
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-    }
+    assert set(hub.files) == written
     assert hub.card == dict(repoType="model", content=(folder / "README.md").read_text())
     model, x = mmhybrid.from_pretrained("me/shapes"), torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)
@@ -359,6 +452,29 @@ def test_uploaded_and_loaded_by_its_name(folder: Path, trained: tuple, hub: Any)
     hub.files.clear()
     with pytest.raises(UserError, match="not found on the Hub"):
         mmhybrid.from_pretrained("me/empty")
+
+
+def test_what_the_hub_refuses_is_told(
+    folder: Path, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"is no folder of tools/publish\.py"):
+        upload(tmp_path, "me/shapes")
+    with pytest.raises(UserError, match="not uploaded to no name: "):
+        upload(folder, "no name")
+    hub.refused = "/api/validate-yaml", 400  # a licence that it does not know
+    with pytest.raises(UserError, match=r"not uploaded to me/shapes: .*refused"):
+        upload(folder, "me/shapes")
+    hub.refused = "/api/repos/create", 401  # not logged in
+    with pytest.raises(UserError, match=r"(?s)not uploaded to me/shapes: .*hf auth login"):
+        upload(folder, "me/shapes")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="not uploaded to me/shapes: "):
+        upload(folder, "me/shapes")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"not uploaded to me/shapes: .*HF_HUB_OFFLINE"):
+        upload(folder, "me/shapes")
+    with pytest.raises(UserError, match="a revision is of a repository"):
+        mmhybrid.from_pretrained(folder, revision="v1")
 
 
 def test_the_tool(

@@ -1,6 +1,7 @@
 """Results and the leaderboard: nothing without an origin, no two origins in a column."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -199,6 +200,8 @@ def test_only_a_checkpoint_of_the_training_has_its_origin(trained: Path) -> None
     assert row["origin"] == read_results([trained / "result.json"])["accuracy"][0]["origin"]
     assert row["dataset"] == "COCO, quick run"
     assert "note" not in row
+    digest = hashlib.sha256(b"trained").hexdigest()  # another of this training has its origin too
+    assert json.loads(out.read_text())["sha256"] == digest
     (trained / "foreign.pth").write_bytes(b"somebody else's")
     assert evaluated(trained / "foreign.pth", out)["origin"]["type"] == "evaluated"
     (trained / "result.json").write_text("[]")  # of another program

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,27 @@ def test_resume_continues_where_the_run_ended(trained, small_config, tool, capfd
     assert "Epoch(train) [2][2/2]" in output
     assert "Epoch(train) [1]" not in output
     assert (tmp_path / "epoch_2.pth").exists()
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_resuming_a_run_that_has_ended_keeps_its_metrics(
+    reported: bool, trained, small_config, tool, tmp_path
+) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    names = ("metrics.json", "report.json", "result.json")
+    before = [json.loads((folder / name).read_text()) for name in names]
+    if not reported:  # the run was ended in between
+        for name in ("report.html", *names[:2]):
+            (folder / name).unlink()
+    options = ["--quick", "--work-dir", folder, "--resume", "--verbose", "--cfg-options", *TINY]
+    tool("train.py", small_config, *options)
+    after = [json.loads((folder / name).read_text()) for name in names]
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert before[1]["metrics"]
+    for key in ("metrics", "headlines", "log", *(["classes", "about"] if reported else [])):
+        assert after[1].get(key) == before[1].get(key), key
+    page = (folder / "report.html").read_text()
+    assert ("the last that it logged. The last command" in page) is not reported
 
 
 def test_quick_on_real_images_and_testing_fused(

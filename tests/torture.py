@@ -149,7 +149,7 @@ def main() -> None:
     register_all_modules(init_default_scope=False)
     # What a runner prints of compilers and libraries takes longer than these trainings.
     Runner._log_env = lambda *args: None
-    mmhybrid.engine.runner.report.write_report = lambda runner: {}
+    mmhybrid.engine.runner.report.write_report = lambda runner, log: {}
     mmhybrid.visualization.report_page.write_page = lambda *args: None
     random.seed(args.seed)
     folder = args.folder / f"{time.strftime('%Y%m%d_%H%M%S')}_{args.seed}"

@@ -207,11 +207,13 @@ def _checkpoint(args: argparse.Namespace) -> str | None:
 
 
 def _origin(args: argparse.Namespace) -> dict[str, Any]:
+    from mmhybrid.apis.redaction import redacted
+
     checkpoint = _checkpoint(args)
     file = Path(checkpoint or "")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
     config = args.model if args.model != checkpoint else None
-    return dict(config=config, checkpoint=checkpoint, sha256=sha256)
+    return redacted(dict(config=config, checkpoint=checkpoint, sha256=sha256))
 
 
 def _metric(args: argparse.Namespace, cfg: Config | None, report: Any) -> Any:

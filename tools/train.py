@@ -3,6 +3,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from command_line import add_common_arguments, exit_on_user_error, prepare
 
@@ -94,6 +95,7 @@ def train(args: argparse.Namespace) -> None:
     from mmhybrid.engine.hooks.report_hook import ReportHook
     from mmhybrid.engine.runner.prepare_config import prepare_config
     from mmhybrid.engine.runner.report import write_report
+    from mmhybrid.engine.runner.report_content import training_log
     from mmhybrid.engine.runner.results import write_training_result
     from mmhybrid.engine.runner.run_config import build_loops, build_runner
     from mmhybrid.engine.runner.verdict import verdict
@@ -109,9 +111,11 @@ def train(args: argparse.Namespace) -> None:
     runner.train()  # from here on, mmhybrid.SignalHook saves and leaves at Ctrl-C
     try:
         write_training_result(runner, args.config, args.quick)
-        write_page(runner, report, args.config)
+        idle = report.evaluation is None and runner.iter == report.start  # had ended when resumed
+        if not idle or not Path(runner.work_dir, "report.html").is_file():
+            write_page(runner, report, args.config)
         if args.quick and runner.rank == 0:
-            write_report(runner)
+            write_report(runner, training_log(runner))
     except OSError as error:
         told = f"the training is done, but its report cannot be written: {error}"
         raise UserError(told) from error

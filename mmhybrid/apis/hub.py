@@ -1,5 +1,6 @@
 """A model as a folder that others can load, on a disk or on the Hugging Face Hub."""
 
+import glob
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,12 @@ from torch import nn
 
 from mmhybrid.apis.inferencer import dataset_meta
 from mmhybrid.apis.models import init_model, model_of
+from mmhybrid.apis.redaction import redacted
 from mmhybrid.engine.runner.checkpoint_config import (
-    OF_TRAINING,
     config_of,
     describe_config,
     plain,
+    published_config,
     read_description,
 )
 from mmhybrid.engine.runner.results import sha256_of_file, write_json
@@ -45,6 +47,8 @@ def publish(
 
     It has the weights with their description (``model.safetensors``), the config as a file of plain
     values (``config.py``), all else that is known (``config.json``) and a card (``README.md``).
+    Of the config, it has what a test reads, without ``backend_args``; users and queries of
+    addresses are left out, and values of tokens, keys, passwords and secrets in commands.
 
     Args:
         checkpoint: File or address. Averaged weights are taken where there are some.
@@ -60,7 +64,8 @@ def publish(
         The folder.
 
     Raises:
-        UserError: The weights do not fit the config, or the result is of other weights.
+        UserError: A file is missing, the weights do not fit the config, that holds what is no plain
+            data, or the result is of other weights.
 
     Example:
         >>> from mmhybrid.apis import publish
@@ -72,20 +77,27 @@ def publish(
     from mmhybrid.apis.model_card import make_card
 
     existing_file(checkpoint, "checkpoint")
-    described = {} if "://" in checkpoint else read_description(checkpoint)
-    if cfg is None:
-        cfg = config_of(checkpoint)
-    else:
-        described = {**described, **describe_config(cfg)}
-    described["config"] = {k: v for k, v in described["config"].items() if k not in OF_TRAINING}
-    described |= plain(dataset_meta(cfg, checkpoint))
+    images = [existing_file(str(image), "image") for image in images]
+    if deploy and not Path(deploy).is_dir():
+        raise UserError(f"there is no folder {deploy}")
+    record = redacted(_record(checkpoint, result))
+    try:
+        given = {} if cfg is None else describe_config(cfg)
+    except TypeError as error:
+        raise UserError(f"{cfg.filename or 'cfg'} cannot be published: {error}") from error
+    cfg = config_of(checkpoint) if cfg is None else cfg
+    try:
+        described = read_description(checkpoint) | given
+    except OSError as error:
+        raise UserError(str(error)) from error
+    described["config"] = published_config(described["config"])
+    described = redacted(described | plain(dataset_meta(cfg, checkpoint)))
     model = model_of(cfg)
     try:
         with whole_models():
             load_checkpoint(model, checkpoint)
     except (CheckpointError, OSError) as error:
         raise UserError(str(error)) from error
-    record = _record(checkpoint, result)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Of their own each: safetensors takes no tensors that share memory.
@@ -97,12 +109,16 @@ def publish(
         for k, v in described["config"].items()
     )
     (folder / "config.py").write_text("\n".join(values) + "\n", encoding="utf-8")
-    about = {key: value for key, value in described.items() if key != "config"}
-    write_json(folder / "config.json", dict(about, model_type="mmhybrid", result=record))
-    shown = [_copied(image, folder / "images") for image in images]
+    shown = [_copied(image, folder / "images").name for image in images]
+    files = [WEIGHTS, "config.py", "config.json", "README.md", *(f"images/{one}" for one in shown)]
     if deploy:
         shutil.copytree(deploy, folder / "deploy", dirs_exist_ok=True)
-    card = make_card(model, described, record, [one.name for one in shown], license, checkpoint)
+        copied = (one for one in Path(deploy).rglob("*") if one.is_file())
+        files += [f"deploy/{one.relative_to(deploy).as_posix()}" for one in copied]
+    about = {key: value for key, value in described.items() if key != "config"}
+    about |= dict(model_type="mmhybrid", result=record, files=files)
+    write_json(folder / "config.json", about)
+    card = make_card(model, described, record, shown, license, redacted(checkpoint))
     card.save(folder / "README.md")
     return folder
 
@@ -112,9 +128,9 @@ def _check_installed(*packages: str) -> None:
         raise UserError(f"the Hub needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _copied(file: str | Path, folder: Path) -> Path:
+def _copied(file: str, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    return Path(shutil.copy(existing_file(str(file), "image"), folder))
+    return Path(shutil.copy(file, folder))
 
 
 def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | None:
@@ -123,43 +139,67 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
     That of a training has the figures of its last evaluation, hence is of the last checkpoint.
     """
     file = Path(result or Path(checkpoint).with_name("result.json"))
-    if not file.is_file():
-        if result:
-            raise UserError(f"there is no result {result}")
-        return None
-    record = json.loads(file.read_text("utf-8"))
+    if result and not file.is_file():
+        raise UserError(f"there is no result {result}")
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        parts = (record["origin"]["type"], record["dataset"], record["quick"], record["metrics"])
+        if [*map(type, parts)] != [str, str, bool, dict]:
+            raise TypeError
+        saved = {k: v for k, v in record.get("checkpoints", {}).items() if k[:4] != "best"}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not result:
+            return None
+        raise UserError(f"{result} is no result of tools/test.py --result") from error
     digest = sha256_of_file(Path(checkpoint)) if Path(checkpoint).is_file() else None
-    saved = {k: v for k, v in record.get("checkpoints", {}).items() if not k.startswith("best")}
-    if digest in saved.values():
+    tested = record.get("sha256") or record["origin"].get("sha256")
+    if digest and digest in (tested, *saved.values()):
         return record
     if not result:
         return None
-    known = record["origin"].get("sha256", digest)  # not of those that were trained here
-    if record.get("checkpoints") or known != digest:
-        raise UserError(f"{result} is the result of other weights than {checkpoint}")
-    return record
+    raise UserError(
+        f"{result} is the result of other weights than {checkpoint}, or does not say of which: "
+        "write it with tools/test.py CHECKPOINT --result FILE"
+    )
 
 
 def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """Uploads a folder of :func:`publish` to the Hub, to a repository that is made if need be.
+    """Uploads what :func:`publish` wrote to the Hub, to a repository that is made if need be.
 
     Args:
-        folder: The folder.
+        folder: The folder. Other files in it stay here.
         repo: ``NAME`` or ``ORGANISATION/NAME``. The token is huggingface_hub's.
         private: Whether a new repository is private. Defaults to False.
 
     Returns:
         The address of the commit.
 
+    Raises:
+        UserError: The folder is no such folder, or the Hub cannot be reached or refuses it.
+
     Example:
         >>> upload("NAME", "me/NAME")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub.errors import HfHubHTTPError
 
-    ModelCard.load(Path(folder) / "README.md").validate()  # asks the Hub
+    try:
+        files = json.loads((Path(folder) / "config.json").read_text("utf-8"))["files"]
+        names = [glob.escape(name) for name in files]
+        card = ModelCard.load(Path(folder) / "README.md")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} is no folder of tools/publish.py") from error
     api = HfApi()
-    repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-    return api.upload_folder(repo_id=repo, folder_path=folder).commit_url
+    # Among the bases is the HTTPError of the library beneath, which is no OSError if that is httpx.
+    refusals = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    try:
+        card.validate()  # asks the Hub
+        made = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        return api.upload_folder(repo_id=made, folder_path=folder, allow_patterns=names).commit_url
+    except refusals as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        hint = ". Log in by: hf auth login" if status == 401 else ""
+        raise UserError(f"{folder} was not uploaded to {repo}: {error}{hint}") from error
 
 
 def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Module:
@@ -176,7 +216,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Modu
         The model with its weights, in evaluation mode; ``dataset_meta`` has the classes.
 
     Raises:
-        UserError: There is no such folder or repository, or it holds no such model.
+        UserError: There is no such folder or repository, or it holds no such model; or a revision
+            is asked for of a folder.
 
     Example:
         >>> from_pretrained("no folder")
@@ -185,6 +226,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> nn.Modu
         >>> mmhybrid.from_pretrained("NAME")  # doctest: +SKIP
     """
     file = Path(name) / WEIGHTS
+    if revision and Path(name).is_dir():
+        raise UserError(f"a revision is of a repository of the Hub, and {name} is a folder here")
     if not Path(name).is_dir():
         _check_installed("huggingface_hub")
         from huggingface_hub import hf_hub_download

@@ -76,6 +76,7 @@ class ReportHook(Hook):
     Attributes:
         evaluation: What was kept, or None.
         problem: Why something could not be kept.
+        start: The iteration that training began at, or went on from.
     """
 
     priority = "LOWEST"  # after the hook that decides which checkpoint is the best
@@ -85,8 +86,10 @@ class ReportHook(Hook):
         self.problem = ""
         self.now: Evaluation | None = None
         self.saved: dict[str, Any] = {}
+        self.start = 0
 
     def before_train(self, runner: Runner) -> None:
+        self.start = runner.iter
         self.saved = _best_checkpoints(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:

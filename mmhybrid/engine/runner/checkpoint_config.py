@@ -53,6 +53,12 @@ OF_TRAINING = (
     *("val_dataloader", "val_cfg", "val_evaluator"),
     *("load_from", "resume", "work_dir", "launcher", "custom_imports"),
 )
+# What a test, a prediction and an export read. Other names in a config may hold anything.
+PUBLISHED = (
+    *("default_scope", "model", "data_preprocessor", "data_root"),
+    *("test_dataloader", "test_cfg", "test_evaluator", "tta_model", "tta_pipeline"),
+    *("env_cfg", "log_processor", "log_level", "randomness", "is_quick"),
+)
 
 
 def describe(runner: Runner) -> dict[str, Any]:
@@ -78,8 +84,24 @@ def describe(runner: Runner) -> dict[str, Any]:
 
 
 def describe_config(cfg: Config) -> dict[str, Any]:
-    """The part of :func:`describe` that a config says; TypeError where it holds something else."""
-    return plain(_of_config(cfg, cfg.filename or "config"))
+    """The part of :func:`describe` that a config says, with what is published of it.
+
+    Raises:
+        TypeError: That holds something else than plain data and registered classes.
+    """
+    about = _of_config(cfg, cfg.filename or "config")
+    return plain(about | dict(config=published_config(about["config"])))
+
+
+def published_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What others need of a config, whose logging services, hooks and variables are not theirs."""
+    kept = {key: value for key, value in config.items() if key in PUBLISHED}
+    if visualizer := config.get("visualizer"):
+        local = [dict(type="LocalVisBackend")]  # by which mmseg saves images
+        kept["visualizer"] = dict(type=visualizer["type"], vis_backends=local)
+    if hook := (config.get("default_hooks") or {}).get("visualization"):
+        kept["default_hooks"] = dict(visualization=dict(type=hook["type"]))
+    return kept
 
 
 def _of_config(cfg: Config, name: str) -> dict[str, Any]:

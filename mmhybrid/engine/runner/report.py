@@ -25,10 +25,10 @@ HEADLINES = {
 }
 
 
-def write_report(runner: Runner) -> None:
-    """Write ``metrics.json`` and ``images``; log the last :func:`headlines`."""
+def write_report(runner: Runner, log: dict[str, Any]) -> None:
+    """Write ``metrics.json`` of a ``training_log``, and ``images``; log the :func:`headlines`."""
     folder = Path(runner.work_dir).absolute()
-    losses, metrics = read_log(Path(runner.log_dir) / "vis_data" / "scalars.json")
+    losses, metrics = log["losses"], log["metrics"]
     final = headlines(metrics[-1]) if metrics else {}
     content = dict(iterations=runner.iter, final=final, metrics=metrics, losses=losses)
     (folder / "metrics.json").write_text(json.dumps(content, indent=1))

@@ -40,19 +40,22 @@ def report_content(runner: Runner, hook: ReportHook, config: str) -> dict[str, A
             problems.append(f"{type(error).__name__}: {error}")
             print_log(f"The report will lack figures: {error!r}", logger="current", level=30)
     checkpoint = checkpoint_of(runner, hook)
+    log = training_log(runner) if training else dict(losses=[], metrics=[], unit="iteration")
+    # A run that ended before it was resumed is not evaluated again.
+    last = (log["metrics"] or [{}])[-1]
+    last = {key: value for key, value in last.items() if key not in ("data_time", "time", "step")}
+    metrics = evaluation.metrics if evaluation else last
     return dict(
         title=Path(config).stem,
         problems=problems,
         weights=_evaluated(runner, hook),
-        headlines=headlines(evaluation.metrics) if evaluation else {},
-        metrics={k: v for k, v in evaluation.metrics.items() if isinstance(v, int | float)}
-        if evaluation
-        else {},
+        headlines=headlines(metrics),
+        metrics={k: v for k, v in metrics.items() if isinstance(v, int | float)},
         images=evaluation.images if evaluation else 0,
         images_per_second=evaluation.images / evaluation.seconds
         if evaluation and evaluation.seconds
         else None,
-        log=training_log(runner) if training else dict(losses=[], metrics=[], unit="iteration"),
+        log=log,
         about=about(runner, config, loop),
         commands=commands(runner, config, checkpoint, bool(training)),
         palette=palette_of(getattr(getattr(loop, "dataloader", None), "dataset", None)),

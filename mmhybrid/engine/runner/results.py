@@ -73,7 +73,7 @@ def write_test_result(
     tta: bool = False,
     published: bool = False,
 ) -> None:
-    """Writes the ``metrics`` that an evaluation returned, with the origin of the checkpoint.
+    """Writes the ``metrics`` that an evaluation returned, with the checkpoint's SHA-256 and origin.
 
     Of a quick run, the data are not the config's; with ``tta`` a note says that images were
     augmented; others may have ``published`` the checkpoint.
@@ -82,26 +82,28 @@ def write_test_result(
         return
     about = _about(config, quick, runner.test_dataloader)
     about |= dict(note="test-time augmentation") if tta else {}
-    origin = _checkpoint_origin(str(runner._load_from), published, **_code_and_device(runner))
+    checkpoint = str(runner._load_from)
+    sha256 = sha256_of_file(Path(checkpoint)) if Path(checkpoint).is_file() else "not kept"
+    origin = _checkpoint_origin(checkpoint, published, sha256, **_code_and_device(runner))
     # A confusion matrix is left out.
     scalars = {k: v for k, v in metrics.items() if np.ndim(v) == 0 and not isinstance(v, str)}
     numbers = {key: float(value) for key, value in scalars.items()}
-    write_json(path, dict(about, metrics=numbers, origin=origin))
+    write_json(path, dict(about, metrics=numbers, sha256=sha256, origin=origin))
 
 
-def _checkpoint_origin(checkpoint: str, published: bool, **made_by: str) -> dict[str, Any]:
+def _checkpoint_origin(
+    checkpoint: str, published: bool, sha256: str = "not kept", **made_by: str
+) -> dict[str, Any]:
     """That of the training whose ``result.json`` beside a checkpoint has its SHA-256; else
     ``'converted'`` where it has an address or is published."""
-    file = Path(checkpoint)
-    digest = sha256_of_file(file) if file.is_file() else "not kept"
     # Nothing may be there, or not the record of a training.
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        training = json.loads(file.with_name("result.json").read_text("utf-8"))
-        if digest in training["checkpoints"].values():
+        training = json.loads(Path(checkpoint).with_name("result.json").read_text("utf-8"))
+        if sha256 in training["checkpoints"].values():
             return training["origin"]
     published = published or checkpoint.startswith((*DOWNLOADED, "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
-    return origin | dict(sha256=digest, command=command(), **made_by)
+    return origin | dict(sha256=sha256, command=command(), **made_by)
 
 
 def sha256_of_file(path: Path) -> str:
