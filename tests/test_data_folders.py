@@ -970,3 +970,43 @@ def test_the_page_lists_every_code_with_its_severity(root: Path) -> None:
     said = dict(re.findall(r'(?:say|Finding)\("([\w-]+)", ("\w+"|severity)', source))
     severities = {'"error"': "error", '"warning"': "warning", '"info"': "info"}
     assert listed == {code: severities.get(one, "warning or error") for code, one in said.items()}
+
+
+# ---- files of one name that belong to different images
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        ("SegmentationObject/{}.png", {"image-beside-image": 20}),
+        ("SegmentationClassVisualization/{}.jpg", {"image-beside-image": 20}),
+        ("copies/images/{}.jpg", {"image-beside-image": 20}),
+        ("JPEGImages/{}.bmp", {"ambiguous-image": 20}),
+    ],
+)
+def test_a_mask_belongs_to_one_image(beside: str, found: dict, tmp_path: Path) -> None:
+    folder = written("masks_palette", make.drawn(), tmp_path)
+    for path in (folder / "JPEGImages").iterdir():
+        other = folder / beside.format(path.stem)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(other)
+    if "ambiguous-image" in found:
+        with pytest.raises(UserError, match=r"no image that can be used.*several files have.*: 20"):
+            read_folder(folder, "segmentation")
+        return
+    data = read_folder(folder, "segmentation")
+    assert codes(data) == found
+    names = [one.name for part in data.splits.values() for one in part]
+    assert len(names) == 20
+    assert {Path(one).parent.name for one in names} == {"JPEGImages"}
+
+
+def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("masks_index", made, tmp_path)
+    name = f"{Path(made[0].name).stem}.png"
+    make.save(made[0], folder / "images" / "val" / made[0].name)
+    shutil.move(folder / "masks" / "train" / name, folder / "masks" / "val" / name)
+    data = read_folder(folder, "segmentation")
+    assert data.findings[0].images == [f"images/train/{made[0].name}"]
+    assert codes(data) == {"image-without-label": 1}

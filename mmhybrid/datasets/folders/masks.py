@@ -33,7 +33,7 @@ GROUND = 0.1  # share of all pixels from which a value 0 without a name is the b
 def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
     """Pairs of an image and a mask; None where there are none."""
     pairs = _pairs(listing, notes)
-    if not pairs:
+    if pairs is None:
         return None
     found = find_class_table(listing)
     rows = found[1] if found else []
@@ -148,7 +148,8 @@ def _key(name: str, is_mask: bool) -> tuple[str, ...]:
     return (*(part for part in parts if part), "".join(words))
 
 
-def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]]:
+def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
+    """Each image with its mask, and no mask twice; None where no image has one."""
     masks = {name for name in listing.images if _is_mask(name)}
     if not masks:  # NAME.jpg beside NAME.png
         photos = {".jpg", ".jpeg", ".jfif"}
@@ -164,23 +165,36 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]]:
     for name in sorted(masks):
         by_key[_key(name, True)].append(name)
         by_stem[_key(name, True)[-1]].append(name)
-    pairs, without = [], []
+    claims: dict[str, dict[str, tuple[bool, bool]]] = defaultdict(dict)  # of images to a mask
+    without = []
     for image in listing.images:
         if image in masks:
             continue
         key = _key(image, False)
         found = by_key.get(key) or by_stem.get(key[-1], [])
         if len(found) == 1:
-            pairs.append((image, found[0]))
+            claims[found[0]][image] = (key in by_key, bool(IMAGES & set(_words(image))))
         else:
             without.append(image)
-    if not pairs:
-        return []
-    for name in without:
+    if not claims:
+        return None
+    pairs = []
+    for mask, ranks in claims.items():
+        best = [image for image, rank in ranks.items() if rank == max(ranks.values())]
+        if len(best) > 1:
+            notes.add("ambiguous-image", mask)
+            continue
+        pairs.append((best[0], mask))
+        for image in ranks.keys() - best:
+            if folder_split(image) == folder_split(best[0]):
+                notes.add("image-beside-image", image)
+            else:
+                without.append(image)
+    for name in sorted(without):
         notes.add("image-without-label", name)
-    for name in sorted(masks - {mask for _, mask in pairs}):
+    for name in sorted(masks - claims.keys()):
         notes.add("label-without-image", name)
-    return pairs
+    return sorted(pairs)
 
 
 def _name_or_none(name: str) -> str | None:
