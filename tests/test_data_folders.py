@@ -1010,3 +1010,33 @@ def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
     data = read_folder(folder, "segmentation")
     assert data.findings[0].images == [f"images/train/{made[0].name}"]
     assert codes(data) == {"image-without-label": 1}
+
+
+def test_a_label_file_of_another_image_is_not_taken(tmp_path: Path) -> None:
+    folder, made = tmp_path, make.drawn()
+    for number, one in enumerate(made):
+        name = f"{1 + number % 2}/{number // 2}"  # the names of 1 are those of 2
+        make.save(one, folder / "images" / f"{name}.jpg")
+        if number % 4 < 3:
+            lines = make.yolo_lines(one, make.names_of(made), outlines=False)
+            make.write(folder / "labels" / f"{name}.txt", lines)
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"image-without-label-file": 5, "image-without-object": 5}
+    assert all(one.startswith("images/2/") for one in data.findings[0].images)
+
+
+@pytest.mark.parametrize("near", ["seq2/0.jpg", "frames/seq2/0.jpg"])
+def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    (folder / near).parent.mkdir(parents=True)
+    (folder / "images" / made[1].name).rename(folder / near)
+    (folder / "images" / made[0].name).unlink()
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    for row, name in zip(content["images"], ("seq1/0.jpg", "seq2/0.jpg"), strict=False):
+        row["file_name"] = name
+    path.write_text(json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"missing-image": 1}
+    assert len(records_of(data)["0"].instances) == len(made[1].things)
