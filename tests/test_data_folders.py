@@ -1040,3 +1040,28 @@ def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_
     data = read_folder(folder, "detection")
     assert codes(data) == {"missing-image": 1}
     assert len(records_of(data)["0"].instances) == len(made[1].things)
+
+
+def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    content = json.loads((folder / "annotations.json").read_text())
+    annotations = len(content["annotations"])
+    extra = dict(content["annotations"][0], bbox=[1, 1, 9, 9])
+    content["annotations"].append(extra)
+    make.write(folder / "annotations (1).json", json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"repeated-object": annotations}
+    assert sum(len(one.instances) for one in records_of(data).values()) == annotations + 1
+
+
+def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
+    folder = written("coco_one_file", make.drawn(), tmp_path)
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["images"][5]["id"] = content["images"][0]["id"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"image id 0 is that of image_00\.jpg and of image_05\.jpg"
+    ):
+        read_folder(folder, "detection")

@@ -95,9 +95,20 @@ def _read_file(
             notes.add("bad-line", f"{name}: an entry of {key}")
     names = {_key(row.get("id")): str(row.get("name")) for row in rows["categories"]}
     by_id: dict[Any, ImageRecord | None] = {}
+    told_by_id: dict[Any, str] = {}
+    before = {
+        (record.name, *_content(one)) for record in records.values() for one in record.instances
+    }
     for row in rows["images"]:
-        found = places.get((name, str(row.get("file_name"))))
+        told = str(row.get("file_name"))
+        found = places.get((name, told))
         by_id[_key(row.get("id"))] = None
+        if (other := told_by_id.setdefault(_key(row.get("id")), told)) != told:
+            raise UserError(
+                f"{name}: the image id {row.get('id')} is that of {other} and of {told}, so that "
+                "nothing says whose the annotations are. Number the images anew, or leave the "
+                "files apart that were merged"
+            )
         if found is None:
             notes.add("missing-image", row.get("file_name"))
             continue
@@ -116,7 +127,11 @@ def _read_file(
             used.add(category)
             box, outline = row.get("bbox"), row.get("segmentation") or None
             crowd = row.get("iscrowd") in (1, True) or row.get("ignore") in (1, True)
-            record.instances.append(Instance(names[category], box, outline, crowd))
+            instance = Instance(names[category], box, outline, crowd)
+            if before and (record.name, *_content(instance)) in before:
+                notes.add("repeated-object", place)
+            else:
+                record.instances.append(instance)
     # Roboflow's first category is the project itself: the others belong to it.
     groups = {str(row.get("supercategory")) for row in rows["categories"]}
     kept = {key: one for key, one in names.items() if key in used or one not in groups}
@@ -124,6 +139,11 @@ def _read_file(
     for key, one in kept.items():
         ids.setdefault(one, key)
     return ids
+
+
+def _content(one: Instance) -> tuple[str, str, str]:
+    """What two objects of one image differ in."""
+    return one.name, str(one.box), str(one.segmentation)
 
 
 def _key(value: Any) -> Any:

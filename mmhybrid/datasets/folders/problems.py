@@ -54,6 +54,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             {
                 "exif-turned": "images that EXIF turns, as mmcv does when it reads them: their "
                 "labels must be those of the turned image",
+                "repeated-object": "objects that a second annotation file repeats, left out",
                 "split-missing": "splits that are named and not there",
                 "bad-name": "files whose names are no text, left out",
             },
