@@ -1065,3 +1065,44 @@ def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
         UserError, match=r"image id 0 is that of image_00\.jpg and of image_05\.jpg"
     ):
         read_folder(folder, "detection")
+
+
+def masks_of(values: list[int], folder: Path) -> Path:
+    """Masks with other values for 0, 1, 2 and 3."""
+    make.mask_pairs(folder, make.drawn())
+    for path in folder.glob("masks/*/*"):
+        Image.fromarray(np.array(values, np.uint8)[np.array(Image.open(path))]).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "severity"),
+    [
+        ([0, 128, 255, 255], "error"),
+        ([255, 1, 2, 3], "error"),
+        ([0, 85, 170, 255], "warning"),
+        ([0, 0, 255, 255], None),
+    ],
+)
+def test_values_255_are_told(values: list, severity: str | None, tmp_path: Path) -> None:
+    folder = masks_of(values, tmp_path)
+    found = {one.code: one for one in read_folder(folder, "segmentation").findings}
+    assert (found["ignored-pixels"].severity if severity else None) == severity
+    assert severity or "ignored-pixels" not in found
+    if severity:
+        assert "of the pixels have the value 255" in str(found["ignored-pixels"])
+        lines = [f"{value} name {value}" for value in sorted(set(values))]
+        make.write(folder / "classes.txt", "\n".join(lines))
+        data = read_folder(folder, "segmentation")
+        assert data.classes == tuple(f"name {value}" for value in sorted(set(values)))
+        assert not codes(data)["ignored-pixels"]
+
+
+def test_one_stray_value_does_not_make_255_ignored(tmp_path: Path) -> None:
+    folder = masks_of([0, 255, 255, 255], tmp_path)
+    path = next(folder.glob("masks/train/*"))
+    mask = np.array(Image.open(path))
+    mask[0, 0] = 254
+    Image.fromarray(mask).save(path)
+    finding = read_folder(folder, "segmentation").findings[0]
+    assert (finding.code, finding.severity) == ("ignored-pixels", "error")

@@ -27,6 +27,7 @@ STRONG = MASKS - {"dir", "l", "png", "ground"}  # of these, one suffices
 VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "__ignore__", "unknown"}
 BACKGROUND = "background"
 MOST_UNNAMED = 50  # values of masks
+MOST_IGNORED = 0.1  # share of all pixels that may have the value 255, where nothing names values
 GROUND = 0.1  # share of all pixels from which a value 0 without a name is the background
 
 
@@ -56,6 +57,8 @@ def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
     in_colour = any(one for one, _ in counted.values())
     total: Counter[int] = sum((values for _, values in counted.values()), Counter())
     values = _classes_by_colour(rows, total) if in_colour else _classes_by_value(rows, total, notes)
+    if not in_colour and IGNORED not in values:
+        _tell_ignored(rows, total, notes)
     odd = [image for image, (one, _) in counted.items() if one != in_colour]
     if odd:
         told = f"some masks are colours and others are class numbers, such as that of {odd[0]}"
@@ -248,6 +251,21 @@ def _classes_by_value(
         notes.say("zero-unnamed", "warning", told)
         return dict(enumerate([BACKGROUND if is_ground else None, *map(_name_or_none, names)]))
     return dict(enumerate(map(_name_or_none, names)))
+
+
+def _tell_ignored(rows: list[ClassRow], total: Counter[int], notes: Notes) -> None:
+    """Says how much has the value 255: without names it may be a class."""
+    ignored = total[IGNORED]
+    if not ignored:
+        return
+    objects = total.total() - total[0] - ignored
+    is_class = not rows and (ignored > MOST_IGNORED * total.total() or ignored > objects)
+    severity = "error" if is_class else "warning"
+    told = (
+        f"{ignored / total.total():.1%} of the pixels have the value {IGNORED}, which is ignored. "
+        f"If it is a class, write classes.txt with a line for each value, such as {IGNORED} cup"
+    )
+    notes.say("ignored-pixels", severity, told)
 
 
 def _tell_pixels(
