@@ -32,7 +32,7 @@ from mmhybrid.datasets.folders import (
     read_prepared,
     write_dataset,
 )
-from mmhybrid.datasets.folders.class_table import ClassRow, read_class_table
+from mmhybrid.datasets.folders.class_table import ClassRow, read_class_names, read_class_table
 from mmhybrid.datasets.folders.listing import Listing, split_of
 from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
 from mmhybrid.datasets.folders.records import FolderData
@@ -678,11 +678,33 @@ def test_junk_in_an_annotation_file_ends_in_a_sentence(tmp_path: Path, data: st.
         ("# label:color_rgb:parts:actions\na b:1,2,3::", [ClassRow("a b", None, (1, 2, 3))]),
         ("64 128 64\tAnimal", [ClassRow("Animal", None, (64, 128, 64))]),
         ("0,wall,1,2,3", [ClassRow("wall", None, (1, 2, 3))]),
+        ("car\n2 wheeler\nbus", [ClassRow("car"), ClassRow("2 wheeler"), ClassRow("bus")]),
     ],
 )
 def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(text)
     assert read_class_table(Listing(tmp_path, Notes()), "classes.txt") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1 euro\n2 euro\n50 cent", ["1 euro", "2 euro", "50 cent"]),
+        ("car\n2 wheeler\nbus", ["car", "2 wheeler", "bus"]),
+        ("car\n2 wheeler", ["car", "2 wheeler"]),
+        ("1 euro\n2 euro", ["1 euro", "2 euro"]),
+        ("0 car\n1: bus", ["car", "bus"]),
+        ("1 bus\n0 car", ["car", "bus"]),
+        ("1 car\n2 bus", ["car", "bus"]),
+        ("car: 0\nbus: 1", ["car", "bus"]),
+        ("id,name\n0,car\n1,bus", ["car", "bus"]),
+        ("car,1,2,3\nbus,4,5,6", ["car", "bus"]),
+    ],
+)
+def test_names_of_yolo(text: str, names: list, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    found = read_class_names(Listing(tmp_path, Notes()), "classes.txt")
+    assert found == dict(enumerate(names))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 import posixpath
 from typing import Any
 
-from mmhybrid.datasets.folders.class_table import read_class_table
+from mmhybrid.datasets.folders.class_table import read_class_names
 from mmhybrid.datasets.folders.listing import Listing, folder_split, split_named, stem
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance
@@ -80,7 +80,7 @@ def _names(listing: Listing, about: dict[str, Any]) -> dict[int, str]:
     for name in listing.named(
         "classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"
     ):
-        return {number: row.name for number, row in enumerate(read_class_table(listing, name))}
+        return read_class_names(listing, name)
     return {}
 
 
