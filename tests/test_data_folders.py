@@ -1128,3 +1128,29 @@ def test_one_stray_value_does_not_make_255_ignored(tmp_path: Path) -> None:
     Image.fromarray(mask).save(path)
     finding = read_folder(folder, "segmentation").findings[0]
     assert (finding.code, finding.severity) == ("ignored-pixels", "error")
+
+
+def test_the_named_suffix_goes_before_the_nearer_file(tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        make.save(one, tmp_path / "imgs" / one.name)
+        mask = tmp_path / "labels" / "masks" / f"{Path(one.name).stem}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    content = make.coco_content(made, make.names_of(made))
+    make.write(tmp_path / "labels" / "coco.json", json.dumps(content))
+    data = read_folder(tmp_path, "detection")
+    assert {Path(one.name).parent.name for one in records_of(data).values()} == {"imgs"}
+
+
+def test_voc_beside_trimaps(tmp_path: Path) -> None:
+    for one in make.drawn():
+        name = Path(one.name).stem
+        make.save(one, tmp_path / "images" / one.name)
+        make.write(tmp_path / "annotations" / "xmls" / f"{name}.xml", make.voc_text(one, one.name))
+        mask = tmp_path / "annotations" / "trimaps" / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, "detection")
+    assert {Path(one.name).parent.name for one in records_of(data).values()} == {"images"}
+    assert codes(data) == {"image-beside-image": 20}

@@ -1,5 +1,6 @@
 """The files of a folder: found once, looked up by name, read with care."""
 
+import itertools
 import json
 import os
 import posixpath
@@ -131,14 +132,11 @@ class Listing:
     def _best(self, found: list[str], parts: list[str], near: str, name: str) -> str | None:
         """Of files with one stem: the one with most in common with the name, then the split."""
 
-        def rank(one: str) -> tuple[int, bool, int]:
-            folders = one.split("/")[:-1]
-            pairs = zip(reversed(folders), reversed(parts[:-1]), strict=False)
-            alike = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(folders), 99))
-            same_split = folder_split(one) == split_of(near)
+        def rank(one: str) -> tuple[int, bool, bool, int]:
             same_suffix = _suffix(one) == _suffix(name)
+            same_split = folder_split(one) == split_of(near)
             beside = len(os.path.commonpath([one, near]) if near else "")
-            return alike, same_split, beside, same_suffix
+            return _alike(one.split("/")[:-1], parts[:-1]), same_suffix, same_split, beside
 
         best = sorted(found, key=rank)[-2:]
         if len(best) == 2 and rank(best[0]) == rank(best[1]):
@@ -226,6 +224,12 @@ class Listing:
 def _is_text(name: str) -> bool:
     """Whether a name can stand on a line of a list."""
     return not set(name) & {"\n", "\r"} and name == name.encode("utf-8", "ignore").decode()
+
+
+def _alike(folders: list[str], others: list[str]) -> int:
+    """How many folders two paths have in common at their ends."""
+    pairs = zip(reversed(folders), reversed(others), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _suffix(name: str) -> str:

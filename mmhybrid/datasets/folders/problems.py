@@ -62,7 +62,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
         (
             *("info", "info", "images"),
             {
-                "image-beside-image": "images whose mask is that of another image of this name, "
+                "image-beside-image": "images whose label is that of another image of this name, "
                 "left out",
                 "image-not-listed": "images that no annotation file lists, left out",
                 "image-without-label-file": "images without a label file, taken as images without "
