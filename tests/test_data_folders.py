@@ -1154,3 +1154,23 @@ def test_voc_beside_trimaps(tmp_path: Path) -> None:
     data = read_folder(tmp_path, "detection")
     assert {Path(one.name).parent.name for one in records_of(data).values()} == {"images"}
     assert codes(data) == {"image-beside-image": 20}
+
+
+@pytest.mark.parametrize("line", ["{}/{}.jpg", "/home/me/JPEGImages/{}/{}.jpg {}/{}.png", "{}/{}"])
+def test_lists_of_sequences_whose_names_repeat(line: str, tmp_path: Path) -> None:
+    lists: dict[str, list[str]] = {"train": [], "val": []}
+    for number, one in enumerate(make.drawn()):
+        sequence, name = ("night", "day")[number % 2], str(number // 2)
+        make.save(one, tmp_path / "JPEGImages" / sequence / f"{name}.jpg")
+        mask = tmp_path / "SegmentationClass" / sequence / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+        if number < 18:
+            split = ("train", "val")[number % 2]
+            lists[split].append(line.format(sequence, name, sequence, name))
+    for split, lines in lists.items():
+        make.write(tmp_path / f"{split}.txt", "\n".join(lines))
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0, "image-without-split": 2}
+    found = {split: {one.name.split("/")[1] for one in part} for split, part in data.splits.items()}
+    assert found == {"train": {"night"}, "val": {"day"}}

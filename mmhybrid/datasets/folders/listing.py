@@ -197,8 +197,8 @@ class Listing:
         except (ElementTree.ParseError, ValueError, RecursionError) as error:
             raise ValueError(f"{name}: {error}") from error
 
-    def split_lists(self, part: str = "") -> dict[str, dict[str, str]]:
-        """Lists such as ``ImageSets/Main/train.txt``: split by stem of the image, by list.
+    def split_lists(self, part: str = "") -> dict[str, str]:
+        """Lists such as ``ImageSets/Main/train.txt``: split by image, masks among them, by list.
 
         ``part`` is what the list's path must have. Lists whose lines are no images do not count.
         """
@@ -207,18 +207,24 @@ class Listing:
             word = stem(name)
             if part not in name or word not in ("train", "val", "valid", "test", "trainval"):
                 continue
-            stems = [self._stem_of_line(line) for line in self.lines(name) if line]
-            for one in stems:
-                if one and not (word == "trainval" and one in splits):
+            for one in (one for line in self.lines(name) if line for one in self._of_line(line)):
+                if not (word == "trainval" and one in splits):
                     splits[one] = split_named(word.removesuffix("val") or word) or "train"
         return splits
 
-    def _stem_of_line(self, line: str) -> str | None:
-        for word in (line, line.split()[0], posixpath.basename(line)):
-            for one in (stem(word), unicodedata.normalize("NFC", word).lower()):
-                if one in self.by_stem:
-                    return one
-        return None
+    def _of_line(self, line: str) -> list[str]:
+        """The images of a name that a line gives, of those the ones whose folders fit best."""
+        best, most = [], -1
+        for word in (line, line.split()[0]):
+            *folders, base = [part for part in re.split(r"[/\\]", word) if part] or [word]
+            for key in (stem(base), unicodedata.normalize("NFC", base).lower()):
+                alike = {
+                    one: _alike(one.split("/")[:-1], folders) for one in self.by_stem.get(key, [])
+                }
+                if max(alike.values(), default=-1) > most:
+                    most = max(alike.values())
+                    best = [one for one, number in alike.items() if number == most]
+        return best
 
 
 def _is_text(name: str) -> bool:

@@ -47,10 +47,11 @@ def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
             if values is None:
                 notes.add("bad-file", mask)
                 continue
-            if "train" in lists.values() and stem(image) not in lists:
+            told = lists.get(image) or lists.get(mask)
+            if "train" in lists.values() and told is None:
                 notes.add("image-without-split", image)
                 continue
-            split = lists.get(stem(image)) or folder_split(image) or folder_split(mask) or ""
+            split = told or folder_split(image) or folder_split(mask) or ""
             record = ImageRecord(image, listing.root / image, mask=listing.root / mask)
             splits[split].append(record)
             counted[image] = (in_colour, values)

@@ -39,10 +39,10 @@ def read_voc(listing: Listing, notes: Notes) -> FolderData | None:
             notes.add("label-without-image", name)
             continue
         labelled.add(image)
-        if "train" in lists.values() and stem(image) not in lists:
+        if "train" in lists.values() and image not in lists:
             notes.add("image-without-split", image)
             continue
-        split = lists.get(stem(image)) or folder_split(image) or ""
+        split = lists.get(image) or folder_split(image) or ""
         record = ImageRecord(image, listing.root / image)
         record.annotated_size = size_told(tree.findtext("size/width"), tree.findtext("size/height"))
         record.instances = [_instance(one, first) for one in tree.iterfind("object")]
