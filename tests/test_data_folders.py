@@ -730,6 +730,8 @@ def test_classes_in_json(content: object, rows: list, tmp_path: Path) -> None:
         ("validation.json", "val"),
         ("trainannot/a.png", "train"),
         ("test/images/train.jpg", "train"),
+        ("TrainSet/cat/a.jpg", "train"),
+        ("setter/testsets.json", None),
         ("contest/latest.json", None),
         ("result.json", None),
     ],
@@ -1174,3 +1176,30 @@ def test_lists_of_sequences_whose_names_repeat(line: str, tmp_path: Path) -> Non
     assert codes(data) == {"no-names": 0, "image-without-split": 2}
     found = {split: {one.name.split("/")[1] for one in part} for split, part in data.splits.items()}
     assert found == {"train": {"night"}, "val": {"day"}}
+
+
+# ---- folders of classes
+
+
+@pytest.mark.parametrize("layout", ["{split}Set/{label}", "{label}/{split}", "{label}/{split}/raw"])
+def test_splits_around_and_below_the_classes(layout: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        place = layout.format(split=one.split.title(), label=one.label)
+        make.save(one, tmp_path / place / one.name)
+    data = read_folder(tmp_path, "classification")
+    assert data.classes == ("disc", "square", "triangle")
+    assert (data.own_split, codes(data)) == (False, {})
+    for split, part in data.splits.items():
+        assert len(part) == sum(one.split == split for one in made)
+
+
+def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
+    folder = written("class_folders", make.drawn(), tmp_path)
+    make.write(folder / "disc" / "phone.HEIC", "x")
+    make.write(folder / "disc" / "moving.gif", "x")
+    (folder / "disc" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "disc" / "itself.jpg").symlink_to(folder / "disc" / "itself.jpg")
+    data = read_folder(folder, "classification")
+    assert codes(data) == {"unread-format": 2, "dead-link": 2}
+    assert {one.severity for one in data.findings} == {"warning"}

@@ -30,7 +30,11 @@ IMAGE_SUFFIXES = {
     ".pgm",
     ".jfif",
 }
-_SPLIT = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?![a-z])")
+# Of images that OpenCV does not read everywhere.
+UNREAD_SUFFIXES = {".heic", ".heif", ".gif", ".avif", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+_SPLIT = re.compile(
+    r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?:set)?(?![a-z])"
+)
 
 
 def split_named(word: str) -> str | None:
@@ -69,6 +73,7 @@ class Listing:
             raise UserError(f"{root} is not a folder")
         self.empty_folders: list[str] = []
         self.bad_names: list[str] = []
+        self.dead_links: list[str] = []
         self.files = sorted(self._walk())
         self.known = set(self.files)
         self.folders = {parent for name in self.files for parent in _parents(name)}
@@ -95,7 +100,9 @@ class Listing:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in ("__MACOSX", "@eaDir"):
                     continue
-                if entry.is_dir():
+                if entry.is_symlink() and not os.path.exists(entry.path):  # or to itself
+                    self.dead_links.append(ascii(name + entry.name)[1:-1])
+                elif entry.is_dir():
                     waiting.append((Path(entry.path), f"{name}{entry.name}/"))
                 elif entry.is_file() and _is_text(entry.name):
                     yield name + entry.name

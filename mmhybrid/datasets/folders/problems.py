@@ -17,6 +17,9 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             {
                 "missing-image": "annotated images that are not in the folder",
                 "unreadable-image": "images that cannot be read, left out",
+                "unread-format": "images of a format that is not read, left out: save them as "
+                "JPEG or PNG",
+                "dead-link": "links to files that are not there, left out",
                 "ambiguous-image": "annotated images whose name several files have, left out",
                 "size-differs": "images of another size than their annotations say: their boxes "
                 "may lie in the wrong places",
