@@ -1203,3 +1203,37 @@ def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
     data = read_folder(folder, "classification")
     assert codes(data) == {"unread-format": 2, "dead-link": 2}
     assert {one.severity for one in data.findings} == {"warning"}
+
+
+def test_a_column_of_labels_is_not_guessed(tmp_path: Path) -> None:
+    made = make.drawn()
+    rows = ["id,code,diagnosis,sex"]
+    codes_ = {"disc": "d", "square": "s", "triangle": "t"}
+    for number, one in enumerate(made):
+        make.save(one, tmp_path / one.name)
+        rows.append(f"{one.name},{codes_[one.label]},{one.label},{'fm'[number % 2]}")
+    table = make.write(tmp_path / "metadata.csv", "\n".join(rows))
+    with pytest.raises(UserError, match=r"metadata\.csv .*: code, sex.*`label`"):
+        read_folder(tmp_path, "classification")
+    table.write_text(table.read_text().replace("diagnosis", "Label"))
+    names = tuple(sorted(codes_))
+    assert read_folder(tmp_path, "classification").classes == names
+    make.write(table, "\n".join(rows[1:]))  # no titles
+    with pytest.raises(UserError, match="column 2, column 4"):
+        read_folder(tmp_path, "classification")
+    make.write(table, "\n".join(row.replace(",t,", ",s,") for row in rows))  # genus and species
+    with pytest.raises(UserError, match="code, diagnosis, sex"):
+        read_folder(tmp_path, "classification")
+    # Two columns that say the same are one.
+    make.write(table, "\n".join(row.rpartition(",")[0] for row in rows))
+    assert read_folder(tmp_path, "classification").classes == ("d", "s", "t")
+
+
+def test_rows_that_contradict_each_other_are_told(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("table_plain", made, tmp_path)
+    with (folder / "train.csv").open("a") as file:
+        file.write(f"{made[0].name};{made[0].label}\n{made[1].name};{made[0].label}\n")
+    data = read_folder(folder, "classification")
+    assert codes(data) == {"other-label": 1}
+    assert records_of(data)[Path(made[1].name).stem].label == made[1].label

@@ -34,6 +34,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             *("warning", "error", "objects"),
             {
                 "bad-line": "lines, rows or entries that cannot be understood, left out",
+                "other-label": "rows that give an image another class than one before, left out",
                 "bad-box": "boxes that are no four numbers, left out",
                 "empty-box": "boxes smaller than a pixel, left out",
                 "box-outside": "boxes outside of their image, left out",
