@@ -1237,3 +1237,21 @@ def test_rows_that_contradict_each_other_are_told(tmp_path: Path) -> None:
     data = read_folder(folder, "classification")
     assert codes(data) == {"other-label": 1}
     assert records_of(data)[Path(made[1].name).stem].label == made[1].label
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_that_are_cut_do_not_validate(suffix: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        one.name = f"{Path(one.name).stem}{suffix}"
+    folder = written("yolo_folders", made, tmp_path)
+    cut, *others = sorted((folder / "images" / "val").iterdir())
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert Image.open(cut).size  # its head is whole
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"unreadable-image": 1}
+    assert [one.path for one in data.splits["val"]] == others
+    for path in others:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="no image to validate on can be read"):
+        read_folder(folder, "detection")

@@ -13,7 +13,7 @@ from mmhybrid.datasets.folders.label_table import read_label_table
 from mmhybrid.datasets.folders.labelme import read_labelme
 from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
-from mmhybrid.datasets.folders.measuring import clean, measure
+from mmhybrid.datasets.folders.measuring import clean, decodable, measure
 from mmhybrid.datasets.folders.problems import Notes, is_many
 from mmhybrid.datasets.folders.records import SPLITS, TASKS, FolderData, ImageRecord, TaskError
 from mmhybrid.datasets.folders.splitting import classes_in, same_bytes, split_off
@@ -73,6 +73,12 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
     _check_half(data, records, notes)
     _drop_unused(data, records, notes)
     _complete_splits(data, notes, seed)
+    for split in ("val", "test"):  # a training goes on without an image
+        data.splits[split] = decodable(data.splits.get(split, []), notes)
+    if not data.splits["test"]:
+        del data.splits["test"]
+    if not data.splits["val"]:
+        raise UserError(f"{data.folder} ({data.format}): no image to validate on can be read")
     _compare_splits(data, notes)
     objects = sum(len(one.instances) for one in records)
     data.findings = notes.findings(len(records), objects or len(records))
