@@ -1255,3 +1255,39 @@ def test_images_that_are_cut_do_not_validate(suffix: str, tmp_path: Path) -> Non
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match="no image to validate on can be read"):
         read_folder(folder, "detection")
+
+
+# ---- odd files
+
+
+def test_labelme_in_latin_1_with_the_image_in_it(tmp_path: Path) -> None:
+    folder = written("labelme_embedded", make.drawn(), tmp_path / "data")
+    path = next(folder.glob("*.json"))
+    content = json.loads(path.read_text())
+    content["shapes"][0]["label"] = "Stra\xdfe"
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode("latin-1"))
+    prepared = write_dataset(read_folder(folder, "instances"), tmp_path / "work")
+    assert "Stra\xdfe" in prepared.classes
+
+
+def test_names_in_yaml_that_are_words_of_yes_and_no(tmp_path: Path) -> None:
+    folder = written("yolo_folders", make.drawn(), tmp_path)
+    (folder / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [no, yes, True]\n"
+    )
+    assert read_folder(folder, "detection").classes == ("no", "yes", "True")
+
+
+def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:
+    for one in make.drawn():
+        place, name = f"{one.split}/aachen", Path(one.name).stem
+        make.save(one, tmp_path / "leftImg8bit" / place / f"{name}_leftImg8bit.png")
+        ours = tmp_path / "gtFine" / place
+        ours.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(ours / f"{name}_gtFine_labelIds.png")
+        Image.fromarray(one.mask.astype(np.uint16)).save(ours / f"{name}_gtFine_instanceIds.png")
+        colours = np.array(make.COLOURS, np.uint8)[one.mask]
+        Image.fromarray(colours).save(ours / f"{name}_gtFine_color.png")
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0}
+    assert [len(part) for part in data.splits.values()] == [14, 6]

@@ -9,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import yaml
@@ -57,6 +57,25 @@ def folder_split(name: str) -> str | None:
 def stem(name: str) -> str:
     """Name without folders and extension, alike for every way to write an accent."""
     return unicodedata.normalize("NFC", posixpath.splitext(posixpath.basename(name))[0]).lower()
+
+
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, with or without a byte order mark, or in UTF-16 or Latin-1."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Leaves ``no`` and ``yes`` texts, which are names of classes."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class Listing:
@@ -166,16 +185,11 @@ class Listing:
         return None
 
     def text(self, name: str) -> str:
-        """A text file in UTF-8, with or without a byte order mark, or in UTF-16 or Latin-1."""
+        """A text file, in whatever encoding."""
         content = (self.root / name).read_bytes()
         if content.startswith(b"\xef\xbb\xbf") or b"\r\n" in content[:10000]:
             self.notes.add("windows-text", name)
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16", "replace")
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return content.decode("latin-1")
+        return decoded(content)
 
     def lines(self, name: str) -> list[str]:
         return [line.strip() for line in self.text(name).splitlines()]
@@ -190,7 +204,7 @@ class Listing:
     def yaml(self, name: str) -> Any:
         """Raises ``ValueError`` with file and line; no tag of the file makes an object."""
         try:
-            return yaml.safe_load(self.text(name))
+            return yaml.load(self.text(name), _YamlLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
 

@@ -197,7 +197,8 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
     for name in sorted(without):
         notes.add("image-without-label", name)
     for name in sorted(masks - claims.keys()):
-        notes.add("label-without-image", name)
+        if not stem(name).endswith(("_color", "_instanceids")):  # Cityscapes has these too
+            notes.add("label-without-image", name)
     return sorted(pairs)
 
 
