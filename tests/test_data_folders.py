@@ -1203,6 +1203,10 @@ def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
     data = read_folder(folder, "classification")
     assert codes(data) == {"unread-format": 2, "dead-link": 2}
     assert {one.severity for one in data.findings} == {"warning"}
+    for path in folder.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no images but such as disc/moving\.gif"):
+        read_folder(folder, "classification")
 
 
 def test_a_column_of_labels_is_not_guessed(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
         raise ArgumentError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     listing = Listing(folder, Notes())
     if not listing.images and not listing.with_suffix(".json"):
-        raise UserError(f"{folder} has no images")
+        unread = listing.with_suffix(*UNREAD_SUFFIXES)
+        told = f" but such as {unread[0]}, which are not read: save them as JPEG" if unread else ""
+        raise UserError(f"{folder} has no images{told}")
     data, notes = _recognise(listing, READERS[task])
     if data is None:
         raise _wrong_task(listing, folder, task)
