@@ -1005,6 +1005,7 @@ def test_the_page_lists_every_code_with_its_severity(root: Path) -> None:
         ("SegmentationObject/{}.png", {"image-beside-image": 20}),
         ("SegmentationClassVisualization/{}.jpg", {"image-beside-image": 20}),
         ("copies/images/{}.jpg", {"image-beside-image": 20}),
+        ("copies/{}.jpg", {"image-beside-image": 20}),
         ("JPEGImages/{}.bmp", {"ambiguous-image": 20}),
     ],
 )
@@ -1295,3 +1296,15 @@ def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:
     data = read_folder(tmp_path, "segmentation")
     assert codes(data) == {"no-names": 0}
     assert [len(part) for part in data.splits.values()] == [14, 6]
+
+
+def test_the_image_in_a_folder_called_images_has_the_mask(tmp_path: Path) -> None:
+    for one in make.drawn():
+        for folder in ("images/a", "depth/a"):  # neither has the folders of the mask
+            make.save(one, tmp_path / folder / f"{Path(one.name).stem}.jpg")
+        mask = tmp_path / "masks" / "b" / f"{Path(one.name).stem}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0, "image-beside-image": 20}
+    assert all(one.name.startswith("images/") for one in data.splits["train"])

@@ -11,6 +11,8 @@ from mmhybrid.errors import UserError
 
 LABELS = ["label", "labels", "class", "class_name", "classname", "category", "species", "target"]
 
+MOST_NAMED = 8  # columns in a message
+
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -110,8 +112,11 @@ def _label_reader(
         )
         if 1 < len(values[i]) < len(rows) and not is_same:
             several.append(i)
+        if len(several) == MOST_NAMED:
+            break
     if len(several) > 1:
-        titled = ", ".join(header[i] if header else f"column {i + 1}" for i in sorted(several))
+        titles = dict(enumerate(header or []))
+        titled = ", ".join(titles.get(i, f"column {i + 1}") for i in sorted(several))
         raise UserError(
             f"{name} names images, and several of its columns may be their labels: {titled}. Give "
             "the one that is the title `label`" + ("" if header else ", in a first line of titles")

@@ -177,19 +177,21 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
         key = _key(image, False)
         found = by_key.get(key) or by_stem.get(key[-1], [])
         if len(found) == 1:
-            claims[found[0]][image] = (key in by_key, bool(IMAGES & set(_words(image))))
+            is_in_images = bool(IMAGES & set(_words(posixpath.dirname(image))))
+            claims[found[0]][image] = (key in by_key, is_in_images)
         else:
             without.append(image)
     if not claims:
         return None
     pairs = []
     for mask, ranks in claims.items():
-        best = [image for image, rank in ranks.items() if rank == max(ranks.values())]
+        most = max(ranks.values())
+        best = [image for image, rank in ranks.items() if rank == most]
         if len(best) > 1:
             notes.add("ambiguous-image", mask)
             continue
         pairs.append((best[0], mask))
-        for image in ranks.keys() - best:
+        for image in sorted(ranks.keys() - best):
             if folder_split(image) == folder_split(best[0]):
                 notes.add("image-beside-image", image)
             else:
