@@ -1308,3 +1308,14 @@ def test_the_image_in_a_folder_called_images_has_the_mask(tmp_path: Path) -> Non
     data = read_folder(tmp_path, "segmentation")
     assert codes(data) == {"no-names": 0, "image-beside-image": 20}
     assert all(one.name.startswith("images/") for one in data.splits["train"])
+
+
+def test_an_image_that_is_cut_inside_of_labelme_is_left_out(tmp_path: Path) -> None:
+    folder = written("labelme_embedded", make.drawn(), tmp_path / "data")
+    path = next(folder.glob("*.json"))
+    content = json.loads(path.read_text())
+    content["imageData"] = content["imageData"][: len(content["imageData"]) // 8 * 4]
+    path.write_text(json.dumps(content))
+    data = read_folder(folder, "instances")
+    assert codes(data)["unreadable-image"] == 1
+    assert sum(write_dataset(data, tmp_path / "work").images.values()) == 19

@@ -61,7 +61,7 @@ def _size(listing: Listing, record: ImageRecord) -> tuple[int, int, bool, Any] |
             warnings.simplefilter("ignore")
             if record.embedded_in is not None:
                 name = os.path.relpath(record.embedded_in, listing.root).replace(os.sep, "/")
-                return *embedded_image(listing.json(name)).size, False, None
+                return *embedded_image(listing.json(name)).convert("RGB").size, False, None
             with Image.open(record.path) as image:
                 width, height = image.size
                 # Of other formats Pillow would read all pixels to look for it.
