@@ -1035,6 +1035,11 @@ def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
     data = read_folder(folder, "segmentation")
     assert data.findings[0].images == [f"images/train/{made[0].name}"]
     assert codes(data) == {"image-without-label": 1}
+    (folder / "images" / "val" / made[0].name).unlink()
+    assert codes(read_folder(folder, "segmentation")) == {
+        "image-without-label": 1,
+        "label-without-image": 1,
+    }
 
 
 def test_a_label_file_of_another_image_is_not_taken(tmp_path: Path) -> None:
