@@ -32,7 +32,7 @@ from mmhybrid.datasets.folders import (
     read_prepared,
     write_dataset,
 )
-from mmhybrid.datasets.folders.class_table import ClassRow, read_class_table
+from mmhybrid.datasets.folders.class_table import ClassRow, read_class_names, read_class_table
 from mmhybrid.datasets.folders.listing import Listing, split_of
 from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
 from mmhybrid.datasets.folders.records import FolderData
@@ -678,11 +678,33 @@ def test_junk_in_an_annotation_file_ends_in_a_sentence(tmp_path: Path, data: st.
         ("# label:color_rgb:parts:actions\na b:1,2,3::", [ClassRow("a b", None, (1, 2, 3))]),
         ("64 128 64\tAnimal", [ClassRow("Animal", None, (64, 128, 64))]),
         ("0,wall,1,2,3", [ClassRow("wall", None, (1, 2, 3))]),
+        ("car\n2 wheeler\nbus", [ClassRow("car"), ClassRow("2 wheeler"), ClassRow("bus")]),
     ],
 )
 def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(text)
     assert read_class_table(Listing(tmp_path, Notes()), "classes.txt") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1 euro\n2 euro\n50 cent", ["1 euro", "2 euro", "50 cent"]),
+        ("car\n2 wheeler\nbus", ["car", "2 wheeler", "bus"]),
+        ("car\n2 wheeler", ["car", "2 wheeler"]),
+        ("1 euro\n2 euro", ["1 euro", "2 euro"]),
+        ("0 car\n1: bus", ["car", "bus"]),
+        ("1 bus\n0 car", ["car", "bus"]),
+        ("1 car\n2 bus", ["car", "bus"]),
+        ("car: 0\nbus: 1", ["car", "bus"]),
+        ("id,name\n0,car\n1,bus", ["car", "bus"]),
+        ("car,1,2,3\nbus,4,5,6", ["car", "bus"]),
+    ],
+)
+def test_names_of_yolo(text: str, names: list, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    found = read_class_names(Listing(tmp_path, Notes()), "classes.txt")
+    assert found == dict(enumerate(names))
 
 
 @pytest.mark.parametrize(
@@ -708,6 +730,8 @@ def test_classes_in_json(content: object, rows: list, tmp_path: Path) -> None:
         ("validation.json", "val"),
         ("trainannot/a.png", "train"),
         ("test/images/train.jpg", "train"),
+        ("TrainSet/cat/a.jpg", "train"),
+        ("setter/testsets.json", None),
         ("contest/latest.json", None),
         ("result.json", None),
     ],
@@ -970,3 +994,333 @@ def test_the_page_lists_every_code_with_its_severity(root: Path) -> None:
     said = dict(re.findall(r'(?:say|Finding)\("([\w-]+)", ("\w+"|severity)', source))
     severities = {'"error"': "error", '"warning"': "warning", '"info"': "info"}
     assert listed == {code: severities.get(one, "warning or error") for code, one in said.items()}
+
+
+# ---- files of one name that belong to different images
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        ("SegmentationObject/{}.png", {"image-beside-image": 20}),
+        ("SegmentationClassVisualization/{}.jpg", {"image-beside-image": 20}),
+        ("copies/images/{}.jpg", {"image-beside-image": 20}),
+        ("copies/{}.jpg", {"image-beside-image": 20}),
+        ("JPEGImages/{}.bmp", {"ambiguous-image": 20}),
+    ],
+)
+def test_a_mask_belongs_to_one_image(beside: str, found: dict, tmp_path: Path) -> None:
+    folder = written("masks_palette", make.drawn(), tmp_path)
+    for path in (folder / "JPEGImages").iterdir():
+        other = folder / beside.format(path.stem)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(other)
+    if "ambiguous-image" in found:
+        with pytest.raises(UserError, match=r"no image that can be used.*several files have.*: 20"):
+            read_folder(folder, "segmentation")
+        return
+    data = read_folder(folder, "segmentation")
+    assert codes(data) == found
+    names = [one.name for part in data.splits.values() for one in part]
+    assert len(names) == 20
+    assert {Path(one).parent.name for one in names} == {"JPEGImages"}
+
+
+def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("masks_index", made, tmp_path)
+    name = f"{Path(made[0].name).stem}.png"
+    make.save(made[0], folder / "images" / "val" / made[0].name)
+    shutil.move(folder / "masks" / "train" / name, folder / "masks" / "val" / name)
+    data = read_folder(folder, "segmentation")
+    assert data.findings[0].images == [f"images/train/{made[0].name}"]
+    assert codes(data) == {"image-without-label": 1}
+    (folder / "images" / "val" / made[0].name).unlink()
+    assert codes(read_folder(folder, "segmentation")) == {
+        "image-without-label": 1,
+        "label-without-image": 1,
+    }
+
+
+def test_a_label_file_of_another_image_is_not_taken(tmp_path: Path) -> None:
+    folder, made = tmp_path, make.drawn()
+    for number, one in enumerate(made):
+        name = f"{1 + number % 2}/{number // 2}"  # the names of 1 are those of 2
+        make.save(one, folder / "images" / f"{name}.jpg")
+        if number % 4 < 3:
+            lines = make.yolo_lines(one, make.names_of(made), outlines=False)
+            make.write(folder / "labels" / f"{name}.txt", lines)
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"image-without-label-file": 5, "image-without-object": 5}
+    assert all(one.startswith("images/2/") for one in data.findings[0].images)
+
+
+@pytest.mark.parametrize("near", ["seq2/0.jpg", "frames/seq2/0.jpg"])
+def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    (folder / near).parent.mkdir(parents=True)
+    (folder / "images" / made[1].name).rename(folder / near)
+    (folder / "images" / made[0].name).unlink()
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    for row, name in zip(content["images"], ("seq1/0.jpg", "seq2/0.jpg"), strict=False):
+        row["file_name"] = name
+    path.write_text(json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"missing-image": 1}
+    assert len(records_of(data)["0"].instances) == len(made[1].things)
+
+
+def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    content = json.loads((folder / "annotations.json").read_text())
+    annotations = len(content["annotations"])
+    extra = dict(content["annotations"][0], bbox=[1, 1, 9, 9])
+    content["annotations"].append(extra)
+    make.write(folder / "annotations (1).json", json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"repeated-object": annotations}
+    assert sum(len(one.instances) for one in records_of(data).values()) == annotations + 1
+
+
+def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
+    folder = written("coco_one_file", make.drawn(), tmp_path)
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["images"][5]["id"] = content["images"][0]["id"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"image id 0 is that of image_00\.jpg and of image_05\.jpg"
+    ):
+        read_folder(folder, "detection")
+
+
+def masks_of(values: list[int], folder: Path) -> Path:
+    """Masks with other values for 0, 1, 2 and 3."""
+    make.mask_pairs(folder, make.drawn())
+    for path in folder.glob("masks/*/*"):
+        Image.fromarray(np.array(values, np.uint8)[np.array(Image.open(path))]).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "severity"),
+    [
+        ([0, 128, 255, 255], "error"),
+        ([255, 1, 2, 3], "error"),
+        ([0, 85, 170, 255], "warning"),
+        ([0, 0, 255, 255], None),
+    ],
+)
+def test_values_255_are_told(values: list, severity: str | None, tmp_path: Path) -> None:
+    folder = masks_of(values, tmp_path)
+    found = {one.code: one for one in read_folder(folder, "segmentation").findings}
+    assert (found["ignored-pixels"].severity if severity else None) == severity
+    assert severity or "ignored-pixels" not in found
+    if severity:
+        assert "of the pixels have the value 255" in str(found["ignored-pixels"])
+        lines = [f"{value} name {value}" for value in sorted(set(values))]
+        make.write(folder / "classes.txt", "\n".join(lines))
+        data = read_folder(folder, "segmentation")
+        assert data.classes == tuple(f"name {value}" for value in sorted(set(values)))
+        assert not codes(data)["ignored-pixels"]
+
+
+def test_one_stray_value_does_not_make_255_ignored(tmp_path: Path) -> None:
+    folder = masks_of([0, 255, 255, 255], tmp_path)
+    path = next(folder.glob("masks/train/*"))
+    mask = np.array(Image.open(path))
+    mask[0, 0] = 254
+    Image.fromarray(mask).save(path)
+    finding = read_folder(folder, "segmentation").findings[0]
+    assert (finding.code, finding.severity) == ("ignored-pixels", "error")
+
+
+def test_the_named_suffix_goes_before_the_nearer_file(tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        make.save(one, tmp_path / "imgs" / one.name)
+        mask = tmp_path / "labels" / "masks" / f"{Path(one.name).stem}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    content = make.coco_content(made, make.names_of(made))
+    make.write(tmp_path / "labels" / "coco.json", json.dumps(content))
+    data = read_folder(tmp_path, "detection")
+    assert {Path(one.name).parent.name for one in records_of(data).values()} == {"imgs"}
+
+
+def test_voc_beside_trimaps(tmp_path: Path) -> None:
+    for one in make.drawn():
+        name = Path(one.name).stem
+        make.save(one, tmp_path / "images" / one.name)
+        make.write(tmp_path / "annotations" / "xmls" / f"{name}.xml", make.voc_text(one, one.name))
+        mask = tmp_path / "annotations" / "trimaps" / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, "detection")
+    assert {Path(one.name).parent.name for one in records_of(data).values()} == {"images"}
+    assert codes(data) == {"image-beside-image": 20}
+
+
+@pytest.mark.parametrize("line", ["{}/{}.jpg", "/home/me/JPEGImages/{}/{}.jpg {}/{}.png", "{}/{}"])
+def test_lists_of_sequences_whose_names_repeat(line: str, tmp_path: Path) -> None:
+    lists: dict[str, list[str]] = {"train": [], "val": []}
+    for number, one in enumerate(make.drawn()):
+        sequence, name = ("night", "day")[number % 2], str(number // 2)
+        make.save(one, tmp_path / "JPEGImages" / sequence / f"{name}.jpg")
+        mask = tmp_path / "SegmentationClass" / sequence / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+        if number < 18:
+            split = ("train", "val")[number % 2]
+            lists[split].append(line.format(sequence, name, sequence, name))
+    for split, lines in lists.items():
+        make.write(tmp_path / f"{split}.txt", "\n".join(lines))
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0, "image-without-split": 2}
+    found = {split: {one.name.split("/")[1] for one in part} for split, part in data.splits.items()}
+    assert found == {"train": {"night"}, "val": {"day"}}
+
+
+# ---- folders of classes
+
+
+@pytest.mark.parametrize("layout", ["{split}Set/{label}", "{label}/{split}", "{label}/{split}/raw"])
+def test_splits_around_and_below_the_classes(layout: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        place = layout.format(split=one.split.title(), label=one.label)
+        make.save(one, tmp_path / place / one.name)
+    data = read_folder(tmp_path, "classification")
+    assert data.classes == ("disc", "square", "triangle")
+    assert (data.own_split, codes(data)) == (False, {})
+    for split, part in data.splits.items():
+        assert len(part) == sum(one.split == split for one in made)
+
+
+def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
+    folder = written("class_folders", make.drawn(), tmp_path)
+    make.write(folder / "disc" / "phone.HEIC", "x")
+    make.write(folder / "disc" / "moving.gif", "x")
+    (folder / "disc" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "disc" / "itself.jpg").symlink_to(folder / "disc" / "itself.jpg")
+    data = read_folder(folder, "classification")
+    assert codes(data) == {"unread-format": 2, "dead-link": 2}
+    assert {one.severity for one in data.findings} == {"warning"}
+    for path in folder.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no images but such as disc/moving\.gif"):
+        read_folder(folder, "classification")
+
+
+def test_a_column_of_labels_is_not_guessed(tmp_path: Path) -> None:
+    made = make.drawn()
+    rows = ["id,code,diagnosis,sex"]
+    codes_ = {"disc": "d", "square": "s", "triangle": "t"}
+    for number, one in enumerate(made):
+        make.save(one, tmp_path / one.name)
+        rows.append(f"{one.name},{codes_[one.label]},{one.label},{'fm'[number % 2]}")
+    table = make.write(tmp_path / "metadata.csv", "\n".join(rows))
+    with pytest.raises(UserError, match=r"metadata\.csv .*: code, sex.*`label`"):
+        read_folder(tmp_path, "classification")
+    table.write_text(table.read_text().replace("diagnosis", "Label"))
+    names = tuple(sorted(codes_))
+    assert read_folder(tmp_path, "classification").classes == names
+    make.write(table, "\n".join(rows[1:]))  # no titles
+    with pytest.raises(UserError, match="column 2, column 4"):
+        read_folder(tmp_path, "classification")
+    make.write(table, "\n".join(row.replace(",t,", ",s,") for row in rows))  # genus and species
+    with pytest.raises(UserError, match="code, diagnosis, sex"):
+        read_folder(tmp_path, "classification")
+    # Two columns that say the same are one.
+    make.write(table, "\n".join(row.rpartition(",")[0] for row in rows))
+    assert read_folder(tmp_path, "classification").classes == ("d", "s", "t")
+
+
+def test_rows_that_contradict_each_other_are_told(tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("table_plain", made, tmp_path)
+    with (folder / "train.csv").open("a") as file:
+        file.write(f"{made[0].name};{made[0].label}\n{made[1].name};{made[0].label}\n")
+    data = read_folder(folder, "classification")
+    assert codes(data) == {"other-label": 1}
+    assert records_of(data)[Path(made[1].name).stem].label == made[1].label
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_that_are_cut_do_not_validate(suffix: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for one in made:
+        one.name = f"{Path(one.name).stem}{suffix}"
+    folder = written("yolo_folders", made, tmp_path)
+    cut, *others = sorted((folder / "images" / "val").iterdir())
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert Image.open(cut).size  # its head is whole
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"unreadable-image": 1}
+    assert [one.path for one in data.splits["val"]] == others
+    for path in others:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="no image to validate on can be read"):
+        read_folder(folder, "detection")
+
+
+# ---- odd files
+
+
+def test_labelme_in_latin_1_with_the_image_in_it(tmp_path: Path) -> None:
+    folder = written("labelme_embedded", make.drawn(), tmp_path / "data")
+    path = next(folder.glob("*.json"))
+    content = json.loads(path.read_text())
+    content["shapes"][0]["label"] = "Stra\xdfe"
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode("latin-1"))
+    prepared = write_dataset(read_folder(folder, "instances"), tmp_path / "work")
+    assert "Stra\xdfe" in prepared.classes
+
+
+def test_names_in_yaml_that_are_words_of_yes_and_no(tmp_path: Path) -> None:
+    folder = written("yolo_folders", make.drawn(), tmp_path)
+    (folder / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [no, yes, True]\n"
+    )
+    assert read_folder(folder, "detection").classes == ("no", "yes", "True")
+
+
+def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:
+    for one in make.drawn():
+        place, name = f"{one.split}/aachen", Path(one.name).stem
+        make.save(one, tmp_path / "leftImg8bit" / place / f"{name}_leftImg8bit.png")
+        ours = tmp_path / "gtFine" / place
+        ours.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(ours / f"{name}_gtFine_labelIds.png")
+        Image.fromarray(one.mask.astype(np.uint16)).save(ours / f"{name}_gtFine_instanceIds.png")
+        colours = np.array(make.COLOURS, np.uint8)[one.mask]
+        Image.fromarray(colours).save(ours / f"{name}_gtFine_color.png")
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0}
+    assert [len(part) for part in data.splits.values()] == [14, 6]
+
+
+def test_the_image_in_a_folder_called_images_has_the_mask(tmp_path: Path) -> None:
+    for one in make.drawn():
+        for folder in ("images/a", "depth/a"):  # neither has the folders of the mask
+            make.save(one, tmp_path / folder / f"{Path(one.name).stem}.jpg")
+        mask = tmp_path / "masks" / "b" / f"{Path(one.name).stem}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, "segmentation")
+    assert codes(data) == {"no-names": 0, "image-beside-image": 20}
+    assert all(one.name.startswith("images/") for one in data.splits["train"])
+
+
+def test_an_image_that_is_cut_inside_of_labelme_is_left_out(tmp_path: Path) -> None:
+    folder = written("labelme_embedded", make.drawn(), tmp_path / "data")
+    path = next(folder.glob("*.json"))
+    content = json.loads(path.read_text())
+    content["imageData"] = content["imageData"][: len(content["imageData"]) // 8 * 4]
+    path.write_text(json.dumps(content))
+    data = read_folder(folder, "instances")
+    assert codes(data)["unreadable-image"] == 1
+    assert sum(write_dataset(data, tmp_path / "work").images.values()) == 19

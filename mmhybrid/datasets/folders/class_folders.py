@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from mmhybrid.datasets.folders.listing import Listing, split_named
+from mmhybrid.datasets.folders.listing import Listing, folder_split, split_named
 from mmhybrid.datasets.folders.masks import IMAGES, MASKS
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord
@@ -22,6 +22,14 @@ def read_class_folders(listing: Listing, notes: Notes) -> FolderData | None:
     heads = {one[start] for one in folders if len(one) > start + 1 and split_named(one[start])}
     has_splits = "train" in map(split_named, heads)
     depth = start + has_splits
+    # Splits below the classes count where every image is in one.
+    inner = {
+        name: folder_split("/".join(["", *parts[depth + 1 :], ""]))
+        for name, parts in zip(listing.images, folders, strict=True)
+        if len(parts) > depth
+    }
+    if None in inner.values() or not {"train"} < set(inner.values()):
+        inner = {}
     splits: dict[str, list[ImageRecord]] = defaultdict(list)
     beside = []
     for name, parts in zip(listing.images, folders, strict=True):
@@ -30,7 +38,7 @@ def read_class_folders(listing: Listing, notes: Notes) -> FolderData | None:
         elif has_splits and parts[start] not in heads:
             notes.add("image-without-split", name)
         else:
-            split = split_named(parts[start]) if has_splits else ""
+            split = split_named(parts[start]) if has_splits else inner.get(name, "")
             splits[split].append(ImageRecord(name, listing.root / name, label=parts[depth]))
     used = {record.label for records in splits.values() for record in records}
     words = IMAGES | MASKS

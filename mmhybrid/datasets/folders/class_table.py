@@ -41,18 +41,37 @@ def read_class_table(listing: Listing, name: str) -> list[ClassRow]:
             return _from_data(content)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"the classes cannot be read: {name}: {error}") from error
-    lines = [
-        line.split("#")[0].strip() if line.startswith("#") else line for line in listing.lines(name)
-    ]
-    rows = [_row(line) for line in lines if line]
+    lines = _lines(listing, name)
+    rows = [_row(line) for line in lines]
+    is_plain = [row == ClassRow(row.name) for row in rows]
     # The title of a table is the only row without a number.
-    if (
-        rows
-        and rows[0] == ClassRow(rows[0].name)
-        and any(row != ClassRow(row.name) for row in rows[1:])
-    ):
-        del rows[0]
+    if is_plain[:1] == [True] and is_plain[1:] and not any(is_plain[1:]):
+        return rows[1:]
+    if any(is_plain) and not any(row.colour for row in rows):  # "2 wheeler" among names
+        return [ClassRow(line.strip(",:; ")) for line in lines]
     return rows
+
+
+def read_class_names(listing: Listing, name: str) -> dict[int, str]:
+    """The names by number of a text file with a name a line.
+
+    Numbers before the names count only if they run from 0 or 1: "50 cent" is a name.
+    """
+    lines = _lines(listing, name)
+    rows = [_row(line) for line in lines]
+    for some, start in ((rows, 0), (rows, 1), (rows[1:], 0)):  # the last with a title
+        found = {row.value: row.name for row in some}
+        is_run = found.keys() == {*range(start, start + len(some))}
+        if some and is_run and len(set(found.values())) == len(some):  # not 1 euro, 2 euro
+            return {value - start: found[value] for value in sorted(found)}
+    if rows and all(row.colour for row in rows):
+        return dict(enumerate(row.name for row in rows))
+    return dict(enumerate(line.strip(",:; ") for line in lines))
+
+
+def _lines(listing: Listing, name: str) -> list[str]:
+    """Without empty lines and comments."""
+    return [line for line in listing.lines(name) if line and not line.startswith("#")]
 
 
 def find_class_table(listing: Listing) -> tuple[str, list[ClassRow]] | None:

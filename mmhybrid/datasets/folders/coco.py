@@ -32,9 +32,11 @@ def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
     }
     splits: dict[str, dict[str, ImageRecord]] = {}
     ids: dict[str, list[Any]] = {}
-    for name, content in (instances or files).items():
+    files = instances or files
+    places = _places(listing, files)
+    for name, content in files.items():
         records = splits.setdefault(split_of(name) or "", {})
-        for one, id_ in _read_file(listing, notes, name, content, records).items():
+        for one, id_ in _read_file(listing, notes, name, content, places, records).items():
             ids.setdefault(one, []).append(id_)
     listed = {name for records in splits.values() for name in records}
     for name in sorted(set(listing.images) - listed):
@@ -51,8 +53,39 @@ def _is_coco(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys)
 
 
+def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], str]:
+    """The image of each annotation file and ``file_name``, none for two names that differ.
+
+    Where several names would lead to one file, it belongs to those that it ends with.
+    """
+    rows = (
+        (name, str(row.get("file_name")))
+        for name, content in files.items()
+        for row in content["images"]
+        if isinstance(row, dict)
+    )
+    found = {(name, told): listing.find(told, name) for name, told in dict.fromkeys(rows)}
+    names: dict[str | None, set[str]] = {}
+    for (_, told), image in found.items():
+        names.setdefault(image, set()).add(told)
+
+    def ends_with(image: str, told: str) -> bool:
+        return f"/{image}".endswith("/" + told.replace("\\", "/").lstrip("./"))
+
+    return {
+        key: image
+        for key, image in found.items()
+        if image and (len(names[image]) == 1 or ends_with(image, key[1]))
+    }
+
+
 def _read_file(
-    listing: Listing, notes: Notes, name: str, content: dict, records: dict[str, ImageRecord]
+    listing: Listing,
+    notes: Notes,
+    name: str,
+    content: dict,
+    places: dict[tuple[str, str], str],
+    records: dict[str, ImageRecord],
 ) -> dict[str, Any]:
     """Adds the images of a file to ``records``; returns its classes with ids, in its order."""
     rows = {}
@@ -62,9 +95,20 @@ def _read_file(
             notes.add("bad-line", f"{name}: an entry of {key}")
     names = {_key(row.get("id")): str(row.get("name")) for row in rows["categories"]}
     by_id: dict[Any, ImageRecord | None] = {}
+    told_by_id: dict[Any, str] = {}
+    before = {
+        (record.name, *_content(one)) for record in records.values() for one in record.instances
+    }
     for row in rows["images"]:
-        found = listing.find(str(row.get("file_name")), name)
+        told = str(row.get("file_name"))
+        found = places.get((name, told))
         by_id[_key(row.get("id"))] = None
+        if (other := told_by_id.setdefault(_key(row.get("id")), told)) != told:
+            raise UserError(
+                f"{name}: the image id {row.get('id')} is that of {other} and of {told}, so that "
+                "nothing says whose the annotations are. Number the images anew, or leave the "
+                "files apart that were merged"
+            )
         if found is None:
             notes.add("missing-image", row.get("file_name"))
             continue
@@ -83,7 +127,11 @@ def _read_file(
             used.add(category)
             box, outline = row.get("bbox"), row.get("segmentation") or None
             crowd = row.get("iscrowd") in (1, True) or row.get("ignore") in (1, True)
-            record.instances.append(Instance(names[category], box, outline, crowd))
+            instance = Instance(names[category], box, outline, crowd)
+            if before and (record.name, *_content(instance)) in before:
+                notes.add("repeated-object", place)
+            else:
+                record.instances.append(instance)
     # Roboflow's first category is the project itself: the others belong to it.
     groups = {str(row.get("supercategory")) for row in rows["categories"]}
     kept = {key: one for key, one in names.items() if key in used or one not in groups}
@@ -91,6 +139,11 @@ def _read_file(
     for key, one in kept.items():
         ids.setdefault(one, key)
     return ids
+
+
+def _content(one: Instance) -> tuple[str, str, str]:
+    """What two objects of one image differ in."""
+    return one.name, str(one.box), str(one.segmentation)
 
 
 def _key(value: Any) -> Any:

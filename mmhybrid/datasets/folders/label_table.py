@@ -11,6 +11,8 @@ from mmhybrid.errors import UserError
 
 LABELS = ["label", "labels", "class", "class_name", "classname", "category", "species", "target"]
 
+MOST_NAMED = 8  # columns in a message
+
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -40,7 +42,9 @@ def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
             else:
                 own = split_named(row[split_column]) if split_column is not None else None
                 record = ImageRecord(image, listing.root / image, label=label)
-                splits.setdefault(own or split_of(name) or "", {})[image] = record
+                records = splits.setdefault(own or split_of(name) or "", {})
+                if records.setdefault(image, record).label != label:
+                    notes.add("other-label", f"{name}:{line}")
     if not tables:
         return None
     if list(splits) == ["train"] and len(tables) == 1:
@@ -98,6 +102,25 @@ def _label_reader(
     # A number of its own for each row is no label.
     values = {i: Counter(row[i] for row in rows if len(row) > i and row[i]) for i in others}
     likely = sorted(others, key=lambda i: (len(values[i]) < 2, len(values[i])))
+    several: list[int] = []  # columns that tell rows apart, each in another way
+    for i in likely if told is None else ():
+        is_same = any(
+            len({(row[i], row[j]) for row in rows if len(row) > max(i, j)})
+            == len(values[i])
+            == len(values[j])
+            for j in several
+        )
+        if 1 < len(values[i]) < len(rows) and not is_same:
+            several.append(i)
+        if len(several) == MOST_NAMED:
+            break
+    if len(several) > 1:
+        titles = dict(enumerate(header or []))
+        titled = ", ".join(titles.get(i, f"column {i + 1}") for i in sorted(several))
+        raise UserError(
+            f"{name} names images, and several of its columns may be their labels: {titled}. Give "
+            "the one that is the title `label`" + ("" if header else ", in a first line of titles")
+        )
     column = told if told is not None else next(iter(likely), None)
     if column is None:
         raise UserError(f"{name} names images, but no column of it has their labels")

@@ -1,5 +1,6 @@
 """The files of a folder: found once, looked up by name, read with care."""
 
+import itertools
 import json
 import os
 import posixpath
@@ -8,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import yaml
@@ -29,7 +30,11 @@ IMAGE_SUFFIXES = {
     ".pgm",
     ".jfif",
 }
-_SPLIT = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?![a-z])")
+# Of images that OpenCV does not read everywhere.
+UNREAD_SUFFIXES = {".heic", ".heif", ".gif", ".avif", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+_SPLIT = re.compile(
+    r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?)(?:set)?(?![a-z])"
+)
 
 
 def split_named(word: str) -> str | None:
@@ -54,6 +59,25 @@ def stem(name: str) -> str:
     return unicodedata.normalize("NFC", posixpath.splitext(posixpath.basename(name))[0]).lower()
 
 
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, with or without a byte order mark, or in UTF-16 or Latin-1."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Leaves ``no`` and ``yes`` texts, which are names of classes."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 class Listing:
     """All files below a folder but hidden ones and those of work folders; links are followed.
 
@@ -68,6 +92,7 @@ class Listing:
             raise UserError(f"{root} is not a folder")
         self.empty_folders: list[str] = []
         self.bad_names: list[str] = []
+        self.dead_links: list[str] = []
         self.files = sorted(self._walk())
         self.known = set(self.files)
         self.folders = {parent for name in self.files for parent in _parents(name)}
@@ -94,7 +119,9 @@ class Listing:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in ("__MACOSX", "@eaDir"):
                     continue
-                if entry.is_dir():
+                if entry.is_symlink() and not os.path.exists(entry.path):  # or to itself
+                    self.dead_links.append(ascii(name + entry.name)[1:-1])
+                elif entry.is_dir():
                     waiting.append((Path(entry.path), f"{name}{entry.name}/"))
                 elif entry.is_file() and _is_text(entry.name):
                     yield name + entry.name
@@ -131,14 +158,11 @@ class Listing:
     def _best(self, found: list[str], parts: list[str], near: str, name: str) -> str | None:
         """Of files with one stem: the one with most in common with the name, then the split."""
 
-        def rank(one: str) -> tuple[int, bool, int]:
-            folders = one.split("/")[:-1]
-            pairs = zip(reversed(folders), reversed(parts[:-1]), strict=False)
-            alike = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(folders), 99))
-            same_split = folder_split(one) == split_of(near)
+        def rank(one: str) -> tuple[int, bool, bool, int]:
             same_suffix = _suffix(one) == _suffix(name)
+            same_split = folder_split(one) == split_of(near)
             beside = len(os.path.commonpath([one, near]) if near else "")
-            return alike, same_split, beside, same_suffix
+            return _alike(one.split("/")[:-1], parts[:-1]), same_suffix, same_split, beside
 
         best = sorted(found, key=rank)[-2:]
         if len(best) == 2 and rank(best[0]) == rank(best[1]):
@@ -161,16 +185,11 @@ class Listing:
         return None
 
     def text(self, name: str) -> str:
-        """A text file in UTF-8, with or without a byte order mark, or in UTF-16 or Latin-1."""
+        """A text file, in whatever encoding."""
         content = (self.root / name).read_bytes()
         if content.startswith(b"\xef\xbb\xbf") or b"\r\n" in content[:10000]:
             self.notes.add("windows-text", name)
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16", "replace")
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return content.decode("latin-1")
+        return decoded(content)
 
     def lines(self, name: str) -> list[str]:
         return [line.strip() for line in self.text(name).splitlines()]
@@ -185,7 +204,7 @@ class Listing:
     def yaml(self, name: str) -> Any:
         """Raises ``ValueError`` with file and line; no tag of the file makes an object."""
         try:
-            return yaml.safe_load(self.text(name))
+            return yaml.load(self.text(name), _YamlLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
 
@@ -199,8 +218,8 @@ class Listing:
         except (ElementTree.ParseError, ValueError, RecursionError) as error:
             raise ValueError(f"{name}: {error}") from error
 
-    def split_lists(self, part: str = "") -> dict[str, dict[str, str]]:
-        """Lists such as ``ImageSets/Main/train.txt``: split by stem of the image, by list.
+    def split_lists(self, part: str = "") -> dict[str, str]:
+        """Lists such as ``ImageSets/Main/train.txt``: split by image, masks among them, by list.
 
         ``part`` is what the list's path must have. Lists whose lines are no images do not count.
         """
@@ -209,23 +228,35 @@ class Listing:
             word = stem(name)
             if part not in name or word not in ("train", "val", "valid", "test", "trainval"):
                 continue
-            stems = [self._stem_of_line(line) for line in self.lines(name) if line]
-            for one in stems:
-                if one and not (word == "trainval" and one in splits):
+            for one in (one for line in self.lines(name) if line for one in self._of_line(line)):
+                if not (word == "trainval" and one in splits):
                     splits[one] = split_named(word.removesuffix("val") or word) or "train"
         return splits
 
-    def _stem_of_line(self, line: str) -> str | None:
-        for word in (line, line.split()[0], posixpath.basename(line)):
-            for one in (stem(word), unicodedata.normalize("NFC", word).lower()):
-                if one in self.by_stem:
-                    return one
-        return None
+    def _of_line(self, line: str) -> list[str]:
+        """The images of a name that a line gives, of those the ones whose folders fit best."""
+        best, most = [], -1
+        for word in (line, line.split()[0]):
+            *folders, base = [part for part in re.split(r"[/\\]", word) if part] or [word]
+            for key in (stem(base), unicodedata.normalize("NFC", base).lower()):
+                alike = {
+                    one: _alike(one.split("/")[:-1], folders) for one in self.by_stem.get(key, [])
+                }
+                if max(alike.values(), default=-1) > most:
+                    most = max(alike.values())
+                    best = [one for one, number in alike.items() if number == most]
+        return best
 
 
 def _is_text(name: str) -> bool:
     """Whether a name can stand on a line of a list."""
     return not set(name) & {"\n", "\r"} and name == name.encode("utf-8", "ignore").decode()
+
+
+def _alike(folders: list[str], others: list[str]) -> int:
+    """How many folders two paths have in common at their ends."""
+    pairs = zip(reversed(folders), reversed(others), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _suffix(name: str) -> str:

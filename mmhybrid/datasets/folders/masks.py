@@ -27,13 +27,14 @@ STRONG = MASKS - {"dir", "l", "png", "ground"}  # of these, one suffices
 VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "__ignore__", "unknown"}
 BACKGROUND = "background"
 MOST_UNNAMED = 50  # values of masks
+MOST_IGNORED = 0.1  # share of all pixels that may have the value 255, where nothing names values
 GROUND = 0.1  # share of all pixels from which a value 0 without a name is the background
 
 
 def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
     """Pairs of an image and a mask; None where there are none."""
     pairs = _pairs(listing, notes)
-    if not pairs:
+    if pairs is None:
         return None
     found = find_class_table(listing)
     rows = found[1] if found else []
@@ -46,16 +47,19 @@ def read_masks(listing: Listing, notes: Notes) -> FolderData | None:
             if values is None:
                 notes.add("bad-file", mask)
                 continue
-            if "train" in lists.values() and stem(image) not in lists:
+            told = lists.get(image) or lists.get(mask)
+            if "train" in lists.values() and told is None:
                 notes.add("image-without-split", image)
                 continue
-            split = lists.get(stem(image)) or folder_split(image) or folder_split(mask) or ""
+            split = told or folder_split(image) or folder_split(mask) or ""
             record = ImageRecord(image, listing.root / image, mask=listing.root / mask)
             splits[split].append(record)
             counted[image] = (in_colour, values)
     in_colour = any(one for one, _ in counted.values())
     total: Counter[int] = sum((values for _, values in counted.values()), Counter())
     values = _classes_by_colour(rows, total) if in_colour else _classes_by_value(rows, total, notes)
+    if not in_colour and IGNORED not in values:
+        _tell_ignored(rows, total, notes)
     odd = [image for image, (one, _) in counted.items() if one != in_colour]
     if odd:
         told = f"some masks are colours and others are class numbers, such as that of {odd[0]}"
@@ -148,7 +152,8 @@ def _key(name: str, is_mask: bool) -> tuple[str, ...]:
     return (*(part for part in parts if part), "".join(words))
 
 
-def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]]:
+def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
+    """Each image with its mask, and no mask twice; None where no image has one."""
     masks = {name for name in listing.images if _is_mask(name)}
     if not masks:  # NAME.jpg beside NAME.png
         photos = {".jpg", ".jpeg", ".jfif"}
@@ -164,23 +169,40 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]]:
     for name in sorted(masks):
         by_key[_key(name, True)].append(name)
         by_stem[_key(name, True)[-1]].append(name)
-    pairs, without = [], []
+    claims: dict[str, dict[str, tuple[bool, bool]]] = defaultdict(dict)  # of images to a mask
+    without = []
     for image in listing.images:
         if image in masks:
             continue
         key = _key(image, False)
         found = by_key.get(key) or by_stem.get(key[-1], [])
-        if len(found) == 1:
-            pairs.append((image, found[0]))
+        splits = {folder_split(one) for one in (image, *found)} - {None}
+        if len(found) == 1 and len(splits) < 2:
+            is_in_images = bool(IMAGES & set(_words(posixpath.dirname(image))))
+            claims[found[0]][image] = (key in by_key, is_in_images)
         else:
             without.append(image)
-    if not pairs:
-        return []
-    for name in without:
+    if not claims:
+        return None
+    pairs = []
+    for mask, ranks in claims.items():
+        most = max(ranks.values())
+        best = [image for image, rank in ranks.items() if rank == most]
+        if len(best) > 1:
+            notes.add("ambiguous-image", mask)
+            continue
+        pairs.append((best[0], mask))
+        for image in sorted(ranks.keys() - best):
+            if folder_split(image) == folder_split(best[0]):
+                notes.add("image-beside-image", image)
+            else:
+                without.append(image)
+    for name in sorted(without):
         notes.add("image-without-label", name)
-    for name in sorted(masks - {mask for _, mask in pairs}):
-        notes.add("label-without-image", name)
-    return pairs
+    for name in sorted(masks - claims.keys()):
+        if not stem(name).endswith(("_color", "_instanceids")):  # Cityscapes has these too
+            notes.add("label-without-image", name)
+    return sorted(pairs)
 
 
 def _name_or_none(name: str) -> str | None:
@@ -234,6 +256,21 @@ def _classes_by_value(
         notes.say("zero-unnamed", "warning", told)
         return dict(enumerate([BACKGROUND if is_ground else None, *map(_name_or_none, names)]))
     return dict(enumerate(map(_name_or_none, names)))
+
+
+def _tell_ignored(rows: list[ClassRow], total: Counter[int], notes: Notes) -> None:
+    """Says how much has the value 255: without names it may be a class."""
+    ignored = total[IGNORED]
+    if not ignored:
+        return
+    objects = total.total() - total[0] - ignored
+    is_class = not rows and (ignored > MOST_IGNORED * total.total() or ignored > objects)
+    severity = "error" if is_class else "warning"
+    told = (
+        f"{ignored / total.total():.1%} of the pixels have the value {IGNORED}, which is ignored. "
+        f"If it is a class, write classes.txt with a line for each value, such as {IGNORED} cup"
+    )
+    notes.say("ignored-pixels", severity, told)
 
 
 def _tell_pixels(

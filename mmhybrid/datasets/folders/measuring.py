@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -60,7 +61,7 @@ def _size(listing: Listing, record: ImageRecord) -> tuple[int, int, bool, Any] |
             warnings.simplefilter("ignore")
             if record.embedded_in is not None:
                 name = os.path.relpath(record.embedded_in, listing.root).replace(os.sep, "/")
-                return *embedded_image(listing.json(name)).size, False, None
+                return *embedded_image(listing.json(name)).convert("RGB").size, False, None
             with Image.open(record.path) as image:
                 width, height = image.size
                 # Of other formats Pillow would read all pixels to look for it.
@@ -73,6 +74,30 @@ def _size(listing: Listing, record: ImageRecord) -> tuple[int, int, bool, Any] |
     except UNREADABLE as error:
         return type(error).__name__
     return *((height, width) if turned in (5, 6, 7, 8) else (width, height)), turned != 1, mask_size
+
+
+def decodable(records: list[ImageRecord], notes: Notes) -> list[ImageRecord]:
+    """Without the images of which OpenCV, which reads them for a model, reads nothing."""
+
+    def is_read(record: ImageRecord) -> bool:
+        try:
+            return record.embedded_in is not None or (
+                cv2.imdecode(np.fromfile(record.path, np.uint8), cv2.IMREAD_COLOR) is not None
+            )
+        except (OSError, cv2.error):
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        are_read = pool.map(is_read, records)
+        many = len(records) >= 500
+        shown = track(are_read, "Reading images", len(records), transient=True, disable=not many)
+        kept = []
+        for record, is_good in zip(records, shown, strict=True):
+            if is_good:
+                kept.append(record)
+            else:
+                notes.add("unreadable-image", f"{record.name} (cut or damaged)")
+    return kept
 
 
 def _scale(record: ImageRecord) -> None:

@@ -17,6 +17,9 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             {
                 "missing-image": "annotated images that are not in the folder",
                 "unreadable-image": "images that cannot be read, left out",
+                "unread-format": "images of a format that is not read, left out: save them as "
+                "JPEG or PNG",
+                "dead-link": "links to files that are not there, left out",
                 "ambiguous-image": "annotated images whose name several files have, left out",
                 "size-differs": "images of another size than their annotations say: their boxes "
                 "may lie in the wrong places",
@@ -31,6 +34,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             *("warning", "error", "objects"),
             {
                 "bad-line": "lines, rows or entries that cannot be understood, left out",
+                "other-label": "rows that give an image another class than one before, left out",
                 "bad-box": "boxes that are no four numbers, left out",
                 "empty-box": "boxes smaller than a pixel, left out",
                 "box-outside": "boxes outside of their image, left out",
@@ -54,6 +58,7 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
             {
                 "exif-turned": "images that EXIF turns, as mmcv does when it reads them: their "
                 "labels must be those of the turned image",
+                "repeated-object": "objects that a second annotation file repeats, left out",
                 "split-missing": "splits that are named and not there",
                 "bad-name": "files whose names are no text, left out",
             },
@@ -61,6 +66,8 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
         (
             *("info", "info", "images"),
             {
+                "image-beside-image": "images whose label is that of another image of this name, "
+                "left out",
                 "image-not-listed": "images that no annotation file lists, left out",
                 "image-without-label-file": "images without a label file, taken as images without "
                 "an object",

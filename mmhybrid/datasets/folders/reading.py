@@ -11,9 +11,9 @@ from mmhybrid.datasets.folders.class_folders import read_class_folders
 from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.label_table import read_label_table
 from mmhybrid.datasets.folders.labelme import read_labelme
-from mmhybrid.datasets.folders.listing import Listing
+from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
-from mmhybrid.datasets.folders.measuring import clean, measure
+from mmhybrid.datasets.folders.measuring import clean, decodable, measure
 from mmhybrid.datasets.folders.problems import Notes, is_many
 from mmhybrid.datasets.folders.records import SPLITS, TASKS, FolderData, ImageRecord, TaskError
 from mmhybrid.datasets.folders.splitting import classes_in, same_bytes, split_off
@@ -56,7 +56,9 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
         raise ArgumentError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     listing = Listing(folder, Notes())
     if not listing.images and not listing.with_suffix(".json"):
-        raise UserError(f"{folder} has no images")
+        unread = listing.with_suffix(*UNREAD_SUFFIXES)
+        told = f" but such as {unread[0]}, which are not read: save them as JPEG" if unread else ""
+        raise UserError(f"{folder} has no images{told}")
     data, notes = _recognise(listing, READERS[task])
     if data is None:
         raise _wrong_task(listing, folder, task)
@@ -73,6 +75,12 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
     _check_half(data, records, notes)
     _drop_unused(data, records, notes)
     _complete_splits(data, notes, seed)
+    for split in ("val", "test"):  # a training goes on without an image
+        data.splits[split] = decodable(data.splits.get(split, []), notes)
+    if not data.splits["test"]:
+        del data.splits["test"]
+    if not data.splits["val"]:
+        raise UserError(f"{data.folder} ({data.format}): no image to validate on can be read")
     _compare_splits(data, notes)
     objects = sum(len(one.instances) for one in records)
     data.findings = notes.findings(len(records), objects or len(records))
@@ -216,6 +224,10 @@ def _tell_names(listing: Listing, notes: Notes) -> None:
             notes.add("mixed-case", name)
     for name in listing.bad_names:
         notes.add("bad-name", name)
+    for name in listing.dead_links:
+        notes.add("dead-link", name)
+    for name in listing.with_suffix(*UNREAD_SUFFIXES):
+        notes.add("unread-format", name)
 
 
 def describe(data: FolderData) -> str:

@@ -31,23 +31,27 @@ def read_voc(listing: Listing, notes: Notes) -> FolderData | None:
     labelled = set()
     for name, tree in trees.items():
         beside = [one for one in listing.by_stem.get(stem(name), []) if "Segmentation" not in one]
-        image = listing.find(beside[0] if len(beside) == 1 else stem(name), name)
-        image = image or listing.find(tree.findtext("filename") or "", name)
+        told = tree.findtext("filename") or ""  # which may be that of another image
+        likely = told if stem(told) == stem(name) else stem(name)
+        image = listing.find(beside[0] if len(beside) == 1 else likely, name)
+        image = image or listing.find(told, name)
         if image is None:
             notes.add("label-without-image", name)
             continue
         labelled.add(image)
-        if "train" in lists.values() and stem(image) not in lists:
+        if "train" in lists.values() and image not in lists:
             notes.add("image-without-split", image)
             continue
-        split = lists.get(stem(image)) or folder_split(image) or ""
+        split = lists.get(image) or folder_split(image) or ""
         record = ImageRecord(image, listing.root / image)
         record.annotated_size = size_told(tree.findtext("size/width"), tree.findtext("size/height"))
         record.instances = [_instance(one, first) for one in tree.iterfind("object")]
         splits.setdefault(split, []).append(record)
+    names = {(folder_split(image), stem(image)) for image in labelled}
     for image in listing.images:
         if image not in labelled and "Segmentation" not in image:
-            notes.add("image-without-label", image)
+            is_other = (folder_split(image), stem(image)) in names  # such as a mask
+            notes.add("image-beside-image" if is_other else "image-without-label", image)
     used = {
         one.name for records in splits.values() for record in records for one in record.instances
     }

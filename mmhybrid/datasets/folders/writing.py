@@ -17,6 +17,7 @@ from rich.progress import track
 
 from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.folders.labelme import embedded_image
+from mmhybrid.datasets.folders.listing import decoded
 from mmhybrid.datasets.folders.masks import VOID, read_mask
 from mmhybrid.datasets.folders.measuring import area
 from mmhybrid.datasets.folders.reading import count_classes
@@ -220,7 +221,7 @@ def _write_embedded(record: ImageRecord, path: Path) -> None:
     record.path = path
     if not path.exists():
         buffer = io.BytesIO()
-        content = json.loads(record.embedded_in.read_bytes().decode("utf-8-sig"))
+        content = json.loads(decoded(record.embedded_in.read_bytes()))
         embedded_image(content).convert("RGB").save(buffer, "PNG")
         _write(path, buffer.getvalue())
 

@@ -4,7 +4,7 @@ import math
 import posixpath
 from typing import Any
 
-from mmhybrid.datasets.folders.class_table import read_class_table
+from mmhybrid.datasets.folders.class_table import read_class_names
 from mmhybrid.datasets.folders.listing import Listing, folder_split, split_named, stem
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance
@@ -17,7 +17,10 @@ def read_yolo(listing: Listing, notes: Notes) -> FolderData | None:
     texts: dict[str, list[str]] = {}
     for name in listing.with_suffix(".txt"):
         texts.setdefault(stem(name), []).append(name)
-    labels = {image: _label_file(listing, image, texts) for image in listing.images}
+    labels = {image: _label_file(listing, image) for image in listing.images}
+    files = {name for name in labels.values() if name}
+    for image in [image for image, name in labels.items() if name is None]:
+        labels[image] = _only_file(image, texts, files)
     files = {name for name in labels.values() if name}
     if not about and not any(_looks_right(listing, name) for name in sorted(files)[:5]):
         return None
@@ -77,7 +80,7 @@ def _names(listing: Listing, about: dict[str, Any]) -> dict[int, str]:
     for name in listing.named(
         "classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"
     ):
-        return {number: row.name for number, row in enumerate(read_class_table(listing, name))}
+        return read_class_names(listing, name)
     return {}
 
 
@@ -112,17 +115,18 @@ def _splits(listing: Listing, notes: Notes, about: dict[str, Any]) -> dict[str, 
     return splits
 
 
-def _label_file(listing: Listing, image: str, texts: dict[str, list[str]]) -> str | None:
-    """The text file of an image: ``labels/`` for ``images/``, beside it, or the only one."""
+def _label_file(listing: Listing, image: str) -> str | None:
+    """The text file of an image: in ``labels/`` for ``images/``, or beside it."""
     base = posixpath.splitext(image)[0]
     head, sep, tail = f"/{base}".rpartition("/images/")
     candidates = [f"{head}/labels/{tail}.txt".lstrip("/")] if sep else []
-    for name in [*candidates, f"{base}.txt"]:
-        if name in listing.known:
-            return name
-    # One of another case, or in a folder of its own.
+    return next((one for one in [*candidates, f"{base}.txt"] if one in listing.known), None)
+
+
+def _only_file(image: str, texts: dict[str, list[str]], taken: set[str]) -> str | None:
+    """The only text file of an image's name and split: of another case, or in another folder."""
     found = [one for one in texts.get(stem(image), []) if folder_split(one) == folder_split(image)]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and found[0] not in taken else None
 
 
 def _without_image(listing: Listing, used: set[str]) -> list[str]:
