@@ -21,7 +21,7 @@ from mmhybrid.backbones import DWVisionTransformer, TransXNet, XFormer
 from mmhybrid.deploy import OnnxExportError, export
 from mmhybrid.deploy.model_json import describe
 from mmhybrid.deploy.onnx_export import Difference
-from mmhybrid.deploy.onnx_outputs import NamedOutputs
+from mmhybrid.deploy.onnx_outputs import NamedOutputs, takes_bgr
 from mmhybrid.deploy.runtimes import open_graph
 from mmhybrid.errors import UserError
 
@@ -148,6 +148,21 @@ def test_a_model_that_normalises_bgr(files: bool, root: Path, read_config) -> No
     assert told["resize"][-1]["value"] == told["mean"]
     assert not told["bgr"]
     assert describe(XFormer(**XFormer.test_options), cfg)["bgr"] == files
+
+
+@pytest.mark.parametrize(
+    ("scope", "type_of_it", "option"),
+    [
+        ("mmpretrain", "ClsDataPreprocessor", "to_rgb"),
+        ("mmseg", "SegDataPreProcessor", "bgr_to_rgb"),
+        ("mmdet", "DetDataPreprocessor", "bgr_to_rgb"),
+    ],
+)
+@pytest.mark.parametrize("converts", [True, False])
+def test_who_converts_channels(scope: str, type_of_it: str, option: str, converts: bool) -> None:
+    init_default_scope(scope)
+    given = MODELS.build({"type": type_of_it, "mean": [1] * 3, "std": [1] * 3, option: converts})
+    assert takes_bgr(SimpleNamespace(data_preprocessor=given)) == (not converts)
 
 
 def test_a_backbone_alone_is_normalised_by_imagenets_values() -> None:

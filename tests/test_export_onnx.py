@@ -296,7 +296,7 @@ def test_a_detector_with_its_boxes(tmp_path: Path, read_config) -> None:
 class _Found(nn.Module):
     """A detector that finds objects of these scores."""
 
-    boxes = True
+    boxes, test_cfg = True, dict(score_thr=0.0625)
 
     def __init__(self, *scores: float) -> None:
         super().__init__()
@@ -308,7 +308,7 @@ class _Found(nn.Module):
 
 @pytest.mark.parametrize(
     ("expected", "got", "largest"),
-    [((), (), 0.0), ((0.9,), (0.9, 0.0625), 0.0625), ((0.5,), (), 0.5), ((), (0.25,), 0.25)],
+    [((), (), 0.0), ((0.9,), (0.9, 0.0625), 0.0), ((0.5,), (), 0.4375), ((), (0.25,), 0.1875)],
 )
 def test_boxes_at_the_threshold(expected, got, largest, monkeypatch) -> None:
     found = {"scores": np.float32(got)}

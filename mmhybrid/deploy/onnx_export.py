@@ -183,8 +183,8 @@ def compare(
         for name in ["scores"] if reference.boxes else expected:
             y, found = expected[name], torch.from_numpy(got[name])
             if reference.boxes:  # one more or less is found where a score is near the threshold
-                count = max(len(y), len(found))
-                y, found = (F.pad(one, (0, count - len(one))) for one in (y, found))
+                count, least = max(len(y), len(found)), model.test_cfg.get("score_thr") or 0.0
+                y, found = (F.pad(one, (0, count - len(one)), value=least) for one in (y, found))
             rows.append(_difference(tuple(x.shape), name, y, found))
     return rows
 

@@ -72,7 +72,9 @@ def takes_bgr(model: nn.Module, cfg: Config | None = None) -> bool:
     says whether images come from files; those of other data sets, such as CIFAR's, are in RGB.
     """
     given = getattr(model, "data_preprocessor", None)
-    converts = getattr(given, "channel_conversion", getattr(given, "_channel_conversion", True))
+    # As mmpretrain, mmseg and MMEngine call it; there is one of them.
+    names = ("to_rgb", "channel_conversion", "_channel_conversion")
+    converts = next((getattr(given, name) for name in names if hasattr(given, name)), True)
     return not converts and (cfg is None or reads_files(cfg))
 
 
