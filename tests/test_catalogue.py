@@ -164,6 +164,17 @@ def test_entries_are_whole() -> None:
         assert cached.setdefault(file, entry.url) == entry.url
 
 
+def test_addresses_have_places_of_their_own() -> None:
+    address = "https://a.org/x/model.safetensors"
+    place = downloading.cache_name(address)
+    for same in ("?token=1", "?X-Amz-Signature=ab&X-Amz-Expires=3", "?Expires=5&Signature=c"):
+        assert downloading.cache_name(address + same) == place
+    others = ["?id=1", "?id=2", "?id=2&export=1"]
+    assert len({place, *(downloading.cache_name(address + other) for other in others)}) == 4
+    signed = downloading.cache_name(f"{address}?token=9&id=1")
+    assert signed == downloading.cache_name(f"{address}?id=1")
+
+
 # --- every way to an address ----------------------------------------------------------------------
 
 

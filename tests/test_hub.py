@@ -26,6 +26,7 @@ from torch import nn
 import mmhybrid
 from mmhybrid.apis import init_model, make_inferencer, publish, upload
 from mmhybrid.apis.models import model_of
+from mmhybrid.apis.redaction import redacted
 from mmhybrid.backbones import DMFormer
 from mmhybrid.engine.runner import checkpoint_config
 from mmhybrid.engine.runner.run_config import load_config
@@ -211,6 +212,23 @@ WITH_SECRETS = {
     "model.backbone.init_cfg": dict(type="Pretrained", checkpoint=f"http://a/b.pth?t={SECRET}"),
 }
 COMMAND = f"python train.py --cfg-options a.api_token={SECRET} seed=3 --hf-token {SECRET} --amp"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1 num_tokens=4",
+        "model.backbone.with_cls_token=False",
+        "--data monkey_keypoints:v1 --key-points 3",
+    ],
+)
+def test_what_is_no_secret_stays(words: str) -> None:
+    assert redacted(f"python train.py {words}", "command") == f"python train.py {words}"
+
+
+@pytest.mark.parametrize("name", ["api_key", "wandbApiKey", "x.token", "apikey", "db-password"])
+def test_secrets_by_their_names(name: str) -> None:
+    assert redacted(f"train.py a={{'{name}':'s3'}} {name}=12", "command").count("***") == 2
 
 
 def test_no_secret_is_published(

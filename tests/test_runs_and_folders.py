@@ -171,7 +171,7 @@ def test_a_copied_folder_goes_on_from_its_own_files(tmp_path) -> None:
     ("out", "template"), [("out", None), (None, "x_{}.pt"), ("out", "step-{:03d}")]
 )
 def test_what_lies_where_the_hook_was_told_to_save_is_found(
-    out: str | None, template: str | None, toy_config, train, tmp_path
+    out: str | None, template: str | None, toy_config, train, tmp_path, monkeypatch
 ) -> None:
     hook, work_dir = toy_config.default_hooks.checkpoint, Path(toy_config.work_dir)
     toy_config.train_cfg.max_epochs = 2
@@ -180,6 +180,10 @@ def test_what_lies_where_the_hook_was_told_to_save_is_found(
     last = (work_dir / LAST_CHECKPOINT).read_text()
     assert Path(last).parent == (tmp_path / out / work_dir.name if out else work_dir)
     assert with_resume(toy_config, "auto").load_from == last
+    monkeypatch.chdir(work_dir)  # a path may be relative, and a file half written
+    Path(last).with_name("step-009.part").write_bytes(b"half")
+    found = newest_whole_checkpoint(".", hook.out_dir, hook.filename_tmpl)
+    assert found == last
     toy_config.train_cfg.max_epochs, toy_config.resume = 3, True
     seen: list[int] = []  # the run finds it too, where no path is given
     train(toy_config, At(13, lambda: seen.append(13)), At(12, lambda: seen.append(12)))
@@ -187,6 +191,11 @@ def test_what_lies_where_the_hook_was_told_to_save_is_found(
     hook.update(out_dir=None, filename_tmpl=None)
     with pytest.raises(UserError, match=r"names .*, which is not where this run saves"):
         with_resume(toy_config, "auto")
+
+
+def test_a_save_that_was_cut_short_is_nothing_yet(tmp_path) -> None:
+    (tmp_path / "step-001.part").write_bytes(b"half")
+    assert newest_whole_checkpoint(str(tmp_path), None, "step-{:03d}") is None
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,8 @@ def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | N
         return record
     if not result:
         return None
+    if digest is None:
+        raise UserError(f"results are of files: download {checkpoint} to publish it with {result}")
     raise UserError(
         f"{result} is the result of other weights than {checkpoint}, or does not say of which: "
         "write it with tools/test.py CHECKPOINT --result FILE"

@@ -5,7 +5,11 @@ import shlex
 from typing import Any
 
 ACCESS = ("backend_args", "file_client_args")  # to storage, of data sets, metrics and steps
-NAMES = "(?:token|key|password|secret)"
+# What a name ends in, such as api_key or authToken, but not monkey or custom_keys.
+NAMES = (
+    "(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:(?:auth|api|access)?(?:token|key|password|secret))"
+)
+NO_SECRET = "(?:True|False|None)$"  # as of with_cls_token
 
 
 def redacted(value: Any, key: str = "") -> Any:
@@ -37,8 +41,9 @@ def _masked(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # not written by this package
         words = command.split()
-    masked = [re.sub(f"(?is)({NAMES}[^=:]*[=:]).*", r"\1***", word) for word in words]
+    secret = rf"(?s)({NAMES}['\"]?[=:]\s*)(?!{NO_SECRET}).*"
+    masked = [re.sub(secret, r"\1***", word) for word in words]
     for index, word in enumerate(words[:-1], 1):
-        if re.fullmatch(rf"(?i)--?[\w-]*{NAMES}[\w-]*", word):
+        if re.fullmatch(rf"--?[\w-]*{NAMES}", word):
             masked[index] = "***"
     return command if masked == words else shlex.join(masked)

@@ -1,5 +1,6 @@
 """Attention of a transformer's blocks."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,19 +16,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     broadcasts to (B, heads, N_q, N_k).
     """
     bias = None if bias is None else bias.to(q.dtype)
-    if not _is_faster_unfused(q, k):
+    if not _is_faster_unfused(q, k, bias):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     scores = scores if bias is None else scores + bias
     return scores.softmax(dim=-1) @ v
 
 
-def _is_faster_unfused(q: Tensor, k: Tensor) -> bool:
+def _is_faster_unfused(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
     """Whether to keep the scores of a few keys, in training on a CPU.
 
-    Forward and backward, PyTorch's fused kernel takes (64 images of 65 tokens in 3 heads of 64, two
-    threads) 14 ms in float32 and 26 ms in bfloat16, and this 7 and 5. With a bias that learns
-    PyTorch has no fused kernel there: (722 windows of 49 tokens in 3 heads of 32) 53 and 57 ms,
-    and this 43 and 23.
+    Forward and backward, PyTorch's fused kernel takes 26 ms in bfloat16, and this 5 (64 images of
+    65 tokens in 3 heads of 64, two threads); in float32 a whole step takes as long. With a bias
+    that learns PyTorch has no fused kernel there: 53 ms in float32 and 57 in bfloat16, and this 43
+    and 23 (722 windows of 49 tokens in 3 heads of 32).
     """
-    return is_training_on_cpu(q) and k.shape[-2] <= FEW_KEYS
+    learns = bias is not None and bias.requires_grad
+    return (
+        is_training_on_cpu(q) and (learns or q.dtype == torch.bfloat16) and k.shape[-2] <= FEW_KEYS
+    )

@@ -24,6 +24,8 @@ from mmhybrid.weights.writing import sha256_of
 
 DOWNLOADED = ("http://", "https://", SCHEME)
 ASCII = "".join(map(chr, range(33, 127)))  # what `quote` leaves in an address as it is
+# Parameters of an address that change with each request.
+SIGNATURES = "(?:X-(?:Amz|Goog)-[^=&]*|AWSAccessKeyId|Key-Pair-Id|Signature|Expires|token|sig|se)"
 # File names that say nothing of the model, as Hugging Face has them.
 GENERIC = {"checkpoint", "model", "model_best", "model_final", "pytorch_model", "weights"}
 
@@ -124,7 +126,9 @@ def cache_name(url: str, name: str | None = None) -> str:
     """
     file = file_of(url)
     if name is None and hash_in_name(file) is None:
-        return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file or 'checkpoint'}"
+        lasting = re.sub(rf"(?<=[?&]){SIGNATURES}=[^&#]*&?", "", url, flags=re.IGNORECASE)
+        digest = hashlib.sha256(lasting.rstrip("?&").encode()).hexdigest()
+        return f"{digest[:16]}-{file or 'checkpoint'}"
     stem, dot, ending = file.partition(".")
     return f"{name}{dot}{ending}" if name and stem in GENERIC else file
 

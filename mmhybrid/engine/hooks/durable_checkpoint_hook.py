@@ -308,8 +308,8 @@ def newest_whole_checkpoint(
     Raises:
         UserError: There are checkpoints, but none can be used; or they lie elsewhere.
     """
-    folders = [Path(work_dir)]
-    if out_dir and "://" not in out_dir and out_dir != work_dir:
+    folders = [Path(work_dir).absolute()]
+    if out_dir and "://" not in out_dir and out_dir != str(folders[0]):
         folders.insert(0, Path(out_dir) / folders[0].name)  # as CheckpointHook makes it
     patterns = {"*.pth", re.sub(r"{.*?}", "*", filename_tmpl or "*.pth")}
     answer = by_first_process(lambda: _newest_whole_checkpoint(folders, patterns))
@@ -327,7 +327,8 @@ def _newest_whole_checkpoint(folders: list[Path], patterns: set[str]) -> str | N
     tried: dict[Path, str] = {}
     for path in {path for place in folders for one in patterns for path in place.glob(one)}:
         is_best = "best_" in path.name or path.name == BEST
-        if not path.is_file() or (is_best and path.name != named):
+        is_left_out = path.name.endswith(UNFINISHED) or (is_best and path.name != named)
+        if is_left_out or not path.is_file():
             continue
         try:
             found = _progress_in(path)
