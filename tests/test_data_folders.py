@@ -698,6 +698,12 @@ def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:
         ("1 car\n2 bus", ["car", "bus"]),
         ("car: 0\nbus: 1", ["car", "bus"]),
         ("id,name\n0,car\n1,bus", ["car", "bus"]),
+        ("id,name\n1,car\n2,bus", ["car", "bus"]),
+        ("id,name\n1,car\n2,2 wheeler\n3,bus", ["car", "2 wheeler", "bus"]),
+        ("car\n1 euro", ["car", "1 euro"]),
+        ("1 person\n2 car\n13 stop sign", ["person", "car", "stop sign"]),
+        ("0 car\n1 bus\n3 bike", ["car", "bus", "bike"]),
+        ("0 car\n1 2 wheeler\n2 bus", ["car", "2 wheeler", "bus"]),
         ("car,1,2,3\nbus,4,5,6", ["car", "bus"]),
     ],
 )
