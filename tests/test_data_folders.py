@@ -679,6 +679,9 @@ def test_junk_in_an_annotation_file_ends_in_a_sentence(tmp_path: Path, data: st.
         ("64 128 64\tAnimal", [ClassRow("Animal", None, (64, 128, 64))]),
         ("0,wall,1,2,3", [ClassRow("wall", None, (1, 2, 3))]),
         ("car\n2 wheeler\nbus", [ClassRow("car"), ClassRow("2 wheeler"), ClassRow("bus")]),
+        ("7 road\n32 2 wheeler", [ClassRow("road", 7), ClassRow("2 wheeler", 32)]),
+        ("id,name\n7,road\n32,2 wheeler", [ClassRow("road", 7), ClassRow("2 wheeler", 32)]),
+        ("0 road\n1 car\nvoid", [ClassRow("road", 0), ClassRow("car", 1), ClassRow("void")]),
     ],
 )
 def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ def read_class_table(listing: Listing, name: str) -> list[ClassRow]:
     # The title of a table is the only row without a number.
     if is_plain[:1] == [True] and is_plain[1:] and not any(is_plain[1:]):
         return rows[1:]
-    if any(is_plain) and not any(row.colour for row in rows):  # "2 wheeler" among names
-        return [ClassRow(line.strip(",:; ")) for line in lines]
+    if any(is_plain) and not any(row.colour for row in rows):
+        if numbered := _numbered(lines) or _numbered(lines[1:]):
+            return numbered
+        if 2 * sum(is_plain) >= len(rows):  # "2 wheeler" among names
+            return [ClassRow(line.strip(",:; ")) for line in lines]
     return rows
 
 
