@@ -1094,6 +1094,20 @@ def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> Non
     assert sum(len(one.instances) for one in records_of(data).values()) == annotations + 1
 
 
+@pytest.mark.parametrize("other", ["", "D:\\bob\\"])
+def test_two_files_may_name_an_image_by_paths_of_two_machines(other: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    content = json.loads((folder / "annotations.json").read_text())
+    for name, start in (("annotations", "/home/ann/data/"), ("more", other)):
+        for row, one in zip(content["images"], made, strict=True):
+            row["file_name"] = start + one.name
+        make.write(folder / f"{name}.json", json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"repeated-object": len(content["annotations"])}
+    assert len(records_of(data)) == 20
+
+
 def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
     folder = written("coco_one_file", make.drawn(), tmp_path)
     path = folder / "annotations.json"

@@ -1,6 +1,7 @@
 """COCO JSON in any layout: COCO's own, Roboflow's, CVAT's, one file or a file a split."""
 
 import posixpath
+from collections import Counter
 from typing import Any
 
 from mmhybrid.datasets.folders.listing import Listing, split_of
@@ -54,9 +55,9 @@ def _is_coco(content: Any) -> bool:
 
 
 def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], str]:
-    """The image of each annotation file and ``file_name``, none for two names that differ.
+    """The image of each annotation file and ``file_name``, none for two names of a file.
 
-    Where several names would lead to one file, it belongs to those that it ends with.
+    Where several names would lead to one image, it belongs to those that it ends with.
     """
     rows = (
         (name, str(row.get("file_name")))
@@ -65,9 +66,9 @@ def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], s
         if isinstance(row, dict)
     )
     found = {(name, told): listing.find(told, name) for name, told in dict.fromkeys(rows)}
-    names: dict[str | None, set[str]] = {}
-    for (_, told), image in found.items():
-        names.setdefault(image, set()).add(told)
+    names: Counter[tuple[str, str | None]] = Counter(
+        (name, image) for (name, _), image in found.items()
+    )
 
     def ends_with(image: str, told: str) -> bool:
         return f"/{image}".endswith("/" + told.replace("\\", "/").lstrip("./"))
@@ -75,7 +76,7 @@ def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], s
     return {
         key: image
         for key, image in found.items()
-        if image and (len(names[image]) == 1 or ends_with(image, key[1]))
+        if image and (names[key[0], image] == 1 or ends_with(image, key[1]))
     }
 
 
