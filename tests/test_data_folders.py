@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,9 @@ from mmhybrid.datasets.folders import (
     write_dataset,
 )
 from mmhybrid.datasets.folders.class_table import ClassRow, read_class_names, read_class_table
+from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.listing import Listing, split_of
+from mmhybrid.datasets.folders.masks import read_masks
 from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
 from mmhybrid.datasets.folders.records import FolderData
 from mmhybrid.datasets.folders.splitting import split_off
@@ -1205,6 +1208,49 @@ def test_lists_of_sequences_whose_names_repeat(line: str, tmp_path: Path) -> Non
     assert codes(data) == {"no-names": 0, "image-without-split": 2}
     found = {split: {one.name.split("/")[1] for one in part} for split, part in data.splits.items()}
     assert found == {"train": {"night"}, "val": {"day"}}
+
+
+def coco_files(folder: Path, count: int) -> None:
+    categories = [dict(id=1, name="a")]
+    annotations = [dict(id=i, image_id=1, category_id=1, bbox=[i, 0, 9, 9]) for i in range(3)]
+    for i in range(count):
+        images = [dict(id=1, file_name=f"{i}/image.png")]
+        content = dict(images=images, annotations=annotations, categories=categories)
+        make.write(folder / f"{i}.json", json.dumps(content))
+
+
+def list_of_images(folder: Path, count: int) -> None:
+    make.write(folder / "train.txt", "\n".join(f"{i}/image.png" for i in range(count)))
+
+
+def masks_without_images(folder: Path, count: int) -> None:
+    for i in range(count):
+        make.write(folder / "masks" / f"m{i}" / "image.png", "x")
+
+
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (coco_files, lambda listing: read_coco(listing, listing.notes)),
+        (list_of_images, Listing.split_lists),
+        (masks_without_images, lambda listing: read_masks(listing, listing.notes)),
+    ],
+)
+def test_work_grows_with_the_files_alone(write: Callable, read: Callable, tmp_path: Path) -> None:
+    calls = []
+    for count in (20, 80):
+        folder = tmp_path / str(count)
+        for i in range(count):
+            make.write(folder / str(i) / "image.png", "x")
+        write(folder, count)
+        listing, seen = Listing(folder, Notes()), Counter()
+        sys.setprofile(lambda frame, event, _, seen=seen: seen.update([event]))
+        try:
+            read(listing)
+        finally:
+            sys.setprofile(None)
+        calls.append(seen["call"])
+    assert calls[1] < 5 * calls[0]
 
 
 # ---- folders of classes

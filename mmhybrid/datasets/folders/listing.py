@@ -235,6 +235,8 @@ class Listing:
 
     def _of_line(self, line: str) -> list[str]:
         """The images of a name that a line gives, of those the ones whose folders fit best."""
+        if line in self.known:  # or each line is compared with all files of its stem
+            return [line]
         best, most = [], -1
         for word in (line, line.split()[0]):
             *folders, base = [part for part in re.split(r"[/\\]", word) if part] or [word]

@@ -176,8 +176,7 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
             continue
         key = _key(image, False)
         found = by_key.get(key) or by_stem.get(key[-1], [])
-        splits = {folder_split(one) for one in (image, *found)} - {None}
-        if len(found) == 1 and len(splits) < 2:
+        if len(found) == 1 and len({folder_split(image), folder_split(found[0])} - {None}) < 2:
             is_in_images = bool(IMAGES & set(_words(posixpath.dirname(image))))
             claims[found[0]][image] = (key in by_key, is_in_images)
         else:
