@@ -1272,6 +1272,8 @@ def test_splits_around_and_below_the_classes(layout: str, tmp_path: Path) -> Non
 def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
     folder = written("class_folders", make.drawn(), tmp_path)
     make.write(folder / "disc" / "phone.HEIC", "x")
+    for path in [*folder.glob("square/*.jpg")]:
+        make.write(path.with_suffix(".NEF"), "x")
     make.write(folder / "disc" / "moving.gif", "x")
     (folder / "disc" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "disc" / "itself.jpg").symlink_to(folder / "disc" / "itself.jpg")

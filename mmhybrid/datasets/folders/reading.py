@@ -11,7 +11,7 @@ from mmhybrid.datasets.folders.class_folders import read_class_folders
 from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.label_table import read_label_table
 from mmhybrid.datasets.folders.labelme import read_labelme
-from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing
+from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing, stem
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
 from mmhybrid.datasets.folders.measuring import clean, decodable, measure
 from mmhybrid.datasets.folders.problems import Notes, is_many
@@ -227,7 +227,8 @@ def _tell_names(listing: Listing, notes: Notes) -> None:
     for name in listing.dead_links:
         notes.add("dead-link", name)
     for name in listing.with_suffix(*UNREAD_SUFFIXES):
-        notes.add("unread-format", name)
+        if stem(name) not in listing.by_stem:  # a camera writes 0.NEF and 0.jpg
+            notes.add("unread-format", name)
 
 
 def describe(data: FolderData) -> str:
