@@ -1038,6 +1038,26 @@ def test_a_mask_belongs_to_one_image(beside: str, found: dict, tmp_path: Path) -
     assert {Path(one).parent.name for one in names} == {"JPEGImages"}
 
 
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_an_unlabelled_sequence_is_no_copy(task: str, layout: str, tmp_path: Path) -> None:
+    for number, one in enumerate(make.drawn(count=24)):
+        place, name = layout.format(f"s{number // 6}"), str(number % 6)
+        make.save(one, tmp_path / place / f"{name}.jpg")
+        if number < 6 and task == "detection":
+            xml = make.voc_text(one, f"{name}.jpg")
+            make.write(tmp_path / place / f"{name}.xml", xml)
+        elif number < 6:
+            mask = tmp_path / place.replace("images", "masks") / f"{name}.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, task)
+    assert +codes(data) == {"image-without-label": 18, "half-unlabelled": 18}
+    assert {one.name.split("/")[layout == "images/{}"] for one in records_of(data).values()} == {
+        "s0"
+    }
+
+
 def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("masks_index", made, tmp_path)

@@ -128,7 +128,7 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
-def _is_mask(name: str) -> bool:
+def is_mask(name: str) -> bool:
     """By a folder called ``masks`` or ``train_labels``, or a name that ends in ``_mask``."""
     *folders, file = name.split("/")
     words = [word for folder in folders for word in _words(re.sub(r"annots?$", "_annot", folder))]
@@ -154,7 +154,7 @@ def _key(name: str, is_mask: bool) -> tuple[str, ...]:
 
 def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
     """Each image with its mask, and no mask twice; None where no image has one."""
-    masks = {name for name in listing.images if _is_mask(name)}
+    masks = {name for name in listing.images if is_mask(name)}
     if not masks:  # NAME.jpg beside NAME.png
         photos = {".jpg", ".jpeg", ".jfif"}
         suffix = {name: posixpath.splitext(name)[1].lower() for name in listing.images}
@@ -185,6 +185,7 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
         return None
     pairs = []
     for mask, ranks in claims.items():
+        length = len(_key(mask, True))
         most = max(ranks.values())
         best = [image for image, rank in ranks.items() if rank == most]
         if len(best) > 1:
@@ -192,7 +193,9 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
             continue
         pairs.append((best[0], mask))
         for image in sorted(ranks.keys() - best):
-            if folder_split(image) == folder_split(best[0]):
+            # In a folder images, and as deep as the mask: of another sequence.
+            is_other = ranks[image] == (False, True) and len(_key(image, False)) == length
+            if not is_other and folder_split(image) == folder_split(best[0]):
                 notes.add("image-beside-image", image)
             else:
                 without.append(image)
