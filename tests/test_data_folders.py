@@ -1058,6 +1058,17 @@ def test_an_unlabelled_sequence_is_no_copy(task: str, layout: str, tmp_path: Pat
     }
 
 
+def test_versions_of_an_image_share_its_mask(tmp_path: Path) -> None:
+    folder = written("masks_binary", make.drawn(), tmp_path)
+    shutil.copytree(folder / "images", folder / "images" / "blur")
+    (folder / "images" / "orig").mkdir()
+    for path in folder.glob("images/*.jpg"):
+        path.rename(folder / "images" / "orig" / path.name)
+    data = read_folder(folder, "segmentation")
+    assert sum(len(part) for part in data.splits.values()) == 40
+    assert len({one.mask for part in data.splits.values() for one in part}) == 20
+
+
 def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("masks_index", made, tmp_path)

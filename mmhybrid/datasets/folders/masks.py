@@ -153,7 +153,7 @@ def _key(name: str, is_mask: bool) -> tuple[str, ...]:
 
 
 def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
-    """Each image with its mask, and no mask twice; None where no image has one."""
+    """Each image with its mask, which versions of it share; None where no image has one."""
     masks = {name for name in listing.images if is_mask(name)}
     if not masks:  # NAME.jpg beside NAME.png
         photos = {".jpg", ".jpeg", ".jfif"}
@@ -188,10 +188,14 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
         length = len(_key(mask, True))
         most = max(ranks.values())
         best = [image for image, rank in ranks.items() if rank == most]
-        if len(best) > 1:
+        # A mask beside folders of the same images in several versions belongs to all of them.
+        are_versions = most == (False, True) and all(
+            len(_key(image, False)) > length for image in best
+        )
+        if len(best) > 1 and not are_versions:
             notes.add("ambiguous-image", mask)
             continue
-        pairs.append((best[0], mask))
+        pairs += [(image, mask) for image in best]
         for image in sorted(ranks.keys() - best):
             # In a folder images, and as deep as the mask: of another sequence.
             is_other = ranks[image] == (False, True) and len(_key(image, False)) == length
