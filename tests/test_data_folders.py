@@ -1341,6 +1341,25 @@ def test_a_column_of_labels_is_not_guessed(tmp_path: Path) -> None:
     assert read_folder(tmp_path, "classification").classes == ("d", "s", "t")
 
 
+@pytest.mark.parametrize("folders", ["{}", "part_{}"])
+def test_folders_of_classes_beside_a_table_of_something_else(folders: str, tmp_path: Path) -> None:
+    rows = ["file,camera,width"]
+    for number, one in enumerate(make.drawn()):
+        place = folders.format(one.label if folders == "{}" else number % 3)
+        make.save(one, tmp_path / place / one.name)
+        rows.append(f"{place}/{one.name},{'ab'[number % 2]},{640 + number % 3}")
+    make.write(tmp_path / "meta.csv", "\n".join(rows))
+    if folders == "part_{}":
+        with pytest.raises(UserError, match=r"meta\.csv .*: camera, width"):
+            read_folder(tmp_path, "classification")
+        return
+    data = read_folder(tmp_path, "classification")
+    assert data.classes == ("disc", "square", "triangle")
+    (finding,) = data.findings
+    assert (finding.code, finding.severity) == ("unclear-table", "warning")
+    assert str(finding).startswith("warning: a folder a class is read, no table: meta.csv")
+
+
 def test_rows_that_contradict_each_other_are_told(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("table_plain", made, tmp_path)
