@@ -1098,6 +1098,26 @@ def test_a_label_file_of_another_image_is_not_taken(tmp_path: Path) -> None:
     assert all(one.startswith("images/2/") for one in data.findings[0].images)
 
 
+@pytest.mark.parametrize("place", ["txt/1", "txt"])
+def test_a_label_file_far_off_is_that_of_one_image(place: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for number, one in enumerate(made):
+        name = str(number // 2) if number < 4 else f"of_{number}"
+        lines = make.yolo_lines(one, make.names_of(made), outlines=False)
+        make.save(one, tmp_path / "img" / str(1 + number % 2) / f"{name}.jpg")
+        if number >= 4 or number % 2 == 0:
+            make.write(tmp_path / place / f"{name}.txt", lines)
+    data = read_folder(tmp_path, "detection")
+    records = {one.name: one for part in data.splits.values() for one in part}
+    if place == "txt":
+        assert codes(data) == {"ambiguous-image": 2}
+        assert len(records) == 16
+    else:
+        assert codes(data) == {"image-without-label-file": 2, "image-without-object": 2}
+        assert all(bool(one.instances) == (name != "img/2/0.jpg" and name != "img/2/1.jpg")
+                   for name, one in records.items())  # fmt: skip
+
+
 @pytest.mark.parametrize("near", ["seq2/0.jpg", "frames/seq2/0.jpg"])
 def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_path: Path) -> None:
     made = make.drawn()
