@@ -1135,6 +1135,23 @@ def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_
     assert len(records_of(data)["0"].instances) == len(made[1].things)
 
 
+@pytest.mark.parametrize("there", [(), ("train/{}.png",)])
+def test_an_image_of_another_split_is_not_taken(there: tuple, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder, name = written("coco_splits", made, tmp_path), Path(made[0].name).stem
+    (gone,) = folder.rglob(made[0].name)
+    val = next(one for one in folder.rglob("*.jpg") if "val" in one.parent.name)
+    shutil.copy(gone, val.with_name(gone.name))
+    gone.unlink()
+    for other in there:
+        make.save(made[0], folder / other.format(name))
+    data = read_folder(folder, "detection")
+    trained = {one.name: one for one in data.splits["train"]}
+    assert val.with_name(gone.name).relative_to(folder).as_posix() not in trained
+    assert codes(data)["missing-image"] == (not there)
+    assert len(trained) == 14 - (not there)
+
+
 def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("coco_one_file", made, tmp_path)

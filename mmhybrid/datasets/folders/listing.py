@@ -141,7 +141,8 @@ class Listing:
         """The image that a label file beside ``near`` calls ``name``.
 
         It is looked for from the label file up, then wherever a name ends alike. A name with a
-        folder of another machine is found too, and nothing outside of the root ever is.
+        folder of another machine is found too, and nothing outside of the root ever is, nor what
+        lies in a folder of another split than the name, or else ``near``, tells.
         """
         name = str(name).replace("\\", "/").removeprefix("file://")
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
@@ -151,7 +152,7 @@ class Listing:
                 if path in self.known and _suffix(path) in IMAGE_SUFFIXES:
                     return path
         by_name = self.by_stem.get(stem(name)) or self.by_stem.get(stem(f"{name}.x"), [])
-        told = folder_split("/".join(parts))
+        told = folder_split("/".join(parts)) or _only_split(near)
         fitting = [one for one in by_name if told in (None, folder_split(one) or told)]
         return self._best(fitting, parts, near, name)
 
@@ -248,6 +249,12 @@ class Listing:
                     most = max(alike.values())
                     best = [one for one, number in alike.items() if number == most]
         return best
+
+
+def _only_split(name: str) -> str | None:
+    """The split of a path that tells no other: ``train_val.json`` may list images of both."""
+    found = {split_named(word[0]) for word in _SPLIT.finditer(name.lower())}
+    return found.pop() if len(found) == 1 else None
 
 
 def _is_text(name: str) -> bool:
