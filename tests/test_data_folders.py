@@ -1287,8 +1287,8 @@ def coco_files(folder: Path, count: int) -> None:
         make.write(folder / f"{i}.json", json.dumps(content))
 
 
-def list_of_images(folder: Path, count: int) -> None:
-    make.write(folder / "train.txt", "\n".join(f"{i}/image.png" for i in range(count)))
+def list_of_images(folder: Path, count: int, line: str = "{}/image.png") -> None:
+    make.write(folder / "train.txt", "\n".join(line.format(i) for i in range(count)))
 
 
 def masks_without_images(folder: Path, count: int) -> None:
@@ -1301,6 +1301,7 @@ def masks_without_images(folder: Path, count: int) -> None:
     [
         (coco_files, lambda listing: read_coco(listing, listing.notes)),
         (list_of_images, Listing.split_lists),
+        (functools.partial(list_of_images, line="/data/{}/image"), Listing.split_lists),
         (masks_without_images, lambda listing: read_masks(listing, listing.notes)),
     ],
 )
@@ -1319,6 +1320,15 @@ def test_work_grows_with_the_files_alone(write: Callable, read: Callable, tmp_pa
             sys.setprofile(None)
         calls.append(seen["call"])
     assert calls[1] < 5 * calls[0]
+
+
+@pytest.mark.parametrize("line", ["0.png", "xml/0.xml"])
+def test_a_line_is_of_all_images_of_its_name(line: str, tmp_path: Path) -> None:
+    names = ["0.png", "images/0.png", "masks/0.png"]
+    for name in [*names, "xml/0.xml"]:
+        make.write(tmp_path / name, "x")
+    make.write(tmp_path / "train.txt", line)
+    assert Listing(tmp_path, Notes()).split_lists() == dict.fromkeys(names, "train")
 
 
 # ---- folders of classes

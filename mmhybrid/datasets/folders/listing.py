@@ -98,8 +98,10 @@ class Listing:
         self.folders = {parent for name in self.files for parent in _parents(name)}
         self.images = [name for name in self.files if _suffix(name) in IMAGE_SUFFIXES]
         self.by_stem: dict[str, list[str]] = defaultdict(list)
+        self.by_place: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name in self.images:
             self.by_stem[stem(name)].append(name)
+            self.by_place[(stem(name), *name.split("/")[-2:-1])].append(name)
 
     def _walk(self) -> Iterable[str]:
         waiting, seen = [(self.root, "")], set()
@@ -236,15 +238,16 @@ class Listing:
 
     def _of_line(self, line: str) -> list[str]:
         """The images of a name that a line gives, of those the ones whose folders fit best."""
-        if line in self.known:  # or each line is compared with all files of its stem
+        if "/" in line and line in self.known and _suffix(line) in IMAGE_SUFFIXES:
             return [line]
         best, most = [], -1
         for word in (line, line.split()[0]):
             *folders, base = [part for part in re.split(r"[/\\]", word) if part] or [word]
             for key in (stem(base), unicodedata.normalize("NFC", base).lower()):
-                alike = {
-                    one: _alike(one.split("/")[:-1], folders) for one in self.by_stem.get(key, [])
-                }
+                # Those in a folder of this name alone, not all of a stem, which may be many.
+                near = self.by_place.get((key, *folders[-1:])) if folders else None
+                near = near or self.by_stem.get(key, [])
+                alike = {one: _alike(one.split("/")[:-1], folders) for one in near}
                 if max(alike.values(), default=-1) > most:
                     most = max(alike.values())
                     best = [one for one, number in alike.items() if number == most]
