@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,9 @@ from mmhybrid.datasets.folders import (
     write_dataset,
 )
 from mmhybrid.datasets.folders.class_table import ClassRow, read_class_names, read_class_table
+from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.listing import Listing, split_of
+from mmhybrid.datasets.folders.masks import read_masks
 from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
 from mmhybrid.datasets.folders.records import FolderData
 from mmhybrid.datasets.folders.splitting import split_off
@@ -679,6 +682,9 @@ def test_junk_in_an_annotation_file_ends_in_a_sentence(tmp_path: Path, data: st.
         ("64 128 64\tAnimal", [ClassRow("Animal", None, (64, 128, 64))]),
         ("0,wall,1,2,3", [ClassRow("wall", None, (1, 2, 3))]),
         ("car\n2 wheeler\nbus", [ClassRow("car"), ClassRow("2 wheeler"), ClassRow("bus")]),
+        ("7 road\n32 2 wheeler", [ClassRow("road", 7), ClassRow("2 wheeler", 32)]),
+        ("id,name\n7,road\n32,2 wheeler", [ClassRow("road", 7), ClassRow("2 wheeler", 32)]),
+        ("0 road\n1 car\nvoid", [ClassRow("road", 0), ClassRow("car", 1), ClassRow("void")]),
     ],
 )
 def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:
@@ -698,6 +704,12 @@ def test_tables_of_classes(text: str, rows: list, tmp_path: Path) -> None:
         ("1 car\n2 bus", ["car", "bus"]),
         ("car: 0\nbus: 1", ["car", "bus"]),
         ("id,name\n0,car\n1,bus", ["car", "bus"]),
+        ("id,name\n1,car\n2,bus", ["car", "bus"]),
+        ("id,name\n1,car\n2,2 wheeler\n3,bus", ["car", "2 wheeler", "bus"]),
+        ("car\n1 euro", ["car", "1 euro"]),
+        ("1 person\n2 car\n13 stop sign", ["person", "car", "stop sign"]),
+        ("0 car\n1 bus\n3 bike", ["car", "bus", "bike"]),
+        ("0 car\n1 2 wheeler\n2 bus", ["car", "2 wheeler", "bus"]),
         ("car,1,2,3\nbus,4,5,6", ["car", "bus"]),
     ],
 )
@@ -1026,6 +1038,37 @@ def test_a_mask_belongs_to_one_image(beside: str, found: dict, tmp_path: Path) -
     assert {Path(one).parent.name for one in names} == {"JPEGImages"}
 
 
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_an_unlabelled_sequence_is_no_copy(task: str, layout: str, tmp_path: Path) -> None:
+    for number, one in enumerate(make.drawn(count=24)):
+        place, name = layout.format(f"s{number // 6}"), str(number % 6)
+        make.save(one, tmp_path / place / f"{name}.jpg")
+        if number < 6 and task == "detection":
+            xml = make.voc_text(one, f"{name}.jpg")
+            make.write(tmp_path / place / f"{name}.xml", xml)
+        elif number < 6:
+            mask = tmp_path / place.replace("images", "masks") / f"{name}.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(one.mask).save(mask)
+    data = read_folder(tmp_path, task)
+    assert +codes(data) == {"image-without-label": 18, "half-unlabelled": 18}
+    assert {one.name.split("/")[layout == "images/{}"] for one in records_of(data).values()} == {
+        "s0"
+    }
+
+
+def test_versions_of_an_image_share_its_mask(tmp_path: Path) -> None:
+    folder = written("masks_binary", make.drawn(), tmp_path)
+    shutil.copytree(folder / "images", folder / "images" / "blur")
+    (folder / "images" / "orig").mkdir()
+    for path in folder.glob("images/*.jpg"):
+        path.rename(folder / "images" / "orig" / path.name)
+    data = read_folder(folder, "segmentation")
+    assert sum(len(part) for part in data.splits.values()) == 40
+    assert len({one.mask for part in data.splits.values() for one in part}) == 20
+
+
 def test_a_mask_of_another_split_is_not_taken(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("masks_index", made, tmp_path)
@@ -1055,6 +1098,26 @@ def test_a_label_file_of_another_image_is_not_taken(tmp_path: Path) -> None:
     assert all(one.startswith("images/2/") for one in data.findings[0].images)
 
 
+@pytest.mark.parametrize("place", ["txt/1", "txt"])
+def test_a_label_file_far_off_is_that_of_one_image(place: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    for number, one in enumerate(made):
+        name = str(number // 2) if number < 4 else f"of_{number}"
+        lines = make.yolo_lines(one, make.names_of(made), outlines=False)
+        make.save(one, tmp_path / "img" / str(1 + number % 2) / f"{name}.jpg")
+        if number >= 4 or number % 2 == 0:
+            make.write(tmp_path / place / f"{name}.txt", lines)
+    data = read_folder(tmp_path, "detection")
+    records = {one.name: one for part in data.splits.values() for one in part}
+    if place == "txt":
+        assert codes(data) == {"ambiguous-image": 2}
+        assert len(records) == 16
+    else:
+        assert codes(data) == {"image-without-label-file": 2, "image-without-object": 2}
+        assert all(bool(one.instances) == (name != "img/2/0.jpg" and name != "img/2/1.jpg")
+                   for name, one in records.items())  # fmt: skip
+
+
 @pytest.mark.parametrize("near", ["seq2/0.jpg", "frames/seq2/0.jpg"])
 def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_path: Path) -> None:
     made = make.drawn()
@@ -1072,6 +1135,23 @@ def test_an_image_of_another_name_is_not_taken_for_a_missing_one(near: str, tmp_
     assert len(records_of(data)["0"].instances) == len(made[1].things)
 
 
+@pytest.mark.parametrize("there", [(), ("train/{}.png",)])
+def test_an_image_of_another_split_is_not_taken(there: tuple, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder, name = written("coco_splits", made, tmp_path), Path(made[0].name).stem
+    (gone,) = folder.rglob(made[0].name)
+    val = next(one for one in folder.rglob("*.jpg") if "val" in one.parent.name)
+    shutil.copy(gone, val.with_name(gone.name))
+    gone.unlink()
+    for other in there:
+        make.save(made[0], folder / other.format(name))
+    data = read_folder(folder, "detection")
+    trained = {one.name: one for one in data.splits["train"]}
+    assert val.with_name(gone.name).relative_to(folder).as_posix() not in trained
+    assert codes(data)["missing-image"] == (not there)
+    assert len(trained) == 14 - (not there)
+
+
 def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> None:
     made = make.drawn()
     folder = written("coco_one_file", made, tmp_path)
@@ -1083,6 +1163,20 @@ def test_a_second_copy_of_an_annotation_file_adds_nothing(tmp_path: Path) -> Non
     data = read_folder(folder, "detection")
     assert codes(data) == {"repeated-object": annotations}
     assert sum(len(one.instances) for one in records_of(data).values()) == annotations + 1
+
+
+@pytest.mark.parametrize("other", ["", "D:\\bob\\"])
+def test_two_files_may_name_an_image_by_paths_of_two_machines(other: str, tmp_path: Path) -> None:
+    made = make.drawn()
+    folder = written("coco_one_file", made, tmp_path)
+    content = json.loads((folder / "annotations.json").read_text())
+    for name, start in (("annotations", "/home/ann/data/"), ("more", other)):
+        for row, one in zip(content["images"], made, strict=True):
+            row["file_name"] = start + one.name
+        make.write(folder / f"{name}.json", json.dumps(content))
+    data = read_folder(folder, "detection")
+    assert codes(data) == {"repeated-object": len(content["annotations"])}
+    assert len(records_of(data)) == 20
 
 
 def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
@@ -1184,6 +1278,59 @@ def test_lists_of_sequences_whose_names_repeat(line: str, tmp_path: Path) -> Non
     assert found == {"train": {"night"}, "val": {"day"}}
 
 
+def coco_files(folder: Path, count: int) -> None:
+    categories = [dict(id=1, name="a")]
+    annotations = [dict(id=i, image_id=1, category_id=1, bbox=[i, 0, 9, 9]) for i in range(3)]
+    for i in range(count):
+        images = [dict(id=1, file_name=f"{i}/image.png")]
+        content = dict(images=images, annotations=annotations, categories=categories)
+        make.write(folder / f"{i}.json", json.dumps(content))
+
+
+def list_of_images(folder: Path, count: int, line: str = "{}/image.png") -> None:
+    make.write(folder / "train.txt", "\n".join(line.format(i) for i in range(count)))
+
+
+def masks_without_images(folder: Path, count: int) -> None:
+    for i in range(count):
+        make.write(folder / "masks" / f"m{i}" / "image.png", "x")
+
+
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (coco_files, lambda listing: read_coco(listing, listing.notes)),
+        (list_of_images, Listing.split_lists),
+        (functools.partial(list_of_images, line="/data/{}/image"), Listing.split_lists),
+        (masks_without_images, lambda listing: read_masks(listing, listing.notes)),
+    ],
+)
+def test_work_grows_with_the_files_alone(write: Callable, read: Callable, tmp_path: Path) -> None:
+    calls = []
+    for count in (20, 80):
+        folder = tmp_path / str(count)
+        for i in range(count):
+            make.write(folder / str(i) / "image.png", "x")
+        write(folder, count)
+        listing, seen = Listing(folder, Notes()), Counter()
+        sys.setprofile(lambda frame, event, _, seen=seen: seen.update([event]))
+        try:
+            read(listing)
+        finally:
+            sys.setprofile(None)
+        calls.append(seen["call"])
+    assert calls[1] < 5 * calls[0]
+
+
+@pytest.mark.parametrize("line", ["0.png", "xml/0.xml"])
+def test_a_line_is_of_all_images_of_its_name(line: str, tmp_path: Path) -> None:
+    names = ["0.png", "images/0.png", "masks/0.png"]
+    for name in [*names, "xml/0.xml"]:
+        make.write(tmp_path / name, "x")
+    make.write(tmp_path / "train.txt", line)
+    assert Listing(tmp_path, Notes()).split_lists() == dict.fromkeys(names, "train")
+
+
 # ---- folders of classes
 
 
@@ -1203,6 +1350,8 @@ def test_splits_around_and_below_the_classes(layout: str, tmp_path: Path) -> Non
 def test_what_is_not_read_in_folders_is_told(tmp_path: Path) -> None:
     folder = written("class_folders", make.drawn(), tmp_path)
     make.write(folder / "disc" / "phone.HEIC", "x")
+    for path in [*folder.glob("square/*.jpg")]:
+        make.write(path.with_suffix(".NEF"), "x")
     make.write(folder / "disc" / "moving.gif", "x")
     (folder / "disc" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "disc" / "itself.jpg").symlink_to(folder / "disc" / "itself.jpg")
@@ -1237,6 +1386,25 @@ def test_a_column_of_labels_is_not_guessed(tmp_path: Path) -> None:
     # Two columns that say the same are one.
     make.write(table, "\n".join(row.rpartition(",")[0] for row in rows))
     assert read_folder(tmp_path, "classification").classes == ("d", "s", "t")
+
+
+@pytest.mark.parametrize("folders", ["{}", "part_{}"])
+def test_folders_of_classes_beside_a_table_of_something_else(folders: str, tmp_path: Path) -> None:
+    rows = ["file,camera,width"]
+    for number, one in enumerate(make.drawn()):
+        place = folders.format(one.label if folders == "{}" else number % 3)
+        make.save(one, tmp_path / place / one.name)
+        rows.append(f"{place}/{one.name},{'ab'[number % 2]},{640 + number % 3}")
+    make.write(tmp_path / "meta.csv", "\n".join(rows))
+    if folders == "part_{}":
+        with pytest.raises(UserError, match=r"meta\.csv .*: camera, width"):
+            read_folder(tmp_path, "classification")
+        return
+    data = read_folder(tmp_path, "classification")
+    assert data.classes == ("disc", "square", "triangle")
+    (finding,) = data.findings
+    assert (finding.code, finding.severity) == ("unclear-table", "warning")
+    assert str(finding).startswith("warning: a folder a class is read, no table: meta.csv")
 
 
 def test_rows_that_contradict_each_other_are_told(tmp_path: Path) -> None:

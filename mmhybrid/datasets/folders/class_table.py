@@ -1,5 +1,6 @@
 """Files of class names: one a line, with numbers, with colours; text, CSV, YAML or JSON."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ _SEP = r"[\s,;:=]+"
 _COLOUR_LAST = re.compile(rf"^(?:\d+{_SEP})?(.+?){_SEP}(\d+){_SEP}(\d+){_SEP}(\d+)[\s,;:]*$")
 _COLOUR_FIRST = re.compile(rf"^(\d+){_SEP}(\d+){_SEP}(\d+){_SEP}(\D.*)$")
 _NUMBER_FIRST = re.compile(rf"^(\d+){_SEP}(\D.*)$")
+_NUMBERED = re.compile(rf"^(\d+){_SEP}(\S.*)$")
 _NUMBER_LAST = re.compile(r"^(.*\D)\s*[,;:=\t]\s*(\d+)$")
 
 
@@ -47,26 +49,43 @@ def read_class_table(listing: Listing, name: str) -> list[ClassRow]:
     # The title of a table is the only row without a number.
     if is_plain[:1] == [True] and is_plain[1:] and not any(is_plain[1:]):
         return rows[1:]
-    if any(is_plain) and not any(row.colour for row in rows):  # "2 wheeler" among names
-        return [ClassRow(line.strip(",:; ")) for line in lines]
+    if any(is_plain) and not any(row.colour for row in rows):
+        if numbered := _numbered(lines) or _numbered(lines[1:]):
+            return numbered
+        if 2 * sum(is_plain) >= len(rows):  # "2 wheeler" among names
+            return [ClassRow(line.strip(",:; ")) for line in lines]
     return rows
 
 
 def read_class_names(listing: Listing, name: str) -> dict[int, str]:
     """The names by number of a text file with a name a line.
 
-    Numbers before the names count only if they run from 0 or 1: "50 cent" is a name.
+    Numbers before the names count only if they rise from 0 or 1: "50 cent" is a name.
     """
     lines = _lines(listing, name)
     rows = [_row(line) for line in lines]
-    for some, start in ((rows, 0), (rows, 1), (rows[1:], 0)):  # the last with a title
+    for some in (rows, _numbered(lines), rows[1:], _numbered(lines[1:])):  # the last with a title
         found = {row.value: row.name for row in some}
-        is_run = found.keys() == {*range(start, start + len(some))}
-        if some and is_run and len(set(found.values())) == len(some):  # not 1 euro, 2 euro
-            return {value - start: found[value] for value in sorted(found)}
+        if len(set(found.values())) < len(some):  # 1 euro, 2 euro
+            continue
+        for start in (0, 1):
+            is_run = some and found.keys() == {*range(start, start + len(some))}
+            if is_run and (len(some) == len(lines) or len(some) > start):
+                return {value - start: found[value] for value in sorted(found)}
+    numbered = _numbered(lines)  # of COCO's numbers some are left out
+    if numbered and numbered[0].value < 2 and len({row.name for row in numbered}) == len(lines):
+        return dict(enumerate(row.name for row in numbered))
     if rows and all(row.colour for row in rows):
         return dict(enumerate(row.name for row in rows))
     return dict(enumerate(line.strip(",:; ") for line in lines))
+
+
+def _numbered(lines: list[str]) -> list[ClassRow]:
+    """Rows by the numbers that all lines begin with, if these rise: names may begin so, too."""
+    found = [match for line in lines if (match := _NUMBERED.match(line))]
+    rows = [ClassRow(match[2].strip(), int(match[1])) for match in found]
+    rises = all(one.value < other.value for one, other in itertools.pairwise(rows))
+    return rows if len(rows) == len(lines) and rises else []
 
 
 def _lines(listing: Listing, name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """COCO JSON in any layout: COCO's own, Roboflow's, CVAT's, one file or a file a split."""
 
 import posixpath
+from collections import Counter
 from typing import Any
 
 from mmhybrid.datasets.folders.listing import Listing, split_of
@@ -34,9 +35,14 @@ def read_coco(listing: Listing, notes: Notes) -> FolderData | None:
     ids: dict[str, list[Any]] = {}
     files = instances or files
     places = _places(listing, files)
+    numbers = Counter(split_of(name) or "" for name in files)
+    # The objects of splits of several files.
+    seen = {split: set() if number > 1 else None for split, number in numbers.items()}
     for name, content in files.items():
-        records = splits.setdefault(split_of(name) or "", {})
-        for one, id_ in _read_file(listing, notes, name, content, places, records).items():
+        split = split_of(name) or ""
+        records = splits.setdefault(split, {})
+        told = _read_file(listing, notes, name, content, places, records, seen[split])
+        for one, id_ in told.items():
             ids.setdefault(one, []).append(id_)
     listed = {name for records in splits.values() for name in records}
     for name in sorted(set(listing.images) - listed):
@@ -54,9 +60,9 @@ def _is_coco(content: Any) -> bool:
 
 
 def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], str]:
-    """The image of each annotation file and ``file_name``, none for two names that differ.
+    """The image of each annotation file and ``file_name``, none for two names of a file.
 
-    Where several names would lead to one file, it belongs to those that it ends with.
+    Where several names would lead to one image, it belongs to those that it ends with.
     """
     rows = (
         (name, str(row.get("file_name")))
@@ -65,9 +71,9 @@ def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], s
         if isinstance(row, dict)
     )
     found = {(name, told): listing.find(told, name) for name, told in dict.fromkeys(rows)}
-    names: dict[str | None, set[str]] = {}
-    for (_, told), image in found.items():
-        names.setdefault(image, set()).add(told)
+    names: Counter[tuple[str, str | None]] = Counter(
+        (name, image) for (name, _), image in found.items()
+    )
 
     def ends_with(image: str, told: str) -> bool:
         return f"/{image}".endswith("/" + told.replace("\\", "/").lstrip("./"))
@@ -75,7 +81,7 @@ def _places(listing: Listing, files: dict[str, dict]) -> dict[tuple[str, str], s
     return {
         key: image
         for key, image in found.items()
-        if image and (len(names[image]) == 1 or ends_with(image, key[1]))
+        if image and (names[key[0], image] == 1 or ends_with(image, key[1]))
     }
 
 
@@ -86,8 +92,12 @@ def _read_file(
     content: dict,
     places: dict[tuple[str, str], str],
     records: dict[str, ImageRecord],
+    before: set | None,
 ) -> dict[str, Any]:
-    """Adds the images of a file to ``records``; returns its classes with ids, in its order."""
+    """Adds the images of a file to ``records``; returns its classes with ids, in its order.
+
+    ``before`` has the objects of other files, and gets those of this one.
+    """
     rows = {}
     for key in ("images", "annotations", "categories"):
         rows[key] = [row for row in content[key] if isinstance(row, dict)]
@@ -96,9 +106,6 @@ def _read_file(
     names = {_key(row.get("id")): str(row.get("name")) for row in rows["categories"]}
     by_id: dict[Any, ImageRecord | None] = {}
     told_by_id: dict[Any, str] = {}
-    before = {
-        (record.name, *_content(one)) for record in records.values() for one in record.instances
-    }
     for row in rows["images"]:
         told = str(row.get("file_name"))
         found = places.get((name, told))
@@ -115,7 +122,7 @@ def _read_file(
         record = records.setdefault(found, ImageRecord(found, listing.root / found))
         by_id[_key(row.get("id"))] = record
         record.annotated_size = size_told(row.get("width"), row.get("height"))
-    used = set()
+    used, own = set(), set()
     for number, row in enumerate(rows["annotations"]):
         image, category = _key(row.get("image_id")), _key(row.get("category_id"))
         place = f"{name}: annotation {row.get('id', number)}"
@@ -128,10 +135,16 @@ def _read_file(
             box, outline = row.get("bbox"), row.get("segmentation") or None
             crowd = row.get("iscrowd") in (1, True) or row.get("ignore") in (1, True)
             instance = Instance(names[category], box, outline, crowd)
-            if before and (record.name, *_content(instance)) in before:
-                notes.add("repeated-object", place)
-            else:
-                record.instances.append(instance)
+            if before is not None:
+                # What two objects differ in.
+                object_ = (record.name, instance.name, str(box), str(outline))
+                own.add(object_)
+                if object_ in before:
+                    notes.add("repeated-object", place)
+                    continue
+            record.instances.append(instance)
+    if before is not None:
+        before |= own
     # Roboflow's first category is the project itself: the others belong to it.
     groups = {str(row.get("supercategory")) for row in rows["categories"]}
     kept = {key: one for key, one in names.items() if key in used or one not in groups}
@@ -139,11 +152,6 @@ def _read_file(
     for key, one in kept.items():
         ids.setdefault(one, key)
     return ids
-
-
-def _content(one: Instance) -> tuple[str, str, str]:
-    """What two objects of one image differ in."""
-    return one.name, str(one.box), str(one.segmentation)
 
 
 def _key(value: Any) -> Any:

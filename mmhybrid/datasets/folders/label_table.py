@@ -16,6 +16,10 @@ MOST_NAMED = 8  # columns in a message
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test"}
 
 
+class UnclearTableError(UserError):
+    """Nothing tells which column of a table has the labels."""
+
+
 def read_label_table(listing: Listing, notes: Notes) -> FolderData | None:
     """Every table one column of which names images; None where there is none."""
     splits: dict[str, dict[str, ImageRecord]] = {}
@@ -117,7 +121,7 @@ def _label_reader(
     if len(several) > 1:
         titles = dict(enumerate(header or []))
         titled = ", ".join(titles.get(i, f"column {i + 1}") for i in sorted(several))
-        raise UserError(
+        raise UnclearTableError(
             f"{name} names images, and several of its columns may be their labels: {titled}. Give "
             "the one that is the title `label`" + ("" if header else ", in a first line of titles")
         )

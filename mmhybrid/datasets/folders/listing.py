@@ -98,8 +98,10 @@ class Listing:
         self.folders = {parent for name in self.files for parent in _parents(name)}
         self.images = [name for name in self.files if _suffix(name) in IMAGE_SUFFIXES]
         self.by_stem: dict[str, list[str]] = defaultdict(list)
+        self.by_place: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name in self.images:
             self.by_stem[stem(name)].append(name)
+            self.by_place[(stem(name), *name.split("/")[-2:-1])].append(name)
 
     def _walk(self) -> Iterable[str]:
         waiting, seen = [(self.root, "")], set()
@@ -141,7 +143,8 @@ class Listing:
         """The image that a label file beside ``near`` calls ``name``.
 
         It is looked for from the label file up, then wherever a name ends alike. A name with a
-        folder of another machine is found too, and nothing outside of the root ever is.
+        folder of another machine is found too, and nothing outside of the root ever is, nor what
+        lies in a folder of another split than the name, or else ``near``, tells.
         """
         name = str(name).replace("\\", "/").removeprefix("file://")
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
@@ -151,7 +154,7 @@ class Listing:
                 if path in self.known and _suffix(path) in IMAGE_SUFFIXES:
                     return path
         by_name = self.by_stem.get(stem(name)) or self.by_stem.get(stem(f"{name}.x"), [])
-        told = folder_split("/".join(parts))
+        told = folder_split("/".join(parts)) or _only_split(near)
         fitting = [one for one in by_name if told in (None, folder_split(one) or told)]
         return self._best(fitting, parts, near, name)
 
@@ -235,17 +238,26 @@ class Listing:
 
     def _of_line(self, line: str) -> list[str]:
         """The images of a name that a line gives, of those the ones whose folders fit best."""
+        if "/" in line and line in self.known and _suffix(line) in IMAGE_SUFFIXES:
+            return [line]
         best, most = [], -1
         for word in (line, line.split()[0]):
             *folders, base = [part for part in re.split(r"[/\\]", word) if part] or [word]
             for key in (stem(base), unicodedata.normalize("NFC", base).lower()):
-                alike = {
-                    one: _alike(one.split("/")[:-1], folders) for one in self.by_stem.get(key, [])
-                }
+                # Those in a folder of this name alone, not all of a stem, which may be many.
+                near = self.by_place.get((key, *folders[-1:])) if folders else None
+                near = near or self.by_stem.get(key, [])
+                alike = {one: _alike(one.split("/")[:-1], folders) for one in near}
                 if max(alike.values(), default=-1) > most:
                     most = max(alike.values())
                     best = [one for one, number in alike.items() if number == most]
         return best
+
+
+def _only_split(name: str) -> str | None:
+    """The split of a path that tells no other: ``train_val.json`` may list images of both."""
+    found = {split_named(word[0]) for word in _SPLIT.finditer(name.lower())}
+    return found.pop() if len(found) == 1 else None
 
 
 def _is_text(name: str) -> bool:

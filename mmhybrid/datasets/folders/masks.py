@@ -128,7 +128,7 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
-def _is_mask(name: str) -> bool:
+def is_mask(name: str) -> bool:
     """By a folder called ``masks`` or ``train_labels``, or a name that ends in ``_mask``."""
     *folders, file = name.split("/")
     words = [word for folder in folders for word in _words(re.sub(r"annots?$", "_annot", folder))]
@@ -153,8 +153,8 @@ def _key(name: str, is_mask: bool) -> tuple[str, ...]:
 
 
 def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
-    """Each image with its mask, and no mask twice; None where no image has one."""
-    masks = {name for name in listing.images if _is_mask(name)}
+    """Each image with its mask, which versions of it share; None where no image has one."""
+    masks = {name for name in listing.images if is_mask(name)}
     if not masks:  # NAME.jpg beside NAME.png
         photos = {".jpg", ".jpeg", ".jfif"}
         suffix = {name: posixpath.splitext(name)[1].lower() for name in listing.images}
@@ -176,8 +176,7 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
             continue
         key = _key(image, False)
         found = by_key.get(key) or by_stem.get(key[-1], [])
-        splits = {folder_split(one) for one in (image, *found)} - {None}
-        if len(found) == 1 and len(splits) < 2:
+        if len(found) == 1 and len({folder_split(image), folder_split(found[0])} - {None}) < 2:
             is_in_images = bool(IMAGES & set(_words(posixpath.dirname(image))))
             claims[found[0]][image] = (key in by_key, is_in_images)
         else:
@@ -186,14 +185,21 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
         return None
     pairs = []
     for mask, ranks in claims.items():
+        length = len(_key(mask, True))
         most = max(ranks.values())
         best = [image for image, rank in ranks.items() if rank == most]
-        if len(best) > 1:
+        # A mask beside folders of the same images in several versions belongs to all of them.
+        are_versions = most == (False, True) and all(
+            len(_key(image, False)) > length for image in best
+        )
+        if len(best) > 1 and not are_versions:
             notes.add("ambiguous-image", mask)
             continue
-        pairs.append((best[0], mask))
+        pairs += [(image, mask) for image in best]
         for image in sorted(ranks.keys() - best):
-            if folder_split(image) == folder_split(best[0]):
+            # In a folder images, and as deep as the mask: of another sequence.
+            is_other = ranks[image] == (False, True) and len(_key(image, False)) == length
+            if not is_other and folder_split(image) == folder_split(best[0]):
                 notes.add("image-beside-image", image)
             else:
                 without.append(image)

@@ -1,6 +1,7 @@
 """From a folder to its images, classes, splits and findings."""
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ from prettytable import PrettyTable
 
 from mmhybrid.datasets.folders.class_folders import read_class_folders
 from mmhybrid.datasets.folders.coco import read_coco
-from mmhybrid.datasets.folders.label_table import read_label_table
+from mmhybrid.datasets.folders.label_table import UnclearTableError, read_label_table
 from mmhybrid.datasets.folders.labelme import read_labelme
-from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing
+from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing, stem
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
 from mmhybrid.datasets.folders.measuring import clean, decodable, measure
 from mmhybrid.datasets.folders.problems import Notes, is_many
@@ -88,10 +89,23 @@ def read_folder(folder: str | Path, task: str, seed: int = 0) -> FolderData:
 
 
 def _recognise(listing: Listing, readers: tuple[Reader, ...]) -> tuple[FolderData | None, Notes]:
+    unclear = None
     for reader in readers:
-        listing.notes = Notes()
-        if data := reader(listing, listing.notes):
-            return data, listing.notes
+        listing.notes = notes = Notes()
+        try:
+            data = reader(listing, notes)
+        except UnclearTableError as error:
+            unclear = error
+            continue
+        # Folders part_1 and part_2 are no classes.
+        if data and unclear and len({re.sub(r"\d+", "", one) for one in data.classes}) < 2:
+            break
+        if data and unclear:
+            notes.say("unclear-table", "warning", f"{data.format} is read, no table: {unclear}")
+        if data:
+            return data, notes
+    if unclear:
+        raise unclear
     return None, listing.notes
 
 
@@ -227,7 +241,8 @@ def _tell_names(listing: Listing, notes: Notes) -> None:
     for name in listing.dead_links:
         notes.add("dead-link", name)
     for name in listing.with_suffix(*UNREAD_SUFFIXES):
-        notes.add("unread-format", name)
+        if stem(name) not in listing.by_stem:  # a camera writes 0.NEF and 0.jpg
+            notes.add("unread-format", name)
 
 
 def describe(data: FolderData) -> str:

@@ -3,6 +3,7 @@
 from xml.etree.ElementTree import Element
 
 from mmhybrid.datasets.folders.listing import Listing, folder_split, stem
+from mmhybrid.datasets.folders.masks import is_mask
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import FolderData, ImageRecord, Instance, size_told
 
@@ -50,7 +51,9 @@ def read_voc(listing: Listing, notes: Notes) -> FolderData | None:
     names = {(folder_split(image), stem(image)) for image in labelled}
     for image in listing.images:
         if image not in labelled and "Segmentation" not in image:
-            is_other = (folder_split(image), stem(image)) in names  # such as a mask
+            is_other = (folder_split(image), stem(image)) in names and (
+                is_mask(image) or (lists and image not in lists)
+            )
             notes.add("image-beside-image" if is_other else "image-without-label", image)
     used = {
         one.name for records in splits.values() for record in records for one in record.instances

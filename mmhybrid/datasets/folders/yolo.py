@@ -19,8 +19,20 @@ def read_yolo(listing: Listing, notes: Notes) -> FolderData | None:
         texts.setdefault(stem(name), []).append(name)
     labels = {image: _label_file(listing, image) for image in listing.images}
     files = {name for name in labels.values() if name}
+    claims: dict[str, list[str]] = {}
     for image in [image for image, name in labels.items() if name is None]:
-        labels[image] = _only_file(image, texts, files)
+        if only := _only_file(image, texts, files):
+            claims.setdefault(only, []).append(image)
+    for name, images in claims.items():
+        # Of several images that with the folder of the file: img/1/0.jpg and txt/1/0.txt.
+        nearest = [one for one in images if _folder(one) == _folder(name)]
+        nearest = images if len(images) == 1 else nearest
+        if len(nearest) == 1:
+            labels[nearest[0]] = name
+        else:
+            notes.add("ambiguous-image", name)
+            for image in images:
+                del labels[image]
     files = {name for name in labels.values() if name}
     if not about and not any(_looks_right(listing, name) for name in sorted(files)[:5]):
         return None
@@ -30,7 +42,7 @@ def read_yolo(listing: Listing, notes: Notes) -> FolderData | None:
     splits = _splits(listing, notes, about)
     data: dict[str, list[ImageRecord]] = {}
     for split, images in splits.items():
-        for image in images:
+        for image in (one for one in images if one in labels):
             record = ImageRecord(image, listing.root / image, in_shares=True)
             if labels[image]:
                 key_points = "kpt_shape" in about
@@ -127,6 +139,10 @@ def _only_file(image: str, texts: dict[str, list[str]], taken: set[str]) -> str 
     """The only text file of an image's name and split: of another case, or in another folder."""
     found = [one for one in texts.get(stem(image), []) if folder_split(one) == folder_split(image)]
     return found[0] if len(found) == 1 and found[0] not in taken else None
+
+
+def _folder(name: str) -> str:
+    return posixpath.basename(posixpath.dirname(name))
 
 
 def _without_image(listing: Listing, used: set[str]) -> list[str]:
