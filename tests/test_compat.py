@@ -286,7 +286,8 @@ def test_every_way_of_loading_refuses_an_attack(
     hub.mkdir(parents=True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
-    os.link(attack, hub / "attack.pth")
+    for name in ("attack.pth", cache_name("https://example.com/attack.pth")):
+        os.link(attack, hub / name)
     (tmp_path / "open_mmlab.json").write_text('{"ours": "attack.pth"}')
 
     def through_init_cfg(**settings):
