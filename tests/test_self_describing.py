@@ -2,6 +2,7 @@
 
 import json
 import sys
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -266,7 +267,9 @@ def test_what_is_a_checkpoint(tmp_path: Path) -> None:
 
 def trained(cfg: Config) -> Runner:
     cfg = with_best(with_safeguards(cfg))
-    cfg.experiment_name = Path(cfg.work_dir).name
+    cfg.experiment_name = (
+        f"toy_{uuid.uuid4()}"  # of two in a second, one would have the other's hub
+    )
     runner = build_runner(cfg)
     runner.train()
     return runner
