@@ -267,9 +267,8 @@ def test_what_is_a_checkpoint(tmp_path: Path) -> None:
 
 def trained(cfg: Config) -> Runner:
     cfg = with_best(with_safeguards(cfg))
-    cfg.experiment_name = (
-        f"toy_{uuid.uuid4()}"  # of two in a second, one would have the other's hub
-    )
+    # Of two of one name in a second, one would have the other's message hub.
+    cfg.experiment_name = f"toy_{uuid.uuid4()}"
     runner = build_runner(cfg)
     runner.train()
     return runner

@@ -120,7 +120,7 @@ def export(
         raise ArgumentError("detectors are exported for one image at a time: batch=1")
     if uint8 and meta["task"] == "features":
         raise ArgumentError("a backbone takes images that are normalised, and no bytes")
-    with _folder_beside(folder) as part:
+    with _folder_within(folder) as part:
         file = part / "model.onnx"
         options = dict(batch=batch, size=size, uint8=uint8, safetensors=safetensors)
         export_onnx(model, file, fused=fused, boxes=detects, report=report, **options)
@@ -178,7 +178,7 @@ def export(
 
 
 @contextmanager
-def _folder_beside(folder: Path) -> Iterator[Path]:
+def _folder_within(folder: Path) -> Iterator[Path]:
     """A folder in this one, which may be another file system than its parent; made if need be."""
     with ExitStack() as stack:
         try:
