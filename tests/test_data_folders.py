@@ -1456,7 +1456,8 @@ def test_names_in_yaml_that_are_words_of_yes_and_no(tmp_path: Path) -> None:
     assert read_folder(folder, "detection").classes == ("no", "yes", "True")
 
 
-def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_train_ids", [False, True])
+def test_cityscapes_as_it_is_unpacked(tmp_path: Path, has_train_ids: bool) -> None:
     for one in make.drawn():
         place, name = f"{one.split}/aachen", Path(one.name).stem
         make.save(one, tmp_path / "leftImg8bit" / place / f"{name}_leftImg8bit.png")
@@ -1466,9 +1467,13 @@ def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:
         Image.fromarray(one.mask.astype(np.uint16)).save(ours / f"{name}_gtFine_instanceIds.png")
         colours = np.array(make.COLOURS, np.uint8)[one.mask]
         Image.fromarray(colours).save(ours / f"{name}_gtFine_color.png")
+        if has_train_ids:
+            Image.fromarray(one.mask).save(ours / f"{name}_gtFine_labelTrainIds.png")
     data = read_folder(tmp_path, "segmentation")
     assert codes(data) == {"no-names": 0}
     assert [len(part) for part in data.splits.values()] == [14, 6]
+    end = "labelTrainIds.png" if has_train_ids else "labelIds.png"
+    assert all(str(one.mask).endswith(end) for part in data.splits.values() for one in part)
 
 
 def test_the_image_in_a_folder_called_images_has_the_mask(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_run_of_iterations_saves_and_logs_by_iterations(toy_config, by_iteration
     log = training_log(runner)
     assert {one["step"] for one in log["metrics"]} == {6, 12, 18, 20}
     assert log["unit"] == "iteration"
+    (text,) = Path(runner.log_dir).glob("*.log")
+    assert "Iter(train) [20/20]" in text.read_text()
 
 
 @mock.patch("mmhybrid.engine.runner.prepare_config.print_log")

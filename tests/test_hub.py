@@ -83,6 +83,19 @@ def folder(trained: tuple[Path, nn.Module], tmp_path_factory: pytest.TempPathFac
     return publish(str(trained[0]), out / "shapes", **more)
 
 
+def test_images_of_one_name_are_all_shown(trained: tuple, tmp_path: Path) -> None:
+    images = [tmp_path / name / "a.png" for name in ("first", "second")]
+    for level, path in enumerate(images):
+        path.parent.mkdir()
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(path)
+    for shown in (images, [tmp_path / "out" / "images" / "a.png", images[1]]):  # a second time
+        out = publish(str(trained[0]), tmp_path / "out", images=shown)
+        assert (out / "images" / "a.png").read_bytes() == images[0].read_bytes()
+        assert (out / "images" / "1_a.png").read_bytes() == images[1].read_bytes()
+        card = (out / "README.md").read_text()
+        assert "images/a.png" in card and "images/1_a.png" in card
+
+
 def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> None:
     model, x = mmhybrid.from_pretrained(folder), torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(model(x), trained[1](x), rtol=0, atol=0)

@@ -109,7 +109,7 @@ def publish(
         for k, v in described["config"].items()
     )
     (folder / "config.py").write_text("\n".join(values) + "\n", encoding="utf-8")
-    shown = [_copied(image, folder / "images").name for image in images]
+    shown = _copied(images, folder / "images")
     files = [WEIGHTS, "config.py", "config.json", "README.md", *(f"images/{one}" for one in shown)]
     if deploy:
         shutil.copytree(deploy, folder / "deploy", dirs_exist_ok=True)
@@ -128,9 +128,17 @@ def _check_installed(*packages: str) -> None:
         raise UserError(f"the Hub needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _copied(file: str, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return Path(shutil.copy(file, folder))
+def _copied(files: list[str], folder: Path) -> list[str]:
+    """Names in the folder, with a number where two files have one name."""
+    names: list[str] = []
+    for number, file in enumerate(files):
+        name = Path(file).name
+        names.append(f"{number}_{name}" if name in names else name)
+        copy = folder / names[-1]
+        folder.mkdir(exist_ok=True)
+        if not copy.exists() or not copy.samefile(file):
+            shutil.copy(file, copy)
+    return names
 
 
 def _record(checkpoint: str, result: str | Path | None) -> Mapping[str, Any] | None:

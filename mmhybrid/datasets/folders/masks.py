@@ -164,9 +164,12 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
             for name, one in suffix.items()
             if one == ".png" and posixpath.splitext(name)[0] in bases
         }
+    # Of the files of Cityscapes, those of the 19 classes.
+    end = "_labelTrainIds.png"
+    others = masks & {one.replace(end, "_labelIds.png") for one in masks if one.endswith(end)}
     by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
     by_stem: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(masks):
+    for name in sorted(masks - others):
         by_key[_key(name, True)].append(name)
         by_stem[_key(name, True)[-1]].append(name)
     claims: dict[str, dict[str, tuple[bool, bool]]] = defaultdict(dict)  # of images to a mask
@@ -205,7 +208,7 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
                 without.append(image)
     for name in sorted(without):
         notes.add("image-without-label", name)
-    for name in sorted(masks - claims.keys()):
+    for name in sorted(masks - others - claims.keys()):
         if not stem(name).endswith(("_color", "_instanceids")):  # Cityscapes has these too
             notes.add("label-without-image", name)
     return sorted(pairs)

@@ -237,6 +237,7 @@ def with_safeguards(cfg: Config) -> Config:
     loop, loader = cfg.train_cfg, cfg.train_dataloader
     if "max_iters" in loop:
         _count_iterations(hooks, loop.get("val_interval", 1000))
+        cfg.setdefault("log_processor", ConfigDict()).setdefault("by_epoch", False)
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     if checkpoint and type_name(checkpoint) == "CheckpointHook":
         checkpoint.type = "mmhybrid.DurableCheckpointHook"
@@ -275,7 +276,7 @@ def with_safeguards(cfg: Config) -> Config:
 
 
 def _count_iterations(hooks: ConfigDict, interval: int) -> None:
-    """Fit hooks, which count epochs by default, to a run of iterations, which is a single epoch."""
+    """Fit what counts epochs by default to a run of iterations, which is a single epoch."""
     default = ConfigDict(type="CheckpointHook", by_epoch=False, interval=interval)
     checkpoint = hooks.setdefault("checkpoint", default)
     is_known = type_name(checkpoint) in ("CheckpointHook", "DurableCheckpointHook")
