@@ -23,22 +23,12 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(root.MODELS, "backbones", "layers.gloo_sync_batch_norm")
-HOOKS = _child(
-    root.HOOKS,
-    "deploy.fuse_hook",
-    "engine.hooks.compile_hook",
-    "engine.hooks.durable_checkpoint_hook",
-    "engine.hooks.non_finite_hook",
-    "engine.hooks.resumable_early_stopping_hook",
-    "datasets.sample_loading",
-    "engine.hooks.signal_hook",
-)
-LOOPS = _child(root.LOOPS, "engine.runner.resumable_loops")
-DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "datasets.samplers")
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optimizers.layer_decay"
-)
-OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine.optimizers.bfloat16")
+# Importing any part of the engine imports all that it registers.
+HOOKS = _child(root.HOOKS, "engine", "deploy.fuse_hook")
+LOOPS = _child(root.LOOPS, "engine")
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "engine")
 DATASETS = _child(root.DATASETS, "datasets.tiny_imagenet")
 METRICS = _child(root.METRICS, "engine.faster_coco_metric")
 
@@ -73,6 +63,7 @@ __all__ = [
     "LOOPS",
     "METRICS",
     "MODELS",
+    "OPTIM_WRAPPERS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
     "type_name",
     "type_of",
