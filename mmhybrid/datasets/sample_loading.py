@@ -3,23 +3,17 @@
 import functools
 import logging
 import random
-import struct
 import traceback
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from PIL import Image
 
+from mmhybrid.datasets.image_files import BROKEN_FILE
 from mmhybrid.errors import UserError
 
-# What the decoders of images raise at a broken file; mmcv asserts that OpenCV gave an image.
-BROKEN_FILE = (OSError, EOFError, SyntaxError, ValueError, AssertionError, cv2.error, zlib.error)
-BROKEN_FILE += (struct.error, MemoryError, Image.DecompressionBombError)
 MOST_UNREADABLE = 10  # samples one after the other, before a run gives up
 ADVICE = "`python -m mmhybrid check CONFIG` lists what is wrong with the data."
 

@@ -12,8 +12,9 @@ from mmengine.registry import DATASETS
 
 from mmhybrid.datasets.check_data.coco_schema import ADDED, is_polygon, mend, read_json
 from mmhybrid.datasets.check_data.contents import Contents
-from mmhybrid.datasets.check_data.images import check_image, size_of, turns_images
+from mmhybrid.datasets.check_data.images import check_image, turns_images
 from mmhybrid.datasets.check_data.problems import MENDED, Found
+from mmhybrid.datasets.image_files import size_of
 from mmhybrid.registry import type_of
 
 NOT_TRAINED = {"crowd-box", "unknown-image", "unknown-class", "bad-box", "empty-box", "box-outside"}

@@ -2,18 +2,15 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mmhybrid.datasets.check_data.problems import Found
+from mmhybrid.datasets.image_files import BROKEN_FILE, opened, orientation
 
 SMALLEST = 32  # pixels, of an image
-ORIENTATION = 0x0112  # the tag of EXIF
 START = 4096  # bytes: a header and the first rows
 # What is said of Pillow's modes; of all others but RGB nothing is known that goes wrong.
 MODES = {
@@ -46,14 +43,12 @@ def check_image(
     if not path.is_file() or path.stat().st_size == 0:
         return [Found("empty-file" if path.is_file() else "missing-image", name)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                mode, shape = image.mode, image.size
-                turned = image.getexif().get(ORIENTATION, 1) if turns else 1
-                if not header_only:
-                    image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with opened(path) as image:
+            mode, shape = image.mode, image.size
+            turned = orientation(image) if turns else 1
+            if not header_only:
+                image.load()
+    except BROKEN_FILE as error:
         code = "truncated-image" if "truncated" in str(error) else "unreadable-image"
         return [Found(code, name, f"{name} ({error})")]
     width, height = shape = shape[::-1] if turned >= 5 else shape
@@ -67,18 +62,6 @@ def check_image(
         sizes = f"{width}x{height} pixels, the annotations say {size[0]}x{size[1]}"
         found.append(Found("size-differs", name, f"{name} has {sizes}"))
     return found
-
-
-def size_of(path: Path, turns: bool = True) -> tuple[int, int] | None:
-    """Width and height of an image as it is read, turned by EXIF or not; None if it cannot be."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                turned = image.getexif().get(ORIENTATION, 1) if turns else 1
-                return image.size[::-1] if turned >= 5 else image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def images_in_both(some: list[str], others: list[str], workers: int = 4) -> list[str]:

@@ -13,9 +13,9 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 from mmhybrid.datasets.check_data.contents import Contents
-from mmhybrid.datasets.check_data.images import check_image, size_of, turns_images
+from mmhybrid.datasets.check_data.images import check_image, turns_images
 from mmhybrid.datasets.check_data.problems import Found
-from mmhybrid.datasets.sample_loading import BROKEN_FILE
+from mmhybrid.datasets.image_files import BROKEN_FILE, size_of
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 

@@ -14,6 +14,7 @@ from mmhybrid.datasets.folders.class_table import ClassRow, find_class_table
 from mmhybrid.datasets.folders.listing import Listing, folder_split, split_named, stem
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import IGNORED, FolderData, ImageRecord
+from mmhybrid.datasets.image_files import BROKEN_FILE
 from mmhybrid.errors import UserError
 
 # Words of folders, and of the end of names, that say which of two files is the mask.
@@ -115,7 +116,7 @@ def _count(path: Path, colours_named: bool) -> tuple[bool, Counter[int] | None]:
             every = np.bincount(mask.ravel())
             values = every.nonzero()[0]
             counts = every[values]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except BROKEN_FILE:
         return False, None
     return in_colour, Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 

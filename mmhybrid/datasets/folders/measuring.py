@@ -1,14 +1,12 @@
 """Sizes of images, and boxes and outlines that can be learnt from."""
 
 import os
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
@@ -16,9 +14,7 @@ from mmhybrid.datasets.folders.labelme import embedded_image
 from mmhybrid.datasets.folders.listing import Listing
 from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import ImageRecord
-
-ORIENTATION = 0x0112  # the tag of EXIF
-UNREADABLE = (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError)
+from mmhybrid.datasets.image_files import BROKEN_FILE, opened, orientation
 
 
 def measure(
@@ -57,23 +53,18 @@ def measure(
 def _size(listing: Listing, record: ImageRecord) -> tuple[int, int, bool, Any] | str:
     """Width and height as mmcv's loader has them, whether it turns the image, size of the mask."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if record.embedded_in is not None:
-                name = os.path.relpath(record.embedded_in, listing.root).replace(os.sep, "/")
-                return *embedded_image(listing.json(name)).convert("RGB").size, False, None
-            with Image.open(record.path) as image:
-                width, height = image.size
-                # Of other formats Pillow would read all pixels to look for it.
-                has_exif = image.format in ("JPEG", "MPO", "WEBP", "TIFF") or "exif" in image.info
-                turned = image.getexif().get(ORIENTATION, 1) if has_exif else 1
-            mask_size = None
-            if record.mask is not None:
-                with Image.open(record.mask) as mask:
-                    mask_size = mask.size
-    except UNREADABLE as error:
+        if record.embedded_in is not None:
+            name = os.path.relpath(record.embedded_in, listing.root).replace(os.sep, "/")
+            return *embedded_image(listing.json(name)).convert("RGB").size, False, None
+        with opened(record.path) as image:
+            size, turned = image.size, orientation(image)
+        mask_size = None
+        if record.mask is not None:
+            with opened(record.mask) as mask:
+                mask_size = mask.size
+    except (*BROKEN_FILE, KeyError) as error:  # a LabelMe file without its image
         return type(error).__name__
-    return *((height, width) if turned in (5, 6, 7, 8) else (width, height)), turned != 1, mask_size
+    return *(size[::-1] if turned >= 5 else size), turned != 1, mask_size
 
 
 def decodable(records: list[ImageRecord], notes: Notes) -> list[ImageRecord]:
