@@ -162,25 +162,24 @@ class DWCaiT(DWPlainBackbone):
     ) -> None:
         settings = resolve_arch(arch, self.presets, defaults="xxs12")
         super().__init__(
-            settings,
-            patch_size,
-            out_type,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            position_antialias,
-            init_cfg,
-        )
-        self.build_parts(
-            in_channels,
-            image_size,
-            position_embedding,
-            dw_kernel_sizes,
-            dw_span,
-            norm_cfg,
-            zero_init,
-            norm_eps,
+            embed_dims=settings["embed_dims"],
+            depth=settings["depth"],
+            in_channels=in_channels,
+            patch_size=patch_size,
+            image_size=image_size,
+            out_type=out_type,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            norm_cfg=norm_cfg,
+            dw_kernel_sizes=dw_kernel_sizes,
+            dw_span=dw_span,
+            position_embedding=position_embedding,
+            zero_init=zero_init,
+            norm_eps=norm_eps,
+            position_antialias=position_antialias,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
 
         def block(index: int, in_class_stage: bool = False, **dropping: float) -> TransformerBlock:

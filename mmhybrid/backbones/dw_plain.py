@@ -60,73 +60,70 @@ class DWPlainBackbone(HybridBackbone):
     may_be_new = (r"shortcuts\.", r"pyramid\.levels\.(\d)\.")
     classifier_options = MappingProxyType(dict(out_type="cls_token"))
     no_weight_decay = ("cls_token$", "pos_embedding$")
-    num_class_tokens = 0  # among the tokens that the blocks take
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        *,
+        embed_dims: int,
+        depth: int,
+        in_channels: int,
         patch_size: int,
+        image_size: int,
         out_type: str,
         out_indices: Sequence[int],
         frozen_stages: int,
         norm_eval: bool,
-        with_cp: bool,
+        norm_cfg: dict[str, Any],
+        dw_kernel_sizes: Sequence[int] | str,
+        dw_span: int | str,
+        position_embedding: bool,
+        zero_init: bool,
+        norm_eps: float,
         position_antialias: bool,
+        with_cp: bool,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
+        num_class_tokens: int = 0,  # among the tokens that the blocks take
     ) -> None:
-        dims = settings["embed_dims"]
+        """Makes all but the blocks and the class token."""
         if out_type not in OUT_TYPES:
             raise ArgumentError(f"out_type={out_type!r} is unknown; choose from {OUT_TYPES}")
-        if patch_size % 4 or dims % 4:
+        if patch_size % 4 or embed_dims % 4:
             raise ArgumentError(
-                f"patch_size={patch_size} and embed_dims={dims} must be multiples of 4: the "
+                f"patch_size={patch_size} and embed_dims={embed_dims} must be multiples of 4: the "
                 "pyramid's first map is four times as large as that of the patches"
             )
-        channels = SimpleFeaturePyramid.level_channels(dims)
+        channels = SimpleFeaturePyramid.level_channels(embed_dims)
         strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
         super().__init__(
             channels, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
-        self.embed_dims, self.depth = dims, settings["depth"]
+        self.embed_dims, self.depth = embed_dims, depth
         self.patch_size = patch_size
         self.out_type = out_type
         self.position_antialias = position_antialias
-
-    def build_parts(
-        self,
-        in_channels: int,
-        image_size: int,
-        position_embedding: bool,
-        dw_kernel_sizes: Sequence[int] | str,
-        dw_span: int | str,
-        norm_cfg: dict[str, Any],
-        zero_init: bool,
-        norm_eps: float,
-    ) -> None:
-        """Makes all but the blocks and the class token."""
-        dims = self.embed_dims
-        self.grid_size = image_size // self.patch_size
-        self.patch_embed = nn.Conv2d(in_channels, dims, self.patch_size, self.patch_size)
+        self.num_class_tokens = num_class_tokens
+        self.grid_size = image_size // patch_size
+        self.patch_embed = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
         self.pos_embedding = None
         if position_embedding:
-            num_positions = self.grid_size**2 + self.num_class_tokens
-            self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, dims))
+            num_positions = self.grid_size**2 + num_class_tokens
+            self.pos_embedding = nn.Parameter(torch.randn(1, num_positions, embed_dims))
         self.blocks = nn.ModuleList()
         self.shortcuts = DepthwiseShortcuts(
-            dims,
-            self.depth,
+            embed_dims,
+            depth,
             kernel_sizes=dw_kernel_sizes,
             span=dw_span,
             norm_cfg=norm_cfg,
             zero_init=zero_init,
         )
-        self.norm = nn.LayerNorm(dims, eps=norm_eps)
+        self.norm = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.pyramid = None
-        if self.out_type == "cls_token":
-            self.feature_channels, self.feature_strides = (dims,), ()
-            self.stage_channels, self.stage_strides = (dims,), (self.patch_size,)
+        if out_type == "cls_token":
+            self.feature_channels, self.feature_strides = (embed_dims,), ()
+            self.stage_channels, self.stage_strides = (embed_dims,), (patch_size,)
         else:
-            self.pyramid = SimpleFeaturePyramid(dims, self.out_indices)
+            self.pyramid = SimpleFeaturePyramid(embed_dims, self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, in_channels, H, W) to one (B, C, h, w) a level, or to one (B, C)."""

@@ -186,26 +186,25 @@ class DWVisionTransformer(DWPlainBackbone):
             raise ArgumentError("out_type='cls_token' needs class_token=True")
         settings = resolve_arch(arch, self.presets, defaults="tiny")
         super().__init__(
-            settings,
-            patch_size,
-            out_type,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            position_antialias,
-            init_cfg,
-        )
-        self.num_class_tokens = int(class_token)
-        self.build_parts(
-            in_channels,
-            image_size,
-            position_embedding,
-            dw_kernel_sizes,
-            dw_span,
-            norm_cfg,
-            zero_init,
-            norm_eps,
+            embed_dims=settings["embed_dims"],
+            depth=settings["depth"],
+            in_channels=in_channels,
+            patch_size=patch_size,
+            image_size=image_size,
+            out_type=out_type,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            norm_cfg=norm_cfg,
+            dw_kernel_sizes=dw_kernel_sizes,
+            dw_span=dw_span,
+            position_embedding=position_embedding,
+            zero_init=zero_init,
+            norm_eps=norm_eps,
+            position_antialias=position_antialias,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+            num_class_tokens=int(class_token),
         )
         dims, heads, ratio = self.embed_dims, settings["num_heads"], settings["mlp_ratio"]
         self.cls_token = nn.Parameter(torch.randn(1, 1, dims)) if class_token else None
