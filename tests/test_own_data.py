@@ -108,7 +108,10 @@ def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> N
     names = [type_name(step) for step in new.train_dataloader.dataset.pipeline]
     assert "RandomFlip" not in names
     cfg.recipe = dict(iterations=10)
-    assert with_recipe(cfg, 10, "coco/bbox_mAP").train_cfg.max_epochs == 2
+    new = with_recipe(cfg, 10, "coco/bbox_mAP")
+    assert new.train_cfg.max_epochs == 2
+    # A warm-up of one step would end at the rate that it starts from.
+    assert [one.type for one in new.param_scheduler] == ["CosineAnnealingLR"]
 
 
 def test_the_recipe_counts_the_images_of_all_processes(tmp_path: Path, monkeypatch) -> None:

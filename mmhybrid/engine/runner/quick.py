@@ -43,6 +43,7 @@ from mmhybrid.deprecation import warn_renamed
 from mmhybrid.engine.runner.classes import task_of, with_classes
 from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.engine.runner.run_config import connect_processes, map_values, without_pretrained
+from mmhybrid.engine.runner.schedule import averages_of, set_length, set_rates
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 
@@ -209,31 +210,14 @@ def _shrink_images(cfg: Config, size: int) -> None:
 
 
 def _shorten(cfg: Config, quick: QuickSettings) -> None:
-    loop = cfg.train_cfg
-    by_epoch = "max_iters" not in loop
-    if by_epoch:
-        steps_per_epoch = -(-quick.train_images // (quick.batch_size * get_world_size()))
-        length = -(-quick.iterations // steps_per_epoch)
-        iterations = length * steps_per_epoch
-        loop.max_epochs = length
-    else:
-        length = iterations = loop.max_iters = quick.iterations
-    loop.val_interval = interval = -(-length // 3)  # so many evaluations
-    loop.pop("val_begin", None)
-    loop.pop("dynamic_intervals", None)
-
-    # MMEngine's warm-up has its full rate in its last step: one of a single step would never leave
-    # the low rate that it starts from.
-    warm_up = iterations // 10 if iterations >= 20 else 0
-    cosine = dict(begin=warm_up, end=iterations, T_max=iterations - warm_up)
-    cfg.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
-    if warm_up:
-        linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
-        cfg.param_scheduler.insert(0, linear)
+    by_epoch = "max_iters" not in cfg.train_cfg
+    steps_per_epoch = -(-quick.train_images // (quick.batch_size * get_world_size()))
+    length, iterations = set_length(cfg, quick.iterations, steps_per_epoch)
+    cfg.train_cfg.val_interval = interval = -(-length // 3)  # so many evaluations
+    warm_up = set_rates(cfg, iterations)
     if type_name(cfg.optim_wrapper.optimizer) == "SGD":
         cfg.optim_wrapper.optimizer = dict(type="AdamW", weight_decay=0.05)
     cfg.optim_wrapper.optimizer.lr = quick.lr
-    cfg.optim_wrapper.pop("accumulative_counts", None)
 
     cfg.setdefault("default_hooks", ConfigDict())
     logger = dict(type="LoggerHook", interval=min(10, max(1, warm_up)), log_metric_by_epoch=False)
@@ -242,10 +226,6 @@ def _shorten(cfg: Config, quick: QuickSettings) -> None:
     if checkpoint:
         checkpoint.update(interval=interval, by_epoch=by_epoch, max_keep_ckpts=1)
     cfg.setdefault("log_processor", ConfigDict(by_epoch=by_epoch)).window_size = 10
-    for hook in cfg.get("custom_hooks") or []:
-        if not type_name(hook).endswith("EMAHook"):
-            continue
-        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
-            hook.pop(key, None)
+    for hook in averages_of(cfg):
         if hook.get("ema_type") != "StochasticWeightAverage":  # which has no momentum
             hook["momentum"] = max(hook.get("momentum", 0.0), min(0.5, 10 / iterations))

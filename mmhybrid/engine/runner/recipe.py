@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, MODELS
 
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.config_parts import arguments_of
+from mmhybrid.engine.runner.schedule import averages_of, set_length, set_rates
 from mmhybrid.engine.runner.starting_weights import own_checkpoint
 from mmhybrid.registry import type_name, type_of
 
@@ -66,24 +67,15 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     told = "as told" if iterations else f"each image {epochs} times, within {FEWEST} and {MOST}"
     iterations = iterations or min(max(epochs * num_images // batch, FEWEST), MOST)
     steps_per_epoch = -(-num_images // batch)
-    loop = cfg.train_cfg
-    by_epoch = "max_iters" not in loop
-    length = -(-iterations // steps_per_epoch) if by_epoch else iterations
-    iterations = length * steps_per_epoch if by_epoch else iterations
-    loop["max_epochs" if by_epoch else "max_iters"] = length
-    interval = loop["val_interval"] = max(1, length // EVALUATIONS)
-    for key in ("val_begin", "dynamic_intervals"):
-        loop.pop(key, None)
+    by_epoch = "max_iters" not in cfg.train_cfg
+    length, iterations = set_length(cfg, iterations, steps_per_epoch)
+    interval = cfg.train_cfg.val_interval = max(1, length // EVALUATIONS)
     unit = "epochs" if by_epoch else "iterations"
     _say(f"{iterations} iterations: {told}; evaluated every {interval} {unit}")
     _fit_rate(cfg, optimizer, batch, is_pretrained)
-    warm_up = max(1, min(iterations // 10, 500))
-    cosine = dict(begin=warm_up, end=iterations, T_max=max(1, iterations - warm_up))
-    cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up),
-        dict(type="CosineAnnealingLR", by_epoch=False, **cosine),
-    ]
-    _say(f"warm-up of {warm_up} iterations, a tenth of the run, then a cosine down to 0")
+    warm_up = set_rates(cfg, iterations, longest=500)
+    told = f"warm-up of {warm_up} iterations, then" if warm_up else "no warm-up in so short a run:"
+    _say(f"{told} a cosine down to 0")
     _fit_norms(cfg, own_batch, is_pretrained)
     _fit_hooks(cfg, metric, interval, iterations, by_epoch, is_pretrained)
     _fit_augmentation(cfg)
@@ -113,7 +105,6 @@ def _fit_rate(cfg: Config, optimizer: Any, batch: int, is_pretrained: bool) -> N
             f"; twice that, as a cosine's mean is half, and at least {FROM_NOTHING} from nothing"
         )
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=batch)
-    cfg.optim_wrapper.pop("accumulative_counts", None)
     if "clip_grad" not in cfg.optim_wrapper:
         cfg.optim_wrapper.clip_grad = dict(max_norm=5.0 if is_adam else 35.0)
     _say(f"learning rate {optimizer.lr:.3g}: {told}")
@@ -141,13 +132,11 @@ def _fit_hooks(
     hooks.checkpoint = checkpoint
     _say(f"the best checkpoint by {metric} is kept beside the last")
     others = [one for one in cfg.get("custom_hooks") or [] if "EarlyStopping" not in type_name(one)]
-    averages = [one for one in others if type_name(one).endswith("EMAHook")]
+    averages = averages_of(cfg)
     if not averages:
         averages = [ConfigDict(type="EMAHook")]
         others += averages
     for hook in averages:
-        for key in ("begin_iter", "begin_epoch", "interval"):  # of the whole schedule
-            hook.pop(key, None)
         hook.update(
             ema_type="ExponentialMovingAverage",
             momentum=min(0.5, 10 / iterations),
