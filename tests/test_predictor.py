@@ -211,8 +211,8 @@ def test_windows_are_mmsegs(exported, size: tuple[int, int] | None) -> None:
     segmentors = importlib.import_module("mmseg.models.segmentors")
 
     def encode_decode(x: torch.Tensor, metas: list) -> torch.Tensor:
-        outputs = dict(zip(predict.meta["outputs"], predict._run(x.numpy()), strict=True))
-        return F.interpolate(torch.from_numpy(outputs["logits"]), x.shape[2:], mode="bilinear")
+        logits = torch.from_numpy(predict._run(x.numpy())["logits"])
+        return F.interpolate(logits, x.shape[2:], mode="bilinear")
 
     test_cfg = SimpleNamespace(stride=(24, 36), crop_size=(32, 48))
     model = SimpleNamespace(test_cfg=test_cfg, out_channels=3, encode_decode=encode_decode)
@@ -228,7 +228,7 @@ def test_windows_are_mmsegs(exported, size: tuple[int, int] | None) -> None:
 def test_windows_of_one_channel_keep_its_threshold(exported, threshold, label) -> None:
     predict = Predictor(exported("segmentation", label_threshold=threshold))
     logits = np.full((1, 1, 8, 8), -0.5, np.float32)  # a probability of 0.38
-    predict._run = lambda x: [np.zeros((1, 32, 32)), logits]
+    predict._run = lambda x: dict(labels=np.zeros((1, 32, 32)), logits=logits)
     found = predict(np.zeros((48, 48, 3), np.uint8), tile=(32, 32))
     assert (found.label_map == label).all()
 
@@ -236,7 +236,7 @@ def test_windows_of_one_channel_keep_its_threshold(exported, threshold, label) -
 def test_probabilities_of_one_channel(exported) -> None:
     predict = Predictor(exported("segmentation"))
     logits = np.full((1, 1, 10, 15), -3.0, np.float32)
-    predict._run = lambda x: [np.zeros((1, 40, 60), np.int64), logits]
+    predict._run = lambda x: dict(labels=np.zeros((1, 40, 60), np.int64), logits=logits)
     found = predict(GREEN, probabilities=True)
     assert found.probabilities.shape == (1, 40, 60)
     assert found.probabilities == pytest.approx(1 / (1 + np.exp(3)))

@@ -200,13 +200,15 @@ class Predictor:
                 x = np.stack([one.x for one in chunk])
                 if batch and len(chunk) < batch:  # what fills it up is not looked at
                     x = np.concatenate([x, x[:1].repeat(batch - len(chunk), 0)])
-                outputs = dict(zip(meta["outputs"], self._run(x), strict=True))
+                outputs = found = self._run(x)
                 for index, one in enumerate(chunk):
-                    yield decode(meta, outputs, index, one, options)
+                    if decode is not _detected:  # whose graph takes one image and has no batch
+                        found = {name: y[index] for name, y in outputs.items()}
+                    yield decode(meta, found, one, options)
 
-    def _run(self, x: np.ndarray) -> list[np.ndarray]:
+    def _run(self, x: np.ndarray) -> dict[str, np.ndarray]:
         try:
-            return self._graph(x)
+            return dict(zip(self.meta["outputs"], self._graph(x), strict=True))
         except Exception as error:  # of many types, by runtime
             raise PredictorError(
                 f"{self.runtime} fails on an input of {x.shape}: {error}"
@@ -225,8 +227,7 @@ class Predictor:
                     fill = self.meta.get("mean") or (0, 0, 0)
                     padded = _pad(x.transpose(1, 2, 0), window, fill)
                     x = padded.transpose(2, 0, 1).astype(x.dtype)
-                outputs = self._run(x[None].repeat(given.get("batch") or 1, 0))
-                logits = dict(zip(self.meta["outputs"], outputs, strict=True))["logits"][0]
+                logits = self._run(x[None].repeat(given.get("batch") or 1, 0))["logits"][0]
                 total = np.zeros((len(logits), *size), np.float32) if total is None else total
                 height, width = count[rows, columns].shape
                 for sums, y in zip(total, logits, strict=True):
@@ -235,8 +236,7 @@ class Predictor:
         total /= count
         least = self.meta.get("label_threshold") or 0.5  # of a segmentor of one channel
         labels = total.argmax(0) if len(total) > 1 else total[0] > np.log(least / (1 - least))
-        found = dict(labels=labels[None], logits=total[None])
-        return DECODERS[self.task](self.meta, found, 0, one, options)
+        return _segmented(self.meta, dict(labels=labels, logits=total), one, options)
 
     def draw(self, image: Any, prediction: Prediction, score_threshold: float = 0.3) -> np.ndarray:
         """Draws what was found into a copy of an image (H, W, 3), RGB, uint8.
@@ -578,9 +578,7 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 # --- from the graph's outputs to predictions
 
 
-def _detected(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
-) -> Prediction:
+def _detected(meta: dict[str, Any], outputs: dict, image: Prepared, options: Options) -> Prediction:
     least = options.score_threshold
     least = (meta.get("score_threshold") or 0) if least is None else least
     kept = (outputs["scores"] > 0) & (outputs["scores"] >= least)  # those of 0 only fill up
@@ -626,16 +624,19 @@ def _paste(mask: np.ndarray, box: np.ndarray, probabilities: np.ndarray, thresho
 
 
 def _segmented(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
+    meta: dict[str, Any], outputs: dict, image: Prepared, options: Options
 ) -> Prediction:
-    seen, (height, width) = outputs["labels"][index], image.resized
+    seen, (height, width) = outputs["labels"], image.resized
     label_map, probabilities = seen[:height, :width], None  # without what was padded
-    logits = outputs["logits"][index] if "logits" in outputs else ()
-    kept = []
+    logits, kept = outputs.get("logits", ()), []
+
+    def own_size(y: np.ndarray) -> np.ndarray:
+        return _stretch(_stretch(y, seen.shape)[:height, :width], image.size)
+
     if len(logits) > 1 and (options.probabilities or label_map.shape != image.size):
         label_map, best = np.zeros(image.size, np.int64), np.full(image.size, -np.inf, np.float32)
         for number, y in enumerate(logits):  # one by one: all together may be large
-            y = _stretch(_stretch(y, seen.shape)[:height, :width], image.size)
+            y = own_size(y)
             label_map[y > best] = number
             best = np.maximum(best, y)
             if options.probabilities:
@@ -648,8 +649,7 @@ def _segmented(
         label_map = label_map[rows[:, None], columns]
     probabilities = _softmax(np.stack(kept)) if kept else None
     if len(logits) == 1 and options.probabilities:  # that of the one class
-        y = _stretch(_stretch(logits[0], seen.shape)[:height, :width], image.size)
-        probabilities = 1 / (1 + np.exp(-y[None]))
+        probabilities = 1 / (1 + np.exp(-own_size(logits[0])[None]))
     label_map = label_map.astype(np.uint8 if label_map.max() < 256 else np.uint16)
     found, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -674,9 +674,9 @@ def _stretch(y: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def _classified(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
+    meta: dict[str, Any], outputs: dict, image: Prepared, options: Options
 ) -> Prediction:
-    probabilities = _softmax(outputs["logits"][index])
+    probabilities = _softmax(outputs["logits"])
     labels = np.argsort(-probabilities, kind="stable")[:TOP]
     return Prediction(
         meta["task"],
@@ -689,11 +689,10 @@ def _classified(
 
 
 def _extracted(
-    meta: dict[str, Any], outputs: dict, index: int, image: Prepared, options: Options
+    meta: dict[str, Any], outputs: dict, image: Prepared, options: Options
 ) -> Prediction:
-    features = {name: maps[index] for name, maps in outputs.items()}
     nothing = np.zeros(0, np.int64), np.zeros(0, np.float32), []
-    return Prediction(meta["task"], image.size, *nothing, features=features)
+    return Prediction(meta["task"], image.size, *nothing, features=outputs)
 
 
 DECODERS = {
