@@ -30,14 +30,15 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 import mmhybrid
-from mmhybrid.apis import make_inferencer, tiling
+from mmhybrid.apis import init_model, make_inferencer, make_model, tiling
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.backbones import XFormer
 from mmhybrid.datasets.synthetic.shapes import scene
-from mmhybrid.deploy import Predictor, export_onnx, predictor, runtimes
+from mmhybrid.deploy import Predictor, export, export_onnx, predictor, runtimes
 from mmhybrid.deploy.model_json import describe
 from mmhybrid.deploy.predictor import VERSION, PredictorError, prepare, read_image, resize
+from mmhybrid.engine.runner.run_config import load_config
 
 CLASSES = ["red", "green", "blue"]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -603,6 +604,32 @@ def test_a_segmentor_finds_what_mmseg_finds(read_config, tmp_path: Path) -> None
     assert (predict(image).label_map == expected).mean() > 0.995
     predict.meta["outputs"] = ["labels"]
     assert (predict(image).label_map == expected).mean() > 0.9
+
+
+@pytest.mark.onnx
+@pytest.mark.process
+@pytest.mark.compile
+@pytest.mark.parametrize("name", ["transxnet_t_imagenet", "dw_vit_t_cifar10"])
+def test_a_classifier_finds_what_mmpretrain_finds(name: str, read_config, tmp_path: Path) -> None:
+    """Its data preprocessor lies beside the model; the images of CIFAR are RGB already."""
+    cfg, config, weights = read_config(name), tmp_path / "config.py", tmp_path / "model.pth"
+    cfg.model.backbone = dict(type="XFormer", **XFormer.test_options)
+    cfg.model.neck = dict(type="GlobalAveragePooling")
+    cfg.model.head.in_channels = XFormer(**XFormer.test_options).feature_channels[-1]
+    cfg.dump(config)
+    model = random_init(make_model(str(config)))
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        cfg.data_preprocessor.mean
+    )
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, weights)
+    export(init_model(str(config), str(weights)), tmp_path / "exported")
+    image = shapes_image(224, 224)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    inferencer = make_inferencer(load_config(str(config)), str(weights), device="cpu")
+    (sample,) = samples_of(inferencer, [image[..., ::-1].copy()])
+    expected, found = sample.pred_score.numpy(), Predictor(tmp_path / "exported")(image)
+    assert (found.labels == np.argsort(-expected, kind="stable")[: len(found.labels)]).all()
+    assert found.scores == pytest.approx(expected[found.labels], rel=1e-3)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "instance_segmentation"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
 from torch import nn
 
@@ -160,3 +161,7 @@ def test_images_are_resized_and_normalised() -> None:
     assert abs(x).max() < 1
     assert whole.mean() == 128
     assert prepare_image(tiny(DMFormer), image, 50)[2].equal(x)  # a backbone takes it normalised
+    model = nn.Module()
+    model.data_preprocessor = ClsDataPreprocessor(mean=[1, 2, 3], std=[1, 1, 1], to_rgb=False)
+    _, x, whole = prepare_image(model, image, 50)
+    assert (whole.flip(1) - torch.tensor([1, 2, 3]).view(3, 1, 1)).equal(x)

@@ -18,9 +18,10 @@ from mmhybrid.apis.random_init import random_init
 from mmhybrid.datasets.data_paths import datasets_of
 from mmhybrid.engine.runner.check_config import check_model
 from mmhybrid.engine.runner.checkpoint_config import config_of, is_checkpoint
+from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.engine.runner.run_config import load_config, without_pretrained
 from mmhybrid.errors import UserError
-from mmhybrid.registry import type_name
+from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights import CheckpointError, load_checkpoint
 from mmhybrid.weights.loading import new_heads
 from mmhybrid.weights.matching import backbones_of
@@ -130,11 +131,20 @@ def _parsed(name: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 
 
 def model_of(cfg: Config) -> nn.Module:
-    """The model of a config, without pretrained weights; UserError where its parts do not fit."""
+    """The model of a config, without pretrained weights; UserError where its parts do not fit.
+
+    A ``data_preprocessor`` beside the model is the model's, as in MMEngine's runner. The config is
+    its ``cfg``, as OpenMMLab's functions leave it.
+    """
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    cfg = without_pretrained(cfg)
+    given, cfg = cfg, without_pretrained(cfg)
     check_model(cfg)
-    return MODELS.build(cfg.model)
+    takes, takes_more = arguments_of(type_of(cfg.model, MODELS))
+    if cfg.get("data_preprocessor") and ("data_preprocessor" in takes or takes_more):
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    model.cfg = given
+    return model
 
 
 def size_of(cfg: Config) -> tuple[int, int]:

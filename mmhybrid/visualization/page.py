@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
 from mmhybrid.backbones.base import is_backbone
+from mmhybrid.deploy.onnx_outputs import takes_bgr
 from mmhybrid.visualization import feature_maps as features
 from mmhybrid.visualization.drawing import Place, Row, over_image, plain
 from mmhybrid.visualization.grad_cam import grad_cam
@@ -28,7 +29,8 @@ def prepare_image(
     given = getattr(model, "data_preprocessor", None)
     mean = getattr(given, "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
     std = getattr(given, "std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
-    normalised = (raw - mean) / std
+    is_bgr = takes_bgr(model, getattr(model, "cfg", None))
+    normalised = ((raw.flip(1) if is_bgr else raw) - mean) / std
     resized = raw[0].permute(1, 2, 0).byte().numpy()
     return resized, normalised, normalised if is_backbone(model) else raw
 
