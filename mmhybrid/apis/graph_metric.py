@@ -45,7 +45,8 @@ def _evaluate(runner: Runner, graph: Graph) -> float:
     def predict(inputs: Tensor, data_samples: list[Any], **options: Any) -> list[Any]:
         filled = []
         for x, sample in zip(inputs.split(1), data_samples, strict=True):
-            image = x * given.std + given.mean  # which the graph normalises again
+            # Which the graph normalises again.
+            image = x * given.std + given.mean if hasattr(given, "mean") else x
             image = image.flip(1) if takes_bgr(model, runner.cfg) else image
             found = {key: torch.from_numpy(y) for key, y in graph(image.cpu().numpy()).items()}
             filled += fill(model, found, x.shape[-2:], sample)
