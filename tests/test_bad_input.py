@@ -262,6 +262,9 @@ TRIED = {
     "channels, `in_index` or classes of a segmentation head": [
         "test_config_errors.py::test_segmentation_head_that_does_not_fit"
     ],
+    "channels of the head or neck of a classifier": [
+        "test_config_errors.py::test_head_of_a_classifier_that_does_not_fit"
+    ],
     "image smaller than 32 pixels in the model": [
         "test_tool_errors.py::test_what_is_wrong_is_told[shape that is too small]"
     ],

@@ -14,7 +14,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
 
 import mmhybrid
-from mmhybrid.backbones import XFormer
+from mmhybrid.backbones import TransXNet, XFormer
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
 from mmhybrid.engine.runner.check_classes import check_checkpoint, trained_on
 from mmhybrid.engine.runner.check_config import check_config
@@ -230,6 +230,29 @@ def test_segmentation_head_that_does_not_fit() -> None:
         check_config(config(name, model__decode_head__in_index=[1, 2, 3, 4]))
     with pytest.raises(UserError, match=r"decode_head: num_classes=5, but .* 19 classes"):
         check_config(config(name, model__decode_head__num_classes=5))
+
+
+POOLED = dict(type="GlobalAveragePooling")
+
+
+@pytest.mark.parametrize("neck", [None, POOLED, [POOLED]], ids=["none", "pooled", "list"])
+def test_head_of_a_classifier_that_does_not_fit(neck: Any) -> None:
+    cfg = config("dw_vit_t_cifar10", model__head__in_channels=384)
+    if neck:
+        cfg.model.neck = neck
+        cfg.model.backbone = dict(type="TransXNet", **TransXNet.test_options)
+    right = 64 if neck else 192
+    given = f"but model.backbone gives {right} channels"
+    told = f"model.head: in_channels=384, {given}. Set model.head.in_channels={right}"
+    with pytest.raises(UserError, match=told):
+        check_config(cfg)
+    cfg.model.head.in_channels = right
+    check_config(cfg)
+    linear = dict(type="LinearNeck", in_channels=7, out_channels=right)
+    cfg.model.backbone.out_indices = (-1,)
+    cfg.model.neck = [*neck, linear] if isinstance(neck, list) else linear
+    with pytest.raises(UserError, match=f"model.neck.*: in_channels=7, {given}"):
+        check_config(cfg)
 
 
 def test_size_of_training_crops(monkeypatch) -> None:

@@ -13,6 +13,8 @@ from mmhybrid.engine.runner.config_parts import Part, parts_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name
 
+POOLS = ("GlobalAveragePooling", "GeneralizedMeanPooling")  # necks that keep the channels
+
 
 def check_channels(cfg: Config) -> None:
     """Raise a UserError unless what stands beside a backbone of ours takes its maps."""
@@ -30,22 +32,32 @@ def check_channels(cfg: Config) -> None:
                     backbone = registry.build(dict(node, init_cfg=None))
             except ArgumentError as error:
                 raise ArgumentError(f"{inner.where} ({found.__name__}): {error}") from error
-        keys = ["neck"] if part.node.get("neck") else ["decode_head", "auxiliary_head"]
-        for key in keys:
-            near = part.node.get(key)
-            # Of several necks the first takes the maps.
-            several = near[:1] if key == "neck" and isinstance(near, list | tuple) else near
-            for steps, one in _numbered(key, several):
-                where = Part((*part.path, *steps), one, None).where
-                _compare_channels(where, one, list(backbone.feature_channels))
+        for near in _parts_beside(part):
+            channels = list(backbone.feature_channels)
+            # A classifier's head takes the last map.
+            given = channels[-1:] if near.key == "head" else channels
+            _compare_channels(near.where, near.node, given)
 
 
-def _numbered(key: str, given: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """A dictionary, or those in a list, each with the steps that lead to it."""
-    if isinstance(given, dict):
-        yield (key,), given
-    elif isinstance(given, list | tuple):
-        yield from (((key, i), one) for i, one in enumerate(given) if isinstance(one, dict))
+def _parts_beside(part: Part) -> Iterator[Part]:
+    """What takes the maps of a model's backbone."""
+    necks = [one for one in _numbered(part, "neck") if type_name(one.node) not in POOLS]
+    if necks:
+        yield necks[0]  # whose maps the others take
+        return
+    yield from _numbered(part, "decode_head")
+    yield from _numbered(part, "auxiliary_head")
+    yield from (one for one in _numbered(part, "head") if "ClsHead" in one.bases())
+
+
+def _numbered(part: Part, key: str) -> Iterator[Part]:
+    """The dictionary of a key, or those in its list."""
+    given = part.node.get(key)
+    several = isinstance(given, list | tuple)
+    for i, one in enumerate(given if several else [given]):
+        if isinstance(one, dict):
+            path = (*part.path, key, i) if several else (*part.path, key)
+            yield Part(path, one, one.get("_scope_", part.scope))
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
@@ -53,7 +65,8 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
     for key, inner in part.items():
         if isinstance(inner, dict) and "in_index" in inner:  # a head in a head
             _compare_channels(f"{where}.{key}", inner, given)
-    if index is None and isinstance(expected, int) and len(given) == 1:
+    is_one = isinstance(expected, int)
+    if is_one and (index is not None or len(given) == 1):
         expected = [expected]
     if index is not None:
         indices = index if isinstance(index, list | tuple) else [index]
@@ -61,13 +74,13 @@ def _compare_channels(where: str, part: Any, given: list[int]) -> None:
             maps = f"{len(given)} maps (out_indices), numbered from 0"
             raise UserError(f"{where}: in_index={index}, but model.backbone gives {maps}")
         given = [given[one] for one in indices]
-        expected = [expected] if isinstance(expected, int) else expected
     if not isinstance(expected, list | tuple):
         return
     if type_name(part) == "YOLOV3Neck":  # which counts from the last map
         given = given[::-1]
     if list(expected) != given:
+        seen, right = (expected[0], given[0]) if is_one else (list(expected), given)
         raise UserError(
-            f"{where}: in_channels={list(expected)}, but model.backbone gives {given} channels. "
-            f"Set {where}.in_channels={given}, or change model.backbone.out_indices."
+            f"{where}: in_channels={seen}, but model.backbone gives {right} channels. "
+            f"Set {where}.in_channels={right}, or change model.backbone.out_indices."
         )
