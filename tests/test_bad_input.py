@@ -265,6 +265,13 @@ TRIED = {
     "channels of the head or neck of a classifier": [
         "test_config_errors.py::test_head_of_a_classifier_that_does_not_fit"
     ],
+    "`in_channels` of the backbone that are not those of `data_preprocessor.mean`": [
+        "test_config_errors.py::test_wrong_config[channels of the images]",
+        "test_config_errors.py::test_images_of_other_channels",
+    ],
+    "`model.pretrained` of a segmentor, as in stock configs, for a backbone without that argument": [
+        "test_config_errors.py::test_weights_that_a_segmentor_would_hand_to_its_backbone"
+    ],
     "image smaller than 32 pixels in the model": [
         "test_tool_errors.py::test_what_is_wrong_is_told[shape that is too small]"
     ],

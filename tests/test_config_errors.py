@@ -1,6 +1,7 @@
 """What is wrong with a config is said in one sentence, with the values seen and allowed."""
 
 import hashlib
+from argparse import Namespace
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
@@ -17,8 +18,8 @@ import mmhybrid
 from mmhybrid.backbones import TransXNet, XFormer
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
 from mmhybrid.engine.runner.check_classes import check_checkpoint, trained_on
-from mmhybrid.engine.runner.check_config import check_config
-from mmhybrid.engine.runner.prepare_config import with_scaled_lr
+from mmhybrid.engine.runner.check_config import check_config, check_pretrained
+from mmhybrid.engine.runner.prepare_config import prepare_config, with_scaled_lr
 from mmhybrid.engine.runner.run_config import build_runner, load_config
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
@@ -69,6 +70,9 @@ WRONG = {
         "norm_cfg asks for type='BatchNorm'; known are"),
     "fewer classes in a head": (dict(model__roi_head__bbox_head__num_classes=20),
         "bbox_head: num_classes=20, but the training data has 80 classes"),
+    "channels of the images": (dict(model__backbone__in_channels=4),
+        "model.backbone: in_channels=4, but model.data_preprocessor.mean has 3 values. Set "),
+    "grey images": (dict(model__backbone__in_channels=1), "in_channels=1, but .* has 3 values"),
     "unknown transform": (dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
         r"dataset.pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
     "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
@@ -285,6 +289,31 @@ def test_classes_of_a_classifier() -> None:
     check_config(config(name, model__head=head))  # nothing is counted
     with pytest.raises(UserError, match=r"model.head: topk=\(1, 12\)"):
         check_config(config(name, model__head=head | dict(cal_acc=True)))
+
+
+def test_images_of_other_channels() -> None:
+    options = dict(model__backbone__in_channels=4)
+    check_config(config(model__data_preprocessor=dict(mean=[127.0], std=[58.0]), **options))
+    check_config(config(model__data_preprocessor=dict(mean=None, std=None), **options))
+    with pytest.raises(UserError, match=r"in_channels=4, but data_preprocessor\.mean has 3"):
+        check_config(config("dw_vit_t_cifar10", **options))
+
+
+def test_weights_that_a_segmentor_would_hand_to_its_backbone(tmp_path: Path) -> None:
+    name = "semantic_fpn_transxnet_t_ade20k"
+    told = (
+        r"^model\.pretrained: TransXNet takes weights by model\.backbone\.init_cfg\. Set model\.p"
+    )
+    with pytest.raises(UserError, match=told):
+        check_config(config(name, model__pretrained="open-mmlab://resnet50_v1c"))
+    args = dict(config=str(CONFIGS / f"{name}.py"), quick=True, work_dir=str(tmp_path))
+    args |= dict(cfg_options={"model.pretrained": "mine.pth"}, launcher="none")
+    more = ("data", "data_root", "resume", "amp", "auto_scale_lr", "no_validate", "weights")
+    with pytest.raises(UserError, match=told):  # though --quick drops them
+        prepare_config(Namespace(**args | dict.fromkeys(more)))
+    cfg = config(name, model__pretrained="open-mmlab://resnet50_v1c")
+    cfg.model.backbone = dict(type="ResNet", depth=18)
+    check_pretrained(cfg)
 
 
 @pytest.mark.parametrize("name", ["yolov3_xformer_s_coco", "dw_vit_t_cifar10"])

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmhybrid.backbones import HybridBackbone
-from mmhybrid.engine.runner.config_parts import Part, parts_of
+from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.registry import type_name
 
@@ -17,26 +17,49 @@ POOLS = ("GlobalAveragePooling", "GeneralizedMeanPooling")  # necks that keep th
 
 
 def check_channels(cfg: Config) -> None:
-    """Raise a UserError unless what stands beside a backbone of ours takes its maps."""
-    for part in parts_of(cfg):
-        node = part.node.get("backbone") if part.path[:1] == ("model",) else None
-        if not isinstance(node, dict) or "type" not in node:
-            continue
-        inner = Part((*part.path, "backbone"), node, node.get("_scope_", part.scope))
-        found = inner.found()
-        if not (inspect.isclass(found) and issubclass(found, HybridBackbone)):
-            continue
-        with MODELS.switch_scope_and_registry(part.scope) as registry:
-            try:
-                with torch.device("meta"):
-                    backbone = registry.build(dict(node, init_cfg=None))
-            except ArgumentError as error:
-                raise ArgumentError(f"{inner.where} ({found.__name__}): {error}") from error
+    """Raise a UserError unless a backbone of ours fits its images, and what takes its maps."""
+    for part, inner in _backbones(cfg):
+        _compare_images(part, inner, cfg.get("data_preprocessor"))
+        channels = list(_build(inner).feature_channels)
         for near in _parts_beside(part):
-            channels = list(backbone.feature_channels)
             # A classifier's head takes the last map.
             given = channels[-1:] if near.key == "head" else channels
             _compare_channels(near.where, near.node, given)
+
+
+def _backbones(cfg: Config) -> Iterator[tuple[Part, Part]]:
+    """Each part of the model with a backbone of ours, and that backbone."""
+    for part in parts_of(cfg):
+        node = part.node.get("backbone") if part.path[:1] == ("model",) else None
+        if isinstance(node, dict) and "type" in node:
+            inner = Part((*part.path, "backbone"), node, node.get("_scope_", part.scope))
+            found = inner.found()
+            if inspect.isclass(found) and issubclass(found, HybridBackbone):
+                yield part, inner
+
+
+def _build(inner: Part) -> HybridBackbone:
+    with MODELS.switch_scope_and_registry(inner.scope) as registry:
+        try:
+            with torch.device("meta"):
+                return registry.build(dict(inner.node, init_cfg=None))
+        except ArgumentError as error:
+            raise ArgumentError(f"{inner.where} ({inner.found().__name__}): {error}") from error
+
+
+def _compare_images(part: Part, inner: Part, default: dict[str, Any] | None) -> None:
+    """Whether the backbone takes as many channels as the images are normalised by."""
+    own = "data_preprocessor" in part.node or part.path != ("model",)
+    mean = ((part.node.get("data_preprocessor") if own else default) or {}).get("mean")
+    channels = inner.given.get("in_channels", arguments_of(inner.found())[0].get("in_channels"))
+    if not isinstance(mean, list | tuple) or len(mean) in (1, channels):  # one is for all of them
+        return
+    where = f"{part.where}.data_preprocessor" if own else "data_preprocessor"
+    raise UserError(
+        f"{inner.where}: in_channels={channels}, but {where}.mean has {len(mean)} values. Set "
+        f"in_channels={len(mean)}, or mean and std of {channels} values, or of one for all, and "
+        f"have the pipelines read images of {channels} channels (color_type of LoadImageFromFile)."
+    )
 
 
 def _parts_beside(part: Part) -> Iterator[Part]:
