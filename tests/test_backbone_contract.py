@@ -2,12 +2,14 @@
 
 import copy
 import itertools
+import pickle
 from collections.abc import Iterable, Mapping
 
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -119,6 +121,16 @@ def test_neither_recomputing_nor_syncbn_in_one_process_changes_anything(backbone
     assert_same(plain, other, torch.randn(2, 3, 64, 64))
     total(other(torch.randn(1, 3, 64, 64))).backward()  # a batch of one
     assert all(torch.isfinite(p.grad).all() for p in other.parameters())
+
+
+@every_backbone
+def test_syncbn_trains_on_one_image_as_mmengine_and_a_cpu_have_it(backbone) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    model = revert_sync_batchnorm(build(backbone, norm_cfg=dict(type="SyncBN"))).train()
+    total(model(x)).backward()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    total(copied(x)).backward()
+    total(build(backbone, norm_cfg=dict(type="mmhybrid.GlooSyncBatchNorm")).train()(x)).backward()
 
 
 @every_backbone

@@ -46,6 +46,13 @@ class SyncBatchNorm(_SingleValueNorm, nn.SyncBatchNorm):
     """:class:`torch.nn.SyncBatchNorm`, for a batch of one image in one process too."""
 
 
+class BatchNormXd(_SingleValueNorm, _BatchNorm):
+    """What MMEngine makes of a ``SyncBatchNorm`` in one process; of maps of any dimensions."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of (B, C, H, W), at each position."""
 
