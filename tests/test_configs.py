@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmhybrid  # MMEngine reads 'mmdet::...' through it
 from mmhybrid.engine.runner.run_config import map_values, without_pretrained
@@ -202,11 +203,36 @@ def test_imagenet(size: str) -> None:
         assert decayed[id(parameter)] != free, name
 
 
+SWINS = [name for name in NAMES if name.startswith(("upernet", "mask_rcnn_dmformer"))]
+SWINS += [name for name in NAMES if name.startswith("segformer") and "cityscapes" in name]
+CAIT = dict(type="DWCaiT", arch="xxs12")
+
+
+@pytest.mark.parametrize(("name", "backbone"), [*((n, None) for n in SWINS), (SWINS[-1], CAIT)])
+def test_no_norm_of_a_backbone_decays_and_heads_alone_learn_faster(name: str, backbone) -> None:
+    cfg = without_pretrained(read(name))
+    if backbone:
+        cfg.merge_from_dict(dict(model=mmhybrid.replace_backbone(cfg.model, backbone)))
+    model = build(cfg)
+    logging.getLogger("mmengine").setLevel(logging.ERROR)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    norms = (_BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
+    for path, module in model.backbone.named_modules():
+        if isinstance(module, norms):
+            decays = {groups[id(one)]["weight_decay"] for one in module.parameters()}
+            assert decays <= {0.0}, path
+    base = cfg.optim_wrapper.optimizer.lr
+    faster = {name for name, one in model.named_parameters() if groups[id(one)]["lr"] > base}
+    heads = {name for name, _ in model.named_parameters() if name.startswith("decode_head.")}
+    assert faster == (heads if "segformer" in name else set())
+
+
 def test_upernet_and_all_mlp() -> None:
     upernet = read("upernet_transxnet_t_ade20k")
     assert upernet.train_dataloader.batch_size * 8 == 16
     segformer = read("segformer_transxnet_t_cityscapes")
-    assert segformer.optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult == 10
+    assert segformer.optim_wrapper.paramwise_cfg.custom_keys.decode_head.lr_mult == 10
     for cfg in (upernet, segformer):
         assert cfg.train_cfg.max_iters == 160_000
         assert cfg.optim_wrapper.optimizer.lr == 6e-5
