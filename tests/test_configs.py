@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -201,6 +202,42 @@ def test_imagenet(size: str) -> None:
     for name, parameter in model.named_parameters():
         free = parameter.ndim <= 1 or name.endswith(".bias")
         assert decayed[id(parameter)] != free, name
+
+
+VAN = "mmpretrain::van/van-base_8xb128_in1k.py"
+
+
+@pytest.mark.parametrize("size", ["s", "l"])
+def test_imagenet_of_dmformer_is_trained_as_van(size: str) -> None:
+    cfg, van = read(f"dmformer_{size}_imagenet"), get_config(VAN)
+    assert cfg.optim_wrapper.clip_grad == van.optim_wrapper.clip_grad
+    for loader in ("val_dataloader", "test_dataloader"):
+        assert cfg[loader].dataset.pipeline == van[loader].dataset.pipeline
+    steps, theirs = (one.train_dataloader.dataset.pipeline for one in (cfg, van))
+    assert [step.type for step in steps] == [step.type for step in theirs]
+    assert [step for step in steps if step.type == "ColorJitter"] == [theirs[4]]
+
+
+def test_schedule_of_mobilevit() -> None:
+    """From a tenth to the whole in 3000 iterations, and to a tenth again in 300 epochs."""
+    cfg = read("xformer_s_imagenet")
+    optimizer = torch.optim.AdamW([torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr)
+    warm_up, cosine = (
+        PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in cfg.param_scheduler
+    )
+    assert (warm_up.by_epoch, cosine.by_epoch) == (False, True)
+    rates = [optimizer.param_groups[0]["lr"]]
+    optimizer.step()
+    for _ in range(300):
+        for _ in range(1251):
+            if warm_up.last_step < warm_up.end:  # nothing is done after that
+                warm_up.step()
+        cosine.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(2e-4)
+    assert max(rates) == rates[3] == pytest.approx(2e-3, rel=1e-3)
+    assert rates[150] == pytest.approx(1.1e-3, rel=1e-2)
+    assert rates[-1] == pytest.approx(2e-4, rel=1e-3)
 
 
 SWINS = [name for name in NAMES if name.startswith(("upernet", "mask_rcnn_dmformer"))]
