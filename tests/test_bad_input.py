@@ -288,6 +288,9 @@ TRIED = {
     "`--cfg-options` that replace a dictionary": [
         "test_config_errors.py::test_config_that_cannot_be_read[option in the place of a dictionary]"
     ],
+    "`--cfg-options` that begin with `backbone.` where the model has one": [
+        "test_config_errors.py::test_options_of_a_backbone_that_no_model_reads"
+    ],
     "`--auto-scale-lr` without a base batch size": [
         "test_config_errors.py::test_missing_base_batch_size"
     ],

@@ -379,6 +379,15 @@ def test_config_that_cannot_be_read(case: str, tmp_path) -> None:
         load_config(str(tmp_path / "leaf.py"), options)
 
 
+def test_options_of_a_backbone_that_no_model_reads() -> None:
+    told = r"backbone\.drop_path_rate=0\.5 changes nothing.* Set model\.backbone\.drop_path_rate="
+    path, options = str(CONFIGS / "retinanet_transxnet_t_coco.py"), {"backbone.drop_path_rate": 0.5}
+    with pytest.raises(UserError, match=told):
+        load_config(path, options)
+    cfg = load_config(path, {"model.backbone.drop_path_rate": 0.5})
+    assert cfg.model.backbone.drop_path_rate == 0.5
+
+
 def test_options_that_fit() -> None:
     cfg = load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"val_cfg": None, "train_cfg.by": 1})
     assert cfg.val_cfg is None
