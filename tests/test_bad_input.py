@@ -228,6 +228,9 @@ TRIED = {
     "unknown policy": ["test_non_finite.py::test_unknown_policy_is_told"],
     "unknown arch": ["test_config_errors.py::test_wrong_config[unknown arch]"],
     "unknown key of arch": ["test_config_errors.py::test_wrong_config[unknown key of arch]"],
+    "setting of arch of another type or length, `image_size` that is no side, `norm_cfg=None`, even kernels": [
+        "test_backbone_contract.py::test_bad_arguments_of_a_family_are_told"
+    ],
     "unknown argument of the backbone": [
         "test_config_errors.py::test_wrong_config[unknown argument of the backbone]"
     ],
