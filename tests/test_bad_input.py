@@ -275,6 +275,9 @@ TRIED = {
     "`model.pretrained` of a segmentor, as in stock configs, for a backbone without that argument": [
         "test_config_errors.py::test_weights_that_a_segmentor_would_hand_to_its_backbone"
     ],
+    "FPN with `start_level=1` over all maps, in several processes": [
+        "test_config_errors.py::test_maps_that_no_neck_takes"
+    ],
     "image smaller than 32 pixels in the model": [
         "test_tool_errors.py::test_what_is_wrong_is_told[shape that is too small]"
     ],

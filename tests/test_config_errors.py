@@ -15,8 +15,9 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
 
 import mmhybrid
-from mmhybrid.backbones import TransXNet, XFormer
+from mmhybrid.backbones import TransXNet, XFormer, backbone_classes
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
+from mmhybrid.engine.runner.check_channels import check_unused_maps
 from mmhybrid.engine.runner.check_classes import check_checkpoint, trained_on
 from mmhybrid.engine.runner.check_config import check_config, check_pretrained
 from mmhybrid.engine.runner.prepare_config import prepare_config, with_scaled_lr
@@ -297,6 +298,32 @@ def test_images_of_other_channels() -> None:
     check_config(config(model__data_preprocessor=dict(mean=None, std=None), **options))
     with pytest.raises(UserError, match=r"in_channels=4, but data_preprocessor\.mean has 3"):
         check_config(config("dw_vit_t_cifar10", **options))
+
+
+@pytest.mark.parametrize("backbone", backbone_classes(), ids=lambda one: one.__name__)
+def test_maps_that_no_neck_takes(backbone: type, monkeypatch) -> None:
+    """Processes would wait for the gradients of what belongs to the first map alone."""
+    cfg = config("retinanet_transxnet_t_coco")
+    cfg.model.backbone = dict(type=backbone.__name__, **backbone.test_options)
+    channels = list(backbone(**backbone.test_options).feature_channels)
+    cfg.model.neck.update(in_channels=channels, start_level=1)
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.engine.runner.check_channels.print_log", log)
+    own = dict(TransXNet="norm0", DWSwinTransformer="norm0")
+    own |= dict.fromkeys(("DWCaiT", "DWVisionTransformer"), "pyramid.levels.0")
+    part = own.get(backbone.__name__)
+    check_unused_maps(cfg)
+    assert log.call_count == bool(part)
+    cfg.launcher = "pytorch"
+    if part:
+        told = rf"leaves {part}.*out_indices=\(1, 2, 3\), .*in_channels=\[{channels[1]}"
+        with pytest.raises(UserError, match=told):
+            check_unused_maps(cfg)
+    cfg.find_unused_parameters = True
+    check_unused_maps(cfg)
+    cfg.find_unused_parameters = False
+    cfg.model.neck.start_level = 0
+    check_unused_maps(cfg)
 
 
 def test_weights_that_a_segmentor_would_hand_to_its_backbone(tmp_path: Path) -> None:

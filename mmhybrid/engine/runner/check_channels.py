@@ -1,12 +1,15 @@
 """Whether necks and heads take the channels that a backbone of ours gives."""
 
 import inspect
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
+from torch import Tensor
 
 from mmhybrid.backbones import HybridBackbone
 from mmhybrid.engine.runner.config_parts import Part, arguments_of, parts_of
@@ -25,6 +28,48 @@ def check_channels(cfg: Config) -> None:
             # A classifier's head takes the last map.
             given = channels[-1:] if near.key == "head" else channels
             _compare_channels(near.where, near.node, given)
+
+
+def check_unused_maps(cfg: Config) -> None:
+    """Tell, before a training, of a neck that leaves out maps with layers of their own.
+
+    These layers get no gradient, which several processes wait for.
+
+    Raises:
+        UserError: There are several processes, and ``find_unused_parameters`` is not set.
+    """
+    wrapper = cfg.get("model_wrapper_cfg") or {}
+    if cfg.get("find_unused_parameters") or wrapper.get("find_unused_parameters"):
+        return
+    for part, inner in _backbones(cfg):
+        (neck, *_) = [*_parts_beside(part)] or [part]
+        start = neck.node.get("start_level") or 0
+        if neck.key != "neck" or not start:
+            continue
+        backbone = _build(inner)
+        image = torch.empty(2, _in_channels(inner), 64, 64, device="meta")
+        unused = _only_in_the_first(start, backbone.train()(image), backbone)
+        if not unused:
+            continue
+        channels = list(backbone.feature_channels[start:])
+        told = (
+            f"{neck.where}: start_level={start} leaves {', '.join(unused)} of {inner.where} "
+            "without a gradient, which several processes wait for. Set "
+            f"{inner.where}.out_indices={backbone.out_indices[start:]}, "
+            f"{neck.where}.in_channels={channels} and {neck.where}.start_level=0"
+        )
+        if cfg.get("launcher", "none") != "none" and "strategy" not in cfg:
+            raise UserError(told)
+        print_log(told, logger="current", level=logging.WARNING)
+
+
+def _only_in_the_first(start: int, maps: Sequence[Tensor], backbone: HybridBackbone) -> list[str]:
+    """Names of the modules that train, and that only the maps before number ``start`` need."""
+    trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+    total = sum(one.sum() for one in maps[start:])
+    found = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    unused = [name for name, one in zip(trained, found, strict=True) if one is None]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in unused))
 
 
 def _backbones(cfg: Config) -> Iterator[tuple[Part, Part]]:
@@ -47,11 +92,16 @@ def _build(inner: Part) -> HybridBackbone:
             raise ArgumentError(f"{inner.where} ({inner.found().__name__}): {error}") from error
 
 
+def _in_channels(inner: Part) -> int:
+    default = arguments_of(inner.found())[0].get("in_channels", 3)
+    return inner.given.get("in_channels", default)
+
+
 def _compare_images(part: Part, inner: Part, default: dict[str, Any] | None) -> None:
     """Whether the backbone takes as many channels as the images are normalised by."""
     own = "data_preprocessor" in part.node or part.path != ("model",)
     mean = ((part.node.get("data_preprocessor") if own else default) or {}).get("mean")
-    channels = inner.given.get("in_channels", arguments_of(inner.found())[0].get("in_channels"))
+    channels = _in_channels(inner)
     if not isinstance(mean, list | tuple) or len(mean) in (1, channels):  # one is for all of them
         return
     where = f"{part.where}.data_preprocessor" if own else "data_preprocessor"

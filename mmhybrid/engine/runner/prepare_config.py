@@ -21,6 +21,7 @@ from mmhybrid.datasets.data_paths import (
 )
 from mmhybrid.deploy.fuse import check_bfloat16
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.check_channels import check_unused_maps
 from mmhybrid.engine.runner.check_classes import check_checkpoint
 from mmhybrid.engine.runner.check_config import check_config, check_pretrained
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
@@ -71,6 +72,7 @@ def prepare_config(args: Namespace) -> Config:
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
     read = ("train_dataloader", "val_dataloader")
     check_config(cfg)
+    check_unused_maps(cfg)
     check_data(cfg, read)
     check_metrics(cfg, read)
     check_checkpoint(cfg, read[:1])
