@@ -7,6 +7,7 @@ catalogue, ``transxnet_tiny.in1k``.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from timm.layers import ClassifierHead
@@ -45,6 +46,9 @@ class TimmModel(nn.Module):
             Defaults to ``'avg'``.
         drop_rate (float): Dropout rate before the classifier. Defaults to 0.
         drop_path_rate (float): Stochastic depth rate of the last block. Defaults to 0.
+        img_size (int | tuple[int, int] | None): Side of the images, in pixels, that positions are
+            made for, the ``image_size`` of a class; others take any size as they are. Defaults to
+            None: that of the class.
         options: Other arguments of the class.
 
     Example:
@@ -63,9 +67,13 @@ class TimmModel(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        img_size: int | tuple[int, int] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        if img_size is not None and "image_size" in signature(backbone).parameters:
+            is_square = isinstance(img_size, list | tuple) and len(set(img_size)) == 1
+            options["image_size"] = img_size[0] if is_square else img_size
         options = dict(in_channels=in_chans, drop_path_rate=drop_path_rate, **options)
         self.backbone = backbone(**options)
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate

@@ -2,12 +2,14 @@
 
 import copy
 import itertools
+import pickle
 from collections.abc import Iterable, Mapping
 
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -122,6 +124,16 @@ def test_neither_recomputing_nor_syncbn_in_one_process_changes_anything(backbone
 
 
 @every_backbone
+def test_syncbn_trains_on_one_image_as_mmengine_and_a_cpu_have_it(backbone) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    model = revert_sync_batchnorm(build(backbone, norm_cfg=dict(type="SyncBN"))).train()
+    total(model(x)).backward()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    total(copied(x)).backward()
+    total(build(backbone, norm_cfg=dict(type="mmhybrid.GlooSyncBatchNorm")).train()(x)).backward()
+
+
+@every_backbone
 def test_training_and_evaluation(backbone) -> None:
     model = build(backbone, drop_path_rate=0.5, norm_eval=True)
     assert model.train() is model
@@ -191,10 +203,26 @@ def test_bad_arguments_are_told(backbone) -> None:
         build(backbone)(torch.randn(1, 3, 16, 64))
 
 
+TINY = backbones.TransXNet.presets["tiny"]
 # Of one family.
 BAD_ARGUMENTS = [
     ("DMFormer", dict(arch="smal"), "did you mean 'small'"),
     ("DMFormer", dict(arch=dict(depthts=(1, 1, 1, 1))), "did you mean 'depths'"),
+    ("DMFormer", dict(arch=dict(mlp_ratios=4)), r"mlp_ratios=4 of arch: give .* \(3, 3, 3, 3\)"),
+    ("DMFormer", dict(norm_cfg=None), r"norm_cfg=None: .* dict\(type='BN'\)"),
+    ("XFormer", dict(norm_cfg="BN"), "norm_cfg='BN': "),
+    ("TransXNet", dict(norm_cfg={}), r"norm_cfg=\{\}: "),
+    ("TransXNet", dict(arch=dict(depths=(1, 1, 1))), "has 3 entries, and embed_dims=.* has 4"),
+    ("TransXNet", dict(arch={k: v[:3] for k, v in TINY.items()}), "3 stages, and TransXNet has 4"),
+    ("TransXNet", dict(arch=dict(depths=(1, 1, 1, 1.5))), "depths=.* of arch: give whole numbers"),
+    ("TransXNet", dict(arch=dict(kernel_sizes=(7, 7, 7, 8))), "odd numbers"),
+    ("TransXNet", dict(image_size=(512, 1024)), r"image_size=\(512, 1024\): give the side"),
+    ("DWCaiT", dict(image_size=0), "image_size=0: give the side"),
+    ("DWVisionTransformer", dict(arch=dict(depth="4")), "depth='4' of arch: give a whole number"),
+    ("DWSwinTransformer", dict(arch=dict(embed_dims=[96, 192])), r"embed_dims=\[96, 192\] of arch"),
+    ("DMFormer", dict(kernel_sizes=(3, 5, 8)), r"kernel_sizes=\(3, 5, 8\): .*odd numbers"),
+    ("XFormer", dict(fusion_kernel_size=2), "fusion_kernel_size=2: give an odd number"),
+    ("XFormer", dict(kernel_size=4), "kernel_size=4: give an odd number"),
     ("DMFormer", dict(merge="add"), "concat, sum, split"),
     ("DMFormer", dict(dilations=(1, 2)), "differ in number"),
     ("DMFormer", dict(downsample_kernel=4), "choose 2 or 3"),
@@ -239,6 +267,11 @@ def test_arch_is_a_name_its_beginning_or_a_dict() -> None:
     assert resolve_arch("s", {"s": dict(depth=3), "T0": {}}, "s") == dict(depth=3)
     assert resolve_arch("T0", {"s": dict(depth=3), "T0": {}}, "s") == {}
     assert resolve_arch(dict(depth=5), presets, "tiny") == dict(depth=5)
+    # Ratios need not be whole, nor stages be as many where the family does not say so.
+    backbones.DMFormer(arch=dict(mlp_ratios=[3, 3.5, 3, 3], depths=[1] * 4))
+    stages = dict(embed_dims=24, depths=(1, 1, 1), num_heads=(1, 2, 4))
+    swin = backbones.DWSwinTransformer(arch=stages, out_indices=(0, 1, 2))
+    assert swin.feature_channels == (24, 48, 96)
 
 
 @every_backbone

@@ -228,6 +228,9 @@ TRIED = {
     "unknown policy": ["test_non_finite.py::test_unknown_policy_is_told"],
     "unknown arch": ["test_config_errors.py::test_wrong_config[unknown arch]"],
     "unknown key of arch": ["test_config_errors.py::test_wrong_config[unknown key of arch]"],
+    "setting of arch of another type or length, `image_size` that is no side, `norm_cfg=None`, even kernels": [
+        "test_backbone_contract.py::test_bad_arguments_of_a_family_are_told"
+    ],
     "unknown argument of the backbone": [
         "test_config_errors.py::test_wrong_config[unknown argument of the backbone]"
     ],
@@ -262,6 +265,19 @@ TRIED = {
     "channels, `in_index` or classes of a segmentation head": [
         "test_config_errors.py::test_segmentation_head_that_does_not_fit"
     ],
+    "channels of the head or neck of a classifier": [
+        "test_config_errors.py::test_head_of_a_classifier_that_does_not_fit"
+    ],
+    "`in_channels` of the backbone that are not those of `data_preprocessor.mean`": [
+        "test_config_errors.py::test_wrong_config[channels of the images]",
+        "test_config_errors.py::test_images_of_other_channels",
+    ],
+    "`model.pretrained` of a segmentor, as in stock configs, for a backbone without that argument": [
+        "test_config_errors.py::test_weights_that_a_segmentor_would_hand_to_its_backbone"
+    ],
+    "FPN with `start_level=1` over all maps, in several processes": [
+        "test_config_errors.py::test_maps_that_no_neck_takes"
+    ],
     "image smaller than 32 pixels in the model": [
         "test_tool_errors.py::test_what_is_wrong_is_told[shape that is too small]"
     ],
@@ -277,6 +293,9 @@ TRIED = {
     ],
     "`--cfg-options` that replace a dictionary": [
         "test_config_errors.py::test_config_that_cannot_be_read[option in the place of a dictionary]"
+    ],
+    "`--cfg-options` that begin with `backbone.` where the model has one": [
+        "test_config_errors.py::test_options_of_a_backbone_that_no_model_reads"
     ],
     "`--auto-scale-lr` without a base batch size": [
         "test_config_errors.py::test_missing_base_batch_size"

@@ -1,6 +1,7 @@
 """What is wrong with a config is said in one sentence, with the values seen and allowed."""
 
 import hashlib
+from argparse import Namespace
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
@@ -14,11 +15,12 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torchvision.models import resnet18
 
 import mmhybrid
-from mmhybrid.backbones import XFormer
+from mmhybrid.backbones import TransXNet, XFormer, backbone_classes
 from mmhybrid.datasets.data_paths import check_metrics, datasets_of
+from mmhybrid.engine.runner.check_channels import check_unused_maps
 from mmhybrid.engine.runner.check_classes import check_checkpoint, trained_on
-from mmhybrid.engine.runner.check_config import check_config
-from mmhybrid.engine.runner.prepare_config import with_scaled_lr
+from mmhybrid.engine.runner.check_config import check_config, check_pretrained
+from mmhybrid.engine.runner.prepare_config import prepare_config, with_scaled_lr
 from mmhybrid.engine.runner.run_config import build_runner, load_config
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.weights import CheckpointError, write_checkpoint
@@ -69,6 +71,9 @@ WRONG = {
         "norm_cfg asks for type='BatchNorm'; known are"),
     "fewer classes in a head": (dict(model__roi_head__bbox_head__num_classes=20),
         "bbox_head: num_classes=20, but the training data has 80 classes"),
+    "channels of the images": (dict(model__backbone__in_channels=4),
+        "model.backbone: in_channels=4, but model.data_preprocessor.mean has 3 values. Set "),
+    "grey images": (dict(model__backbone__in_channels=1), "in_channels=1, but .* has 3 values"),
     "unknown transform": (dict(train_dataloader__dataset__pipeline__1__type="LoadAnotations"),
         r"dataset.pipeline\[1\]: .*'LoadAnotations'; did you mean 'LoadAnnotations'"),
     "unknown argument of a transform": (dict(train_dataloader__dataset__pipeline__3__probb=0.5),
@@ -232,6 +237,29 @@ def test_segmentation_head_that_does_not_fit() -> None:
         check_config(config(name, model__decode_head__num_classes=5))
 
 
+POOLED = dict(type="GlobalAveragePooling")
+
+
+@pytest.mark.parametrize("neck", [None, POOLED, [POOLED]], ids=["none", "pooled", "list"])
+def test_head_of_a_classifier_that_does_not_fit(neck: Any) -> None:
+    cfg = config("dw_vit_t_cifar10", model__head__in_channels=384)
+    if neck:
+        cfg.model.neck = neck
+        cfg.model.backbone = dict(type="TransXNet", **TransXNet.test_options)
+    right = 64 if neck else 192
+    given = f"but model.backbone gives {right} channels"
+    told = f"model.head: in_channels=384, {given}. Set model.head.in_channels={right}"
+    with pytest.raises(UserError, match=told):
+        check_config(cfg)
+    cfg.model.head.in_channels = right
+    check_config(cfg)
+    linear = dict(type="LinearNeck", in_channels=7, out_channels=right)
+    cfg.model.backbone.out_indices = (-1,)
+    cfg.model.neck = [*neck, linear] if isinstance(neck, list) else linear
+    with pytest.raises(UserError, match=f"model.neck.*: in_channels=7, {given}"):
+        check_config(cfg)
+
+
 def test_size_of_training_crops(monkeypatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(
@@ -262,6 +290,57 @@ def test_classes_of_a_classifier() -> None:
     check_config(config(name, model__head=head))  # nothing is counted
     with pytest.raises(UserError, match=r"model.head: topk=\(1, 12\)"):
         check_config(config(name, model__head=head | dict(cal_acc=True)))
+
+
+def test_images_of_other_channels() -> None:
+    options = dict(model__backbone__in_channels=4)
+    check_config(config(model__data_preprocessor=dict(mean=[127.0], std=[58.0]), **options))
+    check_config(config(model__data_preprocessor=dict(mean=None, std=None), **options))
+    with pytest.raises(UserError, match=r"in_channels=4, but data_preprocessor\.mean has 3"):
+        check_config(config("dw_vit_t_cifar10", **options))
+
+
+@pytest.mark.parametrize("backbone", backbone_classes(), ids=lambda one: one.__name__)
+def test_maps_that_no_neck_takes(backbone: type, monkeypatch) -> None:
+    """Processes would wait for the gradients of what belongs to the first map alone."""
+    cfg = config("retinanet_transxnet_t_coco")
+    cfg.model.backbone = dict(type=backbone.__name__, **backbone.test_options)
+    channels = list(backbone(**backbone.test_options).feature_channels)
+    cfg.model.neck.update(in_channels=channels, start_level=1)
+    log = mock.Mock()
+    monkeypatch.setattr("mmhybrid.engine.runner.check_channels.print_log", log)
+    own = dict(TransXNet="norm0", DWSwinTransformer="norm0")
+    own |= dict.fromkeys(("DWCaiT", "DWVisionTransformer"), "pyramid.levels.0")
+    part = own.get(backbone.__name__)
+    check_unused_maps(cfg)
+    assert log.call_count == bool(part)
+    cfg.launcher = "pytorch"
+    if part:
+        told = rf"leaves {part}.*out_indices=\(1, 2, 3\), .*in_channels=\[{channels[1]}"
+        with pytest.raises(UserError, match=told):
+            check_unused_maps(cfg)
+    cfg.find_unused_parameters = True
+    check_unused_maps(cfg)
+    cfg.find_unused_parameters = False
+    cfg.model.neck.start_level = 0
+    check_unused_maps(cfg)
+
+
+def test_weights_that_a_segmentor_would_hand_to_its_backbone(tmp_path: Path) -> None:
+    name = "semantic_fpn_transxnet_t_ade20k"
+    told = (
+        r"^model\.pretrained: TransXNet takes weights by model\.backbone\.init_cfg\. Set model\.p"
+    )
+    with pytest.raises(UserError, match=told):
+        check_config(config(name, model__pretrained="open-mmlab://resnet50_v1c"))
+    args = dict(config=str(CONFIGS / f"{name}.py"), quick=True, work_dir=str(tmp_path))
+    args |= dict(cfg_options={"model.pretrained": "mine.pth"}, launcher="none")
+    more = ("data", "data_root", "resume", "amp", "auto_scale_lr", "no_validate", "weights")
+    with pytest.raises(UserError, match=told):  # though --quick drops them
+        prepare_config(Namespace(**args | dict.fromkeys(more)))
+    cfg = config(name, model__pretrained="open-mmlab://resnet50_v1c")
+    cfg.model.backbone = dict(type="ResNet", depth=18)
+    check_pretrained(cfg)
 
 
 @pytest.mark.parametrize("name", ["yolov3_xformer_s_coco", "dw_vit_t_cifar10"])
@@ -325,6 +404,15 @@ def test_config_that_cannot_be_read(case: str, tmp_path) -> None:
     (tmp_path / "leaf.py").write_text(text)
     with pytest.raises(UserError, match=told):
         load_config(str(tmp_path / "leaf.py"), options)
+
+
+def test_options_of_a_backbone_that_no_model_reads() -> None:
+    told = r"backbone\.drop_path_rate=0\.5 changes nothing.* Set model\.backbone\.drop_path_rate="
+    path, options = str(CONFIGS / "retinanet_transxnet_t_coco.py"), {"backbone.drop_path_rate": 0.5}
+    with pytest.raises(UserError, match=told):
+        load_config(path, options)
+    cfg = load_config(path, {"model.backbone.drop_path_rate": 0.5})
+    assert cfg.model.backbone.drop_path_rate == 0.5
 
 
 def test_options_that_fit() -> None:

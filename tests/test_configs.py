@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmhybrid  # MMEngine reads 'mmdet::...' through it
 from mmhybrid.engine.runner.run_config import map_values, without_pretrained
@@ -202,11 +204,72 @@ def test_imagenet(size: str) -> None:
         assert decayed[id(parameter)] != free, name
 
 
+VAN = "mmpretrain::van/van-base_8xb128_in1k.py"
+
+
+@pytest.mark.parametrize("size", ["s", "l"])
+def test_imagenet_of_dmformer_is_trained_as_van(size: str) -> None:
+    cfg, van = read(f"dmformer_{size}_imagenet"), get_config(VAN)
+    assert cfg.optim_wrapper.clip_grad == van.optim_wrapper.clip_grad
+    for loader in ("val_dataloader", "test_dataloader"):
+        assert cfg[loader].dataset.pipeline == van[loader].dataset.pipeline
+    steps, theirs = (one.train_dataloader.dataset.pipeline for one in (cfg, van))
+    assert [step.type for step in steps] == [step.type for step in theirs]
+    assert [step for step in steps if step.type == "ColorJitter"] == [theirs[4]]
+
+
+def test_schedule_of_mobilevit() -> None:
+    """From a tenth to the whole in 3000 iterations, and to a tenth again in 300 epochs."""
+    cfg = read("xformer_s_imagenet")
+    optimizer = torch.optim.AdamW([torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr)
+    warm_up, cosine = (
+        PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in cfg.param_scheduler
+    )
+    assert (warm_up.by_epoch, cosine.by_epoch) == (False, True)
+    rates = [optimizer.param_groups[0]["lr"]]
+    optimizer.step()
+    for _ in range(300):
+        for _ in range(1251):
+            if warm_up.last_step < warm_up.end:  # nothing is done after that
+                warm_up.step()
+        cosine.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(2e-4)
+    assert max(rates) == rates[3] == pytest.approx(2e-3, rel=1e-3)
+    assert rates[150] == pytest.approx(1.1e-3, rel=1e-2)
+    assert rates[-1] == pytest.approx(2e-4, rel=1e-3)
+
+
+SWINS = [name for name in NAMES if name.startswith(("upernet", "mask_rcnn_dmformer"))]
+SWINS += [name for name in NAMES if name.startswith("segformer") and "cityscapes" in name]
+CAIT = dict(type="DWCaiT", arch="xxs12")
+
+
+@pytest.mark.parametrize(("name", "backbone"), [*((n, None) for n in SWINS), (SWINS[-1], CAIT)])
+def test_no_norm_of_a_backbone_decays_and_heads_alone_learn_faster(name: str, backbone) -> None:
+    cfg = without_pretrained(read(name))
+    if backbone:
+        cfg.merge_from_dict(dict(model=mmhybrid.replace_backbone(cfg.model, backbone)))
+    model = build(cfg)
+    logging.getLogger("mmengine").setLevel(logging.ERROR)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    norms = (_BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
+    for path, module in model.backbone.named_modules():
+        if isinstance(module, norms):
+            decays = {groups[id(one)]["weight_decay"] for one in module.parameters()}
+            assert decays <= {0.0}, path
+    base = cfg.optim_wrapper.optimizer.lr
+    faster = {name for name, one in model.named_parameters() if groups[id(one)]["lr"] > base}
+    heads = {name for name, _ in model.named_parameters() if name.startswith("decode_head.")}
+    assert faster == (heads if "segformer" in name else set())
+
+
 def test_upernet_and_all_mlp() -> None:
     upernet = read("upernet_transxnet_t_ade20k")
     assert upernet.train_dataloader.batch_size * 8 == 16
     segformer = read("segformer_transxnet_t_cityscapes")
-    assert segformer.optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult == 10
+    assert segformer.optim_wrapper.paramwise_cfg.custom_keys.decode_head.lr_mult == 10
     for cfg in (upernet, segformer):
         assert cfg.train_cfg.max_iters == 160_000
         assert cfg.optim_wrapper.optimizer.lr == 6e-5

@@ -332,8 +332,12 @@ DECAY = {
         "relative_position_bias_table": False, "shortcuts.0.convs.0.weight": True,
         "shortcuts.0.convs.0.bias": False, "shortcuts.0.norms.0.weight": False,
     },
-    "dmformer_s_imagenet": {"norm1.weight": False, "fc.weight": True, "fc.bias": False},
-    "upernet_dmformer_s_ade20k": {"norm1.weight": False, "conv_seg.weight": True},
+    "dmformer_s_imagenet": {
+        "norm1.weight": False, "layer_scale_1.weight": False, "fc.weight": True, "fc.bias": False,
+    },
+    "upernet_dmformer_s_ade20k": {
+        "norm1.weight": False, "stem.0.bn.weight": False, "conv_seg.weight": True,
+    },
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Every registered class is checked, at the size that it has for tests.
 """
 
 import copy
+import inspect
 from collections import OrderedDict
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_forward_and_backward(name: str, x: Tensor) -> None:
     for parameter, value in model.named_parameters():
         assert value.grad is not None, parameter
     assert torch.isfinite(output).all()
+
+
+@every_model
+def test_the_size_that_positions_are_made_for(name: str, x: Tensor) -> None:
+    plain = timm.create_model(name)
+    for size in (96, (96, 96)):
+        model = timm.create_model(name, img_size=size, num_classes=3)
+        assert model(x).shape == (2, 3)
+        shapes, usual = ([p.shape for p in one.backbone.parameters()] for one in (model, plain))
+        takes = "image_size" in inspect.signature(MODELS[name]).parameters
+        assert (shapes != usual) == takes
+    if takes:
+        with pytest.raises(ValueError, match="give the side"):
+            timm.create_model(name, img_size=(64, 96))
+    maps = timm.create_model(name, img_size=96, features_only=True)(x)
+    assert maps[0].shape[-1] == SIDE // 4
 
 
 @every_model

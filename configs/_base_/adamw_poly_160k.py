@@ -5,7 +5,8 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
+    # No norm decays, nor does what has `norm` in its name, as theirs.
+    paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys=dict(norm=dict(decay_mult=0.0))),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),

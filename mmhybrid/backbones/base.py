@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from itertools import chain
+from itertools import chain, product
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,6 +89,9 @@ class HybridBackbone(Backbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if len(channels) != len(strides):
+            name = type(self).__name__
+            raise ArgumentError(f"arch has {len(channels)} stages, and {name} has {len(strides)}")
         self.num_stages = len(channels)
         self.out_indices = _checked_out_indices(out_indices, self.num_stages)
         if not -1 <= frozen_stages <= self.num_stages:
@@ -265,10 +269,45 @@ def resolve_arch(
             short = [letter for letter, long in SHORT_NAMES.items() if long in presets]
             raise ArgumentError(_unknown("arch", arch, [*presets, *short]))
         return dict(presets[name])
-    for name in arch:
-        if name not in presets[defaults]:
-            raise ArgumentError(_unknown("setting of arch", name, list(presets[defaults])))
-    return {**presets[defaults], **arch}
+    preset = presets[defaults]
+    for name, value in arch.items():
+        if name not in preset:
+            raise ArgumentError(_unknown("setting of arch", name, list(preset)))
+        _check_setting(name, value, preset[name])
+    settings = {**preset, **arch}
+    # Settings that are as long in the preset have an entry for each of the same stages.
+    sizes = {name: len(one) for name, one in preset.items() if isinstance(one, list | tuple)}
+    for name, other in product(filter(sizes.__contains__, arch), sizes):
+        one, two = settings[name], settings[other]
+        if sizes[name] == sizes[other] and len(one) != len(two):
+            raise ArgumentError(
+                f"{name}={one!r} of arch has {len(one)} entries, and {other}={two!r} has {len(two)}"
+            )
+    return settings
+
+
+def _check_setting(name: str, value: Any, preset: Any) -> None:
+    """Whether a number, or several, stand where the preset has such."""
+    several = isinstance(preset, list | tuple)
+    if not all(isinstance(one, Real) for one in (preset if several else [preset])):
+        return
+    is_ratio = "ratio" in name
+    values = value if several else [value]
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(one, Real if is_ratio else Integral) for one in values
+    ):
+        whole = "" if is_ratio else "whole "
+        wanted = f"{whole}numbers" if several else f"a {whole}number"
+        raise ArgumentError(f"{name}={value!r} of arch: give {wanted}, such as {preset}")
+
+
+def check_image_size(image_size: Any) -> None:
+    """Raises ArgumentError unless this is the side of a square, in pixels."""
+    if not isinstance(image_size, Integral) or image_size < 1:
+        raise ArgumentError(
+            f"image_size={image_size!r}: give the side, in pixels, of the square images that "
+            "positions are made for; images of other sizes and shapes are taken all the same"
+        )
 
 
 def _unknown(what: str, value: str, choices: list[str]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, Part, Stage
+from mmhybrid.backbones.base import HybridBackbone, Part, Stage, check_image_size
 from mmhybrid.backbones.dw_names import (
     DW_PAPER,
     check_authors_have,
@@ -92,6 +92,7 @@ class DWPlainBackbone(HybridBackbone):
                 f"patch_size={patch_size} and embed_dims={embed_dims} must be multiples of 4: the "
                 "pyramid's first map is four times as large as that of the patches"
             )
+        check_image_size(image_size)
         channels = SimpleFeaturePyramid.level_channels(embed_dims)
         strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
         super().__init__(

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import HybridBackbone, Stage, resolve_arch
+from mmhybrid.backbones.base import HybridBackbone, Stage, check_image_size, resolve_arch
 from mmhybrid.backbones.family import Paper, Published, Weights
 from mmhybrid.backbones.transxnet_weights import published_weights
+from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import ConvNorm, prefer_channels_last
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.depthwise_feed_forwards import MultiScaleFeedForward
@@ -20,6 +21,7 @@ from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_truncated
 from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.norm import GroupNorm
+from mmhybrid.layers.padding import are_odd
 from mmhybrid.layers.relative_position import RelativePosition, fit_relative_position
 from mmhybrid.layers.token_mixer import DualDynamicTokenMixer
 
@@ -150,6 +152,9 @@ class TransXNet(HybridBackbone):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         settings = resolve_arch(arch, self.presets, defaults="tiny")
+        check_image_size(image_size)
+        if not are_odd(sizes := settings["kernel_sizes"]):
+            raise ArgumentError(f"kernel_sizes={sizes!r} of arch: give odd numbers")
         self.depths = settings["depths"]
         self.sr_ratios = settings["sr_ratios"]
         dims = settings["embed_dims"]

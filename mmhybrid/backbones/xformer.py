@@ -17,6 +17,7 @@ from mmhybrid.layers.cross_feature_attention import CROSS_FEATURE_ATTENTIONS
 from mmhybrid.layers.drop_path import DropPath, drop_path_rates
 from mmhybrid.layers.initialisation import init_convolutions, init_truncated
 from mmhybrid.layers.inverted_residual import InvertedResidual
+from mmhybrid.layers.padding import are_odd
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {"hard_swish": nn.Hardswish, "silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU}
@@ -184,6 +185,12 @@ class XFormer(HybridBackbone):
         super().__init__(
             channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, with_cp, init_cfg
         )
+        for name, size in (
+            ("kernel_size", kernel_size),
+            ("fusion_kernel_size", fusion_kernel_size),
+        ):
+            if not are_odd([size]):
+                raise ArgumentError(f"{name}={size!r}: give an odd number")
         attention_class = _named(CROSS_FEATURE_ATTENTIONS, "attention", attention)
         activation_class = _named(ACTIVATIONS, "activation", activation)
         mlp_activation_class = _named(ACTIVATIONS, "mlp_activation", mlp_activation)

@@ -11,6 +11,7 @@ from mmhybrid.compat import (
     package_metadata,
     reading_checkpoints,
     resuming,
+    reverted_norms,
     spawned_workers,
     transformers_version,
 )
@@ -26,6 +27,7 @@ def apply() -> None:
     hue_jitter.apply()
     reading_checkpoints.apply()
     resuming.apply()
+    reverted_norms.apply()
     inferencers.apply()
     spawned_workers.apply()
     late_workers.apply()

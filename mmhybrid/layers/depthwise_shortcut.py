@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.norm import build_norm
+from mmhybrid.layers.padding import are_odd
 
 
 class DepthwiseShortcut(nn.Module):
@@ -87,10 +88,7 @@ class DepthwiseShortcuts(nn.ModuleList):
     ) -> None:
         super().__init__()
         identity = kernel_sizes == "identity"
-        if not identity and (
-            not isinstance(kernel_sizes, (list, tuple))
-            or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes)
-        ):
+        if not identity and not are_odd(kernel_sizes):
             raise ArgumentError(
                 f"dw_kernel_sizes={kernel_sizes!r}: give a tuple of odd numbers, such as (3,) or "
                 "(3, 5), or () for no shortcut, or 'identity'"

@@ -12,6 +12,7 @@ from mmhybrid.layers.depthwise_conv import DepthwiseConv
 from mmhybrid.layers.layer_scale import LayerScale
 from mmhybrid.layers.lean_training import is_lean, run_lean
 from mmhybrid.layers.norm import build_norm
+from mmhybrid.layers.padding import are_odd
 
 MERGES = ("concat", "sum", "split")
 
@@ -61,6 +62,8 @@ class DynamicMultiLevelAttention(nn.Module):
                 f"kernel_sizes={tuple(kernel_sizes)} and dilations={tuple(dilations)} differ in "
                 "number; give one of each a branch"
             )
+        if not are_odd(kernel_sizes):
+            raise ArgumentError(f"kernel_sizes={kernel_sizes!r}: give odd numbers")
         self.merge = merge
         expanded = expand * channels
         branches = len(kernel_sizes)

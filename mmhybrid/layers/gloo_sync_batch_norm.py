@@ -3,11 +3,13 @@
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmhybrid.layers.norm import BatchNorm2d
 
 
 @MODELS.register_module()
-class GlooSyncBatchNorm(nn.BatchNorm2d):
+class GlooSyncBatchNorm(BatchNorm2d):
     """What :class:`torch.nn.SyncBatchNorm` computes, where that refuses: on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Batch normalisation that also trains on a single value per channel, and how a config names it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,13 @@ class BatchNorm2d(_SingleValueNorm, nn.BatchNorm2d):
 
 class SyncBatchNorm(_SingleValueNorm, nn.SyncBatchNorm):
     """:class:`torch.nn.SyncBatchNorm`, for a batch of one image in one process too."""
+
+
+class BatchNormXd(_SingleValueNorm, _BatchNorm):
+    """What MMEngine makes of a ``SyncBatchNorm`` in one process; of maps of any dimensions."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -94,6 +101,8 @@ def build_norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
     class registered in ``MODELS`` that takes the number of channels. ``requires_grad=False``
     freezes the affine parameters. The rest goes to the constructor.
     """
+    if not isinstance(norm_cfg, Mapping) or "type" not in norm_cfg:
+        raise ArgumentError(f"norm_cfg={norm_cfg!r}: give a dict with a type: dict(type='BN')")
     cfg = dict(norm_cfg)
     name = cfg.pop("type")
     requires_grad = cfg.pop("requires_grad", True)

@@ -1,8 +1,17 @@
 """Padding of maps to whole patches and whole windows."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def are_odd(kernel_sizes: Any) -> bool:
+    """Whether these are several odd numbers: a kernel of an even size keeps no height and width."""
+    return isinstance(kernel_sizes, list | tuple) and all(
+        isinstance(size, int) and size > 0 and size % 2 for size in kernel_sizes
+    )
 
 
 def pad_to_multiple(x: Tensor, multiple: int, value: float = 0.0) -> Tensor:

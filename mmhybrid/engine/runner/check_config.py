@@ -63,10 +63,29 @@ def check_config(cfg: Config) -> None:
             _check_names(part, registry)
         if cfg.get("train_dataloader"):
             _check_file(part)
+    check_pretrained(cfg)
     check_channels(cfg)
     check_classes(cfg)
     _check_start(cfg.get("load_from"), cfg.get("resume"))
     _check_crops(cfg)
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Raise a UserError where mmseg would give a backbone weights in a way that it does not know.
+
+    That is part of :func:`check_config`, and asked before ``--quick`` drops the weights.
+    """
+    for part in parts_of(cfg):
+        if not part.node.get("pretrained") or "EncoderDecoder" not in part.bases():
+            continue
+        node = part.node.get("backbone") or {}
+        found = Part((*part.path, "backbone"), node, node.get("_scope_", part.scope)).found()
+        known, is_open = arguments_of(found) if found else ({}, True)
+        if "pretrained" not in known and not is_open:
+            raise UserError(
+                f"{part.where}.pretrained: {type_name(found)} takes weights by "
+                f"{part.where}.backbone.init_cfg. Set {part.where}.pretrained=None"
+            )
 
 
 def check_model(cfg: Config) -> None:

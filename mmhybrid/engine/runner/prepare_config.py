@@ -21,8 +21,9 @@ from mmhybrid.datasets.data_paths import (
 )
 from mmhybrid.deploy.fuse import check_bfloat16
 from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.runner.check_channels import check_unused_maps
 from mmhybrid.engine.runner.check_classes import check_checkpoint
-from mmhybrid.engine.runner.check_config import check_config
+from mmhybrid.engine.runner.check_config import check_config, check_pretrained
 from mmhybrid.engine.runner.checkpoint_config import config_of, size_note
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
@@ -71,6 +72,7 @@ def prepare_config(args: Namespace) -> Config:
         cfg = without_pretrained(cfg)  # all of the backbone comes from load_from, or it is refused
     read = ("train_dataloader", "val_dataloader")
     check_config(cfg)
+    check_unused_maps(cfg)
     check_data(cfg, read)
     check_metrics(cfg, read)
     check_checkpoint(cfg, read[:1])
@@ -140,6 +142,8 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         # Before anything is written there; the run itself takes the lock when it begins.
         lock_work_dir(cfg.work_dir)
         unlock_work_dir(cfg.work_dir)
+    if is_training and args.quick and not args.weights and not cfg.get("load_from"):
+        check_pretrained(cfg)  # of the run without --quick, which has no pretrained weights
     if args.data:
         return _with_own_folder(cfg, args, is_training)
     if args.quick:

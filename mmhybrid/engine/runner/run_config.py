@@ -88,6 +88,11 @@ def with_options(cfg: Config, options: dict[str, Any] | None) -> Config:
     """A config changed by ``--cfg-options``, which must fit it and not replace a dictionary."""
     cfg, options = deepcopy(cfg), options or {}
     for key, value in options.items():
+        if key.startswith("backbone.") and "backbone" in (cfg.get("model") or {}):
+            raise UserError(
+                f"--cfg-options {key}={value} changes nothing: `backbone` is what the model of the "
+                f"config was made of, which has its own. Set model.{key}={value}"
+            )
         node: Any = cfg
         for part in key.split("."):
             node = node.get(part) if hasattr(node, "get") else None
