@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from command_line import prepare  # noqa: E402
+from command_line import make_parser, prepare  # noqa: E402
 
 EXAMPLES = """examples:
   What `make bench` does, about half an hour, into results/speed.*
@@ -53,12 +53,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, EXAMPLES, prog="python -m benchmarks")
     parser.set_defaults(wait_policy="PASSIVE")
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import check_device, exit_on_user_error, prepare
+from command_line import check_device, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   Our backbones and their peers as backbones of detectors, within ten minutes on two threads:
@@ -49,9 +49,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add(
         "models",

@@ -10,7 +10,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from command_line import prepare
+from command_line import make_parser, prepare
 
 EXAMPLES = """examples:
   The authors' weights under our names:
@@ -25,9 +25,7 @@ SHOWN = 12
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument("checkpoint", help="file or address: .pth, .safetensors, ...")
     parser.add_argument("out", help="file to write, ending in .pth or .safetensors")
     parser.add_argument(

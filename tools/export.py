@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import add_cfg_options, add_verbose, exit_on_user_error, prepare
+from command_line import add_cfg_options, add_verbose, exit_on_user_error, make_parser, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,9 +42,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add_model(parser)
     add("--out", required=True, metavar="FOLDER", help="folder to write")
