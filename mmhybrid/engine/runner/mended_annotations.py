@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmhybrid.datasets.check_data.coco import is_coco, read_coco
 from mmhybrid.datasets.check_data.problems import PROBLEMS, Found, findings_of
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
+from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.errors import UserError
 
 # What ends a run in its first batch or evaluation, or gives labels that are wrong.
@@ -60,7 +61,7 @@ def with_mended_annotations(cfg: Config, loaders: tuple[str, ...]) -> Config:
                 print_log(str(finding), logger="current", level=logging.WARNING)
         if contents.mended is not None:
             copy = Path(cfg.work_dir, "annotations", f"{split}_{Path(path).name}").absolute()
-            _write(contents.mended, copy)
+            write_whole(copy, json.dumps(contents.mended).encode())
             print_log(f"{path} was mended: this run reads {copy}", logger="current")
             copies[path] = str(copy)
     for _, node in [*datasets_of(cfg, loaders), *_metrics(cfg)]:
@@ -93,11 +94,3 @@ def _metrics(cfg: Config) -> Iterator[tuple[str, Any]]:
         for metric in given if isinstance(given, list | tuple) else [given]:
             if isinstance(metric, dict):
                 yield name, metric
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    """Writes a file whole or not at all; all processes of a run write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content))
-    os.replace(draft, path)

@@ -7,7 +7,6 @@ An origin has a type: ``"trained"``, ``"converted"`` (published weights, evaluat
 import datetime
 import hashlib
 import json
-import os
 import platform
 import re
 import shlex
@@ -23,6 +22,7 @@ import torch
 from mmengine.fileio import dump
 from mmengine.runner import Runner
 
+from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.version import __version__
 from mmhybrid.weights.downloading import DOWNLOADED
@@ -32,11 +32,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all. Its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    dump(content, part, file_format="json", indent=1, ensure_ascii=False)
-    os.replace(part, path)
+    text = dump(content, file_format="json", indent=1, ensure_ascii=False)
+    write_whole(Path(path), text.encode())
 
 
 def write_training_result(runner: Runner, config: str, quick: bool = False) -> Path | None:
