@@ -6,7 +6,6 @@ first eight digits of the file's SHA-256 go into its name, as in OpenMMLab's mod
 """
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 
@@ -104,7 +103,7 @@ def meta_of(checkpoint: dict) -> dict:
 
 def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
     """Writes the file and gives it its name."""
-    from mmhybrid.weights.writing import durable_file, write_checkpoint
+    from mmhybrid.weights.writing import durable_file, sha256_of_file, write_checkpoint
 
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +118,7 @@ def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
             file.write(save({k: v.clone() for k, v in weights.items()}, {"format": "pt"}))
     if not hashed:
         return out
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return path.replace(out.with_name(f"{out.stem}-{digest[:8]}{out.suffix}"))
+    return path.replace(out.with_name(f"{out.stem}-{sha256_of_file(path)[:8]}{out.suffix}"))
 
 
 if __name__ == "__main__":

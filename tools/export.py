@@ -10,7 +10,6 @@ it was trained on. It is compared with PyTorch, and timed beside it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -206,10 +205,11 @@ def _checkpoint(args: argparse.Namespace) -> str | None:
 
 def _origin(args: argparse.Namespace) -> dict[str, Any]:
     from mmhybrid.apis.redaction import redacted
+    from mmhybrid.weights.writing import sha256_of_file
 
     checkpoint = _checkpoint(args)
     file = Path(checkpoint or "")
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    sha256 = sha256_of_file(file) if file.is_file() else None
     config = args.model if args.model != checkpoint else None
     return redacted(dict(config=config, checkpoint=checkpoint, sha256=sha256))
 

@@ -5,7 +5,6 @@ An origin has a type: ``"trained"``, ``"converted"`` (published weights, evaluat
 """
 
 import datetime
-import hashlib
 import json
 import platform
 import re
@@ -26,6 +25,7 @@ from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.version import __version__
 from mmhybrid.weights.downloading import DOWNLOADED
+from mmhybrid.weights.writing import sha256_of_file
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -101,15 +101,6 @@ def _checkpoint_origin(
     published = published or checkpoint.startswith((*DOWNLOADED, "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
     return origin | dict(sha256=sha256, command=command(), **made_by)
-
-
-def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _about(config: str, quick: bool, loader: Any) -> dict[str, Any]:
