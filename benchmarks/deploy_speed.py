@@ -23,7 +23,7 @@ from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.onnx_export import export_onnx, trace
 from mmhybrid.deploy.quantizing import quantize_file
-from mmhybrid.deploy.runtimes import open_graph, require
+from mmhybrid.deploy.runtimes import open_graph, require, to_openvino
 from mmhybrid.engine.runner.results import write_json
 from mmhybrid.errors import UserError
 
@@ -152,9 +152,7 @@ def _graph(model: nn.Module, stem: Path, size: tuple[int, int], way: str) -> Pat
             trace(_Numbered(model), torch.randn(1, 3, *size), {}, lambda step: None).save(onnx)
     path = stem.with_name(f"{stem.name}{end}")
     if not path.exists():
-        import openvino
-
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        to_openvino(onnx, path)
         images = max(2, CALIBRATED // (size[0] * size[1]))
         quantize_file(path, [np.float32(torch.randn(1, 3, *size)) for _ in range(images)])
     return path
