@@ -55,14 +55,14 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.datasets.check_data import SEVERITIES, check
+    from mmhybrid.datasets.check_data import check
     from mmhybrid.datasets.data_paths import (
         LOADERS,
         check_data,
         check_metrics,
         with_data_root,
     )
-    from mmhybrid.datasets.findings import Finding
+    from mmhybrid.datasets.findings import Finding, errors_first
     from mmhybrid.engine.runner.check_classes import check_classes
     from mmhybrid.engine.runner.run_config import load_config
     from mmhybrid.errors import UserError
@@ -82,7 +82,7 @@ def main() -> None:
                 look()
             except UserError as error:
                 findings.append(Finding(code, severity, str(error)))
-        findings.sort(key=lambda one: SEVERITIES.index(one.severity))
+        findings = errors_first(findings)
     for finding in findings:
         print(finding)
     if args.json:
