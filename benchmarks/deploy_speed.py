@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.analysis.benchmark import smallest_models
+from mmhybrid.analysis.benchmark import PEERS, smallest_models
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.analysis.timing import peak_memory_of, ratio, time_interleaved
 from mmhybrid.apis.models import make_model
@@ -28,13 +28,7 @@ from mmhybrid.engine.runner.results import write_json
 from mmhybrid.errors import UserError
 
 REFERENCE = "Swin-T"
-PEERS = {
-    REFERENCE: "mmdet.SwinTransformer",
-    "ConvNeXt-T": "timm.convnext_tiny",
-    "PVTv2-B1": "timm.pvt_v2_b1",
-    "ResNet-50": "timm.resnet50",
-    "MobileViT-S": "timm.mobilevit_s",
-}
+COMPARED = (REFERENCE, "ConvNeXt-T", "PVTv2-B1", "ResNet-50", "MobileViT-S")
 SIZES = ((224, 224), (512, 512), (800, 1344))
 CALIBRATED = 2**21  # pixels of noise, to which int8 is fitted
 # The end of the graph's name, and how it is opened; none for PyTorch.
@@ -63,7 +57,7 @@ def measure_deploy(
     resumed; graphs that are in ``graphs`` are taken as they are.
     """
     require("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "timm")
-    specs = smallest_models() | PEERS
+    specs = smallest_models() | {name: PEERS[name] for name in COMPARED}
     models, ways = list(models or specs), list(ways or WAYS)
     for given, known in ((models, specs), (ways, WAYS)):
         if unknown := set(given) - set(known):
