@@ -50,7 +50,8 @@ def main() -> None:
     args = parse_args()
     from mmhybrid.weights import CheckpointError
     from mmhybrid.weights.converting import to_authors, to_ours
-    from mmhybrid.weights.loading import find_weights, read_address, without_wrappers
+    from mmhybrid.weights.entries import find_weights, without_wrappers
+    from mmhybrid.weights.loading import read_address
 
     out = Path(args.out)
     if out.suffix not in (".pth", ".safetensors"):

@@ -9,13 +9,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
-from mmhybrid.backbones.base import is_backbone
+from mmhybrid.backbones.family import is_backbone
+from mmhybrid.deploy.model_json import MEAN, STD
 from mmhybrid.visualization import feature_maps as features
 from mmhybrid.visualization.drawing import Place, Row, over_image, plain
 from mmhybrid.visualization.grad_cam import grad_cam
 from mmhybrid.visualization.layer_maps import layer_rows
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def prepare_image(
@@ -26,8 +25,8 @@ def prepare_image(
     raw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     raw = resize(raw, short_side, antialias=True).clamp(0, 255)
     given = getattr(model, "data_preprocessor", None)
-    mean = getattr(given, "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-    std = getattr(given, "std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+    mean = getattr(given, "mean", torch.tensor(MEAN).view(3, 1, 1))
+    std = getattr(given, "std", torch.tensor(STD).view(3, 1, 1))
     normalised = (raw - mean) / std
     resized = raw[0].permute(1, 2, 0).byte().numpy()
     return resized, normalised, normalised if is_backbone(model) else raw

@@ -23,7 +23,6 @@ from mmhybrid.datasets.data_paths import datasets_of, metrics_of
 from mmhybrid.engine.runner.results import training_origin
 from mmhybrid.engine.runner.run_config import (
     CONFIG_ENDINGS,
-    PACKAGES,
     check_package,
     existing_file,
     with_options,
@@ -34,6 +33,7 @@ from mmhybrid.weights import CheckpointError, get_weights
 from mmhybrid.weights.catalogue import SCHEME
 from mmhybrid.weights.config_data import (
     IMPORTED,
+    PACKAGES,
     TYPE_KEYS,
     checked_config,
     is_registered,
