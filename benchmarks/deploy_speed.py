@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.analysis.benchmark import smallest_models
+from mmhybrid.analysis.benchmark import PEERS, smallest_models
 from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.analysis.timing import peak_memory_of, ratio, time_interleaved
 from mmhybrid.apis.models import make_model
@@ -23,18 +23,12 @@ from mmhybrid.backbones import is_backbone
 from mmhybrid.deploy import fuse
 from mmhybrid.deploy.onnx_export import export_onnx, trace
 from mmhybrid.deploy.quantizing import quantize_file
-from mmhybrid.deploy.runtimes import open_graph, require
+from mmhybrid.deploy.runtimes import open_graph, require, to_openvino
 from mmhybrid.engine.runner.results import write_json
 from mmhybrid.errors import UserError
 
 REFERENCE = "Swin-T"
-PEERS = {
-    REFERENCE: "mmdet.SwinTransformer",
-    "ConvNeXt-T": "timm.convnext_tiny",
-    "PVTv2-B1": "timm.pvt_v2_b1",
-    "ResNet-50": "timm.resnet50",
-    "MobileViT-S": "timm.mobilevit_s",
-}
+COMPARED = (REFERENCE, "ConvNeXt-T", "PVTv2-B1", "ResNet-50", "MobileViT-S")
 SIZES = ((224, 224), (512, 512), (800, 1344))
 CALIBRATED = 2**21  # pixels of noise, to which int8 is fitted
 # The end of the graph's name, and how it is opened; none for PyTorch.
@@ -63,7 +57,7 @@ def measure_deploy(
     resumed; graphs that are in ``graphs`` are taken as they are.
     """
     require("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "timm")
-    specs = smallest_models() | PEERS
+    specs = smallest_models() | {name: PEERS[name] for name in COMPARED}
     models, ways = list(models or specs), list(ways or WAYS)
     for given, known in ((models, specs), (ways, WAYS)):
         if unknown := set(given) - set(known):
@@ -152,9 +146,7 @@ def _graph(model: nn.Module, stem: Path, size: tuple[int, int], way: str) -> Pat
             trace(_Numbered(model), torch.randn(1, 3, *size), {}, lambda step: None).save(onnx)
     path = stem.with_name(f"{stem.name}{end}")
     if not path.exists():
-        import openvino
-
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        to_openvino(onnx, path)
         images = max(2, CALIBRATED // (size[0] * size[1]))
         quantize_file(path, [np.float32(torch.randn(1, 3, *size)) for _ in range(images)])
     return path

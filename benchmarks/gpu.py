@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.deploy_speed import PEERS
 from benchmarks.gpu_choices import choices
-from mmhybrid.analysis.benchmark import Settings, benchmark, smallest_models
+from benchmarks.speed import table
+from mmhybrid.analysis.benchmark import PEERS, Settings, benchmark, smallest_models
 from mmhybrid.analysis.counting import run_parts
-from mmhybrid.analysis.tables import markdown_table
 from mmhybrid.apis.models import make_model
 from mmhybrid.apis.random_init import random_init
 from mmhybrid.deploy import fuse
@@ -312,13 +311,3 @@ def page(results: dict[str, Any]) -> str:
             parts += [f"## {section}", f"{(SECTIONS[section].__doc__ or '').strip()}"]
             parts += [f"{on}; {one['seconds']:.0f} s.", table(one["rows"])]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as a Markdown table."""
-    if not rows:
-        return "nothing"
-    keys = list(rows[0])
-    values = [[row.get(key, "") for key in keys] for row in rows]
-    shown = [[f"{v:.3g}" if isinstance(v, float) else v for v in row] for row in values]
-    return markdown_table(keys, shown)

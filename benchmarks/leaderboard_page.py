@@ -1,6 +1,5 @@
 """The leaderboard as one HTML file that works offline: charts, sortable tables, origins."""
 
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from mmhybrid.visualization.report_page import SVG_OPTIONS, to_svg
+
 AXES = {
     "flops": "FLOPs (G)",
     "latency": "latency (ms)",
     "memory": "memory of a training step (MiB)",
 }
-# Text stays text, and the same points give the same file.
-SVG_OPTIONS = {"svg.fonttype": "none", "svg.hashsalt": "mmhybrid", "font.size": 8}
-METADATA = ("Creator", "Date", "Format", "Type")  # that Matplotlib writes into an SVG
 # Where a name may stand: points to the right and up, and its alignment.
 PLACES = (
     ((6, 0), "left", "center"),
@@ -58,14 +56,12 @@ def scatter(points: Sequence[Mapping[str, Any]], axis: str) -> str:
         axes.spines[:].set_visible(False)
         axes.set_xlabel(AXES[axis])
         _label(axes, [(point["model"], point[axis], point["value"]) for point in points])
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
-    svg = file.getvalue()
+    svg = to_svg(figure)
     for index, point in enumerate(points):  # a browser shows the title of what is pointed at
         name = ", ".join(filter(None, [point["model"], point["method"]]))
         title = escape(f"{name}: {point['value']:g} at {point[axis]:.4g}")
         svg = svg.replace(f'<g id="point-{index}">', f'<g class="point"><title>{title}</title>', 1)
-    return svg[svg.index("<svg") :]
+    return svg
 
 
 def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:

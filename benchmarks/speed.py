@@ -84,8 +84,10 @@ def page(results: dict[str, Any]) -> str:
 
 def table(rows: list[Row]) -> str:
     """Rows as a Markdown table; all samples are left out."""
+    if not rows:
+        return "nothing"
     keys = [key for key in rows[0] if not key.startswith("all_")]
-    values = [[row[key] for key in keys] for row in rows]
+    values = [[row.get(key, "") for key in keys] for row in rows]
     shown = [[f"{v:.3g}" if isinstance(v, float) else v for v in row] for row in values]
     return markdown_table(keys, shown)
 

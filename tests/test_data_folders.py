@@ -25,6 +25,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mmhybrid  # noqa: F401
+from mmhybrid.datasets.findings import is_many
 from mmhybrid.datasets.folders import (
     ImageRecord,
     TaskError,
@@ -37,7 +38,7 @@ from mmhybrid.datasets.folders.class_table import ClassRow, read_class_names, re
 from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.listing import Listing, split_of
 from mmhybrid.datasets.folders.masks import read_masks
-from mmhybrid.datasets.folders.problems import PROBLEMS, Notes, is_many
+from mmhybrid.datasets.folders.problems import PROBLEMS, Notes
 from mmhybrid.datasets.folders.records import FolderData
 from mmhybrid.datasets.folders.splitting import split_off
 from mmhybrid.datasets.prepared_data import PreparedData

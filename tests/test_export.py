@@ -353,7 +353,7 @@ def test_a_failed_export_leaves_what_was(
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "model.onnx").write_text("whole")
     monkeypatch.setattr("mmhybrid.deploy.exporting.export_onnx", write)
-    monkeypatch.setattr("mmhybrid.deploy.exporting._to_openvino", lambda file: file)
+    monkeypatch.setattr("mmhybrid.deploy.exporting.to_openvino", lambda onnx, path: None)
     rows = [Difference((1, 3, 8, 8), "stage_0", one, 1.0) for one in (largest, 0.0)]
     monkeypatch.setattr("mmhybrid.deploy.exporting.compare", lambda *args, **options: rows)
     with pytest.raises(OnnxExportError, match=told):

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import check_device, exit_on_user_error, prepare
+from command_line import check_device, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   Our backbones and their peers as backbones of detectors, within ten minutes on two threads:
@@ -28,16 +28,6 @@ EXAMPLES = """examples:
   One model in PyTorch, compiled, onnxruntime and OpenVINO, at the size of its config:
     python tools/benchmark.py work_dirs/mask_rcnn_transxnet_t_coco/best.pth --deploy
 """
-# What people would choose for dense prediction instead. The second half is of XFormer-S's size.
-PEERS = {
-    "Swin-T": "mmdet.SwinTransformer",
-    "ConvNeXt-T": "timm.convnext_tiny",
-    "PVTv2-B1": "timm.pvt_v2_b1",
-    "ResNet-50": "timm.resnet50",
-    "MobileViT-S": "timm.mobilevit_s",
-    "MobileNetV2 1.4": "timm.mobilenetv2_140",
-    "MobileNetV3-L": "timm.mobilenetv3_large_100",
-}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -49,9 +39,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add(
         "models",
@@ -106,7 +94,7 @@ def main() -> None:
             return print(compare_ways(args))
     import torch
 
-    from mmhybrid.analysis.benchmark import Settings, benchmark, smallest_models
+    from mmhybrid.analysis.benchmark import PEERS, Settings, benchmark, smallest_models
     from mmhybrid.analysis.benchmark_report import chart, table
     from mmhybrid.apis.models import make_model
     from mmhybrid.deploy import fuse

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from command_line import add_cfg_options, exit_on_user_error, prepare
+from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -26,9 +26,7 @@ The exit code is 0 where nothing is wrong, and 1 where there are errors. Warning
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument("config", help="config file")
     parser.add_argument(
         "--data-root", help="folder that takes the place of every data_root in the config"
@@ -57,14 +55,14 @@ def main() -> None:
     prepare()
     args = parse_args()
 
-    from mmhybrid.datasets.check_data import SEVERITIES, check
+    from mmhybrid.datasets.check_data import check
     from mmhybrid.datasets.data_paths import (
         LOADERS,
         check_data,
         check_metrics,
         with_data_root,
     )
-    from mmhybrid.datasets.findings import Finding
+    from mmhybrid.datasets.findings import Finding, errors_first
     from mmhybrid.engine.runner.check_classes import check_classes
     from mmhybrid.engine.runner.run_config import load_config
     from mmhybrid.errors import UserError
@@ -84,7 +82,7 @@ def main() -> None:
                 look()
             except UserError as error:
                 findings.append(Finding(code, severity, str(error)))
-        findings.sort(key=lambda one: SEVERITIES.index(one.severity))
+        findings = errors_first(findings)
     for finding in findings:
         print(finding)
     if args.json:

@@ -54,6 +54,12 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)
 
 
+def make_parser(doc: str, examples: str, **options: str) -> argparse.ArgumentParser:
+    """A parser whose help begins with a tool's docstring and ends with its examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, epilog=examples, formatter_class=raw, **options)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Inside, an error raised on purpose ends the tool with its message, and Ctrl-C with 130.

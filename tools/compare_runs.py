@@ -11,7 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from command_line import prepare
+from command_line import make_parser, prepare
 
 EXAMPLES = """examples:
   A method with and without a part, three seeds each (quote what holds a star):
@@ -23,9 +23,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("runs", nargs="+", metavar="NAME=FOLDERS", help="a name, and a pattern of work folders")
     add("--out", required=True, help="where to write: PATH.png, PATH.md and PATH.json")

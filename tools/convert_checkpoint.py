@@ -6,11 +6,10 @@ first eight digits of the file's SHA-256 go into its name, as in OpenMMLab's mod
 """
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 
-from command_line import prepare
+from command_line import make_parser, prepare
 
 EXAMPLES = """examples:
   The authors' weights under our names:
@@ -25,9 +24,7 @@ SHOWN = 12
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument("checkpoint", help="file or address: .pth, .safetensors, ...")
     parser.add_argument("out", help="file to write, ending in .pth or .safetensors")
     parser.add_argument(
@@ -53,7 +50,8 @@ def main() -> None:
     args = parse_args()
     from mmhybrid.weights import CheckpointError
     from mmhybrid.weights.converting import to_authors, to_ours
-    from mmhybrid.weights.loading import find_weights, read_address, without_wrappers
+    from mmhybrid.weights.entries import find_weights, without_wrappers
+    from mmhybrid.weights.loading import read_address
 
     out = Path(args.out)
     if out.suffix not in (".pth", ".safetensors"):
@@ -106,7 +104,7 @@ def meta_of(checkpoint: dict) -> dict:
 
 def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
     """Writes the file and gives it its name."""
-    from mmhybrid.weights.writing import durable_file, write_checkpoint
+    from mmhybrid.weights.writing import durable_file, sha256_of_file, write_checkpoint
 
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +119,7 @@ def write(weights: dict, meta: dict, out: Path, hashed: bool) -> Path:
             file.write(save({k: v.clone() for k, v in weights.items()}, {"format": "pt"}))
     if not hashed:
         return out
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return path.replace(out.with_name(f"{out.stem}-{digest[:8]}{out.suffix}"))
+    return path.replace(out.with_name(f"{out.stem}-{sha256_of_file(path)[:8]}{out.suffix}"))
 
 
 if __name__ == "__main__":

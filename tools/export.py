@@ -10,13 +10,12 @@ it was trained on. It is compared with PyTorch, and timed beside it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import add_cfg_options, add_verbose, exit_on_user_error, prepare
+from command_line import add_cfg_options, add_verbose, exit_on_user_error, make_parser, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,9 +41,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add_model(parser)
     add("--out", required=True, metavar="FOLDER", help="folder to write")
@@ -208,10 +205,11 @@ def _checkpoint(args: argparse.Namespace) -> str | None:
 
 def _origin(args: argparse.Namespace) -> dict[str, Any]:
     from mmhybrid.apis.redaction import redacted
+    from mmhybrid.weights.writing import sha256_of_file
 
     checkpoint = _checkpoint(args)
     file = Path(checkpoint or "")
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    sha256 = sha256_of_file(file) if file.is_file() else None
     config = args.model if args.model != checkpoint else None
     return redacted(dict(config=config, checkpoint=checkpoint, sha256=sha256))
 

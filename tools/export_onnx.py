@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import export as tool
-from command_line import Renamed, exit_on_user_error, prepare
+from command_line import Renamed, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   A whole model that train.py made, fused:
@@ -28,9 +28,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     tool.add_model(parser)
     add = parser.add_argument
     add("--out", required=True, help=".onnx file to write")

@@ -17,6 +17,7 @@ from command_line import (
     add_verbose,
     check_device,
     exit_on_user_error,
+    make_parser,
     prepare,
     split_config,
 )
@@ -38,12 +39,8 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [CONFIG] CHECKPOINT INPUT ... [options]",
-    )
+    usage = "%(prog)s [CONFIG] CHECKPOINT INPUT ... [options]"
+    parser = make_parser(__doc__, EXAMPLES, usage=usage)
     parser.add_argument(
         "model",
         metavar="CHECKPOINT",

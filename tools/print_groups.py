@@ -7,7 +7,7 @@ decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of eac
 
 import argparse
 
-from command_line import add_cfg_options, exit_on_user_error, prepare
+from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   The weight decay of each parameter, as the config has it:
@@ -20,9 +20,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument("config", help="config file")
     add_cfg_options(parser)
     return parser.parse_args()

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from command_line import add_cfg_options, exit_on_user_error, prepare, split_config
+from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare, split_config
 
 EXAMPLES = """examples:
   What train.py made, with the figures of an evaluation:
@@ -19,9 +19,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
     )

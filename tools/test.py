@@ -5,7 +5,13 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare, split_config
+from command_line import (
+    add_common_arguments,
+    exit_on_user_error,
+    make_parser,
+    prepare,
+    split_config,
+)
 
 EXAMPLES = """examples:
   What train.py made, with --quick too, on its own data:
@@ -22,9 +28,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
     )

@@ -5,7 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare
+from command_line import add_common_arguments, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   See it learn, without any data:
@@ -34,9 +34,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument("config", help="config file")
     parser.add_argument(
         "--quick",

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import Renamed, add_cfg_options, exit_on_user_error, prepare
+from command_line import Renamed, add_cfg_options, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   What train.py made, and an image:
@@ -25,9 +25,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     model = "checkpoint that holds its config, config file, or a backbone as in "
     add("model", help=model + "\"TransXNet('tiny')\"")

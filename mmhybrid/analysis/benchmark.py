@@ -26,6 +26,16 @@ Make = Callable[[str], nn.Module]
 PHASES = ("forward", "training")
 FEWEST_ROUNDS = 3
 SHORTEST_SAMPLE = 0.1  # seconds; a quick call is repeated to fill it
+# What people would choose for dense prediction instead. The second half is of XFormer-S's size.
+PEERS = {
+    "Swin-T": "mmdet.SwinTransformer",
+    "ConvNeXt-T": "timm.convnext_tiny",
+    "PVTv2-B1": "timm.pvt_v2_b1",
+    "ResNet-50": "timm.resnet50",
+    "MobileViT-S": "timm.mobilevit_s",
+    "MobileNetV2 1.4": "timm.mobilenetv2_140",
+    "MobileNetV3-L": "timm.mobilenetv3_large_100",
+}
 
 
 @dataclass

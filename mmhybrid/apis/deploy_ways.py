@@ -18,7 +18,7 @@ from mmhybrid.deploy import compiled, fuse
 from mmhybrid.deploy.onnx_export import export_onnx, random_images
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.deploy.quantizing import quantize_file
-from mmhybrid.deploy.runtimes import open_graph
+from mmhybrid.deploy.runtimes import open_graph, to_openvino
 
 EXPORT = "python -m mmhybrid export {model} --size {size} --out FOLDER --format "
 # What to do to run a model so.
@@ -110,10 +110,8 @@ def _makers(
         return partial(_run, open_graph(file, runtime, **options), x.numpy())
 
     def in_int8() -> Callable[[], dict[str, Tensor]]:
-        import openvino
-
         path = folder / "int8.xml"
-        openvino.save_model(openvino.convert_model(file), path, compress_to_fp16=False)
+        to_openvino(file, path)
         quantize_file(path, calibration)
         return partial(_run, open_graph(path, precision="int8"), x.numpy())
 

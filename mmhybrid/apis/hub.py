@@ -22,13 +22,13 @@ from mmhybrid.engine.runner.checkpoint_config import (
     published_config,
     read_description,
 )
-from mmhybrid.engine.runner.results import sha256_of_file, write_json
+from mmhybrid.engine.runner.results import write_json
 from mmhybrid.engine.runner.run_config import existing_file
 from mmhybrid.errors import UserError
 from mmhybrid.weights import CheckpointError, load_checkpoint
 from mmhybrid.weights.json_text import dumps
 from mmhybrid.weights.loading import whole_models
-from mmhybrid.weights.writing import durable_file
+from mmhybrid.weights.writing import durable_file, sha256_of_file
 
 WEIGHTS = "model.safetensors"
 

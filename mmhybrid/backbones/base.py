@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmhybrid.backbones.family import Backbone, is_backbone  # noqa: F401 (read from here too)
+from mmhybrid.backbones.family import Backbone
 from mmhybrid.errors import ArgumentError
 from mmhybrid.layers.conv_norm import prefer_channels_last
 from mmhybrid.layers.lean_training import run_lean

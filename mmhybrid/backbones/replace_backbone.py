@@ -175,7 +175,7 @@ def _build(backbone: Mapping[str, Any]) -> nn.Module:
         inner = inner["backbone"]
     if type_name(inner) == "TIMMBackbone":
         inner["pretrained"] = False  # which it would download
-    with _without_info():  # TIMMBackbone logs what it returns
+    with without_info():  # TIMMBackbone logs what it returns
         try:
             with torch.device("meta"):  # quick: nothing is initialised
                 return MODELS.build(config)
@@ -185,7 +185,8 @@ def _build(backbone: Mapping[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def _without_info() -> Iterator[None]:
+def without_info() -> Iterator[None]:
+    """Inside, MMEngine's current logger logs warnings and errors alone."""
     # logging.disable() would stay: MMEngine's loggers remember what they asked it.
     logger = MMLogger.get_current_instance()
     level = logger.level

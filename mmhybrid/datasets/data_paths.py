@@ -55,6 +55,12 @@ def datasets_of(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> Iterator[tup
                 yield loader, dataset
 
 
+def metrics_of(cfg: Config, evaluator: str) -> list[Any]:
+    """The metrics of ``"val_evaluator"`` or ``"test_evaluator"``, which is one or a list."""
+    given = cfg.get(evaluator) or []
+    return [*given] if isinstance(given, list | tuple) else [given]
+
+
 def _innermost(dataset: Any) -> Iterator[Any]:
     wrapped = dataset.get("datasets") or ([dataset["dataset"]] if "dataset" in dataset else [])
     for one in wrapped:
@@ -130,9 +136,8 @@ def with_data_root(cfg: Config, folder: str) -> Config:
         elif prefix:
             dataset["data_prefix"] = {key: _below(path, root) for key, path in prefix.items()}
     for name in ("val", "test"):
-        evaluators = cfg.get(f"{name}_evaluator") or []
         read = next((one for _, one in datasets_of(cfg, (f"{name}_dataloader",))), {})
-        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        for evaluator in metrics_of(cfg, f"{name}_evaluator"):
             for key in ("ann_file", "seg_prefix"):
                 if not evaluator.get(key):
                     continue
@@ -180,11 +185,11 @@ def check_metrics(cfg: Config, loaders: tuple[str, ...]) -> None:
     """
     for loader, dataset in datasets_of(cfg, loaders):
         name = loader.replace("dataloader", "evaluator")
-        metrics, read = cfg.get(name) or [], dataset.get("ann_file")
+        read = dataset.get("ann_file")
         if not isinstance(read, str) or not read:
             continue
         read = os.path.join(dataset.get("data_root") or "", read)
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        for metric in metrics_of(cfg, name):
             path = metric.get("ann_file") if isinstance(metric, dict) else None
             if not isinstance(path, str) or "://" in path:
                 continue

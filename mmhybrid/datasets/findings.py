@@ -1,9 +1,11 @@
 """What is found wrong, or worth knowing, in data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
+MANY, FEW = 0.1, 3  # many: more than this share, and more than so many
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,14 @@ class Finding:
     def __str__(self) -> str:
         examples = ", ".join(self.images[:3]) + (", ..." if len(self.images) > 3 else "")
         return f"{self.severity}: {self.message}" + (f" ({examples})" if examples else "")
+
+
+def errors_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings by their severity, and those of most images first."""
+    order = get_args(Severity)
+    return sorted(findings, key=lambda one: (order.index(one.severity), -len(one.images)))
+
+
+def is_many(count: int, total: int) -> bool:
+    """Whether so many of so many make an error of a warning."""
+    return count > max(FEW, MANY * total)

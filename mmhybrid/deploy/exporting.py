@@ -31,7 +31,7 @@ from mmhybrid.deploy.onnx_export import (
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 from mmhybrid.deploy.predictor import VERSION
 from mmhybrid.deploy.quantizing import quantize_file
-from mmhybrid.deploy.runtimes import Graph, open_graph, require
+from mmhybrid.deploy.runtimes import Graph, open_graph, require, to_openvino
 from mmhybrid.errors import ArgumentError, UserError
 from mmhybrid.version import __version__
 
@@ -126,7 +126,10 @@ def export(
         export_onnx(model, file, fused=fused, boxes=detects, report=report, **options)
         if format == "openvino":
             report("translating it to OpenVINO")
-            file = _to_openvino(file)
+            file = part / "model.xml"
+            to_openvino(part / "model.onnx", file)
+            for old in part.glob("model.onnx*"):
+                old.unlink()
         runs = dict(precision=precision)
         figures = None
         if precision == "int8":
@@ -220,16 +223,6 @@ def check_export(format: str, precision: str, calibration: Collection, safetenso
     if precision == "int8" and not len(calibration):
         raise ArgumentError("int8 needs images to find the ranges of its maps: --calibration")
     require("onnx", "onnxscript", RUNTIME_OF[format], *["nncf"] * (precision == "int8"))
-
-
-def _to_openvino(file: Path) -> Path:
-    import openvino
-
-    path = file.with_suffix(".xml")
-    openvino.save_model(openvino.convert_model(file), path, compress_to_fp16=False)
-    for old in file.parent.glob("model.onnx*"):
-        old.unlink()
-    return path
 
 
 def _quantize(

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,13 @@ def open_graph(
         raise ArgumentError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
     require(runtime)
     return (_openvino if runtime == "openvino" else _onnxruntime)(path, precision, threads)
+
+
+def to_openvino(onnx: Path, path: Path) -> None:
+    """Translates an .onnx file into OpenVINO's .xml and .bin, in float32."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
 
 
 def _onnxruntime(path: str, precision: str, threads: int) -> Graph:

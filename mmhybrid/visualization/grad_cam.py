@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import is_backbone
+from mmhybrid.backbones.family import is_backbone
 from mmhybrid.deploy.onnx_outputs import NamedOutputs
 
 

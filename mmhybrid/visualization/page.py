@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
-from mmhybrid.backbones.base import is_backbone
+from mmhybrid.backbones.family import is_backbone
+from mmhybrid.deploy.model_json import MEAN, STD
 from mmhybrid.deploy.onnx_outputs import takes_bgr
 from mmhybrid.visualization import feature_maps as features
 from mmhybrid.visualization.drawing import Place, Row, over_image, plain
 from mmhybrid.visualization.grad_cam import grad_cam
 from mmhybrid.visualization.layer_maps import layer_rows
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def prepare_image(
@@ -27,8 +26,9 @@ def prepare_image(
     raw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     raw = resize(raw, short_side, antialias=True).clamp(0, 255)
     given = getattr(model, "data_preprocessor", None)
-    mean = getattr(given, "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-    std = getattr(given, "std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (MEAN, STD))
+    if given:
+        mean, std = getattr(given, "mean", 0), getattr(given, "std", 1)
     is_bgr = takes_bgr(model, getattr(model, "cfg", None))
     normalised = ((raw.flip(1) if is_bgr else raw) - mean) / std
     resized = raw[0].permute(1, 2, 0).byte().numpy()

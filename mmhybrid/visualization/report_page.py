@@ -137,7 +137,7 @@ def _lines(
     axes.spines[:].set_visible(False)
     if len(lines) > 1 and len(lines) <= 20:
         axes.legend(fontsize=7, frameon=False, ncols=1 if len(lines) < 8 else 2)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
@@ -169,14 +169,15 @@ def _matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 text = f"{count}" if counts.max() < 10_000 else f"{share[row, column]:.0%}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
+    """A figure of Matplotlib as an ``<svg>`` element."""
     import matplotlib
 
     file = io.StringIO()

@@ -7,8 +7,9 @@ from mmhybrid.weights.errors import (
     DamagedCheckpointError,
     UnsafeCheckpointError,
 )
-from mmhybrid.weights.loading import LoadReport, load_checkpoint, load_weights
+from mmhybrid.weights.loading import load_checkpoint, load_weights
 from mmhybrid.weights.reading import read_checkpoint
+from mmhybrid.weights.report import LoadReport
 from mmhybrid.weights.writing import write_checkpoint
 
 __all__ = [

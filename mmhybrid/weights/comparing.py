@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import is_backbone
-from mmhybrid.backbones.family import Backbone
+from mmhybrid.backbones.family import Backbone, is_backbone
 from mmhybrid.weights.entries import in_full_precision, without_wrappers
 from mmhybrid.weights.families import recognise
 from mmhybrid.weights.matching import backbones_of, fit, match_names

@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from mmhybrid.weights.catalogue import SCHEME, get_weights, list_weights
 from mmhybrid.weights.errors import CheckpointError, DamagedCheckpointError
 from mmhybrid.weights.reading import read_checkpoint
-from mmhybrid.weights.writing import sha256_of
+from mmhybrid.weights.writing import sha256_of_file
 
 DOWNLOADED = ("http://", "https://", SCHEME)
 ASCII = "".join(map(chr, range(33, 127)))  # what `quote` leaves in an address as it is
@@ -166,8 +166,7 @@ def hash_in_name(name: str) -> str | None:
 
 def check_sha256(path: str | os.PathLike, expected: str) -> None:
     """Compares a file with the start of its SHA-256; DamagedCheckpointError where it differs."""
-    with open(path, "rb") as file:
-        digest = sha256_of(file, os.path.getsize(path))
+    digest = sha256_of_file(path)
     if not digest.startswith(expected.lower()):
         raise DamagedCheckpointError(
             f"{path} is not the file that was published: its SHA-256 is {digest} and "

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from mmhybrid.backbones.base import is_backbone
+from mmhybrid.backbones.family import is_backbone
 from mmhybrid.weights.entries import AVERAGED_MODULE, without_wrappers
 from mmhybrid.weights.families import rename
 

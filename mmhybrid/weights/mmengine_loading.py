@@ -26,16 +26,10 @@ from torch import nn
 from mmhybrid.import_hooks import add_import_hook
 from mmhybrid.weights.catalogue import SCHEME
 from mmhybrid.weights.downloading import first_process_first, load_url
+from mmhybrid.weights.entries import find_weights, unwrapped, without_wrappers
 from mmhybrid.weights.errors import CheckpointError
 from mmhybrid.weights.families import describe
-from mmhybrid.weights.loading import (
-    find_weights,
-    load_tensors,
-    load_weights,
-    read_address,
-    unwrapped,
-    without_wrappers,
-)
+from mmhybrid.weights.loading import load_tensors, load_weights, read_address
 from mmhybrid.weights.matching import backbones_of
 from mmhybrid.weights.reading import read_checkpoint
 from mmhybrid.weights.writing import write_checkpoint

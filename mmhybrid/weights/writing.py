@@ -110,6 +110,12 @@ def stored_checksum(file: BinaryIO) -> str | None:
     return end[len(CHECKSUM) :].decode("latin1") if end.startswith(CHECKSUM) else None
 
 
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return sha256_of(file, os.path.getsize(path))
+
+
 def sha256_of(file: BinaryIO, count: int) -> str:
     """The SHA-256 of the first ``count`` bytes of a file, in hexadecimal digits."""
     digest = hashlib.sha256()

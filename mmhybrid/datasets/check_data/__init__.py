@@ -19,13 +19,12 @@ from mmhybrid.datasets.check_data.images import check_image, images_in_both
 from mmhybrid.datasets.check_data.problems import PROBLEMS, Found, findings_of, shortened
 from mmhybrid.datasets.check_data.samples import read_samples
 from mmhybrid.datasets.data_paths import LOADERS, classes_of, datasets_of
-from mmhybrid.datasets.findings import Finding
+from mmhybrid.datasets.findings import Finding, errors_first
 from mmhybrid.errors import UserError
 
 QUICK_IMAGES, QUICK_MASKS, SEED = 2000, 200, 0
 LEAK = 0.01  # share of an evaluation's images that may be training images, too
 RARE = 0.1  # share of the classes that may occur in evaluation alone
-SEVERITIES = ("error", "warning", "info")
 
 __all__ = ["PROBLEMS", "Found", "check", "check_before_training", "check_image"]
 
@@ -84,7 +83,7 @@ def check(
     for split, contents, found in read:
         findings += _judge_labels(contents, found, split, evaluated)
     findings += _leaks(images, workers, quick)
-    return sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), -len(one.images)))
+    return errors_first(findings)
 
 
 def check_before_training(cfg: Config, ignore: Iterable[str] = ()) -> list[Finding]:

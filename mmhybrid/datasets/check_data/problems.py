@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mmhybrid.datasets.findings import Finding, Severity
+from mmhybrid.datasets.findings import Finding, Severity, is_many
 
 MENDED_COPY = "train.py and test.py mend it in a copy, other programs stop or go wrong"
 
@@ -132,7 +132,6 @@ LEFT_OUT = {"missing-image", "empty-file", "unreadable-image", "truncated-image"
 LEFT_OUT |= {"unknown-image", "unknown-class", "image-named-twice", "missing-mask"}
 # What a copy of the annotations is written for.
 MENDED = {code for code, (_, _, result) in PROBLEMS.items() if result == MENDED_COPY}
-MANY, FEW = 0.1, 3  # many: more than this share, and more than so many
 
 
 class Found(NamedTuple):
@@ -161,7 +160,7 @@ def findings_of(
     for code, these in by_code.items():
         severity, what, result = PROBLEMS[code]
         names = list(dict.fromkeys(one.image for one in these if one.image))
-        if few_are_left_out and code in LEFT_OUT and len(names) <= max(FEW, MANY * images):
+        if few_are_left_out and code in LEFT_OUT and not is_many(len(names), images):
             severity = "warning"
         details = [one.detail for one in these if one.detail]
         message = f"{split}: {what} ({result})"

@@ -2,11 +2,7 @@
 
 from collections import defaultdict
 
-from mmhybrid.datasets.findings import Finding, Severity
-
-# A problem of more than this share of the images, or of the objects, is an error, if it is one of
-# more than FEW.
-MANY, FEW = 0.1, 3
+from mmhybrid.datasets.findings import Finding, Severity, errors_first, is_many
 
 # code: (severity of a few, severity of many, of what a few or many, what is said of them)
 PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
@@ -82,11 +78,6 @@ PROBLEMS: dict[str, tuple[Severity, Severity, str, str]] = {
 }
 
 
-def is_many(count: int, total: int) -> bool:
-    """Whether so many of so many make an error of a warning."""
-    return count > max(FEW, MANY * total)
-
-
 class Notes:
     """Collects problems by code while a folder is read."""
 
@@ -111,5 +102,4 @@ class Notes:
             total = objects if unit == "objects" else images
             severity = many if is_many(len(places), total) else few
             found.append(Finding(code, severity, f"{text}: {len(places):,}", places))
-        order = ("error", "warning", "info")
-        return sorted(found, key=lambda one: (order.index(one.severity), -len(one.images)))
+        return errors_first(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
+from mmhybrid.datasets.findings import is_many
 from mmhybrid.datasets.folders.class_folders import read_class_folders
 from mmhybrid.datasets.folders.coco import read_coco
 from mmhybrid.datasets.folders.label_table import UnclearTableError, read_label_table
@@ -15,7 +16,7 @@ from mmhybrid.datasets.folders.labelme import read_labelme
 from mmhybrid.datasets.folders.listing import UNREAD_SUFFIXES, Listing, stem
 from mmhybrid.datasets.folders.masks import BACKGROUND, VOID, read_masks
 from mmhybrid.datasets.folders.measuring import clean, decodable, measure
-from mmhybrid.datasets.folders.problems import Notes, is_many
+from mmhybrid.datasets.folders.problems import Notes
 from mmhybrid.datasets.folders.records import SPLITS, TASKS, FolderData, ImageRecord, TaskError
 from mmhybrid.datasets.folders.splitting import classes_in, same_bytes, split_off
 from mmhybrid.datasets.folders.voc import read_voc

@@ -4,7 +4,6 @@ import colorsys
 import io
 import json
 import os
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmhybrid.datasets.folders.measuring import area
 from mmhybrid.datasets.folders.reading import count_classes
 from mmhybrid.datasets.folders.records import ABOUT, IGNORED, FolderData, ImageRecord
 from mmhybrid.datasets.prepared_data import PreparedData
+from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.errors import UserError
 
 
@@ -52,7 +52,7 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
             name, text = f"{split}.json", json.dumps(_coco(part, names, data.classes))
         else:
             name, text = f"{split}.txt", "".join(_line(one, names, data.classes) for one in part)
-        _write(out / name, text.encode())
+        write_whole(out / name, text.encode())
         ann_files[split] = str(out / name)
     values = {str(value): name for value, name in data.values.items()}
     if data.task == "segmentation":
@@ -72,7 +72,7 @@ def write_dataset(data: FolderData, work_dir: str | Path) -> PreparedData:
     )
     splits = {split: [one.name for one in part] for split, part in data.splits.items()}
     about = dict(splits=splits, own_split=data.own_split, values=values, prepared=asdict(prepared))
-    _write(Path(work_dir) / ABOUT, json.dumps(about, indent=1).encode())
+    write_whole(Path(work_dir) / ABOUT, json.dumps(about, indent=1).encode())
     return prepared
 
 
@@ -186,7 +186,7 @@ def _write_masks(
             mask = _renumber(read_mask(record.mask, data.in_colour), table)
         buffer = io.BytesIO()
         Image.fromarray(mask).save(buffer, "PNG")
-        _write(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue())
 
     with ThreadPoolExecutor(4) as pool:
         done = pool.map(write, records)
@@ -223,7 +223,7 @@ def _write_embedded(record: ImageRecord, path: Path) -> None:
         buffer = io.BytesIO()
         content = json.loads(decoded(record.embedded_in.read_bytes()))
         embedded_image(content).convert("RGB").save(buffer, "PNG")
-        _write(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue())
 
 
 def _palette(count: int) -> list[tuple[int, int, int]]:
@@ -232,11 +232,3 @@ def _palette(count: int) -> list[tuple[int, int, int]]:
         colorsys.hsv_to_rgb(0.618034 * i % 1, 0.75, 0.95 - 0.3 * (i % 2)) for i in range(count)
     )
     return [tuple(round(255 * value) for value in colour) for colour in colours]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, for other processes too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{uuid.uuid4().hex}")
-    new.write_bytes(content)
-    os.replace(new, path)

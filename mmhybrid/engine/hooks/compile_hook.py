@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmhybrid.weights.loading import unwrapped
+from mmhybrid.weights.entries import unwrapped
 
 
 @HOOKS.register_module()

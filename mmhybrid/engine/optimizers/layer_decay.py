@@ -4,7 +4,6 @@ mmdet's and mmsegmentation's constructors know ConvNeXt alone, and mmpretrain's 
 The one here asks the backbone, wherever it is in the model.
 """
 
-import logging
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -13,6 +12,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.optim import Optimizer
 
+from mmhybrid.backbones.replace_backbone import without_info
 from mmhybrid.errors import ArgumentError
 
 
@@ -62,14 +62,8 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             super().add_params(params, module, prefix, **options)
             return
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        # MMEngine's line for each learning rate would not hold the decay.
-        logger.setLevel(max(level, logging.WARNING))
-        try:
+        with without_info():  # MMEngine's line for each learning rate would not hold the decay
             super().add_params(params, module, **options)
-        finally:
-            logger.setLevel(level)
         rate = self.paramwise_cfg["layer_decay_rate"]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         depths, head = layer_depths(module)
@@ -83,7 +77,7 @@ class LayerwiseDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group["params"].append(parameter)
         params[:] = groups.values()
         rates = [group["lr"] for group in params]
-        logger.info(
+        MMLogger.get_current_instance().info(
             f"Layer-wise decay of {rate} over {head} layers: {len(params)} parameter groups with "
             f"learning rates of {min(rates):.3g} to {max(rates):.3g}. `python -m mmhybrid "
             "print_groups CONFIG` shows them."

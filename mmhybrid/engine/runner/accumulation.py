@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmhybrid.weights.loading import unwrapped
+from mmhybrid.weights.entries import unwrapped
 
 
 def wrappers_of(optim_wrapper: BaseOptimWrapper) -> list[OptimWrapper]:

@@ -19,11 +19,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.utils.misc import get_object_from_string
 
-from mmhybrid.datasets.data_paths import datasets_of
+from mmhybrid.datasets.data_paths import datasets_of, metrics_of
 from mmhybrid.engine.runner.results import training_origin
 from mmhybrid.engine.runner.run_config import (
     CONFIG_ENDINGS,
-    PACKAGES,
     check_package,
     existing_file,
     with_options,
@@ -34,6 +33,7 @@ from mmhybrid.weights import CheckpointError, get_weights
 from mmhybrid.weights.catalogue import SCHEME
 from mmhybrid.weights.config_data import (
     IMPORTED,
+    PACKAGES,
     TYPE_KEYS,
     checked_config,
     is_registered,
@@ -110,9 +110,7 @@ def _of_config(cfg: Config, name: str) -> dict[str, Any]:
 
 
 def _task(cfg: Config) -> str | None:
-    evaluators = cfg.get("val_evaluator") or []
-    evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-    if any("segm" in (one.get("metric") or ()) for one in evaluators):
+    if any("segm" in (one.get("metric") or ()) for one in metrics_of(cfg, "val_evaluator")):
         return "instances"
     return TASKS.get(cfg.get("default_scope"))
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from mmengine.logging import print_log
 
 from mmhybrid.datasets.check_data.coco import is_coco, read_coco
 from mmhybrid.datasets.check_data.problems import PROBLEMS, Found, findings_of
-from mmhybrid.datasets.data_paths import classes_of, datasets_of
+from mmhybrid.datasets.data_paths import classes_of, datasets_of, metrics_of
+from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.errors import UserError
 
 # What ends a run in its first batch or evaluation, or gives labels that are wrong.
@@ -60,11 +60,13 @@ def with_mended_annotations(cfg: Config, loaders: tuple[str, ...]) -> Config:
                 print_log(str(finding), logger="current", level=logging.WARNING)
         if contents.mended is not None:
             copy = Path(cfg.work_dir, "annotations", f"{split}_{Path(path).name}").absolute()
-            _write(contents.mended, copy)
+            write_whole(copy, json.dumps(contents.mended).encode())
             print_log(f"{path} was mended: this run reads {copy}", logger="current")
             copies[path] = str(copy)
-    for _, node in [*datasets_of(cfg, loaders), *_metrics(cfg)]:
-        if (path := _path(node)) in copies:
+    datasets = [dataset for _, dataset in datasets_of(cfg, loaders)]
+    metrics = metrics_of(cfg, "val_evaluator") + metrics_of(cfg, "test_evaluator")
+    for node in datasets + metrics:
+        if isinstance(node, dict) and (path := _path(node)) in copies:
             node["ann_file"] = copies[path]
     return cfg
 
@@ -85,19 +87,3 @@ def _path(node: Any) -> str:
     if (node.get("backend_args") or {}).get("backend", "local") != "local":
         return ""
     return os.path.abspath(os.path.join(node.get("data_root") or "", file))
-
-
-def _metrics(cfg: Config) -> Iterator[tuple[str, Any]]:
-    for name in ("val_evaluator", "test_evaluator"):
-        given = cfg.get(name) or []
-        for metric in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(metric, dict):
-                yield name, metric
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    """Writes a file whole or not at all; all processes of a run write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content))
-    os.replace(draft, path)

@@ -17,6 +17,7 @@ from mmhybrid.datasets.data_paths import (
     check_data,
     check_metrics,
     datasets_of,
+    metrics_of,
     with_data_root,
 )
 from mmhybrid.deploy.fuse import check_bfloat16
@@ -350,8 +351,7 @@ def with_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: float
 def with_output(cfg: Config, out: str) -> Config:
     """Keep the predictions of a test run: a pickle file, or for segmentation a folder of maps."""
     cfg = deepcopy(cfg)
-    scope, evaluators = cfg.get("default_scope"), cfg.test_evaluator
-    evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
+    scope, evaluators = cfg.get("default_scope"), metrics_of(cfg, "test_evaluator")
     if scope == "mmseg":
         evaluators[0].update(output_dir=out, keep_results=True)
     elif not out.endswith((".pkl", ".pickle")):

@@ -40,6 +40,7 @@ from mmhybrid.datasets.data_paths import (
 )
 from mmhybrid.datasets.synthetic import draw_data, drawn_classes
 from mmhybrid.deprecation import warn_renamed
+from mmhybrid.engine.runner.checkpoint_config import SIZE_KEYS
 from mmhybrid.engine.runner.classes import task_of, with_classes
 from mmhybrid.engine.runner.config_parts import arguments_of
 from mmhybrid.engine.runner.run_config import connect_processes, map_values, without_pretrained
@@ -47,7 +48,6 @@ from mmhybrid.engine.runner.schedule import averages_of, set_length, set_rates
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 
-SIZE_KEYS = ("scale", "scales", "img_scale", "crop_size", "size", "stride")
 RENAMED = {"train_pictures": "train_images", "val_pictures": "val_images"}
 
 

@@ -5,9 +5,7 @@ An origin has a type: ``"trained"``, ``"converted"`` (published weights, evaluat
 """
 
 import datetime
-import hashlib
 import json
-import os
 import platform
 import re
 import shlex
@@ -23,20 +21,19 @@ import torch
 from mmengine.fileio import dump
 from mmengine.runner import Runner
 
+from mmhybrid.datasets.whole_files import write_whole
 from mmhybrid.engine.runner.report import read_log
 from mmhybrid.version import __version__
 from mmhybrid.weights.downloading import DOWNLOADED
+from mmhybrid.weights.writing import sha256_of_file
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all. Its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    dump(content, part, file_format="json", indent=1, ensure_ascii=False)
-    os.replace(part, path)
+    text = dump(content, file_format="json", indent=1, ensure_ascii=False)
+    write_whole(Path(path), text.encode())
 
 
 def write_training_result(runner: Runner, config: str, quick: bool = False) -> Path | None:
@@ -104,15 +101,6 @@ def _checkpoint_origin(
     published = published or checkpoint.startswith((*DOWNLOADED, "mim://"))
     origin = dict(type="converted" if published else "evaluated", checkpoint=checkpoint)
     return origin | dict(sha256=sha256, command=command(), **made_by)
-
-
-def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _about(config: str, quick: bool, loader: Any) -> dict[str, Any]:

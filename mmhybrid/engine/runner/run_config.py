@@ -27,8 +27,8 @@ from mmhybrid.engine.runner.strategies import PACKAGES as PACKAGES_OF_STRATEGIES
 from mmhybrid.errors import UserError
 from mmhybrid.registry import type_name, type_of
 from mmhybrid.weights.catalogue import SCHEME, get_weights
+from mmhybrid.weights.config_data import PACKAGES
 
-PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 IS_CHECKOUT = (Path(__file__).parents[3] / "requirements").is_dir()
 INSTALL = f"pip install {FILES}" if IS_CHECKOUT else 'pip install "mmhybrid[det,seg,cls]"'
