@@ -288,6 +288,9 @@ TRIED = {
         "test_tool_errors.py::test_what_is_wrong_is_told[wrong model, counted]"
     ],
     "`--device` that is not there": ["test_tool_errors.py::test_what_is_wrong_is_told"],
+    "`tools/test.py --out FILE` of a segmentor, which writes a folder": [
+        "test_tool_errors.py::test_what_is_wrong_is_told[predictions of a segmentor in a file]"
+    ],
     "`tools/test.py` whose metrics could not be written": [
         "test_tools.py::test_what_cannot_be_written_is_told_before_the_run"
     ],

@@ -259,7 +259,9 @@ def test_the_tools_and_the_config_that_they_leave(run_tool, tmp_path: Path, monk
     assert losses(tmp_path / "again") == losses(work)
     split = (work / "data" / "val.txt").read_text()
     checkpoint = next(work.glob("best*.pth"))
-    run_tool("test.py", config, checkpoint, "--data", data, "--result", tmp_path / "result.json")
+    options = ["--result", tmp_path / "result.json", "--out", tmp_path / "maps"]
+    run_tool("test.py", config, checkpoint, "--data", data, *options)
+    assert len(list((tmp_path / "maps").glob("*.png"))) == len(split.splitlines())
     assert (work / "data" / "val.txt").read_text() == split
     assert json.loads((tmp_path / "result.json").read_text())["metrics"]["mIoU"] > 0
     found = mmhybrid.predict(checkpoint, next(data.rglob("*.jpg")))

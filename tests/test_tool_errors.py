@@ -10,6 +10,7 @@ import torch
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DETECTOR = CONFIGS / "mask_rcnn_transxnet_t_coco.py"
 CLASSIFIER = CONFIGS / "dw_vit_t_cifar10.py"
+SEGMENTOR = CONFIGS / "semantic_fpn_transxnet_t_ade20k.py"
 MISSPELT = CONFIGS / "mask_rcnn_transxnett_coco.py"
 VIT = "export_onnx.py DWVisionTransformer --out vit.onnx"
 DECAYING = "optim_wrapper.constructor=mmhybrid.LayerwiseDecayOptimWrapperConstructor"
@@ -35,6 +36,8 @@ REFUSED = {
         "--amp needs a GPU, and PyTorch sees none$"),
     "quick without validation": (f"train.py {DETECTOR} --quick --no-validate",
         "leave out --no-validate"),
+    "predictions of a segmentor in a file": (f"test.py {SEGMENTOR} weights.pth --out found.pkl",
+        r"label maps of a segmentor to a folder: name one instead of found\.pkl$"),
     "augmentation of masks": (f"test.py {DETECTOR} weights.pth --tta", "merges boxes alone"),
     "unknown quick setting": (f"train.py {DETECTOR} --quick --cfg-options quick.steps=3",
         r"quick\.steps .*iterations"),

@@ -348,9 +348,14 @@ def with_output(cfg: Config, out: str) -> Config:
     cfg = deepcopy(cfg)
     scope, evaluators = cfg.get("default_scope"), cfg.test_evaluator
     evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
+    is_file = out.endswith((".pkl", ".pickle"))
     if scope == "mmseg":
+        if is_file or Path(out).is_file():
+            raise UserError(
+                f"--out writes the label maps of a segmentor to a folder: name one instead of {out}"
+            )
         evaluators[0].update(output_dir=out, keep_results=True)
-    elif not out.endswith((".pkl", ".pickle")):
+    elif not is_file:
         raise UserError(f"--out writes a pickle file: its name must end in .pkl, not {out}")
     else:
         dump = "DumpDetResults" if scope == "mmdet" else "DumpResults"
