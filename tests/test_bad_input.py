@@ -281,8 +281,9 @@ TRIED = {
     "`--auto-scale-lr` without a base batch size": [
         "test_config_errors.py::test_missing_base_batch_size"
     ],
-    "config file that does not exist": [
-        "test_tool_errors.py::test_what_is_wrong_is_told[missing config]"
+    "config file, or name of a config, that does not exist": [
+        "test_command.py::test_a_config_of_the_package_is_named_without_its_folder",
+        "test_tool_errors.py::test_what_is_wrong_is_told[missing config]",
     ],
     "wrong model for a tool that needs no data: `get_flops.py`, `print_groups.py`, `predict.py`, ...": [
         "test_tool_errors.py::test_what_is_wrong_is_told[wrong model, counted]"

@@ -20,6 +20,11 @@ DATA = "data/coco/annotations/instances_train2017.json"
 REFUSED = {
     "missing config": (f"train.py {MISSPELT}", rf"{MISSPELT}\. Did you mean .*{DETECTOR}"),
     "missing config, counted": ("get_flops.py configs/nothing.py", "there is no config file"),
+    **{f"mistyped name of a config for {tool}": (f"{tool} mask_rcnn_transxnet_t",
+        r"no config mask_rcnn_transxnet_t; did you mean mask_rcnn_transxnet_t_coco.*\?$")
+        for tool in ("train.py", "get_flops.py")},
+    "missing data of a config by its name": ("check_data.py --most 1 retinanet_transxnet_t_coco",
+        f"HERE/{DATA}"),
     "no config": ("check_data.py weights.pth", r"weights\.pth is no config: the name of one ends"),
     "missing data": (f"train.py {DETECTOR}",
         rf"HERE/{DATA}(.|\n)*annotations_trainval2017\.zip(.|\n)*--data-root(.|\n)*--quick"),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from command_line import add_cfg_options, exit_on_user_error, prepare
+from command_line import add_cfg_options, config_file, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     parser.add_argument(
         "--data-root", help="folder that takes the place of every data_root in the config"
     )

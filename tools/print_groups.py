@@ -7,7 +7,7 @@ decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of eac
 
 import argparse
 
-from command_line import add_cfg_options, exit_on_user_error, prepare
+from command_line import add_cfg_options, config_file, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   The weight decay of each parameter, as the config has it:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     add_cfg_options(parser)
     return parser.parse_args()
 

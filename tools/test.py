@@ -5,7 +5,13 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare, split_config
+from command_line import (
+    add_common_arguments,
+    config_file,
+    exit_on_user_error,
+    prepare,
+    split_config,
+)
 
 EXAMPLES = """examples:
   What train.py made, with --quick too, on its own data:
@@ -26,7 +32,10 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
+        "config",
+        type=config_file,
+        metavar="CONFIG",
+        help="config file, or the name of one; without it the checkpoint's own",
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?", help="file or address of the weights"

@@ -5,7 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, prepare
+from command_line import add_common_arguments, config_file, exit_on_user_error, prepare
 
 EXAMPLES = """examples:
   See it learn, without any data:
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     parser.add_argument(
         "--quick",
         action="store_true",
