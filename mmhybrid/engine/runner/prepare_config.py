@@ -117,8 +117,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         raise UserError(
             "--data is a folder in any format, --data-root one in the config's: give one of them"
         )
-    data_name = "_" + Path(args.data).resolve().name if args.data else ""
-    name = Path(cfg.filename).stem + data_name + ("_quick" if args.quick else "")
+    name = run_name(cfg.filename, args.data, args.quick)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
@@ -152,6 +151,14 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
     return with_options(cfg, args.cfg_options) if args.quick else cfg
 
 
+def run_name(config: str, data: str | None, is_quick: bool) -> str:
+    """The folder of a run in ``work_dirs``; RUN_config of ``RUN/config.py``."""
+    path = Path(config)
+    run = f"{path.resolve().parent.name}_" if path.name == "config.py" else ""
+    folder = f"_{Path(data).resolve().name}" if data else ""
+    return run + path.stem + folder + ("_quick" if is_quick else "")
+
+
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
     connect_processes(cfg)
@@ -173,7 +180,7 @@ def _check_and_write(cfg: Config, args: Namespace) -> None:
     """What a training on data of one's own does before it starts."""
     for finding in check_before_training(cfg, args.ignore):
         if finding.severity == "warning":
-            print_log(str(finding), "current", logging.WARNING)
+            print_log(finding.text, "current", logging.WARNING)
     sheet = Path(cfg.work_dir) / "labels.png"
     _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
     draw_contact_sheet(dataset, sheet, scope=cfg.get("default_scope"))
