@@ -272,6 +272,9 @@ TRIED = {
     "base config that does not exist": [
         "test_config_errors.py::test_config_that_cannot_be_read[no base config]"
     ],
+    "base config `mmhybrid::_base_/...` in a checkout that is not installed": [
+        "test_config_errors.py::test_a_config_of_a_checkout_that_is_not_installed"
+    ],
     "`--cfg-options` that do not fit": [
         "test_config_errors.py::test_config_that_cannot_be_read[option that does not fit]"
     ],

@@ -109,6 +109,9 @@ def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> N
     assert new.train_cfg.max_epochs == 60  # FEWEST iterations
     names = [type_name(step) for step in new.train_dataloader.dataset.pipeline]
     assert "RandomFlip" not in names
+    cfg.recipe = dict(iterations=95)
+    new = with_recipe(cfg, 10, "coco/bbox_mAP")
+    assert (new.train_cfg.max_epochs, new.train_cfg.val_interval) == (19, 2)  # ten evaluations
     cfg.recipe = dict(iterations=10)
     new = with_recipe(cfg, 10, "coco/bbox_mAP")
     assert new.train_cfg.max_epochs == 2
