@@ -7,8 +7,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmhybrid.engine.runner.named_configs import named_config
-
 PACKAGE = Path(__file__).resolve().parent
 NO_COMMANDS = ("bootstrap", "command_line")
 
@@ -42,9 +40,8 @@ def run_openmmlab(package: str = "", tool: str = "", *words: str) -> None:
 def main() -> None:
     """Runs ``mmhybrid TOOL ARGUMENTS...`` as ``python tools/TOOL.py ARGUMENTS...``.
 
-    A tool's name may be shortened to its first word, ``check`` for ``check_data``. The first
-    argument may be a config of this package by its name. ``mmhybrid run mmdet TOOL ARGUMENTS...``
-    runs a tool of mmdet's.
+    A tool's name may be shortened to its first word, ``check`` for ``check_data``.
+    ``mmhybrid run mmdet TOOL ARGUMENTS...`` runs a tool of mmdet's.
     """
     name, *words = sys.argv[1:] or ["--help"]
     if name == "run":
@@ -62,8 +59,6 @@ def main() -> None:
             print(usage)
             return
         sys.exit(f"{usage}\n\nerror: there is no tool {name}")
-    if words and not Path(words[0]).exists():
-        words[0] = named_config(words[0]) or words[0]
     command = [sys.executable, str(file), *words]
     # A process of its own: the tool sets what must be set before PyTorch is imported.
     if os.name == "nt":

@@ -288,6 +288,9 @@ TRIED = {
     "base config that does not exist": [
         "test_config_errors.py::test_config_that_cannot_be_read[no base config]"
     ],
+    "base config `mmhybrid::_base_/...` in a checkout that is not installed": [
+        "test_config_errors.py::test_a_config_of_a_checkout_that_is_not_installed"
+    ],
     "`--cfg-options` that do not fit": [
         "test_config_errors.py::test_config_that_cannot_be_read[option that does not fit]"
     ],
@@ -300,13 +303,17 @@ TRIED = {
     "`--auto-scale-lr` without a base batch size": [
         "test_config_errors.py::test_missing_base_batch_size"
     ],
-    "config file that does not exist": [
-        "test_tool_errors.py::test_what_is_wrong_is_told[missing config]"
+    "config file, or name of a config, that does not exist": [
+        "test_command.py::test_a_config_of_the_package_is_named_without_its_folder",
+        "test_tool_errors.py::test_what_is_wrong_is_told[missing config]",
     ],
     "wrong model for a tool that needs no data: `get_flops.py`, `print_groups.py`, `predict.py`, ...": [
         "test_tool_errors.py::test_what_is_wrong_is_told[wrong model, counted]"
     ],
     "`--device` that is not there": ["test_tool_errors.py::test_what_is_wrong_is_told"],
+    "`tools/test.py --out FILE` of a segmentor, which writes a folder": [
+        "test_tool_errors.py::test_what_is_wrong_is_told[predictions of a segmentor in a file]"
+    ],
     "`tools/test.py` whose metrics could not be written": [
         "test_tools.py::test_what_cannot_be_written_is_told_before_the_run"
     ],

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmhybrid import __main__ as command
+from mmhybrid.engine.runner.named_configs import find_config
+from mmhybrid.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,19 +43,25 @@ def test_a_tool_may_be_named_by_its_first_word(word: str, tool: str, run) -> Non
     assert (program, Path(file).stem, words) == (sys.executable, tool, ["--quick", "a b"])
 
 
-def test_a_config_of_the_package_is_named_without_its_folder(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_config_of_the_package_is_named_without_its_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("dmformer_s_imagenet", "dmformer_s_imagenet.py", "configs/dmformer_s_imagenet.py"):
-        found = Path(run("train", name)[2])
+    name = "dmformer_s_imagenet"
+    Path(name).mkdir()  # as after --work-dir
+    for word in (name, f"{name}.py", f"configs/{name}.py"):
+        found = Path(find_config(word))
         assert found.is_file()
-        assert (found.name, found.parent.name) == ("dmformer_s_imagenet.py", "configs")
-    for name in ("mine/dmformer_s_imagenet.py", "TransXNet('tiny')", "last.pth", "--help"):
-        assert run("train", name)[2] == name
-    own = tmp_path / "dmformer_s_imagenet.py"  # what is there comes first
-    own.touch()
-    assert run("train", own.name)[2] == own.name
+        assert (found.name, found.parent.name) == (f"{name}.py", "configs")
+    others = f"mine/{name}.py", "TransXNet('tiny')", "TransXNet", "last.pth", "images", "timm.vgg11"
+    assert [find_config(word) for word in others] == [*others]
+    for word in ("mask_rcnn_transxnet_t", "mask_rcn_transxnet_t_coco.py"):
+        with pytest.raises(UserError, match=f"no config {word}; did you mean mask_rcnn_transx"):
+            find_config(word)
+        Path(word).touch()
+        assert find_config(word) == word
+    Path(f"{name}.py").touch()  # what is there comes first
+    assert find_config(f"{name}.py") == f"{name}.py"
+    Path(name, "model.json").touch()  # an exported model
+    assert find_config(name) == name
 
 
 def test_every_tool_is_a_command_and_others_are_refused(run, capsys) -> None:

@@ -415,6 +415,15 @@ def test_options_of_a_backbone_that_no_model_reads() -> None:
     assert cfg.model.backbone.drop_path_rate == 0.5
 
 
+def test_a_config_of_a_checkout_that_is_not_installed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mmengine.config.config.get_installed_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("mmhybrid.engine.runner.run_config.OF_MIM", tmp_path / ".mim")
+    for name in ("_base_/mmhybrid.py", "_base_/../transxnet_t_imagenet.py"):
+        (tmp_path / "leaf.py").write_text(f"_base_ = 'mmhybrid::{name}'\n")
+        with pytest.raises(UserError, match=r"need an installed mmhybrid: pip install -e \.$"):
+            load_config(str(tmp_path / "leaf.py"))
+
+
 def test_options_that_fit() -> None:
     cfg = load_config(str(CONFIGS / "dw_vit_t_cifar10.py"), {"val_cfg": None, "train_cfg.by": 1})
     assert cfg.val_cfg is None

@@ -20,7 +20,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from mmhybrid.engine.hooks.durable_checkpoint_hook import newest_whole_checkpoint
+from mmhybrid.engine.hooks.durable_checkpoint_hook import (
+    DurableCheckpointHook,
+    newest_whole_checkpoint,
+)
 from mmhybrid.engine.runner.prepare_config import with_safeguards
 from mmhybrid.engine.runner.report_content import training_log
 from mmhybrid.errors import UserError
@@ -329,6 +332,24 @@ def test_best_checkpoint_stays_until_the_next_is_whole(toy_config, train, monkey
     hook.after_val_epoch(runner, dict(accuracy=0.9))
     assert runner.message_hub.get_info("best_score") == 0.9
     assert len(list(Path(toy_config.work_dir).glob("best_*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["coco/cat_precision", "coco/bbox_mAP", "coco/bbox_mAP_50"], "coco/bbox_mAP"),
+        (["coco/cat_precision", "coco/segm_mAP", "coco/segm_mAP_50"], "coco/segm_mAP"),
+        (["aAcc", "mIoU"], "mIoU"),
+        (["accuracy/top1", "accuracy/top5"], "accuracy/top1"),
+    ],
+)
+def test_the_best_is_chosen_by_the_mean_of_the_classes(names, chosen, tmp_path) -> None:
+    hook = DurableCheckpointHook(interval=1, save_best="auto")
+    # A class that the images of the evaluation lack has none.
+    assert hook._choose_metric(
+        mock.Mock(), dict(zip(names, [float("nan"), 0.3, 0.4], strict=False))
+    )
+    assert hook.key_indicators == [chosen]
 
 
 def test_what_a_kill_left_of_a_file_is_removed(toy_config, train) -> None:

@@ -1,6 +1,7 @@
 """From a folder to a model: what ``--data`` and ``mmhybrid.train`` do, whatever the format."""
 
 import json
+import logging
 import re
 import runpy
 from argparse import Namespace
@@ -16,10 +17,11 @@ from mmengine.registry import DATASETS
 import mmhybrid
 from benchmarks.formats import journey, write_tiny_config
 from mmhybrid.apis.journey import config_path
+from mmhybrid.datasets.findings import Finding
 from mmhybrid.datasets.folders import read_folder, write_dataset
 from mmhybrid.engine.runner.data_folder import with_folder
 from mmhybrid.engine.runner.own_data import best_metric
-from mmhybrid.engine.runner.prepare_config import prepare_config
+from mmhybrid.engine.runner.prepare_config import _check_and_write, prepare_config, run_name
 from mmhybrid.engine.runner.recipe import with_recipe
 from mmhybrid.engine.runner.results import write_training_result
 from mmhybrid.engine.runner.run_config import load_config
@@ -107,6 +109,9 @@ def test_the_recipe_fits_images_weights_and_classes(tmp_path: Path, caplog) -> N
     assert new.train_cfg.max_epochs == 60  # FEWEST iterations
     names = [type_name(step) for step in new.train_dataloader.dataset.pipeline]
     assert "RandomFlip" not in names
+    cfg.recipe = dict(iterations=95)
+    new = with_recipe(cfg, 10, "coco/bbox_mAP")
+    assert (new.train_cfg.max_epochs, new.train_cfg.val_interval) == (19, 2)  # ten evaluations
     cfg.recipe = dict(iterations=10)
     new = with_recipe(cfg, 10, "coco/bbox_mAP")
     assert new.train_cfg.max_epochs == 2
@@ -140,8 +145,10 @@ def test_the_recipe_counts_the_images_of_an_epoch(is_balanced: bool, tmp_path: P
     nothing = ("quick", "data_root", "resume", "amp", "auto_scale_lr", "no_validate")
     args = dict.fromkeys(nothing) | dict(config=str(base), data=str(folder), weights="none")
     args |= dict(work_dir=str(tmp_path / "run"), launcher="none", cfg_options=None)
-    ignore = ["half-unlabelled", "mostly-unlabelled", "class-not-in-train"]
-    cfg = prepare_config(Namespace(**args, ignore=ignore))
+    args |= dict(ignore=["half-unlabelled", "mostly-unlabelled", "class-not-in-train"])
+    quick = prepare_config(Namespace(**args | dict(quick=True)))
+    assert quick.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
+    cfg = prepare_config(Namespace(**args))
     with DATASETS.switch_scope_and_registry("mmdet") as registry:
         length = len(registry.build(cfg.train_dataloader.dataset))
     steps = -(-length // cfg.train_dataloader.batch_size)
@@ -238,6 +245,32 @@ def test_from_a_folder_to_a_prediction(task: str, tmp_path: Path) -> None:
     assert "train" in row[2]
 
 
+def test_warnings_of_the_data_say_once_that_they_are_warnings(tmp_path: Path, monkeypatch) -> None:
+    cfg, base = own("detection", tmp_path)
+    findings, logged = [Finding("x", "warning", "boxes outside", ["a.jpg"])], []
+    place = "mmhybrid.engine.runner.prepare_config"
+    monkeypatch.setattr(f"{place}.check_before_training", lambda *args: findings)
+    monkeypatch.setattr(f"{place}.print_log", lambda *args, **options: logged.append(args))
+    _check_and_write(cfg, Namespace(config=str(base), ignore=[]))
+    assert ("boxes outside (a.jpg)", "current", logging.WARNING) in logged
+    assert str(*findings) == "warning: boxes outside (a.jpg)"
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "name"),
+    [
+        ("mine.py", None, "mine"),
+        ("helmets/run/config.py", None, "run_config"),  # of --data: not the folder of its run
+        ("run/config.py", "helmets", "run_config_helmets"),
+    ],
+)
+def test_each_run_has_a_folder_of_its_own(file, data, name, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    assert run_name(file, data, False) == name
+    assert run_name(file, data, True) == f"{name}_quick"
+
+
 def losses(folder: Path) -> list[str]:
     (log,) = folder.glob("*/*.log")
     return re.findall(r"Iter\(train\).* loss: ([\d.]+)", log.read_text())
@@ -259,7 +292,9 @@ def test_the_tools_and_the_config_that_they_leave(run_tool, tmp_path: Path, monk
     assert losses(tmp_path / "again") == losses(work)
     split = (work / "data" / "val.txt").read_text()
     checkpoint = next(work.glob("best*.pth"))
-    run_tool("test.py", config, checkpoint, "--data", data, "--result", tmp_path / "result.json")
+    options = ["--result", tmp_path / "result.json", "--out", tmp_path / "maps"]
+    run_tool("test.py", config, checkpoint, "--data", data, *options)
+    assert len(list((tmp_path / "maps").glob("*.png"))) == len(split.splitlines())
     assert (work / "data" / "val.txt").read_text() == split
     assert json.loads((tmp_path / "result.json").read_text())["metrics"]["mIoU"] > 0
     found = mmhybrid.predict(checkpoint, next(data.rglob("*.jpg")))

@@ -10,6 +10,7 @@ import torch
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DETECTOR = CONFIGS / "mask_rcnn_transxnet_t_coco.py"
 CLASSIFIER = CONFIGS / "dw_vit_t_cifar10.py"
+SEGMENTOR = CONFIGS / "semantic_fpn_transxnet_t_ade20k.py"
 MISSPELT = CONFIGS / "mask_rcnn_transxnett_coco.py"
 VIT = "export_onnx.py DWVisionTransformer --out vit.onnx"
 DECAYING = "optim_wrapper.constructor=mmhybrid.LayerwiseDecayOptimWrapperConstructor"
@@ -19,6 +20,11 @@ DATA = "data/coco/annotations/instances_train2017.json"
 REFUSED = {
     "missing config": (f"train.py {MISSPELT}", rf"{MISSPELT}\. Did you mean .*{DETECTOR}"),
     "missing config, counted": ("get_flops.py configs/nothing.py", "there is no config file"),
+    **{f"mistyped name of a config for {tool}": (f"{tool} mask_rcnn_transxnet_t",
+        r"no config mask_rcnn_transxnet_t; did you mean mask_rcnn_transxnet_t_coco.*\?$")
+        for tool in ("train.py", "get_flops.py")},
+    "missing data of a config by its name": ("check_data.py --most 1 retinanet_transxnet_t_coco",
+        f"HERE/{DATA}"),
     "no config": ("check_data.py weights.pth", r"weights\.pth is no config: the name of one ends"),
     "missing data": (f"train.py {DETECTOR}",
         rf"HERE/{DATA}(.|\n)*annotations_trainval2017\.zip(.|\n)*--data-root(.|\n)*--quick"),
@@ -35,6 +41,8 @@ REFUSED = {
         "--amp needs a GPU, and PyTorch sees none$"),
     "quick without validation": (f"train.py {DETECTOR} --quick --no-validate",
         "leave out --no-validate"),
+    "predictions of a segmentor in a file": (f"test.py {SEGMENTOR} weights.pth --out found.pkl",
+        r"label maps of a segmentor to a folder: name one instead of found\.pkl$"),
     "augmentation of masks": (f"test.py {DETECTOR} weights.pth --tta", "merges boxes alone"),
     "unknown quick setting": (f"train.py {DETECTOR} --quick --cfg-options quick.steps=3",
         r"quick\.steps .*iterations"),

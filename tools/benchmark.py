@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from command_line import check_device, exit_on_user_error, make_parser, prepare
+from command_line import check_device, config_file, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   Our backbones and their peers as backbones of detectors, within ten minutes on two threads:
@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "models",
         nargs="*",
+        type=config_file,
         metavar="MODEL",
         help="a class of a registry with its arguments, as TransXNet('small') or "
         "mmdet.SwinTransformer; a config file; or timm.NAME. The first is what others are "

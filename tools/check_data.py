@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare
+from command_line import add_cfg_options, config_file, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   Everything that a config trains and evaluates on:
@@ -27,7 +27,7 @@ The exit code is 0 where nothing is wrong, and 1 where there are errors. Warning
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     parser.add_argument(
         "--data-root", help="folder that takes the place of every data_root in the config"
     )

@@ -79,6 +79,17 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(130)
 
 
+def config_file(word: str) -> str:
+    """The ``type`` of an argument that may be a config of this package by its name.
+
+    Called after :func:`prepare`.
+    """
+    from mmhybrid.engine.runner.named_configs import find_config
+
+    with exit_on_user_error():
+        return find_config(word)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, as all tools of OpenMMLab have it."""
     from mmengine.config import DictAction

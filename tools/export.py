@@ -15,7 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import add_cfg_options, add_verbose, exit_on_user_error, make_parser, prepare
+from command_line import (
+    add_cfg_options,
+    add_verbose,
+    config_file,
+    exit_on_user_error,
+    make_parser,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,7 +77,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model = (
         "checkpoint that holds its config, config file, or a backbone as in \"TransXNet('tiny')\""
     )
-    add("model", help=model)
+    add("model", type=config_file, help=model)
     weights = "file or address of the weights (default: the model's own, or else random weights)"
     add("checkpoint", nargs="?", help=weights)
     add("--backbone", action="store_true", help="export the backbone alone")

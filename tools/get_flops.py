@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare
+from command_line import add_cfg_options, config_file, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   A detector, at the 800x1280 of the published tables:
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     model = "config file; or a class of a registry, with arguments; or timm.NAME"
-    add("model", metavar="CONFIG", help=model)
+    add("model", type=config_file, metavar="CONFIG", help=model)
     add(
         "--shape",
         type=int,

@@ -16,6 +16,7 @@ from command_line import (
     add_cfg_options,
     add_verbose,
     check_device,
+    config_file,
     exit_on_user_error,
     make_parser,
     prepare,
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES, usage=usage)
     parser.add_argument(
         "model",
+        type=config_file,
         metavar="CHECKPOINT",
         help="file or address of the weights; before it a config file, where it holds none; or the "
         "folder of an exported model",

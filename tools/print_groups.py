@@ -7,7 +7,7 @@ decay (mmhybrid.LayerwiseDecayOptimWrapperConstructor) it shows the depth of eac
 
 import argparse
 
-from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare
+from command_line import add_cfg_options, config_file, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   The weight decay of each parameter, as the config has it:
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     add_cfg_options(parser)
     return parser.parse_args()
 

@@ -4,7 +4,14 @@
 import argparse
 import sys
 
-from command_line import add_cfg_options, exit_on_user_error, make_parser, prepare, split_config
+from command_line import (
+    add_cfg_options,
+    config_file,
+    exit_on_user_error,
+    make_parser,
+    prepare,
+    split_config,
+)
 
 EXAMPLES = """examples:
   What train.py made, with the figures of an evaluation:
@@ -21,7 +28,10 @@ EXAMPLES = """examples:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
+        "config",
+        type=config_file,
+        metavar="CONFIG",
+        help="config file, or the name of one; without it the checkpoint's own",
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?", help="file or address of the weights"

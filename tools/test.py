@@ -7,6 +7,7 @@ from pathlib import Path
 
 from command_line import (
     add_common_arguments,
+    config_file,
     exit_on_user_error,
     make_parser,
     prepare,
@@ -30,7 +31,10 @@ EXAMPLES = """examples:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "config", metavar="CONFIG", help="config file; without it the checkpoint's own"
+        "config",
+        type=config_file,
+        metavar="CONFIG",
+        help="config file, or the name of one; without it the checkpoint's own",
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?", help="file or address of the weights"

@@ -5,7 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import add_common_arguments, exit_on_user_error, make_parser, prepare
+from command_line import add_common_arguments, config_file, exit_on_user_error, make_parser, prepare
 
 EXAMPLES = """examples:
   See it learn, without any data:
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_file, help="config file, or the name of one")
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -10,7 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import Renamed, add_cfg_options, exit_on_user_error, make_parser, prepare
+from command_line import (
+    Renamed,
+    add_cfg_options,
+    config_file,
+    exit_on_user_error,
+    make_parser,
+    prepare,
+)
 
 EXAMPLES = """examples:
   What train.py made, and an image:
@@ -28,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, EXAMPLES)
     add = parser.add_argument
     model = "checkpoint that holds its config, config file, or a backbone as in "
-    add("model", help=model + "\"TransXNet('tiny')\"")
+    add("model", type=config_file, help=model + "\"TransXNet('tiny')\"")
     weights = "file or address of the weights (default: the model's own, or else random weights)"
     add("checkpoint", nargs="?", help=weights)
     add("--image", help="image file (default: a drawn image)")

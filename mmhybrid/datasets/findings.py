@@ -25,9 +25,14 @@ class Finding:
     message: str
     images: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The message with the first images, for a log, which says the severity itself."""
         examples = ", ".join(self.images[:3]) + (", ..." if len(self.images) > 3 else "")
-        return f"{self.severity}: {self.message}" + (f" ({examples})" if examples else "")
+        return self.message + (f" ({examples})" if examples else "")
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
 
 
 def errors_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from mmhybrid.weights.writing import UNFINISHED, durable_file
 
 BEST = "best.pth"  # another name of MMEngine's best_METRIC_epoch_N.pth
 INTERRUPTED = "interrupted.pth"  # what a signal saves
+MEANS = ("mIoU", "bbox_mAP", "segm_mAP")
 LAST_CHECKPOINT = "last_checkpoint"  # MMEngine's own name
 
 
@@ -55,7 +57,8 @@ class DurableCheckpointHook(CheckpointHook):
     What cannot be written at the end goes to a temporary folder, which is logged.
 
     The best one has weights alone and is ``best.pth`` too; ``save_best='auto'`` takes mIoU, or else
-    the first metric. Every checkpoint says its config, classes and origin as plain data.
+    COCO's AP of boxes, or of masks, or the first metric. Every checkpoint says its config, classes
+    and origin as plain data.
     """
 
     description: dict[str, Any] | None = None
@@ -172,8 +175,8 @@ class DurableCheckpointHook(CheckpointHook):
         """Has ``'auto'`` mean one of these; False where nobody knows which value is better."""
         if "auto" not in self.key_indicators:
             return True
-        names = list(metrics)
-        chosen = next((name for name in names if name.endswith("mIoU")), names[0])
+        ends = product(MEANS, metrics)  # a metric of each class may come before their mean
+        chosen = next((name for end, name in ends if name.endswith(end)), next(iter(metrics)))
         try:
             self._init_rule(self.rules, [chosen])
         except ValueError:

@@ -50,6 +50,7 @@ TAKEN_OUT = {
     root.HOOKS: ("priority",),
     root.LOOPS: ("by_epoch",),
 }
+SWALLOWED = ("keep_results",)  # mmseg's own tools/test.py gives it to IoUMetric, which drops it
 CLOSE = 0.85  # likeness of a name that can only be a slip of the pen
 
 
@@ -164,7 +165,7 @@ def _check_names(part: Part, registry: Registry) -> None:
             hint += 'pip install "mmpretrain[multimodal]"'
         raise UserError(f"{part.where}: there is no type {name!r}{hint}")
     known, is_open = arguments_of(found)
-    taken = ("type", "_scope_", *TAKEN_OUT.get(registry, ()))
+    taken = ("type", "_scope_", *TAKEN_OUT.get(registry, ()), *(SWALLOWED if is_open else ()))
     for name in (one for one in part.node if one not in (*known, *taken)):
         told = f"{part.where}: {type_name(found)} has no argument {name!r}"
         if not is_open or (registry not in (MODELS, root.TRANSFORMS) and ends_closed(found)):

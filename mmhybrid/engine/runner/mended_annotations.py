@@ -57,7 +57,7 @@ def with_mended_annotations(cfg: Config, loaders: tuple[str, ...]) -> Config:
         _stop(told, split, len(contents.images))
         for finding in findings_of(told, split, len(contents.images), few_are_left_out=True):
             if PROBLEMS[finding.code][0] != "info":
-                print_log(str(finding), logger="current", level=logging.WARNING)
+                print_log(finding.text, logger="current", level=logging.WARNING)
         if contents.mended is not None:
             copy = Path(cfg.work_dir, "annotations", f"{split}_{Path(path).name}").absolute()
             write_whole(copy, json.dumps(contents.mended).encode())

@@ -256,7 +256,7 @@ def _fit_monitors(cfg: Config, best: str) -> None:
     for part in parts_of(cfg):
         if part.path[:1] in (("default_hooks",), ("custom_hooks",), ("param_scheduler",)):
             for key in ("save_best", "monitor"):
-                if part.node.get(key) not in (None, "auto"):
+                if part.node.get(key):
                     part.node[key] = best
 
 

@@ -120,8 +120,7 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
         raise UserError(
             "--data is a folder in any format, --data-root one in the config's: give one of them"
         )
-    data_name = "_" + Path(args.data).resolve().name if args.data else ""
-    name = Path(cfg.filename).stem + data_name + ("_quick" if args.quick else "")
+    name = run_name(cfg.filename, args.data, args.quick)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
     if cfg.get("default_scope") == "mmpretrain":
         # mmpretrain's configs count on its tools for these.
@@ -157,6 +156,14 @@ def _load(args: Namespace, is_training: bool = False) -> Config:
     return with_options(cfg, args.cfg_options) if args.quick else cfg
 
 
+def run_name(config: str, data: str | None, is_quick: bool) -> str:
+    """The folder of a run in ``work_dirs``; RUN_config of ``RUN/config.py``."""
+    path = Path(config)
+    run = f"{path.resolve().parent.name}_" if path.name == "config.py" else ""
+    folder = f"_{Path(data).resolve().name}" if data else ""
+    return run + path.stem + folder + ("_quick" if is_quick else "")
+
+
 def _with_own_folder(cfg: Config, args: Namespace, is_training: bool) -> Config:
     """The config of ``--data``, which a training leaves as ``WORK_DIR/config.py``."""
     connect_processes(cfg)
@@ -178,7 +185,7 @@ def _check_and_write(cfg: Config, args: Namespace) -> None:
     """What a training on data of one's own does before it starts."""
     for finding in check_before_training(cfg, args.ignore):
         if finding.severity == "warning":
-            print_log(str(finding), "current", logging.WARNING)
+            print_log(finding.text, "current", logging.WARNING)
     sheet = Path(cfg.work_dir) / "labels.png"
     _, dataset = next(datasets_of(cfg, ("train_dataloader",)))
     draw_contact_sheet(dataset, sheet, scope=cfg.get("default_scope"))
@@ -352,9 +359,14 @@ def with_output(cfg: Config, out: str) -> Config:
     """Keep the predictions of a test run: a pickle file, or for segmentation a folder of maps."""
     cfg = deepcopy(cfg)
     scope, evaluators = cfg.get("default_scope"), metrics_of(cfg, "test_evaluator")
+    is_file = out.endswith((".pkl", ".pickle"))
     if scope == "mmseg":
+        if is_file or Path(out).is_file():
+            raise UserError(
+                f"--out writes the label maps of a segmentor to a folder: name one instead of {out}"
+            )
         evaluators[0].update(output_dir=out, keep_results=True)
-    elif not out.endswith((".pkl", ".pickle")):
+    elif not is_file:
         raise UserError(f"--out writes a pickle file: its name must end in .pkl, not {out}")
     else:
         dump = "DumpDetResults" if scope == "mmdet" else "DumpResults"

@@ -18,7 +18,7 @@ from mmhybrid.registry import type_name, type_of
 # Times that each image is seen, within these numbers of iterations.
 EPOCHS = {"mmdet": 50, "mmseg": 100, "mmpretrain": 50}
 FEWEST, MOST = 300, 20_000
-EVALUATIONS = 10
+EVALUATIONS = 10  # at most
 PATIENCE = 4  # evaluations without progress
 FEW_FOR_NORM = 8  # images in a step
 FROM_NOTHING = 5e-4  # least learning rate of Adam and the like from random weights
@@ -69,7 +69,7 @@ def with_recipe(cfg: Config, num_images: int, metric: str) -> Config:
     steps_per_epoch = -(-num_images // batch)
     by_epoch = "max_iters" not in cfg.train_cfg
     length, iterations = set_length(cfg, iterations, steps_per_epoch)
-    interval = cfg.train_cfg.val_interval = max(1, length // EVALUATIONS)
+    interval = cfg.train_cfg.val_interval = -(-length // EVALUATIONS)
     unit = "epochs" if by_epoch else "iterations"
     _say(f"{iterations} iterations: {told}; evaluated every {interval} {unit}")
     _fit_rate(cfg, optimizer, batch, is_pretrained)

@@ -32,6 +32,7 @@ from mmhybrid.weights.config_data import PACKAGES
 FILES = "-r requirements/runtime.txt -r requirements/openmmlab.txt -c requirements/constraints.txt"
 IS_CHECKOUT = (Path(__file__).parents[3] / "requirements").is_dir()
 INSTALL = f"pip install {FILES}" if IS_CHECKOUT else 'pip install "mmhybrid[det,seg,cls]"'
+OF_MIM = Path(__file__).parents[2] / ".mim"  # made by an installation, of a checkout too
 CONFIG_ENDINGS = (".py", ".json", ".yaml", ".yml")
 T = TypeVar("T")
 
@@ -58,7 +59,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise UserError(f"{path}, or a config it inherits from, is no Python: {error}") from error
     except FileNotFoundError as error:
         missing = error.filename or error
-        raise UserError(f"{path} inherits from a config that does not exist: {missing}") from error
+        told = f"{path} inherits from a config that does not exist: {missing}"
+        if str(OF_MIM) in str(missing) and not OF_MIM.exists():
+            told += ". Names as mmhybrid::_base_/... need an installed mmhybrid: pip install -e ."
+        raise UserError(told) from error
     if isinstance(cfg.get("data"), dict) and not cfg.get("train_dataloader"):
         raise UserError(
             f"{path} is written for mmdet 2, mmseg 0 or mmcls 0: what was `data`, `optimizer` and "

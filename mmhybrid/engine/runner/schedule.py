@@ -33,10 +33,10 @@ def set_rates(cfg: Config, iterations: int, longest: int | None = None) -> int:
     warm_up = iterations // 10 if iterations >= FEWEST_TO_WARM_UP else 0
     warm_up = min(warm_up, longest or warm_up)
     cosine = dict(begin=warm_up, end=iterations, T_max=iterations - warm_up)
-    cfg.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
+    steps = [dict(type="CosineAnnealingLR", by_epoch=False, **cosine)]
     if warm_up:
-        linear = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up)
-        cfg.param_scheduler.insert(0, linear)
+        steps.insert(0, dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=warm_up))
+    cfg.param_scheduler = steps
     return warm_up
 
 
