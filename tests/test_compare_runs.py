@@ -104,6 +104,12 @@ def test_shares_have_three_decimals(compare, tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_no_number_is_shown(compare, tmp_path: Path) -> None:
+    for seed, value in enumerate((float("nan"), 50.0)):
+        write_log(tmp_path / f"run_{seed}", "1", [*losses(1), miou(value)], seed)
+    assert compare("run=run_*")[-1] == "| mean ± standard deviation | nan ± nan |"
+
+
 def test_metrics_without_a_headline_are_shown(compare, tmp_path: Path) -> None:
     metrics = {"pascal_voc/mAP": 0.5, "mAcc": 60.0, "time": 1.0, "data_time": 1.0, "step": 1}
     write_log(tmp_path / "run", "1", [*losses(1), metrics | dict(what="text")], 0)

@@ -9,7 +9,6 @@ from collections import Counter
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from command_line import prepare
@@ -99,6 +98,8 @@ def table_of(runs: list[dict[str, Any]]) -> str:
     A run whose seed is not known, or is that of another run of its name, has a row of its own.
     Where a name has several runs, their mean and standard deviation (n - 1) follow.
     """
+    import numpy as np
+
     from mmhybrid.analysis.tables import markdown_table
 
     seeds = Counter((run["name"], run["seed"]) for run in runs)
@@ -119,8 +120,8 @@ def table_of(runs: list[dict[str, Any]]) -> str:
         decimals = 3 if values and max(values) <= 1 else 2  # 0.385 of mmdet, 77.30 of others
         for cells, row in zip(rows, last.values(), strict=True):
             cells.append(f"{row[column]:.{decimals}f}" if column in row else "")
-        spread = f"{mean(values):.{decimals}f} ± {stdev(values):.{decimals}f}" if values[1:] else ""
-        several.append(spread)
+        spread = (np.mean(values), np.std(values, ddof=1)) if values[1:] else ()
+        several.append(" ± ".join(f"{value:.{decimals}f}" for value in spread))
     if any(several[1:]):
         rows.append(several)
     return markdown_table([head, *(f"{name}, {label}" for name, label in columns)], rows)
