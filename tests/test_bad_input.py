@@ -61,6 +61,9 @@ TRIED = {
     "one image of a folder that the model fails at, such as one of 4000x8 pixels": [
         "test_predict.py::test_one_image_that_fails_loses_none_of_the_others"
     ],
+    "an array for `mmhybrid.predict` that is not (H, W, 3) of uint8": [
+        "test_predict.py::test_arrays_that_are_no_image_are_refused"
+    ],
     "`tools/predict.py` stopped in the middle": [
         "test_predict.py::test_what_was_done_is_kept_where_a_run_is_stopped"
     ],

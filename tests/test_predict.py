@@ -1,5 +1,6 @@
 """Predicting on files: the three libraries' models, folders with broken files, videos."""
 
+import errno
 import importlib
 import json
 import warnings
@@ -15,8 +16,9 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.apis import make_inferencer, make_model, predict
-from mmhybrid.apis.inputs import find_inputs
+import mmhybrid
+from mmhybrid.apis import inputs, make_inferencer, make_model, predict
+from mmhybrid.apis.inputs import find_inputs, read_rgb
 from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.engine.runner.run_config import UserError, load_config
@@ -311,6 +313,41 @@ def test_folders_are_searched_for_images_and_keep_their_names(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image"):
         find_inputs([str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "LA", "1", "RGBA", "CMYK", "I;16", "exif"])
+def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    turned, given = Image.Exif(), Image.fromarray(image())
+    turned[0x112] = 6
+    if mode == "I;16":
+        given = Image.fromarray(image()[..., 0].astype(np.uint16) * 257)
+    elif mode != "exif":
+        given = given.convert(mode)
+    given.save(path, **(dict(exif=turned) if mode == "exif" else {}))
+    with Image.open(path) as opened:
+        found = inputs.rgb_of(opened)
+    np.testing.assert_allclose(found, read_rgb(path), atol=2 if mode == "CMYK" else 0)
+
+
+@pytest.mark.parametrize(
+    "array", [image()[..., 0], image() / 255, image().transpose(2, 0, 1), image()[:0], "abc"]
+)
+def test_arrays_that_are_no_image_are_refused(array, models) -> None:
+    config, weights = models[CLASSIFIER]
+    array = np.array(array)
+    with pytest.raises(UserError, match=r"\(H, W, 3\) of uint8"):
+        mmhybrid.predict(weights, array, config=config, device="cpu")
+
+
+def test_a_palette_image_in_python(models, tmp_path: Path) -> None:
+    config, weights = models[CLASSIFIER]
+    path = tmp_path / "a.png"
+    Image.fromarray(image()).convert("P").save(path)
+    options = dict(config=config, device="cpu")
+    with Image.open(path) as opened:
+        found = mmhybrid.predict(weights, opened, **options)
+    assert found.scores == mmhybrid.predict(weights, path, **options).scores
 
 
 def find(folder: Path) -> list[tuple[Path, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mmhybrid.errors import UserError
@@ -104,6 +104,26 @@ def read_rgb(name: str | Path) -> np.ndarray:
         return read_image(Path(name))[..., ::-1].copy()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {error}") from error
+
+
+def rgb_of(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image of Pillow as its file is read, or an array, as (H, W, 3), RGB, uint8.
+
+    A UserError where an array is anything else, or where Pillow cannot convert the image.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits, of which convert() would clip most
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the image: {error}") from error
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        told = f"{array.shape} of {array.dtype}"
+        raise UserError(f"an array of an image is (H, W, 3) of uint8, in RGB, and not {told}")
+    return array
 
 
 def read_all(
