@@ -139,6 +139,52 @@ def test_what_was_done_is_kept_where_a_run_is_stopped(models, tmp_path: Path, mo
     assert len(read(tmp_path / "out")["images"]) == 1
 
 
+def test_an_image_that_cannot_be_drawn_keeps_its_result(
+    models, tmp_path: Path, monkeypatch
+) -> None:
+    from mmhybrid.apis.outputs import draw
+
+    def fail(inferencer, image, sample, target, least) -> None:
+        if target.name == "b.jpg":
+            raise error
+        draw(inferencer, image, sample, target, least)
+
+    monkeypatch.setattr("mmhybrid.apis.inferencer.draw", fail)
+    files, told, error = [write(tmp_path / f"{name}.png") for name in "abc"], [], ValueError("why")
+    outcome = run(models[CLASSIFIER], files, tmp_path / "out", report=told.append)
+    assert (outcome.done, [*outcome.not_drawn]) == (3, [str(files[1])])
+    assert told == [f"cannot draw {files[1]}: ValueError: why"]
+    assert len(read(tmp_path / "out")) == 3
+    assert [one.name for one in sorted((tmp_path / "out/images").iterdir())] == ["a.jpg", "c.jpg"]
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        run(models[CLASSIFIER], files, tmp_path / "out")
+
+
+def test_long_images_are_drawn_as_large_as_jpeg_allows(models, tmp_path: Path) -> None:
+    path = write(tmp_path / "long.png", np.zeros((8, 3000, 3), np.uint8))
+    assert not run(models[CLASSIFIER], [path], tmp_path / "out").not_drawn
+    with Image.open(tmp_path / "out" / "images" / "long.jpg") as drawn:
+        assert 3000 <= drawn.width < 2**16
+
+
+@pytest.mark.parametrize("place", ["file", "file/in/it"])
+def test_an_output_folder_that_cannot_be(place: str, models, tmp_path: Path, run_tool) -> None:
+    (tmp_path / "file").touch()
+    words = (*models[CLASSIFIER], write(tmp_path / "a.png"), "--out-dir", tmp_path / place)
+    with pytest.raises(SystemExit, match=r"error: cannot write to .*file"):
+        run_tool("predict.py", *words)
+
+
+def test_a_run_that_does_nothing_says_so(models, tmp_path: Path, run_tool, capsys) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(SystemExit):
+        run_tool("predict.py", *models[CLASSIFIER], tmp_path / "a.png", "--out-dir", tmp_path / "o")
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed
+    assert "written to" not in printed
+
+
 @pytest.mark.parametrize("wrap", [dict, lambda **meta: dict(dataset_meta=meta)])
 def test_class_names_of_older_checkpoints(wrap, models, tmp_path: Path) -> None:
     config, weights = models[CLASSIFIER]

@@ -1,6 +1,7 @@
 """What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,23 @@ import mmcv
 import numpy as np
 from PIL import Image
 
+from mmhybrid.errors import UserError
+
 TOP = 5  # classes that are kept of a classifier
 # Of COCO's 80 categories.
 COCO_IDS = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+LONGEST = 2**16 - 1  # side of a JPEG
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there; a UserError where nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def draw(
@@ -26,7 +41,9 @@ def draw(
             from mmpretrain.visualization import UniversalVisualizer
 
             inferencer.visualizer = UniversalVisualizer()
-        options["rescale_factor"] = max(1, round(224 / min(image.shape[:2])))
+        height, width = image.shape[:2]
+        factor = min(round(224 / min(height, width)), LONGEST // max(height, width))
+        options["rescale_factor"] = max(1, factor)
         classes = inferencer.model.dataset_meta["classes"]
         inferencer.visualizer.visualize_cls(image, sample, classes, **options)
         return
