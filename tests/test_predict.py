@@ -361,6 +361,44 @@ def test_folders_are_searched_for_images_and_keep_their_names(tmp_path: Path) ->
         find_inputs([str(tmp_path / "empty")])
 
 
+def test_a_pattern_takes_nothing_of_the_output_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "out/images/a.jpg"):
+        write(tmp_path / name)
+    pattern, out = str(tmp_path / "**" / "*.jpg"), tmp_path / "out"
+    assert find_inputs([pattern], out) == [(tmp_path / "a.jpg", "a")]
+    with pytest.raises(UserError, match="no image"):
+        find_inputs([str(out / "**" / "*.jpg")], out)
+    named = out / "images" / "a.jpg"
+    assert find_inputs([str(named)], out) == [(named, "a")]
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a" / "x.jpg")
+    write(tmp_path / "far" / "y.jpg")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "far" / "loop").symlink_to(tmp_path / "in")
+    found = find_inputs([str(tmp_path / "in")])
+    assert [name for _, name in found] == ["a/x", "far/y"]
+
+
+def test_names_that_others_end_in_are_unique(tmp_path: Path) -> None:
+    for name in ("x.jpg", "x.png", "x.jpg.png"):
+        write(tmp_path / name)
+    names = [name for _, name in find_inputs([str(tmp_path)])]
+    assert len({*names}) == 3, names
+
+
+def test_images_may_be_larger_than_pillow_allows(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    np.testing.assert_array_equal(read_rgb(path), image())
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setattr(inputs, "LARGEST", 96 * 64 - 1)
+    with pytest.raises(UserError, match="96x64 pixels"):
+        read_rgb(path)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "P", "L", "LA", "1", "RGBA", "CMYK", "I;16", "exif"])
 def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmhybrid.apis.deployed import is_exported
 from mmhybrid.apis.inferencer import make_inferencer
-from mmhybrid.apis.inputs import find_inputs, read_all, rgb_of
+from mmhybrid.apis.inputs import find_inputs, read_all, read_rgb, rgb_of
 from mmhybrid.apis.outputs import draw
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.engine.runner.named_configs import config_path
@@ -207,8 +207,7 @@ def _predict_one(inferencer: Any, image: np.ndarray, least: float, path: str = "
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "drawn.png"
         draw(inferencer, image, sample, target, least)
-        with Image.open(target) as opened:
-            drawn = opened.convert("RGB")
+        drawn = Image.fromarray(read_rgb(target))
     classes = inferencer.model.dataset_meta["classes"]
     if hasattr(sample, "pred_label"):
         scores = sample.pred_score.tolist()
