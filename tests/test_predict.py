@@ -246,6 +246,29 @@ def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> No
         assert row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
 
 
+def test_masks_in_tiles_are_pasted_one_at_a_time(models, tmp_path: Path, monkeypatch) -> None:
+    inferencer, _ = inferencer_of(*models[DETECTOR])
+    drawn = []
+    add = inferencer.visualizer.add_datasample
+
+    def spy(name, pixels, sample, **options) -> None:
+        drawn.append(tuple(sample.pred_instances.masks.shape))
+        add(name, pixels, sample, **options)
+
+    inferencer.visualizer.add_datasample = spy
+    monkeypatch.setattr("mmhybrid.apis.outputs.MASKS", 1)
+    path, out = write(tmp_path / "a.png"), tmp_path / "out"
+    outcome = predict(inferencer, [str(path)], out, tile=(64, 64), score_threshold=0.0)
+    assert (outcome.done, outcome.not_drawn) == (1, {})
+    coco = COCO(out / "predictions.json")
+    assert drawn == [(1, 64, 96)] * len(coco.anns)
+    assert len(drawn) > 3
+    for row in coco.anns.values():
+        assert row["area"] == coco.annToMask(row).sum()
+        assert coco.annToMask(row).shape == (64, 96)
+    assert cv2.imread(str(out / "images" / "a.jpg")).shape == (64, 96, 3)
+
+
 def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
     config, weights = models[CLASSIFIER]
     checkpoint = torch.load(weights)
