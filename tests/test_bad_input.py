@@ -67,6 +67,9 @@ TRIED = {
     "an image that cannot be drawn, such as one of more than 65535 pixels a side, which no JPEG has": [
         "test_predict.py::test_an_image_that_cannot_be_drawn_keeps_its_result"
     ],
+    "`--tile` for a classifier, `--tile-check` without `--tile`": [
+        "test_tiling.py::test_tiles_that_cannot_be_are_told_before_images_are_read"
+    ],
     "`tools/predict.py` stopped in the middle": [
         "test_predict.py::test_what_was_done_is_kept_where_a_run_is_stopped"
     ],

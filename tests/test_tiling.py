@@ -199,6 +199,24 @@ def test_tools_predict_says_what_tiles_change(segmentor, run_tool, capsys, tmp_p
     assert np.array(Image.open(tmp_path / "out" / "labels" / "a.png")).shape == (128, 192)
 
 
+@pytest.mark.parametrize("tile", ["off", "auto", "64x64"])
+def test_tiles_that_cannot_be_are_told_before_images_are_read(
+    tile: str, tmp_path: Path, run_tool, monkeypatch, capsys
+) -> None:
+    inferencer = SimpleNamespace(model=SimpleNamespace(head=None, dataset_meta=dict(classes=())))
+    monkeypatch.setattr("mmhybrid.apis.make_inferencer", lambda *args, **options: inferencer)
+    monkeypatch.setattr(tiling, "samples_of", lambda *args: pytest.fail("it predicts"))
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
+    for name in ("config.py", "model.pth"):
+        (tmp_path / name).touch()
+    words = [tmp_path / "config.py", tmp_path / "model.pth", tmp_path / "a.png"]
+    words += ["--out-dir", tmp_path / "out", "--tile", tile]
+    told = "--tile-check compares" if tile == "off" else "--tile is for detectors and segmentors"
+    with pytest.raises(SystemExit, match=f"error: {told}"):
+        run_tool("predict.py", *words, *(["--tile-check"] if tile == "off" else []))
+    assert "cannot read" not in "".join(capsys.readouterr())
+
+
 def test_a_class_is_one_of_a_whole_image() -> None:
     inferencer = SimpleNamespace(model=SimpleNamespace(head=None))
     with pytest.raises(UserError, match="for detectors and segmentors"):

@@ -111,6 +111,8 @@ def main() -> None:
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
         tile = parse_tile(args.tile)
+        if args.tile_check and tile is None:
+            raise UserError("--tile-check compares what --tile gives: give --tile too")
         if is_exported(args.model):
             if args.device or args.fuse or args.cfg_options:
                 raise UserError("--device, --fuse and --cfg-options are for checkpoints")

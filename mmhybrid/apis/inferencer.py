@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS
 from mmhybrid.apis.deployed import DeployedInferencer, is_exported
 from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
 from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames, make_folder
-from mmhybrid.apis.tiling import Change, samples_in_tiles
+from mmhybrid.apis.tiling import Change, check_tiles, samples_in_tiles
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
@@ -185,13 +185,16 @@ def predict(
             each image that cannot be drawn.
 
     Raises:
-        UserError: There is no such image, or the folder cannot be written to.
+        UserError: There is no such image, the folder cannot be written to, or a classifier is
+            asked for tiles.
 
     Example:
         >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
         Outcome(done=20, unreadable={}, not_drawn={}, changes=[])
     """
     folder = Path(folder)
+    if tile is not None:
+        check_tiles(inferencer)
     files = find_inputs(names, leave_out=folder)
     make_folder(folder)
     outcome = Outcome()

@@ -128,7 +128,7 @@ def samples_in_tiles(
     """
     if tile is None:
         return samples_of(inferencer, images)
-    _check(inferencer)
+    check_tiles(inferencer)
     samples = []
     for image in images:
         chosen = choose_tile(inferencer, image.shape[:2]) if tile == "auto" else tile
@@ -150,7 +150,8 @@ def samples_in_tiles(
     return samples
 
 
-def _check(inferencer: Any) -> None:
+def check_tiles(inferencer: Any) -> None:
+    """A UserError where the model is a classifier."""
     if hasattr(inferencer.model, "head") or _task(inferencer) == "classification":
         raise UserError("--tile is for detectors and segmentors: a class is one of a whole image")
 
