@@ -61,6 +61,15 @@ TRIED = {
     "one image of a folder that the model fails at, such as one of 4000x8 pixels": [
         "test_predict.py::test_one_image_that_fails_loses_none_of_the_others"
     ],
+    "an array for `mmhybrid.predict` that is not (H, W, 3) of uint8": [
+        "test_predict.py::test_arrays_that_are_no_image_are_refused"
+    ],
+    "an image that cannot be drawn, such as one of more than 65535 pixels a side, which no JPEG has": [
+        "test_predict.py::test_an_image_that_cannot_be_drawn_keeps_its_result"
+    ],
+    "`--tile` for a classifier, `--tile-check` without `--tile`": [
+        "test_tiling.py::test_tiles_that_cannot_be_are_told_before_images_are_read"
+    ],
     "`tools/predict.py` stopped in the middle": [
         "test_predict.py::test_what_was_done_is_kept_where_a_run_is_stopped"
     ],
@@ -430,6 +439,9 @@ TRIED = {
     ],
     "full disk at the end of a run": [
         "test_runs_and_folders.py::test_the_end_of_a_run_is_saved_elsewhere_where_its_folder_is_full"
+    ],
+    "`--out-dir` of `tools/predict.py` that is a file or cannot be written to": [
+        "test_predict.py::test_an_output_folder_that_cannot_be"
     ],
     "folder without permission": [
         "test_durable_checkpoints.py::test_folder_without_permission_is_told"

@@ -136,6 +136,12 @@ def test_a_stopped_run_keeps_what_it_has(run_tool, monkeypatch, tmp_path: Path) 
     assert len(row["latency_samples"]) == 1
 
 
+def test_a_wrong_name_is_told_before_anything_is_measured(run_tool, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(module, "benchmark", lambda *args, **options: pytest.fail("it measures"))
+    with pytest.raises(SystemExit, match=r"error: timm\.nothing cannot be made"):
+        run_tool("benchmark.py", PEER, "timm.nothing", "--size", "32", "--out", tmp_path)
+
+
 @pytest.mark.usefixtures("no_process")
 def test_tool(run_tool, tmp_path: Path, capsys) -> None:
     options = ["--size", "32x64", "--repeats", "1", "--threads", "1", "--name", "mine"]

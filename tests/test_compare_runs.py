@@ -46,6 +46,7 @@ def test_a_row_for_each_seed(compare, tmp_path: Path) -> None:
         "| seed | plain, mIoU | shortcut, mIoU |",
         "| 0 | 10.00 | 20.00 |",
         "| 1 | 11.00 | 21.00 |",
+        "| mean ± standard deviation | 10.50 ± 0.71 | 20.50 ± 0.71 |",
     ]
 
 
@@ -59,6 +60,7 @@ def test_a_row_for_each_run_whose_seed_does_not_tell(compare, tmp_path: Path) ->
         "| b1 | | 177.00 |",
         "| b2 | | 178.00 |",
         "| 8 | | 179.00 |",
+        "| mean ± standard deviation | 161.50 ± 0.71 | 178.00 ± 1.00 |",
     ]
 
 
@@ -79,3 +81,39 @@ def test_what_came_before_resuming_is_there(compare, tmp_path: Path) -> None:
     (run,) = json.loads((tmp_path / "out.json").read_text())
     assert run["losses"] == [[10, 1], [20, 1], [30, 1], [40, 1], [50, 0.5], [60, 0.5]]
     assert run["metrics"] == [[20, {"mIoU": 1}], [40, {"mIoU": 2}], [60, {"mIoU": 3}]]
+
+
+@pytest.mark.parametrize("name", ["lr0.1", "v1.5.json"])
+def test_files_have_the_whole_name(name: str, tmp_path: Path, run_tool, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_log(tmp_path / "run", "1", [*losses(1), miou(1)])
+    run_tool("compare_runs.py", "run=run", "--out", f"results/{name}")
+    files = sorted(one.name for one in (tmp_path / "results").iterdir())
+    assert files == [f"{name}.{end}" for end in ("json", "md", "png")]
+
+
+def test_shares_have_three_decimals(compare, tmp_path: Path) -> None:
+    for seed, value in enumerate((0.3851, 0.3904)):
+        metrics = {"coco/bbox_mAP": value, "accuracy/top1": 0.5 + seed, "step": 1}
+        write_log(tmp_path / f"run_{seed}", "1", [*losses(1), metrics], seed)
+    assert compare("run=run_*") == [
+        "| seed | run, box AP | run, top-1 accuracy |",
+        "| 0 | 0.385 | 0.50 |",
+        "| 1 | 0.390 | 1.50 |",
+        "| mean ± standard deviation | 0.388 ± 0.004 | 1.00 ± 0.71 |",
+    ]
+
+
+def test_what_is_no_number_is_shown(compare, tmp_path: Path) -> None:
+    for seed, value in enumerate((float("nan"), 50.0)):
+        write_log(tmp_path / f"run_{seed}", "1", [*losses(1), miou(value)], seed)
+    assert compare("run=run_*")[-1] == "| mean ± standard deviation | nan ± nan |"
+
+
+def test_metrics_without_a_headline_are_shown(compare, tmp_path: Path) -> None:
+    metrics = {"pascal_voc/mAP": 0.5, "mAcc": 60.0, "time": 1.0, "data_time": 1.0, "step": 1}
+    write_log(tmp_path / "run", "1", [*losses(1), metrics | dict(what="text")], 0)
+    assert compare("run=run") == [
+        "| seed | run, pascal_voc/mAP | run, mAcc |",
+        "| 0 | 0.500 | 60.00 |",
+    ]

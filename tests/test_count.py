@@ -161,7 +161,7 @@ def test_a_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
 
 
 def test_tool(root: Path, run_tool, capsys, tmp_path: Path) -> None:
-    config, out = root / "configs" / "yolov3_xformer_s_coco.py", tmp_path / "counts.json"
+    config, out = root / "configs" / "yolov3_xformer_s_coco.py", tmp_path / "new" / "counts.json"
     run_tool("get_flops.py", config, "--depth", "1", "--json", out)
     shown = capsys.readouterr().out
     assert "Input shape: 320 x 320" in shown

@@ -1,5 +1,6 @@
 """Predicting on files: the three libraries' models, folders with broken files, videos."""
 
+import errno
 import importlib
 import json
 import warnings
@@ -15,8 +16,9 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmhybrid.apis import make_inferencer, make_model, predict
-from mmhybrid.apis.inputs import find_inputs
+import mmhybrid
+from mmhybrid.apis import inputs, make_inferencer, make_model, predict
+from mmhybrid.apis.inputs import find_inputs, read_rgb
 from mmhybrid.backbones import DMFormer, DWVisionTransformer, TransXNet
 from mmhybrid.datasets.synthetic.shapes import scene
 from mmhybrid.engine.runner.run_config import UserError, load_config
@@ -137,6 +139,52 @@ def test_what_was_done_is_kept_where_a_run_is_stopped(models, tmp_path: Path, mo
     assert len(read(tmp_path / "out")["images"]) == 1
 
 
+def test_an_image_that_cannot_be_drawn_keeps_its_result(
+    models, tmp_path: Path, monkeypatch
+) -> None:
+    from mmhybrid.apis.outputs import draw
+
+    def fail(inferencer, image, sample, target, least) -> None:
+        if target.name == "b.jpg":
+            raise error
+        draw(inferencer, image, sample, target, least)
+
+    monkeypatch.setattr("mmhybrid.apis.inferencer.draw", fail)
+    files, told, error = [write(tmp_path / f"{name}.png") for name in "abc"], [], ValueError("why")
+    outcome = run(models[CLASSIFIER], files, tmp_path / "out", report=told.append)
+    assert (outcome.done, [*outcome.not_drawn]) == (3, [str(files[1])])
+    assert told == [f"cannot draw {files[1]}: ValueError: why"]
+    assert len(read(tmp_path / "out")) == 3
+    assert [one.name for one in sorted((tmp_path / "out/images").iterdir())] == ["a.jpg", "c.jpg"]
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        run(models[CLASSIFIER], files, tmp_path / "out")
+
+
+def test_long_images_are_drawn_as_large_as_jpeg_allows(models, tmp_path: Path) -> None:
+    path = write(tmp_path / "long.png", np.zeros((8, 3000, 3), np.uint8))
+    assert not run(models[CLASSIFIER], [path], tmp_path / "out").not_drawn
+    with Image.open(tmp_path / "out" / "images" / "long.jpg") as drawn:
+        assert 3000 <= drawn.width < 2**16
+
+
+@pytest.mark.parametrize("place", ["file", "file/in/it"])
+def test_an_output_folder_that_cannot_be(place: str, models, tmp_path: Path, run_tool) -> None:
+    (tmp_path / "file").touch()
+    words = (*models[CLASSIFIER], write(tmp_path / "a.png"), "--out-dir", tmp_path / place)
+    with pytest.raises(SystemExit, match=r"error: cannot write to .*file"):
+        run_tool("predict.py", *words)
+
+
+def test_a_run_that_does_nothing_says_so(models, tmp_path: Path, run_tool, capsys) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(SystemExit):
+        run_tool("predict.py", *models[CLASSIFIER], tmp_path / "a.png", "--out-dir", tmp_path / "o")
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed
+    assert "written to" not in printed
+
+
 @pytest.mark.parametrize("wrap", [dict, lambda **meta: dict(dataset_meta=meta)])
 def test_class_names_of_older_checkpoints(wrap, models, tmp_path: Path) -> None:
     config, weights = models[CLASSIFIER]
@@ -164,7 +212,7 @@ def test_label_maps_and_colours_that_are_not_swapped(models, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", [DETECTOR, SEGMENTOR])
 def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> None:
-    sizes = [(96, 64), (80, 64), (80, 64)]
+    sizes = [(96, 64), (60, 64), (60, 64)]
     inputs = [
         write(tmp_path / f"{index}.png", image(index)[:, :width])
         for index, (width, _) in enumerate(sizes)
@@ -193,9 +241,32 @@ def test_a_batch_of_images_of_two_sizes(models, tmp_path: Path, name: str) -> No
             assert coco.annToMask(row).shape == (bottom, right)
             assert row["area"] == coco.annToMask(row).sum()
             assert 0 <= row["score"] <= 1
-    # Padded to one size, images see a border: the same boxes, and nearly the same scores.
     for row, other in zip(together.anns.values(), alone.anns.values(), strict=True):
-        assert row["score"] == pytest.approx(other["score"], abs=0.02)
+        assert row["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+
+
+def test_masks_in_tiles_are_pasted_one_at_a_time(models, tmp_path: Path, monkeypatch) -> None:
+    inferencer, _ = inferencer_of(*models[DETECTOR])
+    drawn = []
+    add = inferencer.visualizer.add_datasample
+
+    def spy(name, pixels, sample, **options) -> None:
+        drawn.append(tuple(sample.pred_instances.masks.shape))
+        add(name, pixels, sample, **options)
+
+    inferencer.visualizer.add_datasample = spy
+    monkeypatch.setattr("mmhybrid.apis.outputs.MASKS", 1)
+    path, out = write(tmp_path / "a.png"), tmp_path / "out"
+    outcome = predict(inferencer, [str(path)], out, tile=(64, 64), score_threshold=0.0)
+    assert (outcome.done, outcome.not_drawn) == (1, {})
+    coco = COCO(out / "predictions.json")
+    assert drawn == [(1, 64, 96)] * len(coco.anns)
+    assert len(drawn) > 3
+    for row in coco.anns.values():
+        assert row["area"] == coco.annToMask(row).sum()
+        assert coco.annToMask(row).shape == (64, 96)
+    assert cv2.imread(str(out / "images" / "a.jpg")).shape == (64, 96, 3)
 
 
 def test_classes_that_the_checkpoint_names(models, tmp_path: Path) -> None:
@@ -311,6 +382,79 @@ def test_folders_are_searched_for_images_and_keep_their_names(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image"):
         find_inputs([str(tmp_path / "empty")])
+
+
+def test_a_pattern_takes_nothing_of_the_output_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "out/images/a.jpg"):
+        write(tmp_path / name)
+    pattern, out = str(tmp_path / "**" / "*.jpg"), tmp_path / "out"
+    assert find_inputs([pattern], out) == [(tmp_path / "a.jpg", "a")]
+    with pytest.raises(UserError, match="no image"):
+        find_inputs([str(out / "**" / "*.jpg")], out)
+    named = out / "images" / "a.jpg"
+    assert find_inputs([str(named)], out) == [(named, "a")]
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a" / "x.jpg")
+    write(tmp_path / "far" / "y.jpg")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "far" / "loop").symlink_to(tmp_path / "in")
+    found = find_inputs([str(tmp_path / "in")])
+    assert [name for _, name in found] == ["a/x", "far/y"]
+
+
+def test_names_that_others_end_in_are_unique(tmp_path: Path) -> None:
+    for name in ("x.jpg", "x.png", "x.jpg.png"):
+        write(tmp_path / name)
+    names = [name for _, name in find_inputs([str(tmp_path)])]
+    assert len({*names}) == 3, names
+
+
+def test_images_may_be_larger_than_pillow_allows(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    np.testing.assert_array_equal(read_rgb(path), image())
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setattr(inputs, "LARGEST", 96 * 64 - 1)
+    with pytest.raises(UserError, match="96x64 pixels"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "LA", "1", "RGBA", "CMYK", "I;16", "exif"])
+def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    turned, given = Image.Exif(), Image.fromarray(image())
+    turned[0x112] = 6
+    if mode == "I;16":
+        given = Image.fromarray(image()[..., 0].astype(np.uint16) * 257)
+    elif mode != "exif":
+        given = given.convert(mode)
+    given.save(path, **(dict(exif=turned) if mode == "exif" else {}))
+    with Image.open(path) as opened:
+        found = inputs.rgb_of(opened)
+    np.testing.assert_allclose(found, read_rgb(path), atol=2 if mode == "CMYK" else 0)
+
+
+@pytest.mark.parametrize(
+    "array", [image()[..., 0], image() / 255, image().transpose(2, 0, 1), image()[:0], "abc"]
+)
+def test_arrays_that_are_no_image_are_refused(array, models) -> None:
+    config, weights = models[CLASSIFIER]
+    array = np.array(array)
+    with pytest.raises(UserError, match=r"\(H, W, 3\) of uint8"):
+        mmhybrid.predict(weights, array, config=config, device="cpu")
+
+
+def test_a_palette_image_in_python(models, tmp_path: Path) -> None:
+    config, weights = models[CLASSIFIER]
+    path = tmp_path / "a.png"
+    Image.fromarray(image()).convert("P").save(path)
+    options = dict(config=config, device="cpu")
+    with Image.open(path) as opened:
+        found = mmhybrid.predict(weights, opened, **options)
+    assert found.scores == mmhybrid.predict(weights, path, **options).scores
 
 
 def find(folder: Path) -> list[tuple[Path, str]]:

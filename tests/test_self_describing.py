@@ -146,7 +146,7 @@ def test_sizes_that_differ_are_named(checkpoint, config, monkeypatch) -> None:
 def test_the_tools_that_need_no_data(checkpoint, image, tmp_path, run_tool, monkeypatch) -> None:
     drawn, exported = [], []
     monkeypatch.setattr("mmhybrid.visualization.page.draw_page", lambda *a, **o: drawn.append(o))
-    run_tool("visualize.py", checkpoint, "--image", image, "--out", tmp_path / "page.png")
+    run_tool("visualize.py", checkpoint, "--image", image, "--out", tmp_path / "page.PNG")
     assert drawn[0]["title"] == "best, its weights"
     monkeypatch.setattr(
         "mmhybrid.deploy.onnx_export.export_onnx", lambda model, *a, **o: exported.append(model)

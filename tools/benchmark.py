@@ -125,6 +125,8 @@ def main() -> None:
         write_json(file, content)
 
     try:
+        for other in args.models[1:]:  # the first is made at once
+            make_model(other)
         rows = benchmark(
             models,
             args.size or [(224, 224)],

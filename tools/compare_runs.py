@@ -42,10 +42,10 @@ def main() -> None:
         runs += [{"name": name, **read_run(Path(folder))} for folder in folders]
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(runs, indent=1) + "\n")
+    Path(f"{out}.json").write_text(json.dumps(runs, indent=1) + "\n")
     table = table_of(runs) + "\n"
-    out.with_suffix(".md").write_text(table)
-    draw(runs, out.with_suffix(".png"))
+    Path(f"{out}.md").write_text(table, encoding="utf-8")
+    draw(runs, Path(f"{out}.png"))
     print(table + f"Written: {out}.png, {out}.md, {out}.json")
 
 
@@ -72,7 +72,7 @@ def read_run(folder: Path) -> dict[str, Any]:
                 step = line["step"]
                 losses.append((step, line["loss"]))
             else:  # an evaluation; its own step may count epochs
-                metrics.append((step, headlines(line)))
+                metrics.append((step, headlines(line) or _figures(line)))
     seed = None
     with suppress(OSError, UnsafeCheckpointError):  # the run's own config, which is not executed
         config = logs[-1].parent / "config.py"
@@ -80,11 +80,24 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {"folder": str(folder), "seed": seed, "losses": losses, "metrics": metrics}
 
 
+def _figures(line: dict[str, Any]) -> dict[str, float]:
+    """All metrics of an evaluation, by the names that they have in the log."""
+    others = ("step", "time", "data_time", "epoch", "iter")
+    return {
+        key: value
+        for key, value in line.items()
+        if key not in others and isinstance(value, int | float)
+    }
+
+
 def table_of(runs: list[dict[str, Any]]) -> str:
     """The last metrics of each run, one row a seed and one column a name and metric.
 
     A run whose seed is not known, or is that of another run of its name, has a row of its own.
+    Where a name has several runs, their mean and standard deviation (n - 1) follow.
     """
+    import numpy as np
+
     from mmhybrid.analysis.tables import markdown_table
 
     seeds = Counter((run["name"], run["seed"]) for run in runs)
@@ -98,10 +111,17 @@ def table_of(runs: list[dict[str, Any]]) -> str:
     labels = dict.fromkeys(label for row in last.values() for _, label in row)
     columns = [(name, label) for label in labels for name in names]
     head = "run" if any(isinstance(title, str) for title in last) else "seed"
-    rows = [
-        [title, *(f"{row[column]:.2f}" if column in row else "" for column in columns)]
-        for title, row in last.items()
-    ]
+    rows = [[title] for title in last]
+    several = ["mean ± standard deviation"]
+    for column in columns:
+        values = [row[column] for row in last.values() if column in row]
+        decimals = 3 if values and max(values) <= 1 else 2  # 0.385 of mmdet, 77.30 of others
+        for cells, row in zip(rows, last.values(), strict=True):
+            cells.append(f"{row[column]:.{decimals}f}" if column in row else "")
+        spread = (np.mean(values), np.std(values, ddof=1)) if values[1:] else ()
+        several.append(" ± ".join(f"{value:.{decimals}f}" for value in spread))
+    if any(several[1:]):
+        rows.append(several)
     return markdown_table([head, *(f"{name}, {label}" for name, label in columns)], rows)
 
 
@@ -117,7 +137,7 @@ def draw(runs: list[dict[str, Any]], file: Path) -> None:
         left.plot(*zip(*run["losses"], strict=True), lw=1, **style)
         label = next(iter(run["metrics"][0][1]), None) if run["metrics"] else None
         if label:
-            points = [(step, values[label]) for step, values in run["metrics"]]
+            points = [(step, of[label]) for step, of in run["metrics"] if label in of]
             right.plot(*zip(*points, strict=True), "o-", **style)
             right.set(title=label)
     for name in names:

@@ -50,12 +50,15 @@ def main() -> None:
     from mmhybrid.analysis import count
     from mmhybrid.analysis.tables import markdown_table
     from mmhybrid.apis import models
+    from mmhybrid.apis.outputs import make_folder
     from mmhybrid.engine.runner.run_config import load_config
     from mmhybrid.errors import UserError
 
     with exit_on_user_error():
         if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
             raise UserError(f"--shape takes height and width, not {args.shape}")
+        if args.json:
+            make_folder(Path(args.json).parent)
         shape = tuple(args.shape * 2)[:2] if args.shape else (224, 224)
         if models.is_config(args.model):
             cfg = load_config(args.model, args.cfg_options)

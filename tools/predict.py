@@ -6,11 +6,13 @@ predictions.json in COCO's format, for segmentation labels/ with one PNG an imag
 classification predictions.json with the five best classes. Of a folder all images and videos are
 taken, those of its subfolders too. What cannot be read is named and left out.
 
-exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could not be read
+exit code: 0 all inputs were predicted on; 1 nothing could be done; 3 some could not be read or
+drawn
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from command_line import (
     add_cfg_options,
@@ -97,6 +99,7 @@ def main() -> None:
     from mmhybrid.apis import make_inferencer, predict
     from mmhybrid.apis.deployed import is_exported
     from mmhybrid.apis.inputs import find_inputs
+    from mmhybrid.apis.outputs import make_folder
     from mmhybrid.apis.tiling import parse_tile
     from mmhybrid.engine.console import readable_console
     from mmhybrid.engine.runner.checkpoint_config import config_of
@@ -107,6 +110,8 @@ def main() -> None:
         if args.batch_size < 1:
             raise UserError(f"--batch-size {args.batch_size}: give 1 or more")
         tile = parse_tile(args.tile)
+        if args.tile_check and tile is None:
+            raise UserError("--tile-check compares what --tile gives: give --tile too")
         if is_exported(args.model):
             if args.device or args.fuse or args.cfg_options:
                 raise UserError("--device, --fuse and --cfg-options are for checkpoints")
@@ -120,7 +125,9 @@ def main() -> None:
             else:
                 cfg = load_config(config, args.cfg_options)
                 existing_file(checkpoint, "checkpoint")
-        find_inputs(inputs, args.out_dir)  # a wrong name is reported before the model is built
+        # Wrong names are reported before the model is built.
+        find_inputs(inputs, args.out_dir)
+        make_folder(Path(args.out_dir))
         inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
             inferencer,
@@ -142,8 +149,10 @@ def main() -> None:
             f"{len(changes)} images in tiles: {same:.1f} % of the whole image's result is the same"
         )
         print(told + (f", and {more} objects are in tiles alone" if more else ""))
-    print(f"written to {args.out_dir}")
-    if outcome.unreadable:
+    if not_drawn := len(outcome.not_drawn):
+        print(f"{not_drawn} images could not be drawn")
+    print(f"written to {args.out_dir}" if outcome.done else "nothing was written")
+    if outcome.unreadable or outcome.not_drawn:
         sys.exit(3 if outcome.done else 1)
 
 

@@ -63,7 +63,7 @@ def main() -> None:
 
     try:
         with exit_on_user_error():
-            if Path(args.out).suffix not in (".png", ".jpg", ".pdf"):
+            if Path(args.out).suffix.lower() not in (".png", ".jpg", ".pdf"):
                 raise UserError(f"--out writes a .png, .jpg or .pdf file, and not {args.out}")
             if args.short_side < 32:
                 raise UserError(f"--short-side {args.short_side}: give 32 or more")

@@ -1,5 +1,6 @@
 """Predicting on images and videos with OpenMMLab's own inferencers."""
 
+import errno
 import importlib
 import json
 import logging
@@ -21,8 +22,8 @@ from mmengine.registry import DATASETS
 
 from mmhybrid.apis.deployed import DeployedInferencer, is_exported
 from mmhybrid.apis.inputs import count_images, find_inputs, is_video, read_all
-from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames
-from mmhybrid.apis.tiling import Change, samples_in_tiles
+from mmhybrid.apis.outputs import COCO_IDS, Results, draw, join_frames, make_folder
+from mmhybrid.apis.tiling import Change, check_tiles, samples_in_tiles
 from mmhybrid.datasets.data_paths import classes_of, datasets_of
 from mmhybrid.deploy.fuse import fuse
 from mmhybrid.engine.console import ProgressLine
@@ -46,11 +47,13 @@ INFERENCERS = {
 class Outcome:
     """Number of images and frames that were predicted on; files that were not, and why.
 
-    ``changes`` has one for each image that tiles were compared with the whole of.
+    ``not_drawn`` has images and frames that were, but could not be drawn. ``changes`` has one for
+    each image that tiles were compared with the whole of.
     """
 
     done: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    not_drawn: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 
 
@@ -178,22 +181,33 @@ def predict(
         tile (str | tuple[int, int], optional): Height and width of tiles for very large images, or
             ``'auto'``, see :func:`mmhybrid.apis.tiling.samples_in_tiles`. Defaults to none.
         tile_check (bool): Compare each result in tiles with that of the whole image.
-        report (Callable[[str], None]): Called with a message for each unreadable file.
+        report (Callable[[str], None]): Called with a message for each file that cannot be read, and
+            each image that cannot be drawn.
+
+    Raises:
+        UserError: There is no such image, the folder cannot be written to, or a classifier is
+            asked for tiles.
 
     Example:
         >>> predict(inferencer, ['street/*.jpg'], 'predictions', batch_size=8)  # doctest: +SKIP
-        Outcome(done=20, unreadable={}, changes=[])
+        Outcome(done=20, unreadable={}, not_drawn={}, changes=[])
     """
     folder = Path(folder)
+    if tile is not None:
+        check_tiles(inferencer)
     files = find_inputs(names, leave_out=folder)
+    make_folder(folder)
     outcome = Outcome()
     meta = inferencer.model.dataset_meta
     collected = Results(folder, list(meta["classes"]), meta.get("category_ids"))
 
+    def tell(text: str) -> None:
+        with ProgressLine.external_write_mode(file=sys.stderr):
+            report(text)
+
     def on_error(path: Path, reason: str) -> None:
         outcome.unreadable[str(path)] = reason
-        with ProgressLine.external_write_mode(file=sys.stderr):
-            report(f"cannot read {path}: {reason}")
+        tell(f"cannot read {path}: {reason}")
 
     line = ProgressLine(total=count_images(files), desc="predict", unit="image")
     images_of: Counter[str] = Counter()  # by path: 1, or as many as a video has frames
@@ -214,7 +228,13 @@ def predict(
                     collected.add(path, name, image, sample)
                 if images:
                     target = folder / "images" / f"{name}.jpg"
-                    draw(inferencer, image, sample, target, score_threshold)
+                    try:
+                        draw(inferencer, image, sample, target, score_threshold)
+                    except Exception as error:  # of many types: what visualizers cannot take
+                        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                            raise
+                        outcome.not_drawn[path] = f"{type(error).__name__}: {error}"
+                        tell(f"cannot draw {path}: {outcome.not_drawn[path]}")
                 images_of[path.rpartition("#")[0] or path] += 1  # a frame's is VIDEO#NUMBER
                 line.update()
     finally:  # what was done until then is kept, whatever ends it
@@ -224,8 +244,9 @@ def predict(
     outcome.done = images_of.total()
     if failures and not outcome.done:
         raise failures[0]  # it is not the images
+    not_drawn = {path.rpartition("#")[0] for path in outcome.not_drawn}
     for path, name in files:
-        if images and is_video(path) and images_of[str(path)]:
+        if images and is_video(path) and images_of[str(path)] and str(path) not in not_drawn:
             join_frames(path, name, folder, images_of[str(path)])
     return outcome
 

@@ -2,20 +2,25 @@
 
 import glob
 import io
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count, takewhile
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mmhybrid.errors import UserError
 
 IMAGES = (*IMG_EXTENSIONS, ".jfif", ".jp2", ".gif", ".avif")
+LARGEST = 2**30  # pixels of an image that OpenCV reads
+PILLOW = threading.Lock()
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -29,45 +34,60 @@ def find_inputs(
 ) -> list[tuple[Path, str]]:
     """Expands folders and patterns to files, each with a unique name for its outputs.
 
-    Of a folder and its subfolders all files are taken that are images or videos by the ends of
-    their names, but none that is hidden and none in the folder ``leave_out``. The name of the
-    outputs is the file's without its end, after its path in the folder; where two would be alike,
-    their ends stay, or a number goes first. A name for which nothing is found is a UserError.
+    Of a folder and its subfolders, those that are links too, all files are taken that are images or
+    videos by the ends of their names, but none that is hidden. Of folders and patterns none is
+    taken that is in the folder ``leave_out``. The name of the outputs is the file's without its
+    end, after its path in the folder; where two would be alike, their ends stay, or a number goes
+    first. A name for which nothing is found is a UserError.
     """
     files: dict[Path, str] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
             folder = path
-            found = sorted(one for one in path.rglob("*") if _is_wanted(one, path, leave_out))
+            found = sorted(one for one in _files_in(path) if _is_wanted(one, path))
         elif path.exists():
             folder, found = path.parent, [path]
         else:
             folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = sorted(Path(one) for one in glob.glob(name, recursive=True))
             found = [one for one in found if one.is_file()]
+        if leave_out and found != [path]:
+            left_out = Path(leave_out).resolve()
+            found = [one for one in found if not one.resolve().is_relative_to(left_out)]
         if not found:
             raise UserError(f"there is no image {name}")
         for one in found:
             files.setdefault(one, one.relative_to(folder).with_suffix("").as_posix())
     alike = Counter(files.values())
     folders = {one.as_posix() for output in alike for one in Path(output).parents}
-    whole = Counter(f"{output}{path.suffix}" for path, output in files.items())
-    named = []
+    named, taken = [], {output for output in alike if alike[output] == 1}
     for index, (path, output) in enumerate(files.items()):
         # The frames of a video go to a folder of its name.
         if alike[output] > 1 or (is_video(path) and output in folders):
             output += path.suffix
-            output = output if whole[output] == 1 else f"{index:04d}_{path.name}"
+            output = f"{index:04d}_{path.name}" if output in taken else output
+            taken.add(output)
         named.append((path, output))
     return named
 
 
-def _is_wanted(path: Path, folder: Path, leave_out: str | Path | None) -> bool:
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Files of a folder and its subfolders, each of which is entered once, whatever links to it."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort(key=lambda name: (Path(place, name).is_symlink(), name))
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (Path(place, name) for name in names)
+
+
+def _is_wanted(path: Path, folder: Path) -> bool:
     return (
         path.suffix.lower() in (*IMAGES, *VIDEOS)
         and not any(part[0] == "." for part in path.relative_to(folder).parts)
-        and not (leave_out and path.resolve().is_relative_to(Path(leave_out).resolve()))
         and path.is_file()
     )
 
@@ -81,12 +101,27 @@ def count_images(files: Iterable[tuple[Path, str]]) -> int:
     return total
 
 
+@contextmanager
+def _large_images() -> Iterator[None]:
+    """Inside, Pillow opens images of any size. It knows one limit, for all threads."""
+    with PILLOW:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def read_image(path: Path) -> np.ndarray:
     """Reads an image (H, W, 3), BGR, uint8; OSError or ValueError where it cannot."""
     content = path.read_bytes()
     # OpenCV fills with grey what is missing of a JPEG; Pillow says that it is.
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with _large_images(), Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > LARGEST:
+                raise ValueError(
+                    f"{opened.width}x{opened.height} pixels are more than OpenCV reads"
+                )
             opened.load()
     except UnidentifiedImageError:
         raise ValueError("it is no image") from None
@@ -102,8 +137,28 @@ def read_rgb(name: str | Path) -> np.ndarray:
     """Reads an image (H, W, 3), RGB, uint8, that a command line names; UserError if it cannot."""
     try:
         return read_image(Path(name))[..., ::-1].copy()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, cv2.error) as error:
         raise UserError(f"cannot read {name}: {error}") from error
+
+
+def rgb_of(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image of Pillow as its file is read, or an array, as (H, W, 3), RGB, uint8.
+
+    A UserError where an array is anything else, or where Pillow cannot convert the image.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits, of which convert() would clip most
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the image: {error}") from error
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        told = f"{array.shape} of {array.dtype}"
+        raise UserError(f"an array of an image is (H, W, 3) of uint8, in RGB, and not {told}")
+    return array
 
 
 def read_all(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmhybrid.apis.deployed import is_exported
 from mmhybrid.apis.inferencer import make_inferencer
-from mmhybrid.apis.inputs import find_inputs, read_all
+from mmhybrid.apis.inputs import find_inputs, read_all, read_rgb, rgb_of
 from mmhybrid.apis.outputs import draw
 from mmhybrid.apis.samples import samples_of
 from mmhybrid.engine.runner.named_configs import config_path
@@ -152,7 +152,7 @@ def predict(
         model (str | Path | TrainedModel): Of :func:`train`, a checkpoint, or the folder of an
             exported model.
         image (str | Path | np.ndarray | PIL.Image.Image | list): An image or video, a folder, a
-            pattern, an array (H, W, 3) in RGB; or a list of paths.
+            pattern, an array (H, W, 3) of uint8 in RGB; or a list of paths.
         config (str | Path, optional): Of the checkpoint: a path, or the name of one of this
             package. Defaults to the one that the checkpoint holds.
         score_threshold (float): Least score of objects. Defaults to 0.3.
@@ -162,11 +162,13 @@ def predict(
         Prediction | list[Prediction]: One for an image; a list for anything else.
 
     Raises:
-        UserError: No such image or checkpoint, or the checkpoint holds no config.
+        UserError: No such image or checkpoint, another array, or the checkpoint holds no config.
 
     Example:
         >>> mmhybrid.predict("work_dirs/NAME/best.pth", "new.jpg").boxes  # doctest: +SKIP
     """
+    is_named = isinstance(image, str | Path | list | tuple)
+    array = None if is_named else rgb_of(image)
     if isinstance(model, TrainedModel) and device is None:
         inferencer = model._inferencer
     else:
@@ -175,9 +177,8 @@ def predict(
             existing_file(str(checkpoint), "checkpoint")
         cfg = load_config(config_path(str(config))) if config else str(checkpoint)
         inferencer = make_inferencer(cfg, str(checkpoint), device=device)
-    if not isinstance(image, str | Path | list | tuple):
-        array = np.asarray(image)[..., ::-1]
-        return _predict_one(inferencer, np.ascontiguousarray(array), score_threshold)
+    if array is not None:
+        return _predict_one(inferencer, array[..., ::-1].copy(), score_threshold)
     names = [str(one) for one in (image if isinstance(image, list | tuple) else [image])]
     is_single = not isinstance(image, list | tuple) and Path(image).is_file()
     found = [
@@ -206,8 +207,7 @@ def _predict_one(inferencer: Any, image: np.ndarray, least: float, path: str = "
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "drawn.png"
         draw(inferencer, image, sample, target, least)
-        with Image.open(target) as opened:
-            drawn = opened.convert("RGB")
+        drawn = Image.fromarray(read_rgb(target))
     classes = inferencer.model.dataset_meta["classes"]
     if hasattr(sample, "pred_label"):
         scores = sample.pred_score.tolist()

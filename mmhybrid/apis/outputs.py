@@ -1,17 +1,34 @@
 """What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import mmcv
 import numpy as np
+import torch
 from PIL import Image
+
+from mmhybrid.errors import UserError
 
 TOP = 5  # classes that are kept of a classifier
 # Of COCO's 80 categories.
 COCO_IDS = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+LONGEST = 2**16 - 1  # side of a JPEG
+MASKS = 2**28  # pixels of masks that are drawn at once
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there; a UserError where nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def draw(
@@ -26,13 +43,40 @@ def draw(
             from mmpretrain.visualization import UniversalVisualizer
 
             inferencer.visualizer = UniversalVisualizer()
-        options["rescale_factor"] = max(1, round(224 / min(image.shape[:2])))
+        height, width = image.shape[:2]
+        factor = min(round(224 / min(height, width)), LONGEST // max(height, width))
+        options["rescale_factor"] = max(1, factor)
         classes = inferencer.model.dataset_meta["classes"]
         inferencer.visualizer.visualize_cls(image, sample, classes, **options)
+        return
+    if "masks" in sample.get("pred_instances", ()) and "pred_panoptic_seg" not in sample:
+        _draw_masks(inferencer.visualizer, image, sample, score_threshold, options)
         return
     is_map = hasattr(sample, "pred_sem_seg")
     options |= dict(with_labels=False) if is_map else dict(pred_score_thr=score_threshold)
     inferencer.visualizer.add_datasample("image", image, sample, **options)
+
+
+def _draw_masks(
+    visualizer: Any, image: np.ndarray, sample: Any, least: float, options: dict[str, Any]
+) -> None:
+    """Draws objects with masks, as many at a time as :data:`MASKS` allows."""
+    found = sample.pred_instances
+    found = found[found.scores > least].cpu()
+    height, width = image.shape[:2]
+    count = max(1, MASKS // (height * width))
+    target = options.pop("out_file")
+    for start in range(0, max(1, len(found)), count):
+        part = found[start : start + count]
+        if isinstance(part.masks, list):  # of tiles
+            from pycocotools import mask
+
+            masks = [mask.decode(code) for code in part.masks]
+            part.masks = torch.tensor(np.array(masks)).reshape(-1, height, width)
+        is_last = start + count >= len(found)
+        options |= dict(pred_score_thr=least, out_file=target if is_last else None)
+        visualizer.add_datasample("image", image, type(sample)(pred_instances=part), **options)
+        image = visualizer.get_image()
 
 
 def join_frames(path: Path, name: str, folder: Path, count: int) -> None:
@@ -108,8 +152,10 @@ class Results:
                 iscrowd=0,
             )
             if "masks" in found:
-                code = mask.encode(np.asfortranarray(found.masks[index].astype(np.uint8)))
-                row["area"] = int(found.masks[index].sum())
+                code = found.masks[index]
+                if not isinstance(code, dict):  # those of tiles are encoded
+                    code = mask.encode(np.asfortranarray(code.astype(np.uint8)))
+                row["area"] = int(mask.area(code))
                 row["segmentation"] = dict(size=code["size"], counts=code["counts"].decode())
             self.annotations.append(row)
 

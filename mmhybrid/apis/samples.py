@@ -18,11 +18,10 @@ def samples_of(inferencer: Any, images: list[np.ndarray]) -> list[Any]:
             images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         batches = inferencer.preprocess(images, len(images))
         return [sample for batch in batches for sample in inferencer.forward(batch)]
-    if not hasattr(inferencer.model, "decode_head"):
-        return inferencer(images, batch_size=len(images), return_datasamples=True)["predictions"]
     samples = []
+    # mmsegmentation takes no others as a batch; mmdet pads them, which changes what it finds.
     for alike in (list(group) for _, group in groupby(images, np.shape)):
-        # These are all that mmsegmentation takes as a batch.
         found = inferencer(alike, batch_size=len(alike), return_datasamples=True)
+        found = found["predictions"] if isinstance(found, dict) else found
         samples += found if isinstance(found, list) else [found]
     return samples

@@ -111,6 +111,9 @@ def samples_in_tiles(
 ) -> list[Any]:
     """Data samples of images (H, W, 3), BGR, uint8, as :func:`mmhybrid.apis.predict` has them.
 
+    Masks of objects in tiles are a list of COCO's run lengths, of the whole image: as pixels, those
+    of a very large image would fill the memory.
+
     Args:
         inferencer: From :func:`mmhybrid.apis.make_inferencer`, of a detector or segmentor.
         images (list[np.ndarray]): Of any sizes.
@@ -125,7 +128,7 @@ def samples_in_tiles(
     """
     if tile is None:
         return samples_of(inferencer, images)
-    _check(inferencer)
+    check_tiles(inferencer)
     samples = []
     for image in images:
         chosen = choose_tile(inferencer, image.shape[:2]) if tile == "auto" else tile
@@ -147,7 +150,8 @@ def samples_in_tiles(
     return samples
 
 
-def _check(inferencer: Any) -> None:
+def check_tiles(inferencer: Any) -> None:
+    """A UserError where the model is a classifier."""
     if hasattr(inferencer.model, "head") or _task(inferencer) == "classification":
         raise UserError("--tile is for detectors and segmentors: a class is one of a whole image")
 
@@ -207,13 +211,13 @@ def _detect(inferencer: Any, image: np.ndarray, tile: tuple[int, int]) -> tuple[
     """The data sample of an image in tiles, and how it differs from that of the whole."""
     size = image.shape[:2]
     (sample,) = samples_of(inferencer, [image])
-    whole = sample.pred_instances.cpu()
+    sample.pred_instances = whole = _encode_masks(sample.pred_instances.cpu())
     parts = [(whole, (0, 0))]
     for (top, bottom), (left, right) in product(*map(spans, size, tile)):
         (found,) = samples_of(inferencer, [np.ascontiguousarray(image[top:bottom, left:right])])
         found = found.pred_instances.cpu()
         cut = _is_cut(found.bboxes, (left, top, right, bottom), size)
-        found = found[~cut]
+        found = _encode_masks(found[~cut])
         found.bboxes = found.bboxes + found.bboxes.new_tensor([left, top] * 2)
         parts.append((found, (top, left)))
     merged = InstanceData(
@@ -226,15 +230,32 @@ def _detect(inferencer: Any, image: np.ndarray, tile: tuple[int, int]) -> tuple[
     kept = batched_nms(merged.bboxes, merged.scores, merged.labels, threshold)
     merged = merged[kept]
     if "masks" in whole:
-        # Those that are kept alone: each is as large as the image.
         small = [(mask, place) for part, place in parts for mask in part.masks]
-        masks = torch.zeros((len(kept), *size), dtype=torch.bool)
-        for target, index in zip(masks, kept.tolist(), strict=True):
-            mask, (top, left) = small[index]
-            target[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        merged.masks = masks
+        merged.masks = [_paste(*small[index], size) for index in kept.tolist()]
     sample.pred_instances = merged
     return sample, _compare(whole, merged)
+
+
+def _encode_masks(found: InstanceData) -> InstanceData:
+    """With masks (N, H, W), if there are any, as COCO's run lengths, which mmdet's metric takes."""
+    from pycocotools import mask
+
+    if "masks" in found:
+        pixels = (np.asfortranarray(one.numpy().astype(np.uint8)) for one in found.masks)
+        found.masks = [mask.encode(one) for one in pixels]
+    return found
+
+
+def _paste(code: dict, place: tuple[int, int], size: Sequence[int]) -> dict:
+    """Run lengths of a mask in an image of (height, width), from those in a tile at (top, left)."""
+    from pycocotools import mask
+
+    if list(size) == code["size"]:
+        return code
+    whole = np.zeros(size, np.uint8, order="F")
+    (top, left), (height, width) = place, code["size"]
+    whole[top : top + height, left : left + width] = mask.decode(code)
+    return mask.encode(whole)
 
 
 def _is_cut(boxes: Tensor, place: Sequence[int], size: Sequence[int]) -> Tensor:

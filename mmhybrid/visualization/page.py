@@ -74,7 +74,7 @@ def draw_page(
     for ax in grid.flat:
         ax.axis("off")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    options = {"pil_kwargs": {"quality": 85}} if Path(path).suffix == ".jpg" else {}
+    options = {"pil_kwargs": {"quality": 85}} if Path(path).suffix.lower() == ".jpg" else {}
     figure.savefig(path, dpi=80, **options)
 
 
