@@ -126,11 +126,12 @@ def table_of(runs: list[dict[str, Any]]) -> str:
 
 
 def draw(runs: list[dict[str, Any]], file: Path) -> None:
-    """Losses on the left, the first metric on the right; one colour a name, one line a run."""
+    """Losses on the left; the first metric, if there is one, on the right; one colour a name."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    evaluated = any(run["metrics"] for run in runs)
+    figure = Figure(figsize=(11 if evaluated else 6, 4), layout="constrained")
+    left, *right = figure.subplots(1, 2 if evaluated else 1, squeeze=False)[0]
     names = list(dict.fromkeys(run["name"] for run in runs))
     for run in runs:
         style = dict(color=f"C{names.index(run['name'])}", alpha=0.8)
@@ -138,15 +139,15 @@ def draw(runs: list[dict[str, Any]], file: Path) -> None:
         label = next(iter(run["metrics"][0][1]), None) if run["metrics"] else None
         if label:
             points = [(step, of[label]) for step, of in run["metrics"] if label in of]
-            right.plot(*zip(*points, strict=True), "o-", **style)
-            right.set(title=label)
-    for name in names:
-        right.plot([], [], "o-", color=f"C{names.index(name)}", label=name)
-    right.legend()
+            right[0].plot(*zip(*points, strict=True), "o-", **style)
+            right[0].set(title=label)
     left.set(title="training loss")
-    for axes in (left, right):
+    for axes in (left, *right):
         axes.set(xlabel="iteration")
         axes.grid(alpha=0.3)
+    for name in names:
+        axes.plot([], [], "o-" if right else "-", color=f"C{names.index(name)}", label=name)
+    axes.legend()
     figure.savefig(file, dpi=110)
 
 
