@@ -99,7 +99,7 @@ def main() -> None:
     from mmhybrid.apis import make_inferencer, predict
     from mmhybrid.apis.deployed import is_exported
     from mmhybrid.apis.inputs import find_inputs
-    from mmhybrid.apis.outputs import make_folder
+    from mmhybrid.apis.outputs import check_folder
     from mmhybrid.apis.tiling import parse_tile
     from mmhybrid.engine.console import readable_console
     from mmhybrid.engine.runner.checkpoint_config import config_of
@@ -127,7 +127,7 @@ def main() -> None:
                 existing_file(checkpoint, "checkpoint")
         # Wrong names are reported before the model is built.
         find_inputs(inputs, args.out_dir)
-        make_folder(Path(args.out_dir))
+        check_folder(Path(args.out_dir))
         inferencer = make_inferencer(cfg, checkpoint, device=args.device, fused=args.fuse)
         outcome = predict(
             inferencer,

@@ -21,14 +21,20 @@ LONGEST = 2**16 - 1  # side of a JPEG
 MASKS = 2**28  # pixels of masks that are drawn at once
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder, unless it is there; a UserError where nothing can be written to it."""
+def check_folder(folder: Path) -> None:
+    """A UserError where nothing can be written to a folder, or it cannot be made; it is not."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there; a UserError where nothing can be written to it."""
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def draw(
