@@ -83,11 +83,11 @@ def test_what_came_before_resuming_is_there(compare, tmp_path: Path) -> None:
     assert run["metrics"] == [[20, {"mIoU": 1}], [40, {"mIoU": 2}], [60, {"mIoU": 3}]]
 
 
-@pytest.mark.parametrize("name", ["lr0.1", "v1.5.json"])
-def test_files_have_the_whole_name(name: str, tmp_path: Path, run_tool, monkeypatch) -> None:
+@pytest.mark.parametrize(("out", "name"), [("lr0.1", "lr0.1"), ("v1.5.png", "v1.5")])
+def test_files_have_the_whole_name(out: str, name: str, tmp_path, run_tool, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_log(tmp_path / "run", "1", [*losses(1), miou(1)])
-    run_tool("compare_runs.py", "run=run", "--out", f"results/{name}")
+    run_tool("compare_runs.py", "run=run", "--out", f"results/{out}")
     files = sorted(one.name for one in (tmp_path / "results").iterdir())
     assert files == [f"{name}.{end}" for end in ("json", "md", "png")]
 

@@ -41,6 +41,7 @@ def main() -> None:
             sys.exit(f"error: {word!r} is not NAME=FOLDERS with a pattern that fits a folder")
         runs += [{"name": name, **read_run(Path(folder))} for folder in folders]
     out = Path(args.out)
+    out = out.with_suffix("") if out.suffix in (".json", ".md", ".png") else out
     out.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{out}.json").write_text(json.dumps(runs, indent=1) + "\n")
     table = table_of(runs) + "\n"
