@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from mmhybrid.datasets.check_data import PROBLEMS, check, check_before_training, check_image
 from mmhybrid.datasets.contact_sheet import draw_contact_sheet
 from mmhybrid.datasets.findings import Finding
+from mmhybrid.datasets.image_files import size_of
 from mmhybrid.datasets.sample_loading import MOST_UNREADABLE, load_or_replace, load_or_stop
 from mmhybrid.datasets.synthetic.classification import accept_drawn_cifar, draw_cifar
 from mmhybrid.engine.runner.mended_annotations import with_mended_annotations
@@ -64,6 +66,14 @@ IMAGES = {
     "exif-turned": ("turned.jpg", turned, True),
     "small-image": ("small.png", lambda path: image(path, size=(20, 64)), True),
 }
+
+
+@pytest.mark.parametrize(("turned", "size"), [(1, (64, 48)), (6, (48, 64)), (9, (64, 48))])
+def test_size_is_that_of_the_image_as_it_is_read(turned: int, size: tuple, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    path = image(tmp_path / "a.jpg", exif=exif)
+    assert size_of(path) == size == mmcv.imread(path).shape[1::-1]
 
 
 def test_whole_image_is_not_found(tmp_path: Path) -> None:

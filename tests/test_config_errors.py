@@ -296,6 +296,8 @@ def test_images_of_other_channels() -> None:
     options = dict(model__backbone__in_channels=4)
     check_config(config(model__data_preprocessor=dict(mean=[127.0], std=[58.0]), **options))
     check_config(config(model__data_preprocessor=dict(mean=None, std=None), **options))
+    # Two images in one tensor, and a neck that flattens its map.
+    check_config(config(model__data_preprocessor=dict(mean=[127.0] * 8, std=[58.0] * 8), **options))
     with pytest.raises(UserError, match=r"in_channels=4, but data_preprocessor\.mean has 3"):
         check_config(config("dw_vit_t_cifar10", **options))
 
@@ -319,10 +321,16 @@ def test_maps_that_no_neck_takes(backbone: type, monkeypatch) -> None:
         told = rf"leaves {part}.*out_indices=\(1, 2, 3\), .*in_channels=\[{channels[1]}"
         with pytest.raises(UserError, match=told):
             check_unused_maps(cfg)
+    for wrapper in (dict(static_graph=True), dict(type="MMFullyShardedDataParallel")):
+        check_unused_maps(Config(dict(cfg, model_wrapper_cfg=wrapper)))
     cfg.find_unused_parameters = True
     check_unused_maps(cfg)
     cfg.find_unused_parameters = False
     cfg.model.neck.start_level = 0
+    check_unused_maps(cfg)
+    cfg.model.neck.start_level = len(channels)  # FPN's own error speaks
+    check_unused_maps(cfg)
+    cfg.model.neck.start_level, cfg.model.backbone.frozen_stages = 1, 4
     check_unused_maps(cfg)
 
 

@@ -95,6 +95,15 @@ def test_images_of_one_name_are_all_shown(trained: tuple, tmp_path: Path) -> Non
         card = (out / "README.md").read_text()
         assert "images/a.png" in card
         assert "images/1_a.png" in card
+    taken = [tmp_path / "out" / "images" / "1_a.png", *images]
+    publish(str(trained[0]), tmp_path / "out", images=taken)
+    copies = sorted((tmp_path / "out" / "images").iterdir())
+    assert [one.name for one in copies] == ["1_a.png", "2_a.png", "a.png"]
+    assert [one.read_bytes() for one in copies] == [
+        images[1].read_bytes(),
+        images[1].read_bytes(),
+        images[0].read_bytes(),
+    ]
 
 
 def test_what_is_read_back_is_what_was_trained(folder: Path, trained: tuple) -> None:

@@ -168,9 +168,10 @@ def test_long_images_are_drawn_as_large_as_jpeg_allows(models, tmp_path: Path) -
         assert 3000 <= drawn.width < 2**16
 
 
-@pytest.mark.parametrize("place", ["file", "file/in/it"])
+@pytest.mark.parametrize("place", ["file", "file/in/it", f"file_{'x' * 300}", "link_of_file"])
 def test_an_output_folder_that_cannot_be(place: str, models, tmp_path: Path, run_tool) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "link_of_file").symlink_to(tmp_path / "nowhere")
     words = (*models[CLASSIFIER], write(tmp_path / "a.png"), "--out-dir", tmp_path / place)
     with pytest.raises(SystemExit, match=r"error: cannot write to .*file"):
         run_tool("predict.py", *words)
@@ -401,6 +402,9 @@ def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
     (tmp_path / "far" / "loop").symlink_to(tmp_path / "in")
+    for earlier in (".cache", "A"):  # neither takes the place of what lies there
+        (tmp_path / "in" / earlier).mkdir()
+        (tmp_path / "in" / earlier / "link").symlink_to(tmp_path / "in" / "a")
     found = find_inputs([str(tmp_path / "in")])
     assert [name for _, name in found] == ["a/x", "far/y"]
 

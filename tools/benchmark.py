@@ -85,10 +85,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
     # Nothing else should run beside a measurement, and threads may wait as fast as they can.
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     prepare()
+    args = parse_args()
     check_device(args.device)
     if args.deploy:
         with exit_on_user_error():

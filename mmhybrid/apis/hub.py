@@ -129,15 +129,16 @@ def _check_installed(*packages: str) -> None:
 
 
 def _copied(files: list[str], folder: Path) -> list[str]:
-    """Names in the folder, with a number where two files have one name."""
+    """Names in the folder, with a number where another file has the name."""
+    contents = [Path(file).read_bytes() for file in files]  # some may lie in the folder
     names: list[str] = []
-    for number, file in enumerate(files):
+    for number, (file, content) in enumerate(zip(files, contents, strict=True)):
         name = Path(file).name
-        names.append(f"{number}_{name}" if name in names else name)
-        copy = folder / names[-1]
+        while name in names:
+            name = f"{number}_{name}"
+        names.append(name)
         folder.mkdir(exist_ok=True)
-        if not copy.exists() or not copy.samefile(file):
-            shutil.copy(file, copy)
+        (folder / name).write_bytes(content)
     return names
 
 

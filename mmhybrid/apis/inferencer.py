@@ -246,7 +246,11 @@ def predict(
         raise failures[0]  # it is not the images
     not_drawn = {path.rpartition("#")[0] for path in outcome.not_drawn}
     for path, name in files:
-        if images and is_video(path) and images_of[str(path)] and str(path) not in not_drawn:
+        if not (images and is_video(path) and images_of[str(path)]):
+            continue
+        if str(path) in not_drawn:
+            tell(f"no video of {path} is written: some of its frames could not be drawn")
+        else:
             join_frames(path, name, folder, images_of[str(path)])
     return outcome
 

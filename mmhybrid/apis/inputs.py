@@ -74,14 +74,17 @@ def find_inputs(
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """Files of a folder and its subfolders, each of which is entered once, whatever links to it."""
-    entered = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort(key=lambda name: (Path(place, name).is_symlink(), name))
-        if (real := os.path.realpath(place)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (Path(place, name) for name in names)
+    entered, starts = set(), [str(folder)]
+    while starts:  # what lies there before what links lead to
+        for place, folders, names in os.walk(starts.pop(0)):
+            if (real := os.path.realpath(place)) in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != ".")
+            paths = [os.path.join(place, name) for name in folders]
+            starts += filter(os.path.islink, paths)
+            yield from (Path(place, name) for name in names)
 
 
 def _is_wanted(path: Path, folder: Path) -> bool:

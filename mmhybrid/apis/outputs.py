@@ -1,7 +1,10 @@
 """What predicting writes: drawn images and videos, COCO's JSON, label maps, classes."""
 
 import json
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,24 @@ MASKS = 2**28  # pixels of masks that are drawn at once
 
 def check_folder(folder: Path) -> None:
     """A UserError where nothing can be written to a folder, or it cannot be made; it is not."""
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    with _refusing(folder), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def make_folder(folder: Path) -> None:
     """Makes a folder, unless it is there; a UserError where nothing can be written to it."""
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def draw(

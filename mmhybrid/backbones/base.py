@@ -291,7 +291,7 @@ def _check_setting(name: str, value: Any, preset: Any) -> None:
     several = isinstance(preset, list | tuple)
     if not all(isinstance(one, Real) for one in (preset if several else [preset])):
         return
-    is_ratio = "ratio" in name
+    is_ratio = "mlp_ratio" in name  # the others are strides
     values = value if several else [value]
     if not isinstance(values, list | tuple) or not all(
         isinstance(one, Real if is_ratio else Integral) for one in values

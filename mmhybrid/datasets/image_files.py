@@ -29,7 +29,8 @@ def orientation(image: Image.Image) -> int:
     """How EXIF turns an image; 1 where it does not, 5 and more where its sides change places."""
     # Of other formats Pillow would read all pixels to look for it.
     has_exif = image.format in ("JPEG", "MPO", "WEBP", "TIFF") or "exif" in image.info
-    return image.getexif().get(ORIENTATION, 1) if has_exif else 1
+    found = image.getexif().get(ORIENTATION, 1) if has_exif else 1
+    return found if found in range(1, 9) else 1
 
 
 def size_of(path: Path, turns: bool = True) -> tuple[int, int] | None:

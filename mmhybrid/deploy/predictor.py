@@ -208,11 +208,12 @@ class Predictor:
 
     def _run(self, x: np.ndarray) -> dict[str, np.ndarray]:
         try:
-            return dict(zip(self.meta["outputs"], self._graph(x), strict=True))
+            found = self._graph(x)
         except Exception as error:  # of many types, by runtime
             raise PredictorError(
                 f"{self.runtime} fails on an input of {x.shape}: {error}"
             ) from error
+        return dict(zip(self.meta["outputs"], found, strict=True))
 
     def _in_windows(self, image: np.ndarray, options: Options) -> Prediction:
         given = self.meta["input"]

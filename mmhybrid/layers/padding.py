@@ -1,5 +1,6 @@
 """Padding of maps to whole patches and whole windows."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 def are_odd(kernel_sizes: Any) -> bool:
     """Whether these are several odd numbers: a kernel of an even size keeps no height and width."""
     return isinstance(kernel_sizes, list | tuple) and all(
-        isinstance(size, int) and size > 0 and size % 2 for size in kernel_sizes
+        isinstance(size, Integral) and size > 0 and size % 2 for size in kernel_sizes
     )
 
 

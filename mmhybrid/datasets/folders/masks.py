@@ -165,9 +165,9 @@ def _pairs(listing: Listing, notes: Notes) -> list[tuple[str, str]] | None:
             for name, one in suffix.items()
             if one == ".png" and posixpath.splitext(name)[0] in bases
         }
-    # Of the files of Cityscapes, those of the 19 classes.
-    end = "_labelTrainIds.png"
-    others = masks & {one.replace(end, "_labelIds.png") for one in masks if one.endswith(end)}
+    # Of the files of Cityscapes, those of the 19 classes: they number them otherwise.
+    has_train_ids = any(one.endswith("_labelTrainIds.png") for one in masks)
+    others = {one for one in masks if has_train_ids and one.endswith("_labelIds.png")}
     by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in sorted(masks - others):

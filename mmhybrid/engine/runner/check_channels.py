@@ -39,7 +39,10 @@ def check_unused_maps(cfg: Config) -> None:
         UserError: There are several processes, and ``find_unused_parameters`` is not set.
     """
     wrapper = cfg.get("model_wrapper_cfg") or {}
-    if cfg.get("find_unused_parameters") or wrapper.get("find_unused_parameters"):
+    keys = ("find_unused_parameters", "static_graph")  # DDP then looks itself
+    if any(one.get(key) for one in (cfg, wrapper) for key in keys):
+        return
+    if "FullySharded" in type_name(wrapper):
         return
     for part, inner in _backbones(cfg):
         (neck, *_) = [*_parts_beside(part)] or [part]
@@ -56,7 +59,8 @@ def check_unused_maps(cfg: Config) -> None:
             f"{neck.where}: start_level={start} leaves {', '.join(unused)} of {inner.where} "
             "without a gradient, which several processes wait for. Set "
             f"{inner.where}.out_indices={backbone.out_indices[start:]}, "
-            f"{neck.where}.in_channels={channels} and {neck.where}.start_level=0"
+            f"{neck.where}.in_channels={channels} and {neck.where}.start_level=0, or "
+            "find_unused_parameters=True, which looks for them in each step"
         )
         if cfg.get("launcher", "none") != "none" and "strategy" not in cfg:
             raise UserError(told)
@@ -66,8 +70,12 @@ def check_unused_maps(cfg: Config) -> None:
 def _only_in_the_first(start: int, maps: Sequence[Tensor], backbone: HybridBackbone) -> list[str]:
     """Names of the modules that train, and that only the maps before number ``start`` need."""
     trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-    total = sum(one.sum() for one in maps[start:])
-    found = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    later = [one.sum() for one in maps[start:] if one.requires_grad]
+    if not trained or start >= len(maps):
+        return []
+    found: Sequence[Tensor | None] = [None] * len(trained)
+    if later:
+        found = torch.autograd.grad(sum(later), list(trained.values()), allow_unused=True)
     unused = [name for name, one in zip(trained, found, strict=True) if one is None]
     return list(dict.fromkeys(name.rpartition(".")[0] for name in unused))
 
@@ -102,7 +110,10 @@ def _compare_images(part: Part, inner: Part, default: dict[str, Any] | None) -> 
     own = "data_preprocessor" in part.node or part.path != ("model",)
     mean = ((part.node.get("data_preprocessor") if own else default) or {}).get("mean")
     channels = _in_channels(inner)
-    if not isinstance(mean, list | tuple) or len(mean) in (1, channels):  # one is for all of them
+    # One is for all of them; several images may be in one tensor, as in change detection.
+    if not isinstance(mean, list | tuple) or len(mean) in (1, channels):
+        return
+    if channels > 1 and len(mean) % channels == 0:
         return
     where = f"{part.where}.data_preprocessor" if own else "data_preprocessor"
     raise UserError(
@@ -134,6 +145,8 @@ def _numbered(part: Part, key: str) -> Iterator[Part]:
 
 
 def _compare_channels(where: str, part: Any, given: list[int]) -> None:
+    if part.get("with_avg_pool") is False:  # a neck that flattens the map
+        return
     expected, index = part.get("in_channels"), part.get("in_index")
     for key, inner in part.items():
         if isinstance(inner, dict) and "in_index" in inner:  # a head in a head
